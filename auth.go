@@ -1,0 +1,505 @@
+package egress
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"fmt"
+	"hash"
+	"maps"
+	"net/http"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"unicode"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
+	"go.uber.org/zap"
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/sync/singleflight"
+)
+
+// This file contains who may use the proxy: the user list, the reading of
+// Proxy-Authorization, and the checking of passwords.
+
+// Auth says who may use the proxy. With at least one user in it, a request
+// without valid credentials in its Proxy-Authorization field (RFC 9110
+// §11.7.2) is refused with 407 and the challenge of RFC 7617. Without users
+// the proxy is open to everybody who can reach it.
+type Auth struct {
+	// The users who may log in with HTTP Basic authentication (RFC 7617).
+	// Two users of the same name are an error.
+	//
+	// Default: none, which means that no authentication is required.
+	Basic []BasicUser `json:"basic,omitempty"`
+
+	// The realm (RFC 9110 §11.5) that clients show when they ask for
+	// credentials. A control character in it is an error.
+	//
+	// Default: `Caddy Egress`.
+	Realm string `json:"realm,omitempty"`
+
+	users    map[string]*credential
+	stranger credential   // takes the place of a user we do not know
+	classes  []*hashClass // every distinct amount of slow work in users
+	verifier *verifier
+	logger   *zap.Logger
+}
+
+// BasicUser is one user name with its password.
+type BasicUser struct {
+	// The name, at most 256 bytes after placeholders are replaced. An empty
+	// name, a colon (RFC 7617 §2) and control characters are errors. Global
+	// placeholders such as `{env.PROXY_USER}` are replaced at provision.
+	Username string `json:"username"`
+
+	// The password or its hash. What begins with `$2` is a bcrypt hash
+	// (`$2a$`, `$2b$`, `$2y$`), what begins with `$argon2id$` is an argon2id
+	// hash (RFC 9106) of at most 4 GiB of memory; `caddy hash-password` makes
+	// both. bcrypt looks at the first 72 bytes of a password only. Malformed
+	// hashes and other hash schemes (`$1$`, `$apr1$`, `{SHA}`) are errors.
+	// Anything else is the password itself, of at most 1,024 bytes. Global
+	// placeholders such as `{env.PROXY_PASSWORD}` are replaced at provision;
+	// nothing left after that is an error.
+	//
+	// A plain password is readable by everybody who can read the
+	// configuration or the admin API, which is why it is warned about.
+	Password string `json:"password"`
+}
+
+// authFailure says why a request is not authenticated, in the words of the
+// placeholder {http.egress.auth_error}. It is empty on success.
+type authFailure string
+
+const (
+	authMissing     authFailure = "missing"      // no Proxy-Authorization
+	authMalformed   authFailure = "malformed"    // doubled, too long, another scheme, or not base64 of user:password
+	authUnknownUser authFailure = "unknown_user" // well-formed, but nobody of that name
+	authBadPassword authFailure = "bad_password" // a user of ours with another password
+)
+
+const (
+	defaultRealm = "Caddy Egress"
+
+	// What a client sends is limited before it is decoded and hashed. No
+	// person types more, and tokens used as passwords fit.
+	maxUsernameBytes = 256
+	maxPasswordBytes = 1024
+
+	// Go allocates what the hash asks for and dies if it cannot. RFC 9106 §4
+	// recommends 2 GiB at most.
+	maxArgon2MemoryKiB = 4 << 20
+
+	maxVerified = 1000
+)
+
+// credential is a user as the verifier needs it. The plain password is not
+// kept, only its sum under the key of this process.
+type credential struct {
+	name  string
+	hash  []byte        // the slow hash; nil for a plain password
+	class *hashClass    // what checks hash; nil for a plain password
+	sum   credentialSum // of name and plain password; random for a slow hash, so that it never matches
+}
+
+// hashClass is one amount of slow work: all hashes with the same algorithm and
+// the same cost parameters take equally long to check.
+type hashClass struct {
+	comparer caddyauth.Comparer
+	fake     []byte // a hash of this class which no password matches
+	threads  int64  // goroutines that one check keeps busy
+}
+
+// enabled reports whether anybody has to log in.
+func (a *Auth) enabled() bool { return a != nil && len(a.Basic) > 0 }
+
+// provision checks the user list and prepares it for authenticate. What the
+// user wrote stays as it is.
+func (a *Auth) provision(ctx caddy.Context, logger *zap.Logger) error {
+	if hasControl(a.Realm) {
+		return fmt.Errorf("realm '%s' contains control characters", printable(a.Realm))
+	}
+	a.logger = logger
+	if a.verifier == nil {
+		a.verifier = sharedVerifier
+	}
+	a.users = make(map[string]*credential, len(a.Basic))
+	loader := &classLoader{ctx: ctx, classes: make(map[string]*hashClass)}
+	repl := caddy.NewReplacer()
+	var plain []string
+	for i, u := range a.Basic {
+		// ReplaceKnown leaves the braces of a password alone.
+		name, password := repl.ReplaceKnown(u.Username, ""), repl.ReplaceKnown(u.Password, "")
+		if err := checkUsername(i, name); err != nil {
+			return err
+		}
+		if _, ok := a.users[name]; ok {
+			return fmt.Errorf("basic_auth user '%s' is defined twice", name)
+		}
+		cred, err := loader.credential(name, password)
+		if err != nil {
+			return fmt.Errorf("basic_auth user '%s': %w", name, err)
+		}
+		if cred.class == nil {
+			plain = append(plain, name)
+		}
+		a.users[name] = cred
+	}
+	a.classes = loader.ordered
+	_, _ = rand.Read(a.stranger.sum[:])
+	if len(a.classes) > 0 {
+		a.stranger.hash = a.classes[0].fake
+	}
+	if len(plain) > 0 {
+		logger.Warn("basic_auth passwords are plain text; replace them with the output of 'caddy hash-password'",
+			zap.Strings("users", plain))
+	}
+	return nil
+}
+
+// challenge returns the value of Proxy-Authenticate (RFC 7617 §2.1).
+func (a *Auth) challenge() string {
+	realm := a.Realm
+	if realm == "" {
+		realm = defaultRealm
+	}
+	return `Basic realm="` + realmEscaper.Replace(realm) + `", charset="UTF-8"`
+}
+
+// realmEscaper escapes what a quoted-string cannot hold (RFC 9110 §5.6.4).
+var realmEscaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
+
+// authenticate returns the user that the Proxy-Authorization field of header
+// proves, or why there is none. A user is returned only on success, so that
+// nothing of a failed attempt can reach a log. All failures of well-formed
+// credentials cost the same work, whoever they are for.
+func (a *Auth) authenticate(header http.Header) (string, authFailure) {
+	user, password, failure := parseProxyAuthorization(header)
+	if failure != "" {
+		return "", failure
+	}
+	cred, known := a.users[string(user)]
+	if !known {
+		cred = &a.stranger
+	}
+	// A stranger cannot match, but known decides all the same: an open door
+	// must not hang on the quality of random bytes.
+	switch matches := a.matches(cred, user, password); {
+	case !known:
+		return "", authUnknownUser
+	case !matches:
+		return "", authBadPassword
+	}
+	return cred.name, ""
+}
+
+// matches reports whether password is that of cred. user is the name that the
+// client sent: a stranger has none of its own.
+func (a *Auth) matches(cred *credential, user, password []byte) bool {
+	sum := sumCredential(user, cred.hash, password)
+	if subtle.ConstantTimeCompare(sum[:], cred.sum[:]) == 1 {
+		return true
+	}
+	if len(a.classes) == 0 {
+		return false // plain passwords only: the sum is all the work there is
+	}
+	return a.verifier.verify(sum, func() bool { return a.compareSlowly(cred, password) })
+}
+
+// compareSlowly checks password against the hash of cred. When that fails, it
+// goes on to check against a fake of every other class, so that all failures
+// take one check of each class: with a fake for strangers alone, users with
+// cheaper hashes, or with plain passwords, would be told from them by time.
+func (a *Auth) compareSlowly(cred *credential, password []byte) bool {
+	if cred.class != nil && a.compare(cred.class, cred, cred.hash, password) {
+		return true
+	}
+	for _, class := range a.classes {
+		if class != cred.class {
+			a.compare(class, cred, class.fake, password)
+		}
+	}
+	return false
+}
+
+func (a *Auth) compare(class *hashClass, cred *credential, hashed, password []byte) bool {
+	release := a.verifier.acquire(class.threads)
+	defer release()
+	same, err := class.comparer.Compare(hashed, password)
+	if err != nil {
+		// The error may quote the hash; its user is enough to look for it.
+		a.logger.Error("password hash cannot be compared", zap.String("user", cred.name))
+		return false
+	}
+	return same
+}
+
+// parseProxyAuthorization returns the user and the password in header.
+// RFC 7617 §2: the password may contain colons, the user may not.
+func parseProxyAuthorization(header http.Header) (user, password []byte, failure authFailure) {
+	values := header["Proxy-Authorization"]
+	if len(values) == 0 {
+		return nil, nil, authMissing
+	}
+	if len(values) > 1 {
+		// Whoever comes before or after us may choose the other one.
+		return nil, nil, authMalformed
+	}
+	scheme, encoded, ok := strings.Cut(values[0], " ")
+	if !ok || !strings.EqualFold(scheme, "Basic") {
+		return nil, nil, authMalformed
+	}
+	encoded = strings.Trim(encoded, " ")
+	if len(encoded) > base64.StdEncoding.EncodedLen(maxUsernameBytes+1+maxPasswordBytes) {
+		return nil, nil, authMalformed
+	}
+	decoded, err := base64.StdEncoding.DecodeString(encoded)
+	if err != nil {
+		return nil, nil, authMalformed
+	}
+	colon := bytes.IndexByte(decoded, ':')
+	if colon < 0 || colon > maxUsernameBytes || len(decoded)-colon-1 > maxPasswordBytes {
+		return nil, nil, authMalformed
+	}
+	return decoded[:colon], decoded[colon+1:], ""
+}
+
+func checkUsername(i int, name string) error {
+	switch {
+	case name == "":
+		return fmt.Errorf("basic_auth user number %d has no name", i+1)
+	case hasControl(name):
+		return fmt.Errorf("basic_auth user '%s': a user name cannot contain control characters", printable(name))
+	case strings.Contains(name, ":"):
+		return fmt.Errorf("basic_auth user '%s': a user name cannot contain ':'", name)
+	case len(name) > maxUsernameBytes:
+		return fmt.Errorf("basic_auth user '%s': a user name cannot be longer than %d bytes", name, maxUsernameBytes)
+	}
+	return nil
+}
+
+func hasControl(s string) bool { return strings.ContainsFunc(s, unicode.IsControl) }
+
+// printable returns s with its control characters escaped.
+func printable(s string) string {
+	quoted := strconv.Quote(s)
+	return quoted[1 : len(quoted)-1]
+}
+
+// credentialSum stands for a user, a hash and a password in memory. It is
+// keyed, so that it is worth nothing outside of this process.
+type credentialSum [sha256.Size]byte
+
+// sumPool exists because a new HMAC costs more than using one.
+var sumPool = sync.Pool{New: func() any {
+	return &summer{mac: hmac.New(sha256.New, processKey())}
+}}
+
+type summer struct {
+	mac hash.Hash
+	out credentialSum
+}
+
+var processKey = sync.OnceValue(func() []byte {
+	key := make([]byte, sha256.Size)
+	_, _ = rand.Read(key) // does not fail: see crypto/rand
+	return key
+})
+
+// sumCredential returns the HMAC-SHA256 of user NUL hashed NUL password. Names
+// and hashes of our users hold no NUL, so no two of their sums are of the same
+// text. The hash is in it so that a changed password is a changed sum.
+func sumCredential(user, hashed, password []byte) credentialSum {
+	s := sumPool.Get().(*summer)
+	s.mac.Write(user)
+	s.mac.Write(nul)
+	s.mac.Write(hashed)
+	s.mac.Write(nul)
+	s.mac.Write(password)
+	s.mac.Sum(s.out[:0])
+	sum := s.out
+	s.mac.Reset()
+	sumPool.Put(s)
+	return sum
+}
+
+var nul = []byte{0}
+
+// sharedVerifier serves all handlers of the process, over reloads: neither the
+// limit nor what is known about a password belongs to one configuration.
+var sharedVerifier = newVerifier(max(1, runtime.GOMAXPROCS(0)/2))
+
+// verifier runs the slow checks: few at a time, equal ones once, and those
+// that succeeded not again.
+type verifier struct {
+	slots   *semaphore.Weighted
+	nslots  int64
+	flights singleflight.Group
+
+	// The map is never changed, only replaced: a hit takes no lock and writes
+	// nothing that other cores read. Copying it is small beside a slow hash.
+	verified atomic.Pointer[map[credentialSum]struct{}]
+	mu       sync.Mutex // held while verified is replaced
+}
+
+func newVerifier(slots int) *verifier {
+	v := &verifier{slots: semaphore.NewWeighted(int64(slots)), nslots: int64(slots)}
+	v.verified.Store(&map[credentialSum]struct{}{})
+	return v
+}
+
+// verify returns the result of check for sum, from memory if it was true
+// before. Failures are shared with those who wait for the same check, but not
+// remembered: there is no end to them.
+func (v *verifier) verify(sum credentialSum, check func() bool) bool {
+	if _, ok := (*v.verified.Load())[sum]; ok {
+		return true
+	}
+	result, _, _ := v.flights.Do(string(sum[:]), func() (any, error) {
+		// The flight before this one may have landed since we looked.
+		if _, ok := (*v.verified.Load())[sum]; ok {
+			return true, nil
+		}
+		ok := check()
+		if ok {
+			v.remember(sum)
+		}
+		return ok, nil
+	})
+	return result.(bool)
+}
+
+// remember adds sum to the verified ones. A full map first loses a tenth of
+// its entries, so that this happens seldom; which ones is left to the random
+// start of map iteration.
+func (v *verifier) remember(sum credentialSum) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	next := maps.Clone(*v.verified.Load())
+	if len(next) >= maxVerified {
+		for old := range next {
+			delete(next, old)
+			if len(next) <= maxVerified-maxVerified/10 {
+				break
+			}
+		}
+	}
+	next[sum] = struct{}{}
+	v.verified.Store(&next)
+}
+
+// acquire waits for room for a check of that many threads. Only so many run at
+// once that guessing passwords leaves CPUs for those who are logged in.
+func (v *verifier) acquire(threads int64) (release func()) {
+	n := min(threads, v.nslots)
+	_ = v.slots.Acquire(context.Background(), n) // fails only with its context
+	return func() { v.slots.Release(n) }
+}
+
+// classLoader turns passwords of the configuration into credentials.
+type classLoader struct {
+	ctx     caddy.Context
+	classes map[string]*hashClass // by algorithm and cost parameters
+	ordered []*hashClass          // the same, as they came
+}
+
+var (
+	bcryptHash = regexp.MustCompile(`^\$2[aby]\$(0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}$`)
+	argon2Hash = regexp.MustCompile(`^\$argon2id\$v=19\$(m=([0-9]+),t=([0-9]+),p=([0-9]+))\$[^$]+\$[^$]+$`)
+
+	// The second dollar sign tells a scheme from a password; more than one in
+	// front is a hash that was escaped for a shell or a compose file.
+	otherHash = regexp.MustCompile(`^(\$+[A-Za-z0-9-]+\$|(?i:\{(s?sha[0-9-]*|s?md5|crypt|pbkdf2[a-z0-9-]*|argon2[a-z]*|bcrypt)\}))`)
+)
+
+// credential returns what checks password, which is a password or its hash.
+// Its errors never quote password.
+func (l *classLoader) credential(name, password string) (*credential, error) {
+	switch {
+	case password == "":
+		return nil, fmt.Errorf("the password is empty")
+	case strings.HasPrefix(password, "$2"):
+		return l.bcrypt(name, password)
+	case strings.HasPrefix(password, "$argon2id$"):
+		return l.argon2id(name, password)
+	case otherHash.MatchString(password):
+		return nil, fmt.Errorf("unsupported password hash; bcrypt ($2a$, $2b$, $2y$) and argon2id ($argon2id$) are supported")
+	case len(password) > maxPasswordBytes:
+		return nil, fmt.Errorf("a password cannot be longer than %d bytes", maxPasswordBytes)
+	}
+	return &credential{name: name, sum: sumCredential([]byte(name), nil, []byte(password))}, nil
+}
+
+func (l *classLoader) bcrypt(name, hashed string) (*credential, error) {
+	parts := bcryptHash.FindStringSubmatch(hashed)
+	if parts == nil {
+		return nil, fmt.Errorf("malformed bcrypt hash")
+	}
+	return l.slow(name, hashed, "bcrypt", parts[1], 1, func() []byte {
+		const alphabet = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+		fake := make([]byte, 53)
+		_, _ = rand.Read(fake)
+		for i := range fake {
+			fake[i] = alphabet[fake[i]%64]
+		}
+		return append([]byte("$2a$"+parts[1]+"$"), fake...)
+	})
+}
+
+func (l *classLoader) argon2id(name, hashed string) (*credential, error) {
+	parts := argon2Hash.FindStringSubmatch(hashed)
+	_, key, err := caddyauth.DecodeHash([]byte(hashed))
+	// A short key is not only weak: an empty one is equal to all others.
+	if parts == nil || err != nil || len(key) < 16 {
+		return nil, fmt.Errorf("malformed argon2id hash")
+	}
+	// DecodeHash has checked that these are numbers in range.
+	memory, _ := strconv.ParseUint(parts[2], 10, 32)
+	passes, _ := strconv.ParseUint(parts[3], 10, 32)
+	threads, _ := strconv.ParseUint(parts[4], 10, 8)
+	if passes == 0 || threads == 0 {
+		return nil, fmt.Errorf("malformed argon2id hash") // would panic when used
+	}
+	if memory > maxArgon2MemoryKiB {
+		return nil, fmt.Errorf("an argon2id hash cannot ask for more than %d KiB of memory", maxArgon2MemoryKiB)
+	}
+	cost := fmt.Sprintf("%s,%d", parts[1], len(key))
+	return l.slow(name, hashed, "argon2id", cost, int64(threads), func() []byte {
+		salt, fake := make([]byte, 16), make([]byte, len(key))
+		_, _ = rand.Read(salt)
+		_, _ = rand.Read(fake)
+		b64 := base64.RawStdEncoding.EncodeToString
+		return []byte("$argon2id$v=19$" + parts[1] + "$" + b64(salt) + "$" + b64(fake))
+	})
+}
+
+// slow returns a credential of the class for algorithm and cost. The fake is
+// of the same cost: the one which Caddy's modules offer has one fixed cost.
+func (l *classLoader) slow(name, hashed, algorithm, cost string, threads int64, fake func() []byte) (*credential, error) {
+	key := algorithm + " " + cost
+	class := l.classes[key]
+	if class == nil {
+		mod, err := l.ctx.LoadModuleByID("http.authentication.hashes."+algorithm, nil)
+		if err != nil {
+			return nil, fmt.Errorf("loading password hash module: %w", err)
+		}
+		comparer, ok := mod.(caddyauth.Comparer)
+		if !ok {
+			return nil, fmt.Errorf("password hash module %s compares nothing", algorithm)
+		}
+		class = &hashClass{comparer: comparer, fake: fake(), threads: threads}
+		l.classes[key] = class
+		l.ordered = append(l.ordered, class)
+	}
+	cred := &credential{name: name, hash: []byte(hashed), class: class}
+	_, _ = rand.Read(cred.sum[:])
+	return cred, nil
+}

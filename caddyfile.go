@@ -1,0 +1,448 @@
+package egress
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"github.com/caddyserver/caddy/v2/modules/caddytls"
+	"github.com/dustin/go-humanize"
+)
+
+func init() {
+	httpcaddyfile.RegisterHandlerDirective("egress", parseCaddyfile)
+	// Before header: header, encode, redir, handle and the like of the same
+	// site then act only on what is not ours.
+	httpcaddyfile.RegisterDirectiveOrder("egress", httpcaddyfile.Before, "header")
+}
+
+func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	handler := new(Handler)
+	if err := handler.UnmarshalCaddyfile(h.Dispenser); err != nil {
+		return nil, err
+	}
+	return handler, nil
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	egress [<matcher>] {
+//		server_name <token>
+//		hosts <names...>
+//
+//		# who may use it
+//		basic_auth <user> <password|hash>
+//		realm <text>
+//		allow_unauthenticated
+//
+//		# where it may go
+//		ports <port|range>...
+//		acl {
+//			allow|deny <subject>...
+//		}
+//		admin_address <host:port>...
+//		destination_circuit off
+//		destination_circuit {
+//			failures     <count>
+//			window       <duration>
+//			open_for     <duration>
+//			max_open_for <duration>
+//		}
+//
+//		# how it gets there
+//		transport {
+//			dial_timeout                  <duration>
+//			dial_fallback_delay           <duration>
+//			tls_timeout                   <duration>
+//			response_header_timeout       <duration>
+//			expect_continue_timeout       <duration>
+//			keepalive                     <duration>|off
+//			keepalive_idle_conns          <count>
+//			keepalive_idle_conns_per_host <count>
+//			max_conn_lifetime             <duration>|off
+//			max_conns                     <count>|off
+//			max_conns_per_host            <count>|off
+//			max_pending                   <count>|off
+//			max_pending_per_host          <count>|off
+//			pending_timeout               <duration>
+//			max_response_header           <size>
+//			tls_insecure_skip_verify
+//			tls_trust_pool                <module> { ... }
+//			tls_client_auth               <automate_name> | <cert_file> <key_file>
+//			tls_curves                    <curves...>
+//		}
+//		tunnel {
+//			idle_timeout       <duration>|off
+//			timeout            <duration>|off
+//			half_close_timeout <duration>|off
+//		}
+//
+//		# what it tells
+//		forwarded off|for|full
+//		hide_ip
+//		hide_via
+//	}
+//
+// Subjects of acl are all, private, an IP address, a CIDR, an IP:port, a host
+// name, or *.name for the name and everything below it. basic_auth, ports,
+// hosts, admin_address and acl may be repeated and add up; every other word
+// stands at most once.
+func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // directive name
+	if d.NextArg() {
+		return d.Errf("unexpected argument '%s': egress takes none", d.Val())
+	}
+	return block(d, "egress", map[string]func() error{
+		"server_name":           func() error { return str(d, &h.ServerName) },
+		"hosts":                 func() error { return words(d, &h.Hosts) },
+		"basic_auth":            func() error { return h.unmarshalBasicAuth(d) },
+		"realm":                 func() error { return str(d, &h.auth().Realm) },
+		"allow_unauthenticated": func() error { return flag(d, &h.AllowUnauthenticated) },
+		"ports":                 func() error { return h.unmarshalPorts(d) },
+		"acl":                   func() error { return h.unmarshalACL(d) },
+		"admin_address":         func() error { return h.unmarshalAdminAddress(d) },
+		"destination_circuit":   func() error { return h.unmarshalCircuit(d) },
+		"transport":             func() error { return h.unmarshalTransport(d) },
+		"tunnel":                func() error { return h.unmarshalTunnel(d) },
+		"forwarded":             func() error { return oneOf(d, &h.Forwarded, "off", "for", "full") },
+		"hide_ip":               func() error { return flag(d, &h.HideIP) },
+		"hide_via":              func() error { return flag(d, &h.HideVia) },
+	}, "basic_auth", "ports", "hosts", "admin_address", "acl")
+}
+
+func (h *Handler) auth() *Auth {
+	if h.Auth == nil {
+		h.Auth = new(Auth)
+	}
+	return h.Auth
+}
+
+func (h *Handler) unmarshalBasicAuth(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) != 2 {
+		return d.Errf("basic_auth wants a user and a password or hash, got %d arguments", len(args))
+	}
+	h.auth().Basic = append(h.auth().Basic, BasicUser{Username: args[0], Password: args[1]})
+	return nil
+}
+
+func (h *Handler) unmarshalPorts(d *caddyfile.Dispenser) error {
+	var args []string
+	if err := words(d, &args); err != nil {
+		return err
+	}
+	for _, arg := range args {
+		p, err := parsePortRange(arg)
+		if err != nil {
+			return d.Errf("ports: %v", err)
+		}
+		h.AllowedPorts = append(h.AllowedPorts, p)
+	}
+	return nil
+}
+
+func (h *Handler) unmarshalACL(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		return d.Errf("unexpected argument '%s': acl takes a block", d.Val())
+	}
+	rule := func(allow bool) func() error {
+		return func() error {
+			r := ACLRule{Allow: allow}
+			if err := words(d, &r.Subjects); err != nil {
+				return err
+			}
+			for _, s := range r.Subjects {
+				if _, err := parseSubject(s); err != nil {
+					return d.Errf("acl: %v", err)
+				}
+			}
+			h.ACL = append(h.ACL, r)
+			return nil
+		}
+	}
+	return block(d, "acl", map[string]func() error{"allow": rule(true), "deny": rule(false)}, "allow", "deny")
+}
+
+func (h *Handler) unmarshalAdminAddress(d *caddyfile.Dispenser) error {
+	before := len(h.AdminAddresses)
+	if err := words(d, &h.AdminAddresses); err != nil {
+		return err
+	}
+	for _, a := range h.AdminAddresses[before:] {
+		if _, err := parseHostPort(a); err != nil {
+			return d.Errf("bad admin_address '%s': %v", a, err)
+		}
+	}
+	return nil
+}
+
+func (h *Handler) unmarshalCircuit(d *caddyfile.Dispenser) error {
+	c := new(DestinationCircuit)
+	h.DestinationCircuit = c
+	if d.NextArg() {
+		if d.Val() != "off" {
+			return d.Errf("unexpected argument '%s': destination_circuit takes a block, or off", d.Val())
+		}
+		c.Off = true
+		if d.NextArg() {
+			return d.ArgErr()
+		}
+		return nil
+	}
+	return block(d, "destination_circuit", map[string]func() error{
+		"failures":     func() error { return count(d, &c.Failures, "") },
+		"window":       func() error { return duration(d, &c.Window, "") },
+		"open_for":     func() error { return duration(d, &c.OpenFor, "") },
+		"max_open_for": func() error { return duration(d, &c.MaxOpenFor, "") },
+	})
+}
+
+func (h *Handler) unmarshalTransport(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		return d.Errf("unexpected argument '%s': transport takes a block", d.Val())
+	}
+	t := new(Transport)
+	h.Transport = t
+	words := map[string]func() error{
+		"dial_timeout":            func() error { return duration(d, &t.DialTimeout, "") },
+		"dial_fallback_delay":     func() error { return duration(d, &t.FallbackDelay, "") },
+		"response_header_timeout": func() error { return duration(d, &t.ResponseHeaderTimeout, "") },
+		"expect_continue_timeout": func() error { return duration(d, &t.ExpectContinueTimeout, "") },
+		"max_conn_lifetime":       func() error { return duration(d, &t.MaxConnLifetime, "off") },
+		"pending_timeout":         func() error { return duration(d, &t.PendingTimeout, "") },
+		"max_conns":               func() error { return count(d, &t.MaxConns, "off") },
+		"max_conns_per_host":      func() error { return count(d, &t.MaxConnsPerHost, "off") },
+		"max_pending":             func() error { return count(d, &t.MaxPending, "off") },
+		"max_pending_per_host":    func() error { return count(d, &t.MaxPendingPerHost, "off") },
+		"max_response_header":     func() error { return size(d, &t.MaxResponseHeader) },
+	}
+	t.addKeepAliveWords(d, words)
+	t.addTLSWords(d, words)
+	return block(d, "transport", words)
+}
+
+func (t *Transport) addKeepAliveWords(d *caddyfile.Dispenser, words map[string]func() error) {
+	keepAlive := func() *KeepAlive {
+		if t.KeepAlive == nil {
+			t.KeepAlive = new(KeepAlive)
+		}
+		return t.KeepAlive
+	}
+	words["keepalive"] = func() error {
+		k := keepAlive()
+		if err := duration(d, &k.IdleConnTimeout, "off"); err != nil {
+			return err
+		}
+		if k.IdleConnTimeout == noLimit {
+			k.IdleConnTimeout, k.Enabled = 0, new(bool)
+		}
+		return nil
+	}
+	words["keepalive_idle_conns"] = func() error { return count(d, &keepAlive().MaxIdleConns, "") }
+	words["keepalive_idle_conns_per_host"] = func() error { return count(d, &keepAlive().MaxIdleConnsPerHost, "") }
+}
+
+// addTLSWords adds the words of reverse_proxy's transport that make sense
+// towards origins.
+func (t *Transport) addTLSWords(d *caddyfile.Dispenser, words map[string]func() error) {
+	tls := func() *reverseproxy.TLSConfig {
+		if t.TLS == nil {
+			t.TLS = new(reverseproxy.TLSConfig)
+		}
+		return t.TLS
+	}
+	words["tls_timeout"] = func() error { return duration(d, &tls().HandshakeTimeout, "") }
+	words["tls_insecure_skip_verify"] = func() error { return flag(d, &tls().InsecureSkipVerify) }
+	words["tls_curves"] = func() error { return replaceWords(d, &tls().Curves) }
+	words["tls_client_auth"] = func() error {
+		switch args := d.RemainingArgs(); len(args) {
+		case 1:
+			tls().ClientCertificateAutomate = args[0]
+		case 2:
+			tls().ClientCertificateFile, tls().ClientCertificateKeyFile = args[0], args[1]
+		default:
+			return d.Err("tls_client_auth wants a certificate and a key file, or the name of a managed certificate")
+		}
+		return nil
+	}
+	words["tls_trust_pool"] = func() error {
+		if !d.NextArg() {
+			return d.ArgErr()
+		}
+		name := d.Val()
+		module, err := caddyfile.UnmarshalModule(d, "tls.ca_pool.source."+name)
+		if err != nil {
+			return err
+		}
+		if _, ok := module.(caddytls.CA); !ok {
+			return d.Errf("tls_trust_pool: module '%s' is no source of certificates", name)
+		}
+		tls().CARaw = caddyconfig.JSONModuleObject(module, "provider", name, nil)
+		return nil
+	}
+}
+
+func (h *Handler) unmarshalTunnel(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		return d.Errf("unexpected argument '%s': tunnel takes a block", d.Val())
+	}
+	t := new(Tunnel)
+	h.Tunnel = t
+	return block(d, "tunnel", map[string]func() error{
+		"idle_timeout":       func() error { return duration(d, &t.IdleTimeout, "off") },
+		"timeout":            func() error { return duration(d, &t.Timeout, "off") },
+		"half_close_timeout": func() error { return duration(d, &t.HalfCloseTimeout, "off") },
+	})
+}
+
+// block reads a block of words, each with its own function. A word that is not
+// among repeatable may stand once.
+func block(d *caddyfile.Dispenser, name string, parse map[string]func() error, repeatable ...string) error {
+	seen := make(map[string]bool, len(parse))
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		word := d.Val()
+		f, ok := parse[word]
+		if !ok {
+			return d.Errf("unrecognized subdirective '%s' of %s%s", word, name, suggestion(word, parse))
+		}
+		if seen[word] && !contains(repeatable, word) {
+			return d.Errf("'%s' stands twice in %s", word, name)
+		}
+		seen[word] = true
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
+
+// one reads the only argument of a word.
+func one(d *caddyfile.Dispenser) (word, arg string, err error) {
+	word = d.Val()
+	if args := d.RemainingArgs(); len(args) != 1 {
+		return word, "", d.Errf("%s wants one argument, got %d", word, len(args))
+	}
+	return word, d.Val(), nil
+}
+
+func str(d *caddyfile.Dispenser, to *string) error {
+	word, arg, err := one(d)
+	if err == nil && arg == "" {
+		err = d.Errf("%s is empty", word)
+	}
+	*to = arg
+	return err
+}
+
+func oneOf(d *caddyfile.Dispenser, to *string, choices ...string) error {
+	word, arg, err := one(d)
+	if err == nil && !contains(choices, arg) {
+		err = d.Errf("bad %s '%s': one of %v", word, arg, choices)
+	}
+	*to = arg
+	return err
+}
+
+func flag(d *caddyfile.Dispenser, to *bool) error {
+	word := d.Val()
+	if d.NextArg() {
+		return d.Errf("unexpected argument '%s': %s takes none", d.Val(), word)
+	}
+	*to = true
+	return nil
+}
+
+func words(d *caddyfile.Dispenser, to *[]string) error {
+	word := d.Val()
+	args := d.RemainingArgs()
+	if len(args) == 0 {
+		return d.Errf("%s wants at least one argument", word)
+	}
+	*to = append(*to, args...)
+	return nil
+}
+
+func replaceWords(d *caddyfile.Dispenser, to *[]string) error {
+	*to = nil
+	return words(d, to)
+}
+
+// duration reads a positive duration, or the word off where there is one.
+func duration(d *caddyfile.Dispenser, to *caddy.Duration, off string) error {
+	word, arg, err := one(d)
+	if err != nil {
+		return err
+	}
+	if off != "" && arg == off {
+		*to = noLimit
+		return nil
+	}
+	v, err := caddy.ParseDuration(arg)
+	if err != nil {
+		return d.Errf("bad %s '%s': %v", word, arg, err)
+	}
+	if v < time.Microsecond {
+		return d.Errf("bad %s '%s': must be positive%s", word, arg, orOff(off))
+	}
+	*to = caddy.Duration(v)
+	return nil
+}
+
+// count reads a number from 1 on, or the word off where there is one.
+func count(d *caddyfile.Dispenser, to *int, off string) error {
+	word, arg, err := one(d)
+	if err != nil {
+		return err
+	}
+	if off != "" && arg == off {
+		*to = noLimit
+		return nil
+	}
+	n, err := strconv.Atoi(arg)
+	if err != nil {
+		return d.Errf("bad %s '%s': not a number", word, arg)
+	}
+	if n < 1 {
+		return d.Errf("bad %s '%s': must be at least 1%s", word, arg, orOff(off))
+	}
+	*to = n
+	return nil
+}
+
+func orOff(off string) string {
+	if off == "" {
+		return ""
+	}
+	return ", or " + off
+}
+
+// size reads a size in bytes, with a unit if there is one (64KiB).
+func size(d *caddyfile.Dispenser, to *int64) error {
+	word, arg, err := one(d)
+	if err != nil {
+		return err
+	}
+	n, err := humanize.ParseBytes(arg)
+	if err != nil || n == 0 || n > 1<<40 {
+		return d.Errf("bad %s '%s': not a size", word, arg)
+	}
+	*to = int64(n)
+	return nil
+}
+
+// Interface guards
+var _ caddyfile.Unmarshaler = (*Handler)(nil)

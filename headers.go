@@ -1,0 +1,320 @@
+package egress
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-egress/egress/internal/h1"
+)
+
+// hopByHop reports whether a field is about one connection only and is never
+// forwarded, in either direction (RFC 9110 §7.6.1, §11.7). TE and Trailer are
+// looked at separately.
+func hopByHop(name string) bool {
+	switch name {
+	case "Connection", "Proxy-Connection", "Keep-Alive", "Transfer-Encoding", "Te", "Upgrade",
+		"Proxy-Authorization", "Proxy-Authenticate", "Proxy-Authentication-Info", "Http2-Settings":
+		return true
+	}
+	return false
+}
+
+// essential reports whether a field stays even if Connection lists it: removing
+// it would change what the message means, or who it is for.
+func essential(name string) bool {
+	switch name {
+	case "Host", "Content-Length", "Content-Type", "Content-Encoding", "Content-Range", "Authorization",
+		"Cookie", "Set-Cookie", "Cache-Control", "Expect", "Max-Forwards", "Via", "Forwarded", "Date", "Location":
+		return true
+	}
+	return false
+}
+
+// connectionOptions adds the field names that a Connection value lists, in
+// canonical form.
+func connectionOptions(options []string, value string) []string {
+	for option := range strings.SplitSeq(value, ",") {
+		option = strings.Trim(option, " \t")
+		if option == "" || strings.EqualFold(option, "close") || strings.EqualFold(option, "keep-alive") {
+			continue
+		}
+		if name := http.CanonicalHeaderKey(option); !essential(name) {
+			options = append(options, name)
+		}
+	}
+	return options
+}
+
+// listed reports whether name is among the connection options.
+func listed(options []string, name string) bool {
+	for _, option := range options {
+		if option == name {
+			return true
+		}
+	}
+	return false
+}
+
+// viaNames are the elements that this proxy adds to Via, by the protocol version
+// that a message was received with.
+type viaNames struct {
+	token    string // random; recognises our own element in a request that comes back
+	request  [4]string
+	response [2]string
+}
+
+// viaVersions are the received-protocol values by the index of version.
+var viaVersions = [4]string{"1.0", "1.1", "2", "3"}
+
+func newViaNames(serverName string) viaNames {
+	var random [8]byte
+	_, _ = rand.Read(random[:]) // never fails
+	v := viaNames{token: "egress-" + hex.EncodeToString(random[:])}
+	for i, version := range viaVersions {
+		v.request[i] = version + " " + serverName + " (" + v.token + ")"
+	}
+	for i := range v.response {
+		v.response[i] = viaVersions[i] + " " + serverName
+	}
+	return v
+}
+
+func versionIndex(r *http.Request) int {
+	switch {
+	case r.ProtoMajor >= 3:
+		return 3
+	case r.ProtoMajor == 2:
+		return 2
+	case r.ProtoMinor >= 1:
+		return 1
+	}
+	return 0
+}
+
+// loops reports whether the request has passed through this handler before.
+func (t *transaction) loops() bool {
+	for _, v := range t.r.Header["Via"] {
+		if strings.Contains(v, t.h.via.token) {
+			return true
+		}
+	}
+	return false
+}
+
+// appendRequestHead writes the head of the request to the origin: method and
+// target, Host from the target (RFC 9112 §3.2.2), the client's end-to-end
+// fields, our Via and Forwarded, and one canonical framing.
+func (t *transaction) appendRequestHead(b []byte) ([]byte, error) {
+	r := t.r
+	requestTarget, err := t.requestTarget()
+	if err != nil {
+		return b, err
+	}
+	b = append(b, r.Method...)
+	b = append(b, ' ')
+	b = append(b, requestTarget...)
+	b = append(b, " HTTP/1.1\r\nHost: "...)
+	b = t.appendHost(b)
+	b = append(b, '\r', '\n')
+	if b, err = t.appendEndToEnd(b); err != nil {
+		return b, err
+	}
+	if !t.h.HideVia {
+		b = h1.AppendField(b, "Via", t.h.via.request[versionIndex(r)])
+	}
+	b = t.appendForwarded(b)
+	return append(t.appendFraming(b), '\r', '\n'), nil
+}
+
+// appendEndToEnd writes the client's fields without those that end here.
+func (t *transaction) appendEndToEnd(b []byte) ([]byte, error) {
+	var options []string
+	for _, v := range t.r.Header["Connection"] {
+		options = connectionOptions(options, v)
+	}
+	for name, values := range t.r.Header {
+		if hopByHop(name) || name == "Content-Length" || name == "Host" || name == "Max-Forwards" || listed(options, name) {
+			continue
+		}
+		for _, value := range values {
+			if !h1.ValidField(name, value) {
+				return b, &explained{failRequest, fmt.Errorf("field %q has a control character or no valid name", name)}
+			}
+			b = h1.AppendField(b, name, value)
+		}
+	}
+	if n, ok := t.maxForwards(); ok {
+		b = h1.AppendField(b, "Max-Forwards", strconv.FormatUint(n-1, 10))
+	} else if values := t.r.Header["Max-Forwards"]; len(values) > 0 && h1.ValidField("Max-Forwards", values[0]) {
+		b = h1.AppendField(b, "Max-Forwards", values[0])
+	}
+	if wantsTrailers(t.r.Header) {
+		// RFC 9110 §10.1.4: who sends TE also lists it in Connection.
+		b = append(b, "TE: trailers\r\nConnection: TE\r\n"...)
+	}
+	return b, nil
+}
+
+// wantsTrailers reports whether TE has the member trailers.
+func wantsTrailers(header http.Header) bool {
+	for _, v := range header["Te"] {
+		if h1.HasToken(v, "trailers") {
+			return true
+		}
+	}
+	return false
+}
+
+// appendFraming writes the one field that tells how long the body is.
+func (t *transaction) appendFraming(b []byte) []byte {
+	switch {
+	case t.r.ContentLength > 0:
+		b = append(b, "Content-Length: "...)
+		b = strconv.AppendInt(b, t.r.ContentLength, 10)
+	case !t.bodyRead:
+		b = append(b, "Transfer-Encoding: chunked"...)
+	case t.r.Header["Content-Length"] != nil:
+		// An empty body that the client said in so many words.
+		b = append(b, "Content-Length: 0"...)
+	default:
+		return b
+	}
+	return append(b, '\r', '\n')
+}
+
+// appendHost writes the authority, without a port that is the scheme's own.
+func (t *transaction) appendHost(b []byte) []byte {
+	if t.target.IsAddr() && t.target.Addr.Is6() {
+		b = append(b, '[')
+		b = append(b, t.target.Host...)
+		b = append(b, ']')
+	} else {
+		b = append(b, t.target.Host...)
+	}
+	if t.https && t.target.Port == 443 || !t.https && t.target.Port == 80 {
+		return b
+	}
+	b = append(b, ':')
+	return strconv.AppendUint(b, uint64(t.target.Port), 10)
+}
+
+// errRequestTarget refuses what cannot stand in a request line.
+var errRequestTarget = errors.New("space, control character or fragment in the path")
+
+// requestTarget is path and query exactly as the client wrote them. An OPTIONS
+// request for a whole server becomes `*` (RFC 9112 §3.2.4).
+func (t *transaction) requestTarget() (string, error) {
+	target := t.r.RequestURI
+	switch {
+	case target == "" || target[0] == '/' || target == "*":
+	case t.r.URL.Scheme != "":
+		target = afterAuthority(target)
+	default:
+		target = ""
+	}
+	switch {
+	case t.r.Method == http.MethodOptions && (target == "" || target == "*"):
+		return "*", nil
+	case target == "":
+		target = "/"
+	case target[0] == '?':
+		target = "/" + target
+	}
+	for i := range len(target) {
+		if c := target[i]; c <= ' ' || c == 0x7f || c == '#' {
+			return "", &explained{failTarget, errRequestTarget}
+		}
+	}
+	if !validToken(t.r.Method) {
+		return "", &explained{failRequest, fmt.Errorf("method %q is no token", t.r.Method)}
+	}
+	return target, nil
+}
+
+// afterAuthority cuts scheme and authority off an absolute URI.
+func afterAuthority(uri string) string {
+	_, rest, ok := strings.Cut(uri, "://")
+	if !ok {
+		return ""
+	}
+	i := strings.IndexAny(rest, "/?#")
+	if i < 0 {
+		return ""
+	}
+	return rest[i:]
+}
+
+// validToken reports whether s is a token (RFC 9110 §5.6.2): Go does not check
+// methods on HTTP/2.
+func validToken(s string) bool { return h1.ValidField(s, "") }
+
+// appendForwarded writes our element of the Forwarded field (RFC 7239).
+func (t *transaction) appendForwarded(b []byte) []byte {
+	if t.h.Forwarded == "off" {
+		return b
+	}
+	b = append(b, "Forwarded: for="...)
+	b = t.appendClient(b)
+	if t.h.Forwarded == "full" {
+		b = append(b, ";proto="...)
+		if t.https {
+			b = append(b, "https"...)
+		} else {
+			b = append(b, "http"...)
+		}
+		b = append(b, ";host=\""...)
+		b = t.appendHost(b)
+		b = append(b, '"')
+	}
+	return append(b, '\r', '\n')
+}
+
+// appendClient writes the node identifier of the client (RFC 7239 §6): an IPv6
+// address in brackets and quotes, and `unknown` where it is to be hidden or is
+// no address.
+func (t *transaction) appendClient(b []byte) []byte {
+	addr, ok := t.clientAddr()
+	switch {
+	case t.h.HideIP || !ok:
+		return append(b, "unknown"...)
+	case addr.Is4():
+		return addr.AppendTo(b)
+	default:
+		b = append(b, '"', '[')
+		b = addr.AppendTo(b)
+		return append(b, ']', '"')
+	}
+}
+
+// clientAddr is Caddy's {client_ip}.
+func (t *transaction) clientAddr() (netip.Addr, bool) {
+	ip, _ := caddyhttp.GetVar(t.r.Context(), caddyhttp.ClientIPVarKey).(string)
+	if ip == "" {
+		ip, _, _ = net.SplitHostPort(t.r.RemoteAddr)
+	}
+	addr, err := netip.ParseAddr(ip)
+	return addr.Unmap().WithZone(""), err == nil
+}
+
+// maxForwards is the Max-Forwards of a request for which it means something
+// (RFC 9110 §7.6.2).
+func (t *transaction) maxForwards() (uint64, bool) {
+	if t.r.Method != http.MethodTrace && t.r.Method != http.MethodOptions {
+		return 0, false
+	}
+	values := t.r.Header["Max-Forwards"]
+	if len(values) != 1 {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(values[0], 10, 32)
+	return n, err == nil
+}

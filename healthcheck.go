@@ -1,0 +1,272 @@
+package egress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/target"
+)
+
+// DestinationCircuit is the passive health of destinations: a destination that
+// cannot be reached several times in a row is given a pause, in which requests
+// for it fail at once with 503 and Retry-After instead of waiting for a dial.
+// After the pause the next request is the one probe; its result closes the
+// circuit or opens it again for longer.
+//
+// Only what happens before the first byte of the client's request was sent
+// counts (resolving, connecting, the TLS handshake): a client that provokes
+// resets cannot close a destination for others, and neither can answers like
+// 500, refusals by policy, or clients that go away.
+type DestinationCircuit struct {
+	// Off turns the circuit off: every request dials.
+	Off bool `json:"off,omitempty"`
+
+	// Failures is how many failures in a row open the circuit.
+	// Default: 5. At least 2, since one request alone must not be able to
+	// close a destination for others.
+	Failures int `json:"failures,omitempty"`
+
+	// Window is the time within which the failures must fall. Default: 30s.
+	Window caddy.Duration `json:"window,omitempty"`
+
+	// OpenFor is the first pause. Each further one is 1.6 times as long.
+	// Default: 2s.
+	OpenFor caddy.Duration `json:"open_for,omitempty"`
+
+	// MaxOpenFor is the longest pause. Default: 30s.
+	MaxOpenFor caddy.Duration `json:"max_open_for,omitempty"`
+}
+
+// withDefaults returns the settings with their defaults filled in.
+func (c *DestinationCircuit) withDefaults() DestinationCircuit {
+	out := DestinationCircuit{}
+	if c != nil {
+		out = *c
+	}
+	setDefault(&out.Failures, 5)
+	setDefault(&out.Window, caddy.Duration(30*time.Second))
+	setDefault(&out.OpenFor, caddy.Duration(2*time.Second))
+	setDefault(&out.MaxOpenFor, max(caddy.Duration(30*time.Second), out.OpenFor))
+	return out
+}
+
+func (c *DestinationCircuit) validate() error {
+	switch {
+	case c.Failures < 2:
+		return fmt.Errorf("destination_circuit.failures: %d is too low: at least 2", c.Failures)
+	case c.Window < 0:
+		return errors.New("destination_circuit.window: must be positive")
+	case c.OpenFor < 0:
+		return errors.New("destination_circuit.open_for: must be positive")
+	case c.MaxOpenFor < c.OpenFor:
+		return fmt.Errorf("destination_circuit.max_open_for: %s is shorter than open_for (%s)",
+			time.Duration(c.MaxOpenFor), time.Duration(c.OpenFor))
+	}
+	return nil
+}
+
+// maxDestinations bounds the destinations that are kept track of. Only failing
+// ones are; when there are more, the rest is served untracked.
+const maxDestinations = 10_000
+
+// forgetAfter is how long a destination that nobody asks for is remembered
+// after its last failure.
+const forgetAfter = 5 * time.Minute
+
+// destinations is the passive health of all destinations. A destination that
+// works has no entry, so that the usual request costs one map look-up.
+type destinations struct {
+	cfg    health.CircuitConfig
+	off    bool
+	logger *zap.Logger
+
+	states sync.Map // string (host:port) → *destinationState
+	count  atomic.Int64
+	swept  atomic.Int64 // unix time of the last sweep
+}
+
+type destinationState struct {
+	mu      sync.Mutex
+	circuit health.Circuit
+	last    time.Time // of the last failure or question
+	gone    bool      // no longer in the map
+}
+
+func newDestinations(cfg DestinationCircuit, logger *zap.Logger) *destinations {
+	return &destinations{
+		off:    cfg.Off,
+		logger: logger,
+		cfg: health.CircuitConfig{
+			Failures:   cfg.Failures,
+			Window:     time.Duration(cfg.Window),
+			OpenFor:    time.Duration(cfg.OpenFor),
+			MaxOpenFor: time.Duration(cfg.MaxOpenFor),
+		},
+	}
+}
+
+// circuitOpenError refuses a request because its destination has failed
+// repeatedly.
+type circuitOpenError struct {
+	destination string
+	retryAfter  time.Duration
+}
+
+func (e *circuitOpenError) Error() string {
+	return fmt.Sprintf("circuit of %s is open for another %s", e.destination, e.retryAfter.Round(time.Millisecond))
+}
+
+// report tells the circuit how the attempt that it allowed ended.
+type report func(error)
+
+// allow asks whether destination may be dialed. When it may, the returned
+// report must be called with the result, exactly once.
+func (d *destinations) allow(dest target.Target) (report, error) {
+	if d.off {
+		return func(error) {}, nil
+	}
+	key, probe := dest.String(), false
+	if s := d.lookup(key); s != nil {
+		s.mu.Lock()
+		now := time.Now()
+		ok, isProbe, wait := s.circuit.Allow(now)
+		s.last = now
+		s.mu.Unlock()
+		if !ok {
+			return nil, &circuitOpenError{destination: key, retryAfter: wait}
+		}
+		probe = isProbe
+	}
+	return func(err error) { d.record(key, probe, err) }, nil
+}
+
+func (d *destinations) lookup(key string) *destinationState {
+	if d.count.Load() == 0 {
+		return nil
+	}
+	s, _ := d.states.Load(key)
+	state, _ := s.(*destinationState)
+	return state
+}
+
+// record charges the result of a dial to the destination, if it is one that
+// the destination is to blame for.
+func (d *destinations) record(key string, probe bool, err error) {
+	switch {
+	case err == nil:
+		d.success(key)
+	case chargeable(err):
+		d.failure(key, probe, err)
+	case probe:
+		d.cancelProbe(key)
+	}
+}
+
+// chargeable reports whether the destination is to blame: not for what the
+// client, policy or this proxy's own limits did.
+func chargeable(err error) bool {
+	if errors.Is(err, context.Canceled) {
+		return false
+	}
+	switch classify(err).blame {
+	case blameOrigin, blameDNS, blameNetwork:
+		return true
+	}
+	return false
+}
+
+func (d *destinations) success(key string) {
+	s := d.lookup(key)
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	changed := s.circuit.Success()
+	d.forget(key, s)
+	s.mu.Unlock()
+	if changed {
+		d.logger.Info("destination is reachable again: circuit closed", zap.String("destination", key))
+	}
+}
+
+func (d *destinations) failure(key string, probe bool, err error) {
+	now := time.Now()
+	s := d.lockState(key, now)
+	if s == nil {
+		return
+	}
+	changed := s.circuit.Failure(now, probe, d.cfg)
+	s.last = now
+	s.mu.Unlock()
+	if changed && !probe {
+		d.logger.Info("destination fails repeatedly: circuit opened", zap.String("destination", key), zap.Error(err))
+	}
+}
+
+func (d *destinations) cancelProbe(key string) {
+	if s := d.lookup(key); s != nil {
+		s.mu.Lock()
+		s.circuit.Cancel(time.Now())
+		s.mu.Unlock()
+	}
+}
+
+// lockState returns the locked state of a destination, a new one if need be,
+// or nil where there are too many.
+func (d *destinations) lockState(key string, now time.Time) *destinationState {
+	for {
+		s := d.lookup(key)
+		if s == nil {
+			if d.count.Load() >= maxDestinations && !d.sweep(now) {
+				return nil
+			}
+			fresh := &destinationState{last: now}
+			v, loaded := d.states.LoadOrStore(key, fresh)
+			if !loaded {
+				d.count.Add(1)
+			}
+			s = v.(*destinationState)
+		}
+		s.mu.Lock()
+		if !s.gone {
+			return s
+		}
+		s.mu.Unlock()
+	}
+}
+
+// forget takes a locked state out of the map.
+func (d *destinations) forget(key string, s *destinationState) {
+	if !s.gone {
+		s.gone = true
+		d.states.CompareAndDelete(key, s)
+		d.count.Add(-1)
+	}
+}
+
+// sweep forgets destinations that nobody has asked for in a while, at most once
+// a second, and reports whether there is room now.
+func (d *destinations) sweep(now time.Time) bool {
+	last := d.swept.Load()
+	if last == now.Unix() || !d.swept.CompareAndSwap(last, now.Unix()) {
+		return false
+	}
+	d.states.Range(func(k, v any) bool {
+		s := v.(*destinationState)
+		s.mu.Lock()
+		if now.Sub(s.last) > forgetAfter {
+			d.forget(k.(string), s)
+		}
+		s.mu.Unlock()
+		return true
+	})
+	return d.count.Load() < maxDestinations
+}

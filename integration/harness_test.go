@@ -1,0 +1,242 @@
+// Package integration holds the tests of the whole: a Caddy with egress in
+// it, clients of every protocol in front of it, scripted origins behind it.
+//
+// Caddy is one per process, so no test here runs in parallel with another.
+// Tests wait for events (a byte, a closed connection, a log line), never for
+// the clock; the one duration that appears everywhere is patience, after
+// which a test gives up.
+package integration
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+	"go.uber.org/goleak"
+)
+
+// patience is how long a test waits for something that must happen.
+const patience = 10 * time.Second
+
+// openLoopback opens the addresses the origins of these tests listen on; the
+// default denies close them.
+const openLoopback = "acl {\n allow 127.0.0.0/8 ::1\n}\n"
+
+func TestMain(m *testing.M) {
+	// Caddy keeps its data below these; a test leaves nothing behind.
+	dir, err := os.MkdirTemp("", "egress-integration-")
+	if err != nil {
+		panic(err)
+	}
+	for _, name := range []string{"HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"} {
+		os.Setenv(name, dir)
+	}
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"} {
+		os.Unsetenv(name)
+	}
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// mode is what every protocol test is repeated over: access logging wraps
+// request bodies and response writers, so a handler that works without it may
+// fail with it.
+type mode struct {
+	name   string
+	access bool
+}
+
+var modes = []mode{{"plain", false}, {"logged", true}}
+
+// eachMode runs f once without and once with access logs, and holds it to
+// leaving no goroutine behind.
+func eachMode(t *testing.T, f func(t *testing.T, m mode)) {
+	t.Helper()
+	for _, m := range modes {
+		t.Run(m.name, func(t *testing.T) {
+			checkLeaks(t)
+			f(t, m)
+		})
+	}
+}
+
+// checkLeaks fails the test if goroutines started during it are still there
+// after everything registered later was cleaned up. Call it first.
+func checkLeaks(t *testing.T) {
+	t.Helper()
+	before := goleak.IgnoreCurrent()
+	t.Cleanup(func() {
+		if t.Failed() {
+			return // a test that gave up leaves things behind
+		}
+		if err := goleak.Find(append(caddyBackground, before)...); err != nil {
+			t.Errorf("goroutines left behind: %v", err)
+		}
+	})
+}
+
+// caddyBackground are goroutines that Caddy and its dependencies start once
+// per process and never end.
+var caddyBackground = []goleak.Option{
+	goleak.IgnoreTopFunction("github.com/caddyserver/certmagic.(*RingBufferRateLimiter).permit"),
+	goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.(*RingBufferRateLimiter).loop"),
+	goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.(*Cache).maintainAssets"),
+	goleak.IgnoreAnyFunction("github.com/golang/glog.(*fileSink).flushDaemon"),
+}
+
+// proxy is a running Caddy. It has two servers with the same site: one in
+// clear, one with TLS and HTTP/1.1, HTTP/2 and HTTP/3.
+type proxy struct {
+	mode   mode
+	plain  string // 127.0.0.1:port, HTTP/1.1 in clear
+	secure string // 127.0.0.1:port, TLS and QUIC
+	logs   *logCapture
+}
+
+// setup is what differs between the configurations of the tests.
+type setup struct {
+	// egress is the body of the egress block, "" for the usual one.
+	egress string
+	// site holds further directives of the site.
+	site string
+	// servers is the body of the servers global option.
+	servers string
+	// global holds further global options.
+	global string
+	// bind6 binds ::1 too.
+	bind6 bool
+}
+
+// usual is the configuration of most tests: open, towards loopback. Its hosts
+// let HTTP/3 requests, whose scheme Caddy does not tell, be exchanges.
+const usual = "allow_unauthenticated\nhosts proxy.test\n" + openLoopback
+
+// start runs a Caddy with the given setup until the end of the test.
+func start(t *testing.T, m mode, s setup) *proxy {
+	t.Helper()
+	p := &proxy{mode: m, plain: freeAddr(t), secure: freeAddr(t), logs: newLogCapture(t)}
+	if s.egress == "" {
+		s.egress = usual
+	}
+	site := s.site + "\negress {\n" + s.egress + "\n}\n"
+	if m.access {
+		site = "log\n" + site
+	}
+	bind := "bind 127.0.0.1"
+	if s.bind6 {
+		bind += " ::1"
+	}
+	cert, key := proxyCertFiles(t)
+	load(t, fmt.Sprintf(`{
+	admin off
+	persist_config off
+	auto_https off
+	skip_install_trust
+	grace_period 2s
+	storage file_system %s
+	%s
+	log default {
+		output egress_capture %s
+		format json
+		level DEBUG
+	}
+	servers {
+		%s
+	}
+}
+http://:%s {
+	%s
+	%s
+}
+https://:%s {
+	%s
+	tls %s %s
+	%s
+}
+`, t.TempDir(), s.global, p.logs.id, s.servers, port(p.plain), bind, site, port(p.secure), bind, cert, key, site))
+	return p
+}
+
+// startUsual runs the usual configuration.
+func startUsual(t *testing.T, m mode) *proxy {
+	t.Helper()
+	return start(t, m, setup{})
+}
+
+// load adapts and runs a Caddyfile until the end of the test.
+func load(t *testing.T, text string) {
+	t.Helper()
+	if err := tryLoad(t, text); err != nil {
+		t.Fatalf("loading: %v\n%s", err, text)
+	}
+	t.Cleanup(func() {
+		if err := caddy.Stop(); err != nil {
+			t.Errorf("stopping: %v", err)
+		}
+	})
+}
+
+// tryLoad adapts and runs a Caddyfile, and returns what went wrong.
+func tryLoad(t *testing.T, text string) error {
+	t.Helper()
+	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{
+		"filename": filepath.Join(t.TempDir(), "Caddyfile"),
+	})
+	if err != nil {
+		return err
+	}
+	return caddy.Load(config, true)
+}
+
+// freeAddr returns an address of 127.0.0.1 whose port is free for TCP and UDP.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	for range 100 {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := ln.Addr().String()
+		ln.Close()
+		pc, err := net.ListenPacket("udp", addr)
+		if err != nil {
+			continue
+		}
+		pc.Close()
+		return addr
+	}
+	t.Fatal("no free port")
+	return ""
+}
+
+// port is the port of an address, as text.
+func port(addr string) string {
+	_, p, err := net.SplitHostPort(addr)
+	if err != nil {
+		panic(err)
+	}
+	if _, err := strconv.ParseUint(p, 10, 16); err != nil {
+		panic(err)
+	}
+	return p
+}
+
+// await receives from c, or fails the test after its patience.
+func await[T any](t *testing.T, c <-chan T, what string) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(patience):
+		t.Fatalf("waited in vain for %s", what)
+		panic("unreachable")
+	}
+}

@@ -1,0 +1,328 @@
+// Package connpool is a keyed connection pool that knows nothing of what it
+// pools. It decides who gets which connection, who waits, who dials and what
+// is closed; opening, checking and closing a connection is its user's part.
+//
+// The way of a request:
+//
+//	Get ─► idle connection of the key that the request takes      (host.go)
+//	    └► queue, FIFO per key; with a free slot also its own dial (wait.go, dial.go)
+//	          first of: a returned connection, its dial, an error
+//	Lease ─► Release: the first waiter that takes it, else idle   (lease.go)
+//	      └► Discard: closed; its slot starts the first waiter's dial
+//
+// Looking for an idle connection, joining the queue and deciding to dial are
+// one critical section under the lock of the key, so that a connection coming
+// back can never slip between them (the lost wake-up).
+//
+// # Slots
+//
+// A slot is the right to one connection. It is taken before the dial starts
+// and given back after Close has returned, so the number of open connections
+// never exceeds a limit, not even for a moment. MaxConns and MaxConnsPerKey
+// count slots.
+//
+// # Locks
+//
+// There is one mutex per key (host.mu) and none for the whole pool on the way
+// of a request that finds an idle connection: the map from key to host is
+// sharded, and numbers that span keys are atomics. Two small locks serve rare
+// cases: blockedMu (the line of keys that wait for MaxConns, touched only
+// while there is one) and timerMu (the janitor's timer). The order is shard →
+// nothing, host.mu → blockedMu, host.mu → timerMu; two hosts are never locked
+// at once. Alive, Dial and Close are called without any lock held.
+//
+// Whoever changes a host ends with unlock and then after, in this order:
+// unlock removes a host that has become empty, after closes what was taken
+// out and serves other keys.
+package connpool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Conn is what the pool needs of a connection.
+type Conn interface {
+	// Alive looks at the connection before it is used again and must not
+	// block. It is false when the peer has closed the connection or has sent
+	// something nobody asked for. The pool calls it from one goroutine at a
+	// time, and only while nobody else uses the connection.
+	Alive() bool
+
+	// Close closes the connection. The pool calls it once; the slot is free
+	// when it returns, so it should not take long. Its error is ignored.
+	Close() error
+}
+
+// Config is what the user of a pool chooses. The zero value keeps no
+// connection idle, lets nobody wait and limits nothing. Negative numbers and
+// durations count as 0.
+type Config struct {
+	// MaxConnsPerKey is the most connections of one key: leased, idle,
+	// being dialed and being closed. Default: 0, no limit.
+	// As in net/http's Transport.MaxConnsPerHost.
+	MaxConnsPerKey int
+
+	// MaxConns is the same for all keys together. Before it makes anybody
+	// wait, an idle connection of another key is closed. Default: 0, no limit.
+	MaxConns int
+
+	// MaxIdlePerKey is the most idle connections of one key; above it the
+	// oldest is closed. Default: 0, keep none idle (net/http means 2 by 0).
+	MaxIdlePerKey int
+
+	// MaxIdle is the most idle connections of all keys; above it one that
+	// has not been used for long is closed. Which one is found by sampling
+	// and so approximates LRU; see evict. The number may be exceeded for the
+	// moment that finding one takes. Default: 0, keep none idle.
+	MaxIdle int
+
+	// IdleTimeout is how long a connection may be idle. It is never taken
+	// after that, and is closed soon after: at most 1/16 of the timeout or
+	// one second later, whichever is less. Default: 0, keep none idle.
+	// As in net/http's Transport.IdleConnTimeout, where 0 is no limit.
+	IdleTimeout time.Duration
+
+	// MaxLifetime is how long after its dial a connection is given to
+	// requests, ±10%, drawn for each connection so that those dialed
+	// together do not end together. A lease in progress is not cut.
+	// Default: 0, no limit. As in database/sql's SetConnMaxLifetime.
+	MaxLifetime time.Duration
+
+	// MaxPendingPerKey is how many requests for one key may wait for a slot;
+	// those whose dial is under way have one and do not count.
+	// Default: 0, nobody may wait. As in Envoy's max_pending_requests.
+	MaxPendingPerKey int
+
+	// MaxPending is the same for all keys together. Default: 0, nobody may
+	// wait.
+	MaxPending int
+
+	// PendingTimeout is how long a request may wait for a slot; the time of
+	// its dial does not count. Default: 0, until its context ends.
+	// As in HAProxy's "timeout queue".
+	PendingTimeout time.Duration
+
+	// MaxDialsPerKey is how many dials of one key may be under way. A request
+	// above it waits as for a slot. Default: 0, no limit.
+	MaxDialsPerKey int
+
+	// DialTimeout bounds each dial. Default: 0, none.
+	DialTimeout time.Duration
+}
+
+// Request says how one caller of Get wants its connection.
+type Request[C Conn] struct {
+	// Dial opens a connection. It runs in a goroutine of its own, without any
+	// lock, and must not panic. Its context has the values of Get's context
+	// but not its end: it is cancelled after Config.DialTimeout, when nobody
+	// wants the result any more, when the pool closes, and when Dial returns.
+	Dial func(context.Context) (C, error)
+
+	// Accept is asked before a connection that this request did not dial is
+	// given to it: the place to apply the access rules of the request. One it
+	// refuses stays for others. Nil accepts all.
+	//
+	// It is called with a lock held and also from other goroutines while Get
+	// waits, though never after Get has returned: it must be quick, must not
+	// panic and must not use the pool.
+	Accept func(C) bool
+
+	// MaxIdle takes only connections that have been idle for less than this.
+	// A connection that another request gives back has been idle for no time.
+	// 0: any; negative: only one that was never used before.
+	MaxIdle time.Duration
+}
+
+// takes reports whether the request wants a connection of somebody else that
+// has been idle for the given time.
+func (r *Request[C]) takes(conn C, reused bool, idle time.Duration) bool {
+	if r.MaxIdle < 0 && reused || r.MaxIdle > 0 && idle >= r.MaxIdle {
+		return false
+	}
+	return r.Accept == nil || r.Accept(conn)
+}
+
+// ErrClosed is returned by Get when the pool is closed, before or while it
+// waits.
+var ErrClosed = errors.New("connection pool is closed")
+
+// Scopes of a LimitError.
+const (
+	ScopeConns         = "max_conns"
+	ScopeConnsPerKey   = "max_conns_per_host"
+	ScopeDialsPerKey   = "max_dials_per_host"
+	ScopePending       = "max_pending"
+	ScopePendingPerKey = "max_pending_per_host"
+	ScopeTimeout       = "pending_timeout"
+)
+
+// LimitError is returned by Get when a limit of the pool, not the peer, is in
+// the way. As a *LimitError it is the only such error.
+type LimitError struct {
+	// Scope is the setting that was reached: one of the Scope constants. It
+	// is the limit on connections or dials where nobody may wait, and the
+	// limit of the queue where that is full.
+	Scope string
+
+	// Timeout tells that the request had waited for Config.PendingTimeout.
+	Timeout bool
+}
+
+// Error implements error.
+func (e *LimitError) Error() string {
+	if e.Timeout {
+		return fmt.Sprintf("no connection became free in time (%s)", e.Scope)
+	}
+	return fmt.Sprintf("connection limit reached (%s)", e.Scope)
+}
+
+// Stats counts what a pool holds. The numbers are read one after another, so
+// in a busy pool they need not add up.
+type Stats struct {
+	Open    int // slots in use: Idle + Leased + Dialing
+	Idle    int // idle connections
+	Leased  int // connections handed out, and those just being closed
+	Dialing int // dials under way
+	Pending int // requests waiting for a slot
+	Keys    int // keys with a connection or a waiter
+}
+
+// Pool is a keyed pool of connections. Its methods may be called at any time
+// from any goroutine.
+type Pool[K comparable, C Conn] struct {
+	cfg   Config
+	epoch time.Time     // zero of all time.Durations that stand for a moment
+	slack time.Duration // how inexact the janitor may be to run less often
+	seed  maphash.Seed
+
+	shards [shardCount]shard[K, C]
+
+	closed  atomic.Bool
+	wakeAt  atomic.Int64 // when the janitor's timer fires; 0: it is not armed
+	blocked atomic.Int64 // length of blockedHosts
+	pending atomic.Int64
+	dialing atomic.Int64
+	open    atomic.Int64
+
+	timerMu sync.Mutex
+	timer   *time.Timer // guarded by timerMu
+
+	blockedMu    sync.Mutex
+	blockedHosts list[host[K, C]] // guarded by blockedMu; keys that wait for MaxConns
+
+	_    [64]byte // idle changes with every request, what is above does not
+	idle atomic.Int64
+}
+
+// New returns an empty pool. It starts no goroutine: Close is needed to close
+// its connections, not to free the pool.
+func New[K comparable, C Conn](cfg Config) *Pool[K, C] {
+	for _, n := range []*int{
+		&cfg.MaxConnsPerKey, &cfg.MaxConns, &cfg.MaxIdlePerKey, &cfg.MaxIdle,
+		&cfg.MaxPendingPerKey, &cfg.MaxPending, &cfg.MaxDialsPerKey,
+	} {
+		*n = max(*n, 0)
+	}
+	p := &Pool[K, C]{
+		cfg: cfg,
+		// A moment is never 0, which stands for "none".
+		epoch: time.Now().Add(-time.Nanosecond),
+		// A connection may have to wait for it twice: in arm and in sweep.
+		slack: min(max(cfg.IdleTimeout/32, time.Millisecond), time.Second/2),
+		seed:  maphash.MakeSeed(),
+	}
+	for i := range p.shards {
+		p.shards[i].hosts = make(map[K]*host[K, C])
+	}
+	return p
+}
+
+// Get returns a connection of the key: an idle one, the most recently used
+// first, or whichever comes first of one that another request gives back and
+// one that req.Dial opens. The caller owns it until it calls Release or
+// Discard on the lease, exactly once.
+//
+// The error is the context's cause when ctx ends first, ErrClosed, a
+// *LimitError, or what req.Dial returned to this call.
+func (p *Pool[K, C]) Get(ctx context.Context, key K, req Request[C]) (*Lease[K, C], error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	for {
+		h := p.lockHost(key)
+		if p.closed.Load() {
+			p.unlock(h)
+			return nil, ErrClosed
+		}
+		l, stale := h.takeIdle(&req, p.now())
+		if l == nil && len(stale) == 0 {
+			return p.join(ctx, h, req) // still in the same critical section
+		}
+		p.unlock(h)
+		p.after(stale)
+		if l == nil {
+			continue // the slots of the expired ones are free now
+		}
+		if l.conn.Alive() {
+			l.state.Store(stateLeased)
+			return l, nil
+		}
+		p.discard(l)
+	}
+}
+
+// CloseIdle closes the connections that are idle now.
+func (p *Pool[K, C]) CloseIdle() {
+	for h := range p.hosts(hasIdle) {
+		h.mu.Lock()
+		stale := h.takeAll()
+		p.unlock(h)
+		p.after(stale)
+	}
+}
+
+// Close ends the pool: Get and the requests that wait return ErrClosed, dials
+// are cancelled, idle connections are closed, and leased ones will be when
+// they are given back. It waits for none of these but the closing of idle
+// connections.
+func (p *Pool[K, C]) Close() {
+	if p.closed.Swap(true) {
+		return
+	}
+	p.stopJanitor()
+	// A Get that has seen the pool open has changed its host before the loop
+	// locks it; any other sees the pool closed.
+	for h := range p.hosts(nil) {
+		h.mu.Lock()
+		stale := h.shut()
+		p.unlock(h)
+		p.after(stale)
+	}
+}
+
+// Stats returns the current numbers.
+func (p *Pool[K, C]) Stats() Stats {
+	s := Stats{
+		Idle:    int(p.idle.Load()),
+		Dialing: int(p.dialing.Load()),
+		Pending: int(p.pending.Load()),
+		Open:    int(p.open.Load()),
+		Keys:    p.countHosts(),
+	}
+	s.Leased = max(s.Open-s.Idle-s.Dialing, 0)
+	return s
+}
+
+// now is the current moment as the pool counts it: never 0, never backwards.
+func (p *Pool[K, C]) now() time.Duration { return time.Since(p.epoch) }
+
+// keepsIdle reports whether a connection may be idle at all.
+func (p *Pool[K, C]) keepsIdle() bool {
+	return p.cfg.MaxIdlePerKey > 0 && p.cfg.MaxIdle > 0 && p.cfg.IdleTimeout > 0
+}

@@ -1,0 +1,151 @@
+package connpool
+
+import (
+	"hash/maphash"
+	"iter"
+	"math/rand/v2"
+	"sync"
+)
+
+// shardCount spreads the keys so that those who look up different keys seldom
+// meet. A power of two.
+const shardCount = 64
+
+// shard is one part of the map from key to host. Its lock is held for the
+// look-up alone: no other lock is taken under it.
+type shard[K comparable, C Conn] struct {
+	mu    sync.RWMutex
+	hosts map[K]*host[K, C] // guarded by mu
+
+	_ [32]byte // to a cache line of its own
+}
+
+func (p *Pool[K, C]) shardOf(key K) *shard[K, C] {
+	return &p.shards[maphash.Comparable(p.seed, key)%shardCount]
+}
+
+// lockHost returns the host of key with its lock held, a new one if there is
+// none. The caller ends with unlock.
+func (p *Pool[K, C]) lockHost(key K) *host[K, C] {
+	s := p.shardOf(key)
+	for {
+		s.mu.RLock()
+		h := s.hosts[key]
+		s.mu.RUnlock()
+		if h == nil {
+			h = p.addHost(s, key)
+		}
+		h.mu.Lock()
+		if !h.dead {
+			return h
+		}
+		// It became empty between look-up and lock. Whoever emptied it may
+		// not have come to remove it yet.
+		h.mu.Unlock()
+		p.removeHost(h)
+	}
+}
+
+func (p *Pool[K, C]) addHost(s *shard[K, C], key K) *host[K, C] {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := s.hosts[key]
+	if h == nil {
+		h = &host[K, C]{pool: p, key: key}
+		s.hosts[key] = h
+	}
+	return h
+}
+
+// removeHost takes a dead host out of the map, unless that holds its
+// successor already.
+func (p *Pool[K, C]) removeHost(h *host[K, C]) {
+	s := p.shardOf(h.key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hosts[h.key] == h {
+		delete(s.hosts, h.key)
+	}
+}
+
+// unlock releases h.mu. A host that holds no connection, dial or waiter dies
+// and leaves the map; this is what keeps memory flat while keys pass through.
+func (p *Pool[K, C]) unlock(h *host[K, C]) {
+	// A waiter whose dial is under way holds a slot: dialers need no look.
+	empty := h.open == 0 && h.pending.n == 0
+	h.dead = empty
+	h.mu.Unlock()
+	if empty {
+		p.removeHost(h)
+	}
+}
+
+// hosts yields the hosts for which pred, which must not lock, is true; nil
+// means all. No lock is held meanwhile. A host added during the iteration may
+// be missed.
+func (p *Pool[K, C]) hosts(pred func(oldest int64) bool) iter.Seq[*host[K, C]] {
+	return func(yield func(*host[K, C]) bool) {
+		var batch []*host[K, C]
+		for i := range p.shards {
+			s := &p.shards[i]
+			batch = batch[:0]
+			s.mu.RLock()
+			for _, h := range s.hosts {
+				if pred == nil || pred(h.oldest.Load()) {
+					batch = append(batch, h)
+				}
+			}
+			s.mu.RUnlock()
+			for _, h := range batch {
+				if !yield(h) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// hasIdle selects the hosts with an idle connection.
+func hasIdle(oldest int64) bool { return oldest != 0 }
+
+func (p *Pool[K, C]) countHosts() int {
+	n := 0
+	for i := range p.shards {
+		s := &p.shards[i]
+		s.mu.RLock()
+		n += len(s.hosts)
+		s.mu.RUnlock()
+	}
+	return n
+}
+
+// sampleSize is how many hosts with an idle connection compete to lose one.
+const sampleSize = 16
+
+// victim returns the host whose oldest idle connection has been idle longest
+// among a sample, or nil if no host has an idle connection. The sample begins
+// at a random shard and the map's own random order does the rest. Hosts
+// without an idle connection cost a look each.
+func (p *Pool[K, C]) victim() *host[K, C] {
+	var best *host[K, C]
+	var since int64
+	seen, start := 0, rand.IntN(shardCount)
+	for i := 0; i < shardCount && seen < sampleSize; i++ {
+		s := &p.shards[(start+i)%shardCount]
+		s.mu.RLock()
+		for _, h := range s.hosts {
+			oldest := h.oldest.Load()
+			if oldest == 0 {
+				continue
+			}
+			if best == nil || oldest < since {
+				best, since = h, oldest
+			}
+			if seen++; seen == sampleSize {
+				break
+			}
+		}
+		s.mu.RUnlock()
+	}
+	return best
+}

@@ -1,0 +1,179 @@
+// Package h1 is the client side of HTTP/1.1 on one connection (RFC 9112): it
+// writes a request head that the caller has put together, reads response heads
+// strictly, and reads bodies in every framing.
+//
+// It is synchronous: the goroutine that serves the client writes the request
+// and reads the response itself. An idle connection therefore costs neither a
+// goroutine nor a buffer; buffers are borrowed by Begin and given back by End.
+//
+// Parsing is strict where leniency has let requests be smuggled or responses be
+// split: whatever leaves the framing in doubt is a *ProtocolError, after which
+// the connection must be closed.
+package h1
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// ProtocolError says what in a response breaks HTTP/1.1. The text is safe to
+// show: it never repeats bytes that the peer sent without quoting them.
+type ProtocolError struct {
+	// Reason is a short readable description, for example
+	// "both Transfer-Encoding and Content-Length".
+	Reason string
+	// TooLarge is true where a limit was passed rather than a rule broken.
+	TooLarge bool
+}
+
+func (e *ProtocolError) Error() string { return "malformed response: " + e.Reason }
+
+func malformed(format string, args ...any) error {
+	return &ProtocolError{Reason: fmt.Sprintf(format, args...)}
+}
+
+func tooLarge(format string, args ...any) error {
+	return &ProtocolError{Reason: fmt.Sprintf(format, args...), TooLarge: true}
+}
+
+// ErrClosedBeforeResponse is returned by ReadHead when the peer ended the
+// connection without sending a single byte of a response. On a reused
+// connection this is the well-known race of a request with the peer's idle
+// timeout, which is why it is told apart from every other failure.
+var ErrClosedBeforeResponse = errors.New("connection closed before any byte of a response")
+
+// readBufferSize holds a usual response head and a small body, so that both
+// arrive with one read.
+const readBufferSize = 4 << 10
+
+var readBuffers = sync.Pool{New: func() any { b := make([]byte, readBufferSize); return &b }}
+
+// Conn is one HTTP/1.1 client connection. It carries one exchange at a time and
+// is not safe for concurrent use, with two exceptions: Close may be called at
+// any time, and Write may run while another goroutine reads.
+type Conn struct {
+	nc  net.Conn
+	raw syscall.RawConn // of the TCP connection; nil when it cannot be reached
+	tls *tls.Conn       // nil on plain connections
+
+	pooled *[]byte // what goes back to readBuffers
+	buf    []byte  // pooled, or larger where a head needed it
+	r, w   int     // unread bytes are buf[r:w]
+
+	body     bodyState
+	reusable bool // framing and Connection allow another exchange
+	deadline bool // a read deadline is set
+}
+
+// NewConn returns an HTTP/1.1 connection over nc, which it owns from now on.
+func NewConn(nc net.Conn) *Conn {
+	c := &Conn{nc: nc, reusable: true}
+	inner := nc
+	if t, ok := nc.(*tls.Conn); ok {
+		c.tls, inner = t, t.NetConn()
+	}
+	if sc, ok := inner.(syscall.Conn); ok {
+		c.raw, _ = sc.SyscallConn()
+	}
+	return c
+}
+
+// NetConn returns the connection below, for its addresses.
+func (c *Conn) NetConn() net.Conn { return c.nc }
+
+// Close closes the connection. It may be called while another goroutine reads
+// or writes, which then fail.
+func (c *Conn) Close() error { return c.nc.Close() }
+
+// Write writes to the peer, bypassing every buffer.
+func (c *Conn) Write(p []byte) (int, error) { return c.nc.Write(p) }
+
+// SetWriteDeadline bounds writes, as net.Conn does.
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.nc.SetWriteDeadline(t) }
+
+// Begin borrows what an exchange needs. Each Begin is followed by one End.
+func (c *Conn) Begin() {
+	c.pooled = readBuffers.Get().(*[]byte)
+	c.buf = *c.pooled
+	c.r, c.w = 0, 0
+	c.body = bodyState{}
+}
+
+// End gives the buffers back and reports whether the connection may carry
+// another exchange: the response was read to its end, nothing came after it,
+// and neither version nor Connection field forbids it (RFC 9112 §9.3).
+func (c *Conn) End() (reusable bool) {
+	surplus := c.w > c.r
+	readBuffers.Put(c.pooled)
+	c.pooled, c.buf = nil, nil
+	return c.reusable && c.body.done && !surplus
+}
+
+// Alive looks at the idle connection without blocking. It is false when the
+// peer has closed it or has sent something that nobody asked for: either way no
+// request may use it.
+func (c *Conn) Alive() bool {
+	if c.tls != nil && tlsHoldsData(c.tls) {
+		return false
+	}
+	return c.raw == nil || socketQuiet(c.raw)
+}
+
+// longAgo is a deadline in the past.
+var longAgo = time.Unix(1, 0)
+
+// tlsHoldsData reports whether bytes wait inside the TLS layer, where a look at
+// the socket cannot see them. With a deadline in the past the read returns what
+// is there already and never touches the socket.
+func tlsHoldsData(t *tls.Conn) bool {
+	if err := t.SetReadDeadline(longAgo); err != nil {
+		return true
+	}
+	var b [1]byte
+	n, err := t.Read(b[:])
+	if n > 0 || !errors.Is(err, errTimeout) {
+		return true
+	}
+	return t.SetReadDeadline(time.Time{}) != nil
+}
+
+// fill reads more bytes behind the unread ones. There must be room for them.
+func (c *Conn) fill() error {
+	if c.r == c.w {
+		c.r, c.w = 0, 0
+	}
+	n, err := c.nc.Read(c.buf[c.w:])
+	c.w += n
+	if n > 0 {
+		return nil
+	}
+	if err == nil {
+		err = io.ErrNoProgress
+	}
+	return err
+}
+
+// SetReadDeadline arms a read deadline for ReadHead, or takes one away. Reading a
+// body takes it away by itself: a body takes the time it takes.
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	if t.IsZero() && !c.deadline {
+		return nil
+	}
+	c.deadline = !t.IsZero()
+	return c.nc.SetReadDeadline(t)
+}
+
+// ArmReadDeadline sets a read deadline from another goroutine than the one that
+// reads, for the head that it waits for. The reader must call DeadlineMayBeArmed
+// before it reads the body.
+func (c *Conn) ArmReadDeadline(t time.Time) error { return c.nc.SetReadDeadline(t) }
+
+// DeadlineMayBeArmed tells the reading side that ArmReadDeadline may have been
+// called, so that the deadline is taken away before the body is read.
+func (c *Conn) DeadlineMayBeArmed() { c.deadline = true }

@@ -1,0 +1,227 @@
+package h1
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/textproto"
+	"strings"
+)
+
+// Field is one header or trailer field line.
+type Field struct {
+	Name  string // in canonical form (Content-Type)
+	Value string // without surrounding white space
+}
+
+// Head is a response head. It can be used again for the next one.
+type Head struct {
+	// Status is the three-digit status code, 100 to 599 or above.
+	Status int
+	// Minor is the minor version: 0 or 1 (higher counts as 1).
+	Minor int
+	// Fields are the field lines in the order they came.
+	Fields []Field
+}
+
+// Get returns the value of the first field of that canonical name.
+func (h *Head) Get(name string) string {
+	for i := range h.Fields {
+		if h.Fields[i].Name == name {
+			return h.Fields[i].Value
+		}
+	}
+	return ""
+}
+
+// ReadHead reads one response head, informational or final, of at most limit
+// bytes, until the read deadline. A malformed head is a *ProtocolError. After a
+// deadline has passed it may be called again and goes on where it was.
+func (c *Conn) ReadHead(h *Head, limit int) error {
+	end, err := c.headEnd(limit)
+	if err != nil {
+		return err
+	}
+	// One string for the whole head: names and values are parts of it.
+	text := string(c.buf[c.r:end])
+	c.r = end
+	return h.parse(text)
+}
+
+// headEnd reads until a whole head stands in the buffer and returns the index
+// behind its empty line. The buffer grows only where a head needs it.
+func (c *Conn) headEnd(limit int) (int, error) {
+	line, scanned := c.r, c.r
+	for {
+		for {
+			i := bytes.IndexByte(c.buf[scanned:c.w], '\n')
+			if i < 0 {
+				scanned = c.w
+				break
+			}
+			end := scanned + i + 1
+			if blank := end - line; blank == 1 || blank == 2 && c.buf[line] == '\r' {
+				return end, nil
+			}
+			line, scanned = end, end
+		}
+		if c.w-c.r >= limit {
+			return 0, tooLarge("response head over %d bytes", limit)
+		}
+		shift := c.makeRoom()
+		line, scanned = line-shift, scanned-shift
+		empty := c.w == c.r
+		if err := c.fill(); err != nil {
+			return 0, headError(err, empty)
+		}
+	}
+}
+
+// headError tells a connection that ended before anything came from one that
+// ended within a head.
+func headError(err error, empty bool) error {
+	if !empty {
+		if errors.Is(err, io.EOF) {
+			return malformed("connection closed within the response head")
+		}
+		return err
+	}
+	if errors.Is(err, io.EOF) {
+		return ErrClosedBeforeResponse
+	}
+	return err
+}
+
+// makeRoom sees to it that fill has room, and returns by how much the unread
+// bytes moved towards the start.
+func (c *Conn) makeRoom() (shift int) {
+	if c.w < len(c.buf) {
+		return 0
+	}
+	if c.r > 0 {
+		shift = c.r
+		copy(c.buf, c.buf[c.r:c.w])
+		c.r, c.w = 0, c.w-shift
+		return shift
+	}
+	larger := make([]byte, 2*len(c.buf))
+	copy(larger, c.buf[:c.w])
+	c.buf = larger
+	return 0
+}
+
+// parse reads a complete head: status line, field lines, empty line.
+func (h *Head) parse(text string) error {
+	line, rest := cutLine(text)
+	if err := h.parseStatusLine(line); err != nil {
+		return err
+	}
+	fields, err := parseFields(h.Fields[:0], rest)
+	h.Fields = fields
+	return err
+}
+
+// cutLine cuts off the first line without its line end. A single LF counts as
+// one (RFC 9112 §2.2 allows it); a CR elsewhere is refused with the value.
+func cutLine(s string) (line, rest string) {
+	i := strings.IndexByte(s, '\n')
+	line, rest = s[:i], s[i+1:]
+	return strings.TrimSuffix(line, "\r"), rest
+}
+
+// parseStatusLine reads "HTTP/1.x NNN reason" (RFC 9112 §4). The reason phrase
+// is checked and dropped: nothing may depend on it.
+func (h *Head) parseStatusLine(line string) error {
+	version, rest, ok := strings.Cut(line, " ")
+	if !ok || len(version) != len("HTTP/1.1") || !strings.HasPrefix(version, "HTTP/1.") || !isDigit(version[7]) {
+		return malformed("status line %.40q", line)
+	}
+	h.Minor = min(int(version[7]-'0'), 1)
+	if len(rest) < 3 || !isDigit(rest[0]) || !isDigit(rest[1]) || !isDigit(rest[2]) || len(rest) > 3 && rest[3] != ' ' {
+		return malformed("status code in %.40q", line)
+	}
+	h.Status = int(rest[0]-'0')*100 + int(rest[1]-'0')*10 + int(rest[2]-'0')
+	if h.Status < 100 {
+		return malformed("status code in %.40q", line)
+	}
+	if !validValue(rest[3:]) {
+		return malformed("control character in the reason phrase")
+	}
+	return nil
+}
+
+// parseFields appends the field lines of text, which ends with an empty line.
+func parseFields(fields []Field, text string) ([]Field, error) {
+	for {
+		var line string
+		line, text = cutLine(text)
+		if line == "" {
+			return fields, nil
+		}
+		f, err := parseField(line)
+		if err != nil {
+			return fields, err
+		}
+		fields = append(fields, f)
+	}
+}
+
+func parseField(line string) (Field, error) {
+	if line[0] == ' ' || line[0] == '\t' {
+		return Field{}, malformed("obsolete line folding (RFC 9112 section 5.2)")
+	}
+	name, value, ok := strings.Cut(line, ":")
+	if !ok {
+		return Field{}, malformed("field line without a colon: %.40q", line)
+	}
+	if !validName(name) {
+		return Field{}, malformed("field name %.40q", name)
+	}
+	value = strings.Trim(value, " \t")
+	if !validValue(value) {
+		return Field{}, malformed("control character in the value of field %s", name)
+	}
+	return Field{Name: textproto.CanonicalMIMEHeaderKey(name), Value: value}, nil
+}
+
+// validName reports whether s is a token (RFC 9110 §5.6.2).
+func validName(s string) bool {
+	for i := range len(s) {
+		if !tokenByte[s[i]] {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// validValue reports whether s has no control character but HTAB (RFC 9110
+// §5.5): CR, LF and NUL above all.
+func validValue(s string) bool {
+	for i := range len(s) {
+		if b := s[i]; b < ' ' && b != '\t' || b == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+var tokenByte = func() (t [256]bool) {
+	for _, b := range []byte("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") {
+		t[b] = true
+	}
+	return t
+}()
+
+func isDigit(b byte) bool { return '0' <= b && b <= '9' }
+
+// ValidField reports whether a field may be written: its name is a token and
+// its value has no control character but HTAB (RFC 9110 §5.1, §5.5).
+func ValidField(name, value string) bool { return validName(name) && validValue(value) }
+
+// AppendField appends one field line.
+func AppendField(b []byte, name, value string) []byte {
+	b = append(b, name...)
+	b = append(b, ':', ' ')
+	b = append(b, value...)
+	return append(b, '\r', '\n')
+}

@@ -1,0 +1,188 @@
+package relay
+
+import (
+	"errors"
+	"io"
+	"net"
+	"syscall"
+	"time"
+)
+
+// How a tunnel ends. Each pump reports once how its direction ended; the
+// relay draws the consequence for the other side, and the last one to go
+// closes both streams (finish). Whoever wants to end it earlier records a
+// reason (force) and closes the streams, which unblocks the pumps.
+
+// pumpEnded takes what a pump saw: werr if a write to its destination failed,
+// otherwise rerr, the end of its source (io.EOF) or an error.
+func (r *Relay) pumpEnded(p *pump, rerr, werr error) {
+	switch {
+	case werr != nil:
+		r.writeFailed(p, werr)
+	case rerr == io.EOF:
+		r.sourceEnded(p)
+	default:
+		r.readFailed(p, rerr)
+	}
+}
+
+// sourceEnded passes the end of a stream on.
+func (r *Relay) sourceEnded(p *pump) {
+	r.mu.Lock()
+	if r.forced != 0 {
+		r.mu.Unlock()
+		return // the streams are closed, or will be reset by finish
+	}
+	if r.first == 0 {
+		// Only here the state of the socket is telling: the other direction
+		// cannot have shut it down, for it would have set r.first before.
+		if eofHidesReset(p.src) {
+			r.mu.Unlock()
+			r.readFailed(p, errHiddenReset)
+			return
+		}
+		r.first = p.side
+		r.linger()
+	}
+	r.mu.Unlock()
+
+	// When the other direction is through, finish closes the socket at once,
+	// which sends the same FIN: one system call less. Streams that are not
+	// sockets may tell an end from a close.
+	if _, ok := p.dst.(*net.TCPConn); ok && r.running.Load() == 1 {
+		return
+	}
+	if err := p.dst.CloseWrite(); err != nil {
+		r.writeFailed(p, err)
+	}
+}
+
+// readFailed ends the tunnel: the source broke, so what the destination got
+// may be a part only, and it must see a reset.
+func (r *Relay) readFailed(p *pump, err error) {
+	r.breakSide(p.side, p.side.other(), err, false)
+	r.closeStreams()
+}
+
+// writeFailed ends the tunnel: the destination broke, and the source must not
+// believe that what it sent has arrived.
+//
+// A socket that was reset may still hold what its peer sent before: an origin
+// that answers an upload early and closes does just that, and the answer
+// explains the reset. So the opposite pump, if it runs, reads on; the dead
+// socket ends it as soon as it is empty, and finish resets the other side.
+func (r *Relay) writeFailed(p *pump, err error) {
+	drain := isReset(err)
+	r.breakSide(p.side.other(), p.side, err, drain)
+	if !drain {
+		r.closeStreams()
+	}
+}
+
+// breakSide records that one side broke and that the other gets a reset, in
+// one step: whoever closes the streams next must see both.
+func (r *Relay) breakSide(broken, reset Reason, err error, drain bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.forceLocked(broken.broken(), err) {
+		return
+	}
+	if reset == ReasonClient {
+		r.resetClient = true
+	} else {
+		r.resetOrigin = true
+	}
+	if drain {
+		r.linger()
+	}
+}
+
+// force records what cuts the tunnel short. The first reason stays.
+func (r *Relay) force(reason Reason, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.forceLocked(reason, err)
+}
+
+// forceLocked is force with r.mu held. It tells whether the reason was taken.
+func (r *Relay) forceLocked(reason Reason, err error) bool {
+	if r.forced != 0 || r.phase == phaseFinished {
+		return false
+	}
+	r.forced, r.err = reason, err
+	return true
+}
+
+// closeStreams closes both streams, once. Whoever comes second waits until
+// they are closed.
+func (r *Relay) closeStreams() {
+	r.closing.Lock()
+	defer r.closing.Unlock()
+	if r.closed {
+		return
+	}
+	r.closed = true
+	r.mu.Lock()
+	resetClient, resetOrigin := r.resetClient, r.resetOrigin
+	r.mu.Unlock()
+	closeStream(r.client, resetClient)
+	closeStream(r.origin, resetOrigin)
+}
+
+// finish ends the relay after both pumps have returned.
+func (r *Relay) finish() Result {
+	r.mu.Lock()
+	r.phase = phaseFinished
+	r.disarm()
+	reason, err := r.forced, r.err
+	if reason == 0 {
+		reason = r.first
+	}
+	r.mu.Unlock()
+
+	r.ticks.Wait()
+	r.closeStreams()
+	up, down := r.Counts()
+	return Result{BytesUp: up, BytesDown: down, Reason: reason, Err: err, Duration: time.Since(r.start)}
+}
+
+// closeStream closes a stream, with a reset if asked and possible. Errors are
+// of no use: the stream is given up.
+func closeStream(s Stream, reset bool) {
+	if !reset {
+		_ = s.Close()
+		return
+	}
+	if a, ok := s.(Aborter); ok {
+		a.Abort()
+		return
+	}
+	if c := tcpConn(s); c != nil {
+		_ = c.SetLinger(0)
+		// The socket goes first: closing what wraps it would say a polite
+		// good-bye (TLS: close_notify) that makes a cut look like an end.
+		_ = c.Close()
+		if Stream(c) == s {
+			return
+		}
+	}
+	_ = s.Close()
+}
+
+// tcpConn returns the socket a stream is, or is known to run on, or nil.
+func tcpConn(s Stream) *net.TCPConn {
+	if c, ok := s.(*net.TCPConn); ok {
+		return c
+	}
+	if w, ok := s.(interface{ NetConn() net.Conn }); ok {
+		c, _ := w.NetConn().(*net.TCPConn)
+		return c
+	}
+	return nil
+}
+
+// isReset tells whether a write failed because the peer is gone, so that
+// reading from it will end by itself.
+func isReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ENOTCONN)
+}

@@ -1,0 +1,142 @@
+package relay
+
+import (
+	"io"
+	"sync"
+	"sync/atomic"
+)
+
+const (
+	// bufferSize is what a direction borrows while data is at hand: two TLS
+	// records, or what a fast TCP sender delivers between two reads.
+	bufferSize = 32 << 10
+
+	// smallSize is what a direction keeps for a read that may block for
+	// hours on a stream that cannot be waited for in another way.
+	smallSize = 512
+
+	// burstMinimum is how much a read must return for the next one to use
+	// the borrowed buffer again. Most bursts end with less; one that does
+	// not keeps its buffer until the next byte comes.
+	burstMinimum = bufferSize / 4
+
+	// maxEmptyReads is how often in a row a stream may return neither bytes
+	// nor an error before it is taken for broken.
+	maxEmptyReads = 100
+)
+
+type buffer [bufferSize]byte
+
+var buffers = sync.Pool{New: func() any { return new(buffer) }}
+
+// pump is one direction of a relay.
+type pump struct {
+	relay    *Relay
+	side     Reason // whose end of stream ends this direction
+	src, dst Stream
+	early    []byte
+	moved    atomic.Int64 // bytes the destination took
+
+	// tcp replaces the portable copy where the platform can wait for a TCP
+	// source without holding a buffer; otherwise nil.
+	tcp *tcpPump
+
+	// For tests: how many bytes the kernel moved, and how many buffers and
+	// pipes the direction holds at this moment.
+	spliced atomic.Int64
+	lent    atomic.Int32
+}
+
+func (p *pump) init(r *Relay, side Reason, src, dst Stream, early []byte) {
+	p.relay, p.side, p.src, p.dst, p.early = r, side, src, dst, early
+	p.tcp = newTCPPump(p)
+}
+
+func (p *pump) canSplice() bool { return p.tcp != nil && p.tcp.canSplice() }
+
+// run moves bytes until the direction ends, and reports that to the relay.
+func (p *pump) run() {
+	rerr, werr := p.copy()
+	p.relay.pumpEnded(p, rerr, werr)
+}
+
+// copy returns the end (io.EOF) or failure of the source, or the failure of
+// the destination.
+func (p *pump) copy() (rerr, werr error) {
+	early := p.early
+	p.early = nil // a tunnel may live long
+	if len(early) > 0 {
+		if werr := p.write(early); werr != nil {
+			return nil, werr
+		}
+	}
+	early = nil
+	if p.tcp != nil {
+		return p.tcp.copy()
+	}
+	return p.copyStream()
+}
+
+// copyStream waits with a small buffer and takes a large one for a burst.
+func (p *pump) copyStream() (rerr, werr error) {
+	small := make([]byte, smallSize)
+	for {
+		n, rerr, werr := p.step(small)
+		if rerr != nil || werr != nil {
+			return rerr, werr
+		}
+		if n < len(small) {
+			continue
+		}
+		if rerr, werr = p.burst(); rerr != nil || werr != nil {
+			return rerr, werr
+		}
+	}
+}
+
+// burst moves bytes with a borrowed buffer while reads return much.
+func (p *pump) burst() (rerr, werr error) {
+	buf := p.borrow()
+	defer p.giveBack(buf)
+	for {
+		n, rerr, werr := p.step(buf[:])
+		if rerr != nil || werr != nil || n < burstMinimum {
+			return rerr, werr
+		}
+	}
+}
+
+// step reads once and delivers what came.
+func (p *pump) step(buf []byte) (n int, rerr, werr error) {
+	for range maxEmptyReads {
+		n, rerr = p.src.Read(buf)
+		if n > 0 {
+			p.relay.touch()
+			return n, rerr, p.write(buf[:n])
+		}
+		if rerr != nil {
+			return 0, rerr, nil
+		}
+	}
+	return 0, io.ErrNoProgress, nil
+}
+
+// write delivers b to the destination and counts what it took.
+func (p *pump) write(b []byte) error {
+	n, err := p.dst.Write(b)
+	p.moved.Add(int64(n))
+	if err == nil && n < len(b) {
+		err = io.ErrShortWrite
+	}
+	return err
+}
+
+func (p *pump) borrow() *buffer {
+	p.lent.Add(1)
+	return buffers.Get().(*buffer)
+}
+
+func (p *pump) giveBack(buf *buffer) {
+	buffers.Put(buf)
+	p.lent.Add(-1)
+}

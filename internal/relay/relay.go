@@ -1,0 +1,256 @@
+// Package relay moves the bytes of a tunnel between two streams, both ways,
+// until both have ended or something cuts it short.
+//
+// What it cares about, in this order:
+//
+//   - nothing is lost, duplicated or reordered, and the counts are exact;
+//   - an orderly end stays an orderly end (half-close, RFC 9293 section 3.6)
+//     and a reset stays a reset, so that no peer takes a cut for the end;
+//   - a quiet tunnel costs two small goroutines and its two sockets: no
+//     buffer, no pipe, no timer per direction, no deadline per byte;
+//   - bulk between two TCP sockets is moved by the kernel (splice(2)).
+//
+// The package knows nothing of HTTP, of proxies or of Caddy.
+package relay
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// ErrStarted is the error of a Result when Run or Start is called on a relay
+// that was started before.
+var ErrStarted = errors.New("relay: already started")
+
+// Stream is one side of a tunnel. *net.TCPConn and *tls.Conn satisfy it.
+//
+// A relay owns its streams from New on and closes both. Deadlines that an
+// earlier phase (dialing, the handshake) set must have been cleared.
+type Stream interface {
+	io.Reader
+
+	// Write delivers: it does not return before the bytes are on their way,
+	// so a stream that buffers flushes by itself.
+	io.Writer
+
+	// CloseWrite ends the direction towards the peer, which sees the end of
+	// the stream; reading goes on.
+	CloseWrite() error
+
+	// Close ends both directions and unblocks Read, Write and CloseWrite.
+	Close() error
+}
+
+// Aborter is implemented by streams that can end with a reset instead of an
+// orderly end. Abort does all that Close does, but so that the peer sees a
+// failure; Close is not called after it.
+//
+// A stream need not implement it if it is a *net.TCPConn, or if it has a
+// method NetConn() net.Conn (as *tls.Conn has) that leads to one: that socket
+// is then closed with SO_LINGER 0.
+type Aborter interface{ Abort() }
+
+// Config is what a relay may be told. The zero value relays without limits.
+type Config struct {
+	// IdleTimeout ends the tunnel when no byte has come in, from either
+	// side, for this long. Default: 0, no limit.
+	IdleTimeout time.Duration
+
+	// HalfCloseTimeout is how long the tunnel may go on after one side
+	// ended. Default: 0, no limit.
+	HalfCloseTimeout time.Duration
+
+	// Lifetime is how long the tunnel may live in all, counted from Run or
+	// Start. Default: 0, no limit.
+	Lifetime time.Duration
+
+	// EarlyUp are bytes the client sent before the relay began. The origin
+	// gets them first, and they count. The relay keeps the slice until then.
+	EarlyUp []byte
+
+	// EarlyDown are bytes that arrived behind the upstream's reply. The
+	// client gets them first, and they count.
+	EarlyDown []byte
+}
+
+// Result says how a tunnel ended.
+type Result struct {
+	// BytesUp is how many bytes the origin's stream took, BytesDown how many
+	// the client's did, early bytes included.
+	BytesUp, BytesDown int64
+
+	// Reason is why the tunnel ended: what cut it short if anything did,
+	// otherwise the side that ended first.
+	Reason Reason
+
+	// Err is what broke, for ReasonClientError and ReasonOriginError, or
+	// ErrStarted. Otherwise nil.
+	Err error
+
+	// Duration is the time from Run or Start to the end.
+	Duration time.Duration
+}
+
+// The life of a relay.
+const (
+	phaseNew uint8 = iota
+	phaseRunning
+	phaseFinished
+)
+
+// Relay is one tunnel. Make it with New, then call Run or Start, once. Counts,
+// Close and Spliced may be called at any time from any goroutine.
+type Relay struct {
+	client, origin Stream
+	idle           time.Duration
+	halfClose      time.Duration
+	lifetime       time.Duration
+
+	up, down pump // client to origin, origin to client
+
+	start   time.Time    // set before the pumps run
+	last    atomic.Int64 // when a byte last came in, nanoseconds since start
+	running atomic.Int32 // pumps that have not ended
+
+	// mu guards what follows. It is taken when a tunnel begins, ends, or its
+	// timer fires: never for a byte.
+	mu          sync.Mutex
+	phase       uint8
+	first       Reason        // ReasonClient or ReasonOrigin: who ended first
+	lingering   bool          // one side has ended or broken: HalfCloseTimeout counts
+	lingerFrom  time.Duration // since when, from start
+	forced      Reason        // what cut the tunnel short; 0 while nothing did
+	err         error         // what broke, if forced is an error
+	resetClient bool          // close the client's side with a reset
+	resetOrigin bool
+	timer       *time.Timer
+
+	ticks sync.WaitGroup // timers armed or running: none outlives the relay
+
+	closing sync.Mutex // held while the streams are being closed
+	closed  bool       // guarded by closing
+}
+
+// New makes a relay of two streams, which it owns from here on. Nothing moves
+// before Run or Start.
+func New(client, origin Stream, cfg Config) *Relay {
+	r := &Relay{
+		client:    orDead(client),
+		origin:    orDead(origin),
+		idle:      cfg.IdleTimeout,
+		halfClose: cfg.HalfCloseTimeout,
+		lifetime:  cfg.Lifetime,
+	}
+	r.up.init(r, ReasonClient, r.client, r.origin, cfg.EarlyUp)
+	r.down.init(r, ReasonOrigin, r.origin, r.client, cfg.EarlyDown)
+	return r
+}
+
+// Run relays until both directions are done and both streams are closed. One
+// direction runs in the caller's goroutine.
+func (r *Relay) Run() Result {
+	if err := r.begin(); err != nil {
+		return Result{Err: err}
+	}
+	downDone := make(chan struct{})
+	go func() {
+		r.down.run()
+		r.running.Add(-1)
+		close(downDone)
+	}()
+	r.up.run()
+	r.running.Add(-1)
+	<-downDone
+	return r.finish()
+}
+
+// Start relays in two goroutines of its own and returns at once. When both
+// directions are done and both streams are closed, the last of the two calls
+// done (which may be nil).
+func (r *Relay) Start(done func(Result)) {
+	if done == nil {
+		done = func(Result) {}
+	}
+	if err := r.begin(); err != nil {
+		go done(Result{Err: err})
+		return
+	}
+	go r.runPump(&r.up, done)
+	go r.runPump(&r.down, done)
+}
+
+// Counts returns how many bytes have been delivered to the origin and to the
+// client so far.
+func (r *Relay) Counts() (up, down int64) {
+	return r.up.moved.Load(), r.down.moved.Load()
+}
+
+// Close ends the tunnel from outside and closes both streams; Run returns, or
+// done is called, soon after. The reason appears in the Result unless the
+// tunnel was ending for another one; 0 stands for ReasonClosed. A second call
+// does nothing. Before Run or Start, Close makes these end at once.
+func (r *Relay) Close(reason Reason) {
+	if reason == 0 {
+		reason = ReasonClosed
+	}
+	r.force(reason, nil)
+	r.closeStreams()
+}
+
+// Spliced tells whether both sides are TCP sockets between which the kernel
+// moves bulk data. Small bursts are copied nevertheless.
+func (r *Relay) Spliced() bool {
+	return r.up.canSplice() && r.down.canSplice()
+}
+
+// begin moves a new relay to running and arms its timer.
+func (r *Relay) begin() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.phase != phaseNew {
+		return ErrStarted
+	}
+	r.phase = phaseRunning
+	r.start = time.Now()
+	r.running.Store(2)
+	r.arm(0)
+	return nil
+}
+
+func (r *Relay) runPump(p *pump, done func(Result)) {
+	p.run()
+	if r.running.Add(-1) == 0 {
+		done(r.finish())
+	}
+}
+
+// dead stands in for a stream that was nil, so that a caller's mistake becomes
+// a failed tunnel and not a panic in a goroutine nobody watches.
+type dead struct{}
+
+var errNilStream = errors.New("relay: nil stream")
+
+func (dead) Read([]byte) (int, error)  { return 0, errNilStream }
+func (dead) Write([]byte) (int, error) { return 0, errNilStream }
+func (dead) CloseWrite() error         { return errNilStream }
+func (dead) Close() error              { return nil }
+
+func orDead(s Stream) Stream {
+	if s == nil {
+		return dead{}
+	}
+	if c, ok := s.(*net.TCPConn); ok && c == nil {
+		return dead{}
+	}
+	return s
+}
+
+// Interface guards
+var (
+	_ Stream = (*net.TCPConn)(nil)
+	_ Stream = dead{}
+)

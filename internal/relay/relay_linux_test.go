@@ -1,0 +1,348 @@
+package relay
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestSpliced(t *testing.T) {
+	for _, k := range kinds {
+		r := New(k.client(t).near, k.origin(t).near, Config{})
+		if got, want := r.Spliced(), k.name == "tcp_tcp"; got != want {
+			t.Errorf("%s: spliced %v; want %v", k.name, got, want)
+		}
+		r.Close(0)
+	}
+}
+
+// Bulk goes through the kernel, and what does is counted like the rest.
+func TestBulkIsSpliced(t *testing.T) {
+	const size = 64 << 20
+	r := transfer(t, tcpLink(t), tcpLink(t), size, size+1)
+	for name, p := range map[string]*pump{"up": &r.up, "down": &r.down} {
+		if got := p.spliced.Load(); got < size/2 {
+			t.Errorf("%s: %d of %d bytes spliced", name, got, size)
+		}
+		if p.lent.Load() != 0 {
+			t.Errorf("%s: a buffer or pipe was not given back", name)
+		}
+	}
+}
+
+// Small messages are copied: a pipe would cost more than it saves.
+func TestSmallMessagesAreNotSpliced(t *testing.T) {
+	client, origin := tcpLink(t), tcpLink(t)
+	r := New(client.near, origin.near, Config{})
+	start(t, r)
+	for range 100 {
+		mustWrite(t, client.far, "ping")
+		mustRead(t, origin.far, "ping")
+	}
+	if n := r.up.spliced.Load(); n != 0 {
+		t.Errorf("%d bytes spliced", n)
+	}
+}
+
+// After a burst that was spliced, messages are copied again.
+func TestBackToCopying(t *testing.T) {
+	client, origin := tcpLink(t), tcpLink(t)
+	r := New(client.near, origin.near, Config{})
+	start(t, r)
+	go func() { _, _ = send(client.far, 1, 16<<20, false) }()
+	if _, err := io.CopyN(io.Discard, struct{ io.Reader }{origin.far}, 16<<20); err != nil {
+		t.Fatal(err)
+	}
+	if r.up.spliced.Load() == 0 {
+		t.Fatal("the burst was not spliced")
+	}
+	ping := func() {
+		mustWrite(t, client.far, "ping")
+		mustRead(t, origin.far, "ping")
+	}
+	for range smallSplices {
+		ping()
+	}
+	settled := r.up.spliced.Load()
+	for range 20 {
+		ping()
+	}
+	if n := r.up.spliced.Load(); n != settled {
+		t.Errorf("%d bytes spliced after the burst", n-settled)
+	}
+}
+
+// A kernel that refuses to splice costs nothing but speed.
+func TestSpliceRefused(t *testing.T) {
+	client, origin := tcpLink(t), tcpLink(t)
+	r := New(client.near, origin.near, Config{})
+	r.up.tcp.splicing = true
+	r.up.tcp.pipe = &pipe{r: -1, w: refusing(t), size: pipeSize}
+	r.up.lent.Add(1)
+	pipes.mu.Lock()
+	pipes.open++
+	pipes.mu.Unlock()
+	wait := start(t, r)
+	origin.far.CloseWrite()
+	oneWay(t, client.far, origin.far, 8<<20)
+	if res := wait(); res.BytesUp != 8<<20 || res.Err != nil {
+		t.Errorf("result %+v", res)
+	}
+	if r.up.spliced.Load() != 0 || !r.up.tcp.noSplice {
+		t.Error("the direction did not give up splicing")
+	}
+	if n := r.up.lent.Load(); n != 0 {
+		t.Errorf("%d buffers and pipes were not given back", n)
+	}
+}
+
+// refusing returns a descriptor that splice answers with EINVAL.
+func refusing(t *testing.T) int {
+	t.Helper()
+	f, err := os.OpenFile(t.TempDir()+"/f", os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Dup(int(f.Fd())) // the pool closes its own copy
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	return fd
+}
+
+func TestWithoutPipes(t *testing.T) {
+	pipes.trim()
+	pipes.trim()
+	pipes.mu.Lock()
+	was := pipes.open
+	pipes.open = maxPipes
+	pipes.mu.Unlock()
+	defer func() {
+		pipes.mu.Lock()
+		pipes.open -= maxPipes - was
+		pipes.mu.Unlock()
+	}()
+	r := transfer(t, tcpLink(t), tcpLink(t), 16<<20, 16<<20)
+	if n := r.up.spliced.Load() + r.down.spliced.Load(); n != 0 {
+		t.Errorf("%d bytes spliced without a pipe", n)
+	}
+}
+
+// Neither while waiting for the first byte nor after a burst does a tunnel
+// hold anything but its two sockets.
+func TestIdleTunnelsHoldNothing(t *testing.T) {
+	trimPipes()
+	const tunnels = 20
+	var clients, origins [tunnels]link
+	for i := range tunnels {
+		clients[i], origins[i] = tcpLink(t), tcpLink(t)
+	}
+	before := openFiles(t)
+	var relays [tunnels]*Relay
+	for i := range tunnels {
+		relays[i] = New(clients[i].near, origins[i].near, Config{IdleTimeout: time.Hour})
+		start(t, relays[i])
+	}
+	idle := func() bool {
+		for _, r := range relays {
+			if r.up.lent.Load() != 0 || r.down.lent.Load() != 0 {
+				return false
+			}
+		}
+		return true
+	}
+	eventually(t, "parked at first", idle)
+	if n := openFiles(t); n != before {
+		t.Errorf("%d descriptors before the relays, %d with them", before, n)
+	}
+
+	const burst = 4<<20 + 1
+	done := make(chan error, 2*tunnels)
+	for i := range tunnels {
+		go func() { _, err := send(origins[i].far, 1, burst, false); done <- err }()
+		go func() {
+			_, err := io.CopyN(io.Discard, struct{ io.Reader }{clients[i].far}, burst)
+			done <- err
+		}()
+	}
+	for range 2 * tunnels {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	var spliced int64
+	for _, r := range relays {
+		spliced += r.down.spliced.Load()
+	}
+	if spliced == 0 {
+		t.Error("the burst was not spliced")
+	}
+	eventually(t, "parked after the burst", idle)
+	trimPipes()
+	if n := openFiles(t); n != before {
+		t.Errorf("%d descriptors before the burst, %d after it", before, n)
+	}
+}
+
+// trimPipes does at once what time would do.
+func trimPipes() {
+	pipes.trim()
+	pipes.trim()
+}
+
+func openFiles(t testing.TB) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+// A reader that stops is not made up for with memory: the sender stops too.
+func TestSlowReader(t *testing.T) {
+	const size = 256 << 20
+	client, origin := tcpLink(t), tcpLink(t)
+	r := New(client.near, origin.near, Config{})
+	wait := start(t, r)
+	client.far.CloseWrite()
+	mustEnd(t, origin.far)
+
+	var before, during runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	sent := make(chan []byte, 1)
+	go func() {
+		hash, _ := send(origin.far, 9, size, true)
+		sent <- hash
+	}()
+	last := int64(-1)
+	eventually(t, "the sender is stopped", func() bool {
+		time.Sleep(50 * time.Millisecond)
+		_, down := r.Counts()
+		stuck := down == last && down > 0
+		last = down
+		return stuck
+	})
+	runtime.GC()
+	runtime.ReadMemStats(&during)
+	if last > size/2 {
+		t.Errorf("%d bytes were taken for a reader that reads nothing", last)
+	}
+	if grown := int64(during.HeapAlloc) - int64(before.HeapAlloc); grown > 2<<20 {
+		t.Errorf("the heap grew by %d bytes", grown)
+	}
+	if n := r.down.lent.Load(); n > 1 {
+		t.Errorf("%d buffers and pipes are held; want 1 at most", n)
+	}
+
+	got, hash, err := receive(client.far)
+	if err != nil || got != size || !bytes.Equal(hash, <-sent) {
+		t.Errorf("received %d bytes, %v, or other bytes", got, err)
+	}
+	if res := wait(); res.BytesDown != size || res.Reason != ReasonClient {
+		t.Errorf("result %+v", res)
+	}
+}
+
+// Closing a tunnel in the middle of a spliced burst leaks no pipe and gives
+// none back that holds bytes.
+func TestCloseInABurst(t *testing.T) {
+	for range 20 {
+		client, origin := tcpLink(t), tcpLink(t)
+		r := New(client.near, origin.near, Config{})
+		wait := start(t, r)
+		go func() { _, _ = send(origin.far, 1, 1<<30, false) }()
+		eventually(t, "splicing", func() bool { return r.down.spliced.Load() > 0 || stalled(r) })
+		r.Close(ReasonDrain)
+		res := wait()
+		client.far.(*net.TCPConn).SetDeadline(time.Now().Add(10 * time.Second))
+		got, err := io.Copy(io.Discard, struct{ io.Reader }{client.far})
+		if err != nil || got != res.BytesDown {
+			t.Errorf("%d bytes counted, %d arrived, %v", res.BytesDown, got, err)
+		}
+	}
+	pipes.mu.Lock()
+	free := append([]*pipe(nil), pipes.free...)
+	open := pipes.open
+	pipes.mu.Unlock()
+	if open != len(free) {
+		t.Errorf("%d pipes open, %d of them free", open, len(free))
+	}
+	for _, p := range free {
+		if n, err := unix.IoctlGetInt(p.r, unix.TIOCINQ); n != 0 || err != nil {
+			t.Errorf("a free pipe holds %d bytes, %v", n, err)
+		}
+	}
+}
+
+// stalled fills the socket buffers of a client that does not read: with small
+// ones nothing is ever spliced.
+func stalled(r *Relay) bool {
+	_, down := r.Counts()
+	return down > 1<<20
+}
+
+// The error of a reset goes to one system call. If a write took it, a read
+// sees an end; the relay must not take that for one.
+func TestHiddenReset(t *testing.T) {
+	client, origin := tcpLink(t), tcpLink(t)
+	abort(t, client.far)
+	eventually(t, "the reset arrives", func() bool {
+		_, err := client.near.Write([]byte("x"))
+		return err != nil
+	})
+	if n, err := client.near.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Skipf("this kernel does not hide the reset: %d, %v", n, err)
+	}
+	res := New(client.near, origin.near, Config{}).Run()
+	if res.Reason != ReasonClientError || !errors.Is(res.Err, syscall.ECONNRESET) {
+		t.Errorf("result %+v; want client_error, ECONNRESET", res)
+	}
+	if _, err := origin.far.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the origin read %v; want a reset", err)
+	}
+}
+
+func TestOrderlyEndHidesNoReset(t *testing.T) {
+	for _, l := range []link{tcpLink(t), tlsLink(t), fakeLink(t)} {
+		l.far.Close()
+		mustEnd(t, l.near)
+		if eofHidesReset(l.near) {
+			t.Errorf("%T: an end is taken for a reset", l.near)
+		}
+	}
+}
+
+// The last bytes of an origin that answers an upload early and goes away
+// reach the client before the reset does.
+func TestEarlyAnswerThenReset(t *testing.T) {
+	for range 20 {
+		client, origin := tcpLink(t), tcpLink(t)
+		wait := start(t, New(client.near, origin.near, Config{}))
+		uploaded := make(chan struct{})
+		go func() {
+			defer close(uploaded)
+			_, _ = send(client.far, 1, 1<<30, true)
+		}()
+		if _, err := io.CopyN(io.Discard, struct{ io.Reader }{origin.far}, 1<<20); err != nil {
+			t.Fatal(err)
+		}
+		mustWrite(t, origin.far, "413 too large")
+		origin.far.Close() // with bytes unread: the kernel sends a reset
+		mustRead(t, client.far, "413 too large")
+		if res := wait(); res.Reason != ReasonOriginError || res.BytesDown != 13 {
+			t.Errorf("result %+v", res)
+		}
+		<-uploaded
+	}
+}

@@ -1,0 +1,25 @@
+//go:build !linux
+
+package relay
+
+import (
+	"os"
+	"syscall"
+)
+
+// Only Linux has splice(2), and only there the relay waits for a socket
+// without a buffer. Elsewhere every direction is the portable copy.
+
+type tcpPump struct{}
+
+func newTCPPump(*pump) *tcpPump { return nil }
+
+func (*tcpPump) canSplice() bool { return false }
+
+func (*tcpPump) copy() (rerr, werr error) { return nil, nil }
+
+// errHiddenReset is a reset that a read reported as the end of the stream.
+var errHiddenReset = os.NewSyscallError("read", syscall.ECONNRESET)
+
+// eofHidesReset is not known here.
+func eofHidesReset(Stream) bool { return false }

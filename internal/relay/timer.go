@@ -1,0 +1,98 @@
+package relay
+
+import "time"
+
+// One timer serves a relay's three limits. A byte that comes in only stores
+// the time (touch); the timer looks at it when it fires and arms itself anew
+// for what is left. So a busy tunnel pays one clock reading per read, and the
+// timer heap is touched once per idle period.
+
+// touch notes that bytes came in.
+func (r *Relay) touch() {
+	if r.idle > 0 {
+		r.last.Store(int64(time.Since(r.start)))
+	}
+}
+
+// arm sets the timer for the earliest limit, given the time since start.
+// r.mu is held.
+func (r *Relay) arm(now time.Duration) {
+	at, _ := r.deadline()
+	if at < 0 {
+		return
+	}
+	wait := max(at-now, 0)
+	switch {
+	case r.timer == nil:
+		r.ticks.Add(1)
+		r.timer = time.AfterFunc(wait, r.tick)
+	default:
+		r.disarm()
+		r.ticks.Add(1)
+		r.timer.Reset(wait)
+	}
+}
+
+// disarm stops the timer. A tick that runs already is not affected. r.mu is
+// held.
+func (r *Relay) disarm() {
+	if r.timer != nil && r.timer.Stop() {
+		r.ticks.Done()
+	}
+}
+
+// deadline returns the earliest limit as time since start, and which one it
+// is; -1 if there is none. r.mu is held.
+func (r *Relay) deadline() (time.Duration, Reason) {
+	at, reason := time.Duration(-1), Reason(0)
+	consider := func(t time.Duration, why Reason) {
+		if at < 0 || t < at {
+			at, reason = t, why
+		}
+	}
+	if r.lifetime > 0 {
+		consider(r.lifetime, ReasonLifetime)
+	}
+	if r.idle > 0 {
+		consider(time.Duration(r.last.Load())+r.idle, ReasonIdle)
+	}
+	if r.lingering && r.halfClose > 0 {
+		consider(r.lingerFrom+r.halfClose, ReasonHalfClose)
+	}
+	return at, reason
+}
+
+// linger starts the half-close limit, once. r.mu is held.
+func (r *Relay) linger() {
+	if r.lingering {
+		return
+	}
+	r.lingering = true
+	if r.halfClose > 0 {
+		r.lingerFrom = time.Since(r.start)
+		r.arm(r.lingerFrom)
+	}
+}
+
+// tick runs when the timer fires.
+func (r *Relay) tick() {
+	defer r.ticks.Done()
+	r.mu.Lock()
+	if r.phase != phaseRunning {
+		r.mu.Unlock()
+		return
+	}
+	now := time.Since(r.start)
+	at, reason := r.deadline()
+	if at > now {
+		r.arm(now)
+		r.mu.Unlock()
+		return
+	}
+	r.mu.Unlock()
+
+	// The tunnel may be ending for another reason already and only be slow
+	// to deliver its last bytes; that reason stays, but the limit holds.
+	r.force(reason, nil)
+	r.closeStreams()
+}

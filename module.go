@@ -1,0 +1,307 @@
+// Package egress is a Caddy HTTP handler module that makes a Caddy server a
+// forward proxy with an upstream connection manager: exchanges (requests in
+// absolute form) go over pooled connections, tunnels (CONNECT) are relayed byte
+// for byte, every address is checked before it is dialed, and destinations that
+// fail are given a pause.
+package egress
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-egress/egress/internal/target"
+)
+
+func init() {
+	caddy.RegisterModule(Handler{})
+}
+
+// Handler is a forward proxy. It answers requests in absolute form
+// (`GET http://host/path`) and CONNECT requests, from clients on HTTP/1.1,
+// HTTP/2 and HTTP/3; every other request goes to the next handler, so that a
+// site and a proxy can share a server.
+//
+// The server must be a catch-all (`:8080`, or `:443, proxy.example.com`): in a
+// site block with only a host name Caddy answers CONNECT for other hosts itself,
+// with an empty 200.
+//
+// Placeholders set by this handler:
+//
+// Placeholder | Description
+// ------------|---------------
+// `{http.egress.path}` | How the request left: `direct`
+// `{http.egress.remote_ip}` | IP address that was dialed
+// `{http.egress.reused}` | Whether the connection was used before
+// `{http.egress.attempts}` | How many connections were tried
+// `{http.egress.dial_duration}` | Time it took to get a new connection, in seconds
+// `{http.egress.ttfb}` | Time from the request to the response head of the origin, in seconds
+// `{http.egress.bytes_up}` | Bytes from the client to the origin: body, or tunnel
+// `{http.egress.bytes_down}` | Bytes from the origin to the client: body, or tunnel
+// `{http.egress.close_reason}` | Why a tunnel ended: `client`, `origin`, `idle`, …
+// `{http.egress.blame}` | Who a failure is charged to: `client`, `policy`, `dns`, `origin`, `network`, `proxy`
+// `{http.egress.reason}` | What failed, as the error type of RFC 9209
+// `{http.egress.auth_error}` | Why authentication failed: `missing`, `malformed`, `unknown_user`, `bad_password`
+// `{http.auth.user.id}` | The user, after successful authentication only
+//
+// The same values are in the access log as the object `egress`.
+type Handler struct {
+	// ServerName is the name of this proxy in the Via (RFC 9110 §7.6.3) and
+	// Proxy-Status (RFC 9209) fields: a token that begins with a letter.
+	// Default: `caddy`.
+	ServerName string `json:"server_name,omitempty"`
+
+	// Hosts are the names of the site that shares the server with the proxy.
+	// Requests for them in absolute form go to the next handler. On HTTP/3,
+	// and on HTTP/2 without TLS, a handler cannot see the scheme of a
+	// request; there, with Hosts set, a request for any other host counts as
+	// one to be forwarded, and without Hosts none does.
+	Hosts []string `json:"hosts,omitempty"`
+
+	// Auth says who may use the proxy. Default: everybody.
+	Auth *Auth `json:"auth,omitempty"`
+
+	// AllowUnauthenticated silences the warning about a proxy without
+	// authentication on an address that is not loopback.
+	AllowUnauthenticated bool `json:"allow_unauthenticated,omitempty"`
+
+	// AdminAddresses are addresses (`host:port`) of admin endpoints of this
+	// process that listen under a host name other than `localhost`, so that
+	// they can be recognised and are never dialed.
+	AdminAddresses []string `json:"admin_addresses,omitempty"`
+
+	// AllowedPorts are the ports that may be reached, each a number or a
+	// range (`"8000-8999"`). Default: every port but 25.
+	AllowedPorts []PortRange `json:"allowed_ports,omitempty"`
+
+	// ACL are the access rules, in order; the first that matches decides.
+	// Whatever they say, loopback, private, link-local and other special
+	// addresses are denied unless a rule allows them by IP or CIDR.
+	ACL []ACLRule `json:"acl,omitempty"`
+
+	// DestinationCircuit is the passive health of destinations.
+	DestinationCircuit *DestinationCircuit `json:"destination_circuit,omitempty"`
+
+	// Transport is how origins are reached.
+	Transport *Transport `json:"transport,omitempty"`
+
+	// Tunnel holds the timers of tunnels.
+	Tunnel *Tunnel `json:"tunnel,omitempty"`
+
+	// Forwarded is what the Forwarded field (RFC 7239) tells the origin of
+	// the client: `off` for no field, `for` for its address, `full` for
+	// address, protocol and host as well. Default: `for`.
+	Forwarded string `json:"forwarded,omitempty"`
+
+	// HideIP replaces the client's address in the Forwarded field by
+	// `unknown` (RFC 7239 §6.2).
+	HideIP bool `json:"hide_ip,omitempty"`
+
+	// HideVia leaves out the Via field, on requests and responses. Loops
+	// over several proxies can no longer be recognised then.
+	HideVia bool `json:"hide_via,omitempty"`
+
+	logger         *zap.Logger
+	accessLogger   *zap.Logger
+	access         *accessList
+	destinations   *destinations
+	adminAddresses []hostPort
+	hosts          map[string]struct{}
+	poolID         string
+	pool           originPool
+	transport      Transport
+	tunnel         Tunnel
+	dialer         *dialer
+	via            viaNames
+}
+
+// CaddyModule returns the Caddy module information.
+func (Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.egress",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// Provision sets up the handler.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.logger = ctx.Logger()
+	h.accessLogger = ctx.Logger(accessLogModule{})
+	for _, step := range []func(caddy.Context) error{
+		h.provisionNames,
+		h.provisionAuth,
+		h.provisionPolicy,
+		h.provisionTunnel,
+		h.provisionTransport,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		h.warnAboutServer(server)
+	}
+	return nil
+}
+
+// provisionNames sets the names of the proxy and its site.
+func (h *Handler) provisionNames(caddy.Context) error {
+	setDefault(&h.ServerName, "caddy")
+	if !validServerName(h.ServerName) {
+		return fmt.Errorf("server_name: %q is not a token that begins with a letter", h.ServerName)
+	}
+	setDefault(&h.Forwarded, "for")
+	switch h.Forwarded {
+	case "off", "for", "full":
+	default:
+		return fmt.Errorf("forwarded: unknown value %q: one of off, for, full", h.Forwarded)
+	}
+	h.via = newViaNames(h.ServerName)
+	h.hosts = make(map[string]struct{}, len(h.Hosts))
+	for _, name := range h.Hosts {
+		host, _, err := target.ParseHost(name)
+		if err != nil {
+			return fmt.Errorf("hosts: '%s': %w", name, err)
+		}
+		h.hosts[host] = struct{}{}
+	}
+	for _, addr := range h.AdminAddresses {
+		hp, err := parseHostPort(addr)
+		if err != nil {
+			return fmt.Errorf("admin_addresses: '%s': %w", addr, err)
+		}
+		h.adminAddresses = append(h.adminAddresses, hp)
+	}
+	return nil
+}
+
+func (h *Handler) provisionAuth(ctx caddy.Context) error {
+	if h.Auth == nil {
+		return nil
+	}
+	return h.Auth.provision(ctx, h.logger)
+}
+
+func (h *Handler) provisionPolicy(caddy.Context) error {
+	access, err := newAccessList(h.ACL, h.AllowedPorts)
+	if err != nil {
+		return err
+	}
+	circuit := h.DestinationCircuit.withDefaults()
+	if err := circuit.validate(); err != nil {
+		return err
+	}
+	h.access = access
+	h.destinations = newDestinations(circuit, h.logger.Named("health"))
+	return nil
+}
+
+func (h *Handler) provisionTunnel(caddy.Context) error {
+	h.tunnel = h.Tunnel.withDefaults()
+	return h.tunnel.validate()
+}
+
+// Validate checks what can be checked only when everything is provisioned.
+func (h *Handler) Validate() error {
+	if h.Auth != nil && !h.Auth.enabled() {
+		return errors.New("auth: names no users; leave it out to let everybody in")
+	}
+	return nil
+}
+
+// Cleanup releases what Provision acquired. Requests may still be under way:
+// they finish.
+func (h *Handler) Cleanup() error {
+	return h.releaseTransport()
+}
+
+// hostPort is an address as it was written, not resolved.
+type hostPort struct {
+	host string
+	port uint16
+}
+
+func parseHostPort(s string) (hostPort, error) {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return hostPort{}, fmt.Errorf("not of the form host:port: %w", err)
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return hostPort{}, fmt.Errorf("port %q is not a number from 1 to 65535", port)
+	}
+	return hostPort{host, uint16(n)}, nil
+}
+
+// validServerName reports whether s can stand as a pseudonym in Via and as an
+// sf-token in Proxy-Status (RFC 8941 §3.3.4 begins with a letter).
+func validServerName(s string) bool {
+	for i := range len(s) {
+		letter := 'a' <= s[i]|0x20 && s[i]|0x20 <= 'z'
+		digit := '0' <= s[i] && s[i] <= '9'
+		if !letter && (i == 0 || !digit && s[i] != '-' && s[i] != '.' && s[i] != '_') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// Tunnel holds the timers of tunnels.
+type Tunnel struct {
+	// IdleTimeout ends a tunnel in which no byte has moved in either
+	// direction for so long. Default: 15m; -1 for never.
+	IdleTimeout caddy.Duration `json:"idle_timeout,omitempty"`
+
+	// Timeout ends a tunnel of that age, however busy. Default: none.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	// HalfCloseTimeout is how long a tunnel may go on after one side has
+	// ended its direction. Default: 60s; -1 for as long as it likes.
+	HalfCloseTimeout caddy.Duration `json:"half_close_timeout,omitempty"`
+}
+
+func (t *Tunnel) withDefaults() Tunnel {
+	out := Tunnel{}
+	if t != nil {
+		out = *t
+	}
+	setDefault(&out.IdleTimeout, caddy.Duration(15*time.Minute))
+	setDefault(&out.HalfCloseTimeout, caddy.Duration(time.Minute))
+	return out
+}
+
+func (t *Tunnel) validate() error {
+	for _, d := range []struct {
+		name  string
+		value caddy.Duration
+	}{{"idle_timeout", t.IdleTimeout}, {"timeout", t.Timeout}, {"half_close_timeout", t.HalfCloseTimeout}} {
+		if d.value < 0 && d.value != noLimit {
+			return fmt.Errorf("tunnel.%s: %s is not positive (-1 is off)", d.name, time.Duration(d.value))
+		}
+	}
+	return nil
+}
+
+// accessLogModule lends its ID to the logger of tunnels' access-log lines: it is
+// the name under which Caddy logs accesses, so that logs configured for them
+// take the lines of tunnels as well. It is never registered.
+type accessLogModule struct{}
+
+// CaddyModule returns the Caddy module information.
+func (accessLogModule) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.log.access"}
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddy.Validator             = (*Handler)(nil)
+	_ caddy.CleanerUpper          = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

@@ -1,0 +1,156 @@
+package egress
+
+import (
+	"io"
+	"maps"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/caddy-egress/egress/internal/h1"
+)
+
+// setFields puts the end-to-end fields of a response head into header. Values
+// share one backing array, so that a head costs one allocation and not one a
+// field.
+func (t *transaction) setFields(header http.Header, hd *h1.Head) {
+	var options []string
+	for i := range hd.Fields {
+		if hd.Fields[i].Name == "Connection" {
+			options = connectionOptions(options, hd.Fields[i].Value)
+		}
+	}
+	values := make([]string, 0, len(hd.Fields))
+	for i := range hd.Fields {
+		f := &hd.Fields[i]
+		if hopByHop(f.Name) || f.Name == "Content-Length" || f.Name == "Trailer" || listed(options, f.Name) {
+			continue
+		}
+		if have, ok := header[f.Name]; ok {
+			header[f.Name] = append(have[:len(have):len(have)], f.Value)
+			continue
+		}
+		values = append(values, f.Value)
+		header[f.Name] = values[len(values)-1 : len(values) : len(values)]
+	}
+}
+
+// writeResponseHead sends the origin's head to the client: its end-to-end
+// fields, our Via, and nothing that it does not have.
+func (t *transaction) writeResponseHead(hd *h1.Head, resp h1.Response) {
+	header := t.w.Header()
+	// Caddy's own Server and Alt-Svc speak for this server, not for the
+	// origin: with Alt-Svc a client would look for the origin here.
+	delete(header, "Server")
+	delete(header, "Alt-Svc")
+	t.setFields(header, hd)
+	if _, ok := header["Content-Type"]; !ok {
+		header["Content-Type"] = nil // no guessing
+	}
+	if resp.Length >= 0 && hd.Status != http.StatusNoContent {
+		header["Content-Length"] = []string{strconv.FormatInt(resp.Length, 10)}
+	}
+	if resp.Framing == h1.ByChunks && t.takesTrailers() {
+		for i := range hd.Fields {
+			if f := &hd.Fields[i]; f.Name == "Trailer" {
+				header["Trailer"] = append(header["Trailer"], f.Value)
+			}
+		}
+	}
+	if !t.h.HideVia {
+		have := header["Via"]
+		header["Via"] = append(have[:len(have):len(have)], t.h.via.response[hd.Minor])
+	}
+	t.closeClientConnection()
+	t.committed = true
+	t.out.status = hd.Status
+	t.w.WriteHeader(hd.Status)
+}
+
+// writeInformational forwards a 1xx response. Fields that are meant for the
+// final one are kept out of it. HTTP/1.0 has no 1xx (RFC 9110 §15.2).
+func (t *transaction) writeInformational(hd *h1.Head) {
+	if !t.r.ProtoAtLeast(1, 1) {
+		return
+	}
+	header := t.w.Header()
+	final := maps.Clone(header)
+	clear(header)
+	t.setFields(header, hd)
+	t.w.WriteHeader(hd.Status)
+	clear(header)
+	maps.Copy(header, final)
+}
+
+// takesTrailers reports whether the client can take a trailer section: always on
+// HTTP/2 and HTTP/3, on HTTP/1.1 if it says so (RFC 9110 §6.5.1).
+func (t *transaction) takesTrailers() bool {
+	return t.r.ProtoMajor >= 2 || t.r.ProtoAtLeast(1, 1) && wantsTrailers(t.r.Header)
+}
+
+// allowedInTrailer reports whether a field may come after the body: not one that
+// frames, routes, authenticates or describes the content (RFC 9110 §6.5.1).
+func allowedInTrailer(name string) bool {
+	if hopByHop(name) || essential(name) {
+		return false
+	}
+	switch name {
+	case "Trailer", "Www-Authenticate", "Age", "Expires", "Pragma", "Retry-After", "Vary", "Warning",
+		"Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range":
+		return false
+	}
+	return true
+}
+
+// writeTrailer forwards the trailer fields of a response that has been read to
+// its end.
+func (t *transaction) writeTrailer(c *h1.Conn, rc *http.ResponseController) {
+	trailer := c.Trailer()
+	if len(trailer) == 0 || !t.takesTrailers() {
+		return
+	}
+	// A short body that has not left yet would get a Content-Length, with
+	// which there can be no trailers.
+	_ = rc.Flush()
+	header := t.w.Header()
+	for _, f := range trailer {
+		if allowedInTrailer(f.Name) {
+			name := http.TrailerPrefix + f.Name
+			header[name] = append(header[name], f.Value)
+		}
+	}
+}
+
+// lingerTimeout and lingerBytes bound how long, and for how much, a client is
+// listened to that still sends what nobody wants.
+const (
+	lingerTimeout = time.Second
+	lingerBytes   = 256 << 10
+)
+
+// closeClientConnection makes an HTTP/1 connection close after the answer where
+// what follows on it must not be parsed as a request: the rest of a body that
+// was not read to its end, or bytes behind a refused CONNECT (RFC 9112 §9.3,
+// RFC 9931). It reports whether the client may still be sending a body.
+func (t *transaction) closeClientConnection() (sending bool) {
+	if t.r.ProtoMajor != 1 {
+		return false
+	}
+	refusedTunnel := t.kind == isTunnel
+	if !refusedTunnel && t.bodyRead {
+		return false
+	}
+	t.w.Header()["Connection"] = []string{"close"}
+	return !refusedTunnel && t.r.Header["Expect"] == nil
+}
+
+// linger delivers the answer and then drops what the client is still sending,
+// for a while: closing at once would reset the connection, and the client might
+// never see the answer (RFC 9112 §9.6).
+func (t *transaction) linger() {
+	rc := http.NewResponseController(t.w)
+	if rc.Flush() != nil || rc.SetReadDeadline(time.Now().Add(lingerTimeout)) != nil {
+		return
+	}
+	_, _ = io.CopyN(io.Discard, t.r.Body, lingerBytes)
+}

@@ -1,0 +1,92 @@
+package egress
+
+import (
+	"net"
+	"net/netip"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// selfCheck recognises addresses on which this Caddy itself listens: its sites,
+// this proxy, and the admin endpoint. Dialing them would be a loop, or hand the
+// admin endpoint to whoever may use the proxy.
+type selfCheck struct {
+	// adminHosts are further host names under which an admin listener is
+	// bound, per port.
+	adminHosts map[uint16][]string
+
+	local   atomic.Pointer[localAddrs]
+	usage   func(network, addr string) int // caddy.ListenerUsage
+	listAll func() ([]net.Addr, error)     // net.InterfaceAddrs
+}
+
+// localAddrs are the addresses of this machine at a point in time.
+type localAddrs struct {
+	set map[netip.Addr]struct{}
+	at  time.Time
+}
+
+// localAddrsTTL bounds how often the interfaces are listed.
+const localAddrsTTL = 10 * time.Second
+
+func newSelfCheck(adminAddresses []hostPort) *selfCheck {
+	s := &selfCheck{usage: caddy.ListenerUsage, listAll: net.InterfaceAddrs, adminHosts: make(map[uint16][]string)}
+	for _, a := range adminAddresses {
+		s.adminHosts[a.port] = append(s.adminHosts[a.port], a.host)
+	}
+	return s
+}
+
+// isSelf reports whether a connection to the address would reach a listener of
+// this process. A listener bound to all addresses, or to a name, counts for
+// every local address.
+func (s *selfCheck) isSelf(a netip.Addr, port uint16) bool {
+	p := strconv.Itoa(int(port))
+	if s.usage("tcp", net.JoinHostPort(a.String(), p)) > 0 {
+		return true
+	}
+	return s.boundWide(port, p) && s.isLocal(a)
+}
+
+// boundWide reports whether a listener on the port is bound to all addresses,
+// to localhost or to a name that was given.
+func (s *selfCheck) boundWide(port uint16, p string) bool {
+	for _, host := range [...]string{"", "localhost", "0.0.0.0", "[::]"} {
+		if s.usage("tcp", host+":"+p) > 0 {
+			return true
+		}
+	}
+	for _, host := range s.adminHosts[port] {
+		if s.usage("tcp", host+":"+p) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *selfCheck) isLocal(a netip.Addr) bool {
+	if a.IsLoopback() || a.IsUnspecified() {
+		return true
+	}
+	_, ok := s.locals().set[a.WithZone("")]
+	return ok
+}
+
+func (s *selfCheck) locals() *localAddrs {
+	now := time.Now()
+	if l := s.local.Load(); l != nil && now.Sub(l.at) < localAddrsTTL {
+		return l
+	}
+	l := &localAddrs{set: make(map[netip.Addr]struct{}), at: now}
+	addrs, _ := s.listAll() // without a list, loopback is still known
+	for _, addr := range addrs {
+		if prefix, err := netip.ParsePrefix(addr.String()); err == nil {
+			l.set[prefix.Addr().Unmap()] = struct{}{}
+		}
+	}
+	s.local.Store(l)
+	return l
+}

@@ -1,0 +1,224 @@
+package egress
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-egress/egress/internal/target"
+)
+
+// kind is what a request is to a proxy.
+type kind uint8
+
+const (
+	notOurs    kind = iota // for the site behind the proxy
+	isExchange             // to be forwarded
+	isTunnel               // CONNECT
+)
+
+// transaction is one request of ours on its way through the handler.
+type transaction struct {
+	h     *Handler
+	w     http.ResponseWriter
+	r     *http.Request
+	start time.Time
+	kind  kind
+
+	https     bool   // the origin is spoken to over TLS
+	authority string // as the request has it
+	target    target.Target
+	user      string
+	upload    *upload // nil where there is no body, or none was asked for
+	committed bool    // the client has been sent the head of a response
+	aborted   bool    // the client's connection or stream is about to be broken
+	bodyRead  bool    // the client's body was read to its clean end, or there is none
+	out       outcome
+}
+
+// ServeHTTP serves a request if it is one for a proxy, and hands it to the next
+// handler otherwise.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	t := transaction{h: h, w: w, r: r}
+	if t.kind = t.classify(); t.kind == notOurs {
+		return next.ServeHTTP(w, r)
+	}
+	return h.serve(&t)
+}
+
+// serve takes a request of ours through its steps.
+func (h *Handler) serve(t *transaction) error {
+	t.begin()
+	defer t.joinUpload()
+	if err := t.authenticate(); err != nil {
+		return t.finish(err)
+	}
+	if err := t.authorize(); err != nil {
+		return t.finish(err)
+	}
+	if t.kind == isTunnel {
+		return t.finish(t.connect())
+	}
+	return t.finish(t.exchange())
+}
+
+// classify tells what the request is to us, and for an exchange its authority
+// and scheme.
+//
+// On HTTP/1.1 the request target says it all. On HTTP/2 and HTTP/3 Go passes on
+// the authority in Host but not the scheme: what was or may have been a request
+// for https must never be sent in clear, and belongs to the site.
+func (t *transaction) classify() kind {
+	r := t.r
+	if r.Method == http.MethodConnect {
+		// An extended CONNECT (RFC 8441) has a path and asks for another
+		// protocol than a tunnel.
+		if r.ProtoMajor > 1 && r.URL.Path != "" {
+			return notOurs
+		}
+		t.authority = r.Host
+		if r.ProtoMajor == 1 {
+			t.authority = r.RequestURI
+		}
+		return isTunnel
+	}
+	if r.URL.Scheme != "" {
+		t.authority, t.https = r.URL.Host, strings.EqualFold(r.URL.Scheme, "https")
+		return t.unlessSite()
+	}
+	if r.ProtoMajor == 1 {
+		return notOurs
+	}
+	t.authority = r.Host
+	switch streamScheme(r) {
+	case "http":
+		return t.unlessSite()
+	case "https":
+		return notOurs
+	}
+	if len(t.h.hosts) == 0 {
+		return notOurs
+	}
+	t.https = strings.HasSuffix(r.Host, ":443")
+	return t.unlessSite()
+}
+
+// unlessSite says that the request is to be forwarded, unless it is for the
+// site itself.
+func (t *transaction) unlessSite() kind {
+	if len(t.h.hosts) > 0 {
+		if dest, err := target.ParseHostPort(t.authority, 80); err == nil {
+			if _, ok := t.h.hosts[dest.Host]; ok {
+				return notOurs
+			}
+		}
+	}
+	return isExchange
+}
+
+// streamScheme tells the scheme of an ordinary request on HTTP/2 or HTTP/3 as
+// far as it can be known: "" where it cannot.
+func streamScheme(r *http.Request) string {
+	if r.ProtoMajor != 2 {
+		return ""
+	}
+	if r.TLS != nil {
+		// Behind a listener wrapper that terminates TLS, Caddy fills in
+		// r.TLS for every request of the connection.
+		if r.Context().Value(hiddenTLSCtxKey) != nil {
+			return ""
+		}
+		return "https"
+	}
+	// Over TLS, Go leaves r.TLS empty where :scheme is http. Without TLS it
+	// always is.
+	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok || speaksH2C(server) {
+		return ""
+	}
+	return "http"
+}
+
+// hiddenTLSCtxKey is under which Caddy keeps the TLS state of connections whose
+// TLS a listener wrapper has terminated.
+const hiddenTLSCtxKey caddy.CtxKey = "tls_connection_state_func"
+
+func speaksH2C(server *caddyhttp.Server) bool {
+	return slices.Contains(server.Protocols, "h2c") ||
+		slices.ContainsFunc(server.ListenProtocols, func(p []string) bool { return slices.Contains(p, "h2c") })
+}
+
+// begin prepares what every request of ours needs.
+func (t *transaction) begin() {
+	t.start = time.Now()
+	// Caddy and net/http replace and wrap r.Body, also where there is none;
+	// only length and framing tell.
+	t.bodyRead = t.kind == isTunnel || t.r.ContentLength == 0 && len(t.r.TransferEncoding) == 0
+	t.observe()
+}
+
+// authenticate finds out who the client is, and takes the credentials away:
+// they are for us and go no further (RFC 9110 §11.7.2).
+func (t *transaction) authenticate() error {
+	auth := t.h.Auth
+	if auth.enabled() {
+		user, failed := auth.authenticate(t.r.Header)
+		if failed != "" {
+			t.out.authFailure = failed
+			return failAuth
+		}
+		t.setUser(user)
+	}
+	return nil
+}
+
+// joinUpload sees to it that nobody reads the body after the handler has
+// returned.
+func (t *transaction) joinUpload() {
+	if t.upload != nil {
+		t.upload.join(!t.aborted)
+	}
+}
+
+// errScheme refuses a scheme that we do not speak.
+var errScheme = errors.New("scheme is neither http nor https")
+
+// authorize parses the destination and applies the rules that need no address.
+// Addresses are checked when they are dialed.
+func (t *transaction) authorize() error {
+	var err error
+	switch {
+	case t.kind == isTunnel:
+		t.target, err = target.ParseAuthority(t.authority)
+	case t.r.URL.Scheme != "" && !t.https && !strings.EqualFold(t.r.URL.Scheme, "http"):
+		err = errScheme
+	case t.r.URL.User != nil:
+		err = errors.New("user information in the request target")
+	case t.https:
+		t.target, err = target.ParseHostPort(t.authority, 443)
+	default:
+		t.target, err = target.ParseHostPort(t.authority, 80)
+	}
+	if err != nil {
+		return &explained{failTarget, err}
+	}
+	return t.h.checkTarget(t.target)
+}
+
+// explained is a failure with the error behind it.
+type explained struct {
+	*failure
+	err error
+}
+
+func (e *explained) Error() string   { return e.failure.text + ": " + e.err.Error() }
+func (e *explained) Unwrap() []error { return []error{e.failure, e.err} }
+
+// clientGone reports whether the client has left.
+func (t *transaction) clientGone() bool { return errors.Is(t.r.Context().Err(), context.Canceled) }

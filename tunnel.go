@@ -1,0 +1,256 @@
+package egress
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"reflect"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-egress/egress/internal/relay"
+)
+
+// connect serves CONNECT: it connects to the destination first, and only then
+// tells the client that the tunnel is up (RFC 9110 §9.3.6).
+func (t *transaction) connect() error {
+	start := time.Now()
+	t.out.attempts = 1
+	origin, err := t.h.dialer.dial(t.r.Context(), t.target, false)
+	if err != nil {
+		return err
+	}
+	t.out.dial = time.Since(start)
+	t.out.remote = origin.RemoteAddr()
+	if t.r.ProtoMajor == 1 {
+		return t.tunnelConn(origin)
+	}
+	return t.tunnelStream(origin)
+}
+
+// relayConfig is what the timers of the configuration mean for a relay.
+func (t *transaction) relayConfig() relay.Config {
+	off := func(d time.Duration) time.Duration { return max(d, 0) }
+	return relay.Config{
+		IdleTimeout:      off(time.Duration(t.h.tunnel.IdleTimeout)),
+		HalfCloseTimeout: off(time.Duration(t.h.tunnel.HalfCloseTimeout)),
+		Lifetime:         off(time.Duration(t.h.tunnel.Timeout)),
+	}
+}
+
+// connected is the answer to CONNECT on HTTP/1.1. It has neither Content-Length
+// nor Transfer-Encoding (RFC 9110 §9.3.6), which net/http's own writer would
+// add.
+const connected = "HTTP/1.1 200 Connection established\r\n\r\n"
+
+// tunnelConn makes a tunnel of the client's HTTP/1.1 connection. The handler
+// returns when the relay owns both connections: a parked handler would keep
+// net/http's buffers and a deep stack alive for as long as the tunnel lives.
+// The access-log line that Caddy would write at that moment is written by us
+// when the tunnel ends.
+func (t *transaction) tunnelConn(origin net.Conn) error {
+	line := t.tunnelLog() // looks at the chain of writers, so before Hijack
+	client, early, err := t.hijack()
+	if err != nil {
+		_ = origin.Close()
+		return &explained{failInternal, err}
+	}
+	if _, err := io.WriteString(client, connected); err != nil {
+		_ = origin.Close()
+		_ = client.Close()
+		t.aborted = true
+		return nil // gone before the tunnel was up; there is nobody to tell
+	}
+	cfg := t.relayConfig()
+	cfg.EarlyUp = early
+	rl := relay.New(asStream(innermostConn(client)), asStream(origin), cfg)
+	if line == nil {
+		rl.Start(func(relay.Result) {})
+		return nil
+	}
+	caddyhttp.SetVar(t.r.Context(), caddyhttp.LogSkipVar, true)
+	rl.Start(line.write)
+	return nil
+}
+
+// hijack takes the client's connection over, from the innermost writer: Caddy's
+// recorder would hand out a wrapper that hides CloseWrite and the socket. It
+// returns what the client has sent already as well.
+func (t *transaction) hijack() (net.Conn, []byte, error) {
+	// HTTP/1 request bodies may have a deadline armed when the handler
+	// returns. It must not hit the tunnel.
+	overrideIdleTimeouts(t.r)
+	hijacker, ok := innermostWriter(t.w).(http.Hijacker)
+	if !ok {
+		return nil, nil, errors.New("the connection cannot be taken over: " + reflect.TypeOf(t.w).String())
+	}
+	conn, brw, err := hijacker.Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	return conn, buffered(brw.Reader), conn.SetDeadline(time.Time{})
+}
+
+// buffered copies what a reader holds, so that the reader can go.
+func buffered(r *bufio.Reader) []byte {
+	n := r.Buffered()
+	if n == 0 {
+		return nil
+	}
+	early := make([]byte, n)
+	_, _ = io.ReadFull(r, early) // they are there
+	return early
+}
+
+// innermostWriter is the server's own writer below all wrappers.
+func innermostWriter(w http.ResponseWriter) http.ResponseWriter {
+	for {
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
+		}
+		w = u.Unwrap()
+	}
+}
+
+// overrideIdleTimeouts takes Caddy's own idle timeouts off a tunnel, which has
+// timers of its own. The returned function puts them back.
+func overrideIdleTimeouts(r *http.Request) (restore func()) {
+	const never = 100 * 365 * 24 * time.Hour
+	restoreRead, restoreWrite := func() {}, func() {}
+	rd, wr := caddyhttp.IdleTimeoutsFromContext(r.Context())
+	if rd != nil {
+		restoreRead = rd.Override(never, 0)
+	}
+	if wr != nil {
+		restoreWrite = wr.Override(never, 0, 0)
+	}
+	return func() {
+		restoreRead()
+		restoreWrite()
+	}
+}
+
+// innermostConn reaches the TCP connection through the wrappers that we know, so
+// that the kernel can move the bytes of a tunnel. They do nothing more once the
+// first request has been read: the one around `protocols h1` watches for an
+// HTTP/2 preface, the PROXY protocol's takes away a header. Any other connection
+// is left as it is, and its bytes are copied.
+func innermostConn(c net.Conn) net.Conn {
+	for {
+		inner := unwrapConn(c)
+		if inner == nil {
+			return c
+		}
+		c = inner
+	}
+}
+
+// caddyHTTPPackage is where Caddy's own wrapper is defined.
+var caddyHTTPPackage = reflect.TypeFor[caddyhttp.Server]().PkgPath()
+
+func unwrapConn(c net.Conn) net.Conn {
+	// github.com/pires/go-proxyproto
+	if pp, ok := c.(interface {
+		TCPConn() (*net.TCPConn, bool)
+	}); ok {
+		if tcp, ok := pp.TCPConn(); ok {
+			return tcp
+		}
+		return nil
+	}
+	// caddyhttp's type is not exported, but the net.Conn that it embeds is.
+	v := reflect.ValueOf(c)
+	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct || v.Elem().Type().PkgPath() != caddyHTTPPackage {
+		return nil
+	}
+	inner, _ := v.Elem().FieldByName("Conn").Interface().(net.Conn)
+	return inner
+}
+
+// asStream makes a connection a side of a tunnel. One that cannot half-close
+// ends both directions instead, when its peer's side has ended.
+func asStream(c net.Conn) relay.Stream {
+	if s, ok := c.(relay.Stream); ok {
+		return s
+	}
+	return closeOnly{c}
+}
+
+type closeOnly struct{ net.Conn }
+
+func (c closeOnly) CloseWrite() error { return c.Close() }
+
+// tunnelStream relays over the HTTP/2 or HTTP/3 stream of a CONNECT request
+// (RFC 9113 §8.5, RFC 9114 §4.4). The handler lives as long as the tunnel.
+func (t *transaction) tunnelStream(origin net.Conn) error {
+	defer overrideIdleTimeouts(t.r)()
+	rc := http.NewResponseController(t.w)
+	t.out.status = http.StatusOK
+	t.committed = true
+	t.w.WriteHeader(http.StatusOK)
+	if err := rc.Flush(); err != nil {
+		_ = origin.Close()
+		return err
+	}
+	client := &clientStream{r: t.r, w: t.w, rc: rc}
+	result := relay.New(client, asStream(origin), t.relayConfig()).Run()
+	t.account(result)
+	if client.aborted || result.Err != nil {
+		t.aborted = true
+		panic(http.ErrAbortHandler) // resets the stream
+	}
+	return nil
+}
+
+// account takes the result of a tunnel into the outcome.
+func (t *transaction) account(result relay.Result) {
+	t.out.bytesUp, t.out.bytesDown = result.BytesUp, result.BytesDown
+	t.out.closeReason = result.Reason.String()
+	t.out.duration = time.Since(t.start)
+}
+
+// clientStream is the client's side of a tunnel over HTTP/2 or HTTP/3.
+type clientStream struct {
+	r       *http.Request
+	w       http.ResponseWriter
+	rc      *http.ResponseController
+	aborted bool
+}
+
+func (s *clientStream) Read(p []byte) (int, error) { return s.r.Body.Read(p) }
+
+// Write sends p at once: bytes of a tunnel are not ours to hold back.
+func (s *clientStream) Write(p []byte) (int, error) {
+	n, err := s.w.Write(p)
+	if err != nil {
+		return n, err
+	}
+	return n, s.rc.Flush()
+}
+
+// CloseWrite does nothing: net/http ends a stream only when the handler returns,
+// which would end the client's own direction as well. The stream ends when the
+// client has ended too, or when the half-close timer fires.
+func (s *clientStream) CloseWrite() error { return nil }
+
+// Close unblocks reads and writes. The stream itself ends with the handler.
+func (s *clientStream) Close() error {
+	return errors.Join(s.rc.SetReadDeadline(longAgo), s.rc.SetWriteDeadline(longAgo))
+}
+
+// Abort is Close, but the client must see a reset stream.
+func (s *clientStream) Abort() {
+	s.aborted = true
+	_ = s.Close()
+}
+
+// Interface guards
+var (
+	_ relay.Stream  = (*net.TCPConn)(nil)
+	_ relay.Stream  = (*clientStream)(nil)
+	_ relay.Aborter = (*clientStream)(nil)
+)

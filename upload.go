@@ -1,0 +1,299 @@
+package egress
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-egress/egress/internal/h1"
+)
+
+// upload sends the client's body to the origin while the response is awaited,
+// so that an early response is seen at once. It has one goroutine per attempt,
+// which has always ended when the attempt ends.
+type upload struct {
+	t               *transaction
+	rc              *http.ResponseController
+	expectsContinue bool
+	length          int64 // -1 when chunked
+
+	conn *h1.Conn
+	done chan struct{} // nil until started; closed when the goroutine has ended
+
+	mu    sync.Mutex
+	final bool // the final response head is there
+
+	clean atomic.Bool // the client's body was read to its clean end
+	drop  atomic.Bool // read on for a while, but send nothing
+
+	sent  atomic.Int64 // bytes of the body sent
+	clErr atomic.Pointer[error]
+
+	// Owned by the goroutine until done is closed.
+	read int64  // bytes read from the client
+	kept []byte // the body so far, to be sent again
+	lost bool   // kept is not the whole of it
+}
+
+// maxReplay is the largest body that is kept to be sent again (RFC 9110 §9.2.2
+// allows it for idempotent methods).
+const maxReplay = 64 << 10
+
+// chunkRoom is what a chunk needs in front of its data: a size in hex, CRLF.
+const chunkRoom = 16 + 2
+
+var uploadBuffers = sync.Pool{New: func() any { b := make([]byte, chunkRoom+32<<10+256); return &b }}
+
+func newUpload(t *transaction) *upload {
+	u := &upload{
+		t:               t,
+		rc:              http.NewResponseController(t.w),
+		length:          t.r.ContentLength,
+		expectsContinue: t.r.ProtoAtLeast(1, 1) && h1.HasToken(t.r.Header.Get("Expect"), "100-continue"),
+	}
+	u.lost = !safeToRepeat(t.r.Method)
+	// Without it, net/http would swallow the rest of the body before it
+	// lets an early response out.
+	_ = u.rc.EnableFullDuplex()
+	return u
+}
+
+// start begins to send on c.
+func (u *upload) start(c *h1.Conn) {
+	_ = c.SetReadDeadline(time.Time{})
+	c.DeadlineMayBeArmed() // by the goroutine, when the request is out
+	u.conn, u.done = c, make(chan struct{})
+	u.sent.Store(0)
+	go u.run()
+}
+
+// run reads from the client and writes to the origin until either ends.
+func (u *upload) run() {
+	defer close(u.done)
+	buf := uploadBuffers.Get().(*[]byte)
+	defer uploadBuffers.Put(buf)
+	if !u.resend() {
+		return
+	}
+	for !u.clean.Load() {
+		n, err := u.t.r.Body.Read((*buf)[chunkRoom : chunkRoom+32<<10])
+		u.read += int64(n)
+		if err == io.EOF || err == nil && u.length > 0 && u.read >= u.length {
+			u.clean.Store(true)
+		} else if err != nil {
+			u.fail(err)
+			return
+		}
+		if !u.forward(*buf, n) {
+			return
+		}
+	}
+	u.armHeadDeadline()
+}
+
+// forward sends n bytes that stand in buf behind chunkRoom. It reports whether
+// to go on.
+func (u *upload) forward(buf []byte, n int) bool {
+	if !u.drop.Load() {
+		u.keep(buf[chunkRoom : chunkRoom+n])
+		if u.write(buf, n) == nil {
+			u.sent.Add(int64(n))
+			return true
+		}
+		// The origin may have answered and closed: the response is read
+		// all the same, and tells what is wrong if there is none.
+		u.drop.Store(true)
+	}
+	// On HTTP/1, bytes that nobody reads would reset the answer.
+	return u.t.r.ProtoMajor == 1 && u.read < lingerBytes+u.sent.Load()
+}
+
+// write sends n bytes as they are, or as a chunk in one write with its frame.
+func (u *upload) write(buf []byte, n int) error {
+	if u.length >= 0 {
+		if n == 0 {
+			return nil
+		}
+		_, err := u.conn.Write(buf[chunkRoom : chunkRoom+n])
+		return err
+	}
+	out := buf[chunkRoom : chunkRoom+n]
+	if n > 0 {
+		var size [chunkRoom]byte
+		head := append(strconv.AppendInt(size[:0], int64(n), 16), '\r', '\n')
+		from := chunkRoom - len(head)
+		copy(buf[from:], head)
+		out = append(buf[from:chunkRoom+n], '\r', '\n')
+	}
+	if u.clean.Load() {
+		out = append(out, "0\r\n"...)
+		out = u.appendTrailer(out)
+		out = append(out, "\r\n"...)
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	_, err := u.conn.Write(out)
+	return err
+}
+
+// appendTrailer adds the client's trailer fields, as far as Go has kept them.
+func (u *upload) appendTrailer(b []byte) []byte {
+	for name, values := range u.t.r.Trailer {
+		for _, value := range values {
+			if allowedInTrailer(name) && h1.ValidField(name, value) {
+				b = h1.AppendField(b, name, value)
+			}
+		}
+	}
+	return b
+}
+
+// fail ends an upload whose client has failed. The origin must not take what it
+// has got for the whole: the connection closes, unless the response is there.
+func (u *upload) fail(err error) {
+	u.clErr.Store(&err)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !u.final {
+		_ = u.conn.Close()
+	}
+}
+
+// armHeadDeadline gives the origin its time to answer, from the moment that the
+// request is out, unless it has answered already.
+func (u *upload) armHeadDeadline() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !u.final {
+		_ = u.conn.ArmReadDeadline(u.t.headDeadline())
+	}
+}
+
+// finalHead takes note that the final response head has come. Where the origin
+// has refused the request, the rest of the body is not sent.
+func (u *upload) finalHead(status int) {
+	u.mu.Lock()
+	u.final = true
+	u.mu.Unlock()
+	if u.done == nil {
+		return
+	}
+	if u.clean.Load() {
+		u.t.bodyRead = true
+		return
+	}
+	if status >= 300 {
+		u.drop.Store(true)
+		_ = u.conn.SetWriteDeadline(longAgo)
+	}
+}
+
+// longAgo is a deadline in the past: it interrupts what waits.
+var longAgo = time.Unix(1, 0)
+
+// settle ends the sending when the attempt ends. It reports whether the whole
+// body has been sent, so that the connection is in a known state. Where it has
+// not, the goroutine may still read from the client, which join waits for; the
+// connection it no longer touches.
+func (u *upload) settle(err error) (complete bool) {
+	if u.done == nil {
+		return false
+	}
+	if !u.ended() && u.clean.Load() && err == nil {
+		// The last bytes are being written. The origin has answered, so it
+		// either takes them now or never will.
+		_ = u.conn.SetWriteDeadline(time.Now().Add(lingerTimeout))
+		<-u.done
+		_ = u.conn.SetWriteDeadline(time.Time{})
+	}
+	u.t.bodyRead = u.clean.Load()
+	if u.ended() && u.clean.Load() && !u.drop.Load() {
+		return true
+	}
+	u.drop.Store(true)
+	_ = u.conn.Close()
+	return false
+}
+
+func (u *upload) ended() bool {
+	select {
+	case <-u.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// join waits for the goroutine to end: the body must not be read once the
+// handler has returned. With linger, an HTTP/1 client that is still sending is
+// listened to for a while, as in transaction.linger.
+func (u *upload) join(linger bool) {
+	if u.done == nil || u.ended() {
+		return
+	}
+	deadline := longAgo
+	if linger && u.t.r.ProtoMajor == 1 && u.rc.Flush() == nil {
+		deadline = time.Now().Add(lingerTimeout)
+	}
+	_ = u.rc.SetReadDeadline(deadline)
+	<-u.done
+}
+
+// blame puts a failure of the client's own body in front of what followed from
+// it.
+func (u *upload) blame(err error) error {
+	clientErr := u.clErr.Load()
+	if err == nil || clientErr == nil || u.t.committed {
+		return err
+	}
+	return &explained{failRequest, fmt.Errorf("reading the request body: %w", *clientErr)}
+}
+
+// untouched reports whether nothing was read from the client yet.
+func (u *upload) untouched() bool { return u.done == nil }
+
+// rewind reports whether the whole body is at hand, and prepares it to be sent
+// again.
+func (u *upload) rewind() bool {
+	if u.done == nil {
+		return true
+	}
+	if !u.clean.Load() {
+		return false
+	}
+	<-u.done // its connection is closed: it ends at once
+	u.drop.Store(false)
+	return !u.lost
+}
+
+// keep remembers what was read, as long as it is little and may be sent again.
+func (u *upload) keep(p []byte) {
+	if u.lost {
+		return
+	}
+	if len(u.kept)+len(p) > maxReplay {
+		u.lost, u.kept = true, nil
+		return
+	}
+	u.kept = append(u.kept, p...)
+}
+
+// resend sends the body that an attempt before has read. It reports whether
+// there is more to do.
+func (u *upload) resend() bool {
+	if !u.clean.Load() {
+		return true
+	}
+	buf := make([]byte, chunkRoom+len(u.kept)+256)
+	copy(buf[chunkRoom:], u.kept)
+	if err := u.write(buf, len(u.kept)); err == nil {
+		u.sent.Store(int64(len(u.kept)))
+	}
+	u.armHeadDeadline()
+	return false
+}
