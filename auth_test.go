@@ -348,6 +348,16 @@ func TestAuthSuccessCostsItsOwnHashOnce(t *testing.T) {
 	}
 }
 
+// Whatever a comparer says, there is no user to log in as.
+func TestAuthStrangerNeverPasses(t *testing.T) {
+	a := newAuth(t, BasicUser{"bob", bcrypt4})
+	a.classes[0].comparer = comparerFunc(func(_, _ []byte) (bool, error) { return true, nil })
+	a.stranger.class = a.classes[0]
+	if user, failure := a.authenticate(basicHeader("eve", "secret")); user != "" || failure != authUnknownUser {
+		t.Errorf("got %q, %q", user, failure)
+	}
+}
+
 func TestAuthPlainOnlyDoesNoSlowWork(t *testing.T) {
 	a := newAuth(t, BasicUser{"bob", "secret"})
 	a.verifier = nil // would panic

@@ -34,6 +34,9 @@ func (t *transaction) exchange() error {
 	if n, ok := t.maxForwards(); ok && n == 0 {
 		return t.answerLastHop()
 	}
+	if err := t.peekBody(); err != nil {
+		return err
+	}
 	buf := requestHeads.Get().(*[]byte)
 	defer func() {
 		if cap(*buf) <= maxPooledHead {
@@ -64,7 +67,7 @@ func (t *transaction) attempt(head []byte, up *upload) (again bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	c := l.Conn()
+	c := l.Conn().Conn
 	c.Begin()
 	stop := context.AfterFunc(t.r.Context(), func() { _ = c.Close() })
 	resp, err := t.roundTrip(c, l.Reused(), head, up)
@@ -135,9 +138,9 @@ var errUnsolicited = &h1.ProtocolError{Reason: "bytes before the request was sen
 
 // roundTrip writes the request, reads the response and relays it.
 func (t *transaction) roundTrip(c *h1.Conn, reused bool, head []byte, up *upload) (h1.Response, error) {
-	if !reused && !c.Alive() {
+	if !reused && !t.https && !c.Alive() {
 		// What an origin says before it was asked would be taken for the
-		// answer.
+		// answer. (With TLS, what is there may be a session ticket.)
 		return h1.Response{}, errUnsolicited
 	}
 	if n, err := c.Write(head); err != nil {
@@ -258,7 +261,7 @@ func (t *transaction) relayBody(c *h1.Conn, resp h1.Response) error {
 		if n > 0 {
 			t.out.bytesDown += int64(n)
 			if _, werr := t.w.Write((*buf)[:n]); werr != nil {
-				return werr
+				return &explained{failCanceled, werr}
 			}
 		}
 		switch {
@@ -280,7 +283,6 @@ func (t *transaction) relayBody(c *h1.Conn, resp h1.Response) error {
 func (t *transaction) answerLastHop() error {
 	header := t.w.Header()
 	t.closeClientConnection()
-	t.out.status = http.StatusOK
 	t.committed = true
 	if t.r.Method == http.MethodOptions {
 		header.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE, CONNECT")

@@ -1,7 +1,6 @@
 package egress
 
 import (
-	"net"
 	"strconv"
 	"time"
 
@@ -89,10 +88,10 @@ func (o *outcome) path() string {
 }
 
 func (o *outcome) remoteIP() string {
-	if a, ok := o.remote.(*net.TCPAddr); ok {
-		return a.AddrPort().Addr().Unmap().String()
+	if !o.remote.IsValid() {
+		return ""
 	}
-	return ""
+	return o.remote.String()
 }
 
 func (o *outcome) blame() blame {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -158,8 +159,7 @@ type outcome struct {
 	failure *failure // nil on success
 	err     error    // the error behind failure
 
-	status      int
-	remote      net.Addr // that was dialed
+	remote      netip.Addr // that was dialed
 	reused      bool
 	attempts    int
 	dial        time.Duration
@@ -184,9 +184,8 @@ func (t *transaction) finish(err error) error {
 		t.out.failure = failCanceled
 	}
 	t.logFailure()
-	caddyhttp.SetVar(t.r.Context(), caddyhttp.LogLevelVar, "INFO")
-	if t.out.failure == failCanceled {
-		t.out.status = failCanceled.status
+	if t.out.failure.blame != blameProxy {
+		t.logAsInfo()
 	}
 	if t.committed || t.out.failure == failCanceled {
 		// A client with a head that promises more than will come must see
@@ -197,6 +196,14 @@ func (t *transaction) finish(err error) error {
 	}
 	t.writeFailure()
 	return nil
+}
+
+// logAsInfo keeps the access-log line at Info, which Caddy would raise to Error
+// for every status from 500 on: what others did is no error of this server.
+func (t *transaction) logAsInfo() {
+	if t.logged() {
+		caddyhttp.SetVar(t.r.Context(), caddyhttp.LogLevelVar, "INFO")
+	}
 }
 
 // writeFailure answers with status, Proxy-Status and a sentence. It writes the
@@ -220,7 +227,6 @@ func (t *transaction) writeFailure() {
 		body = t.target.String() + ": " + body
 	}
 	header.Set("Content-Length", strconv.Itoa(len(body)))
-	t.out.status = f.status
 	t.w.WriteHeader(f.status)
 	if t.r.Method != http.MethodHead {
 		_, _ = io.WriteString(t.w, body)

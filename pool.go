@@ -236,7 +236,15 @@ type poolKey struct {
 // originPool holds connections to origins. It lives in a caddy.UsagePool, so
 // that a reload which leaves the transport as it is keeps its connections.
 type originPool struct {
-	*connpool.Pool[poolKey, *h1.Conn]
+	*connpool.Pool[poolKey, *originConn]
+}
+
+// originConn is a pooled connection with what a request that takes it must
+// know.
+type originConn struct {
+	*h1.Conn
+	addr netip.Addr // that was dialed
+	self bool       // a listener of this process was there at that time
 }
 
 // Destruct closes the pool when no configuration uses it any more. Exchanges
@@ -280,7 +288,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	tlsConfig.ClientSessionCache = tls.NewLRUClientSessionCache(1024)
 
 	pool, _, err := pools.LoadOrNew(id, func() (caddy.Destructor, error) {
-		return originPool{connpool.New[poolKey, *h1.Conn](t.poolConfig())}, nil
+		return originPool{connpool.New[poolKey, *originConn](t.poolConfig())}, nil
 	})
 	if err != nil {
 		return err
@@ -310,7 +318,7 @@ func (h *Handler) releaseTransport() error {
 	return err
 }
 
-type lease = connpool.Lease[poolKey, *h1.Conn]
+type lease = connpool.Lease[poolKey, *originConn]
 
 // maxIdleUnsafe is how long a connection may have been idle to carry a request
 // that must not be sent twice: the longer it was idle, the likelier its peer
@@ -321,15 +329,17 @@ const maxIdleUnsafe = 2 * time.Second
 // rules of this request, or a new one. With fresh, only a new one.
 func (t *transaction) acquire(fresh bool) (*lease, error) {
 	dest, useTLS := t.target, t.https
-	req := connpool.Request[*h1.Conn]{
-		Dial: func(ctx context.Context) (*h1.Conn, error) {
-			conn, err := t.h.dialer.dial(ctx, dest, useTLS)
+	h := t.h
+	req := connpool.Request[*originConn]{
+		Dial: func(ctx context.Context) (*originConn, error) {
+			conn, err := h.dialer.dial(ctx, dest, useTLS)
 			if err != nil {
 				return nil, err
 			}
-			return h1.NewConn(conn), nil
+			addr := remoteAddr(conn)
+			return &originConn{h1.NewConn(conn), addr, h.dialer.self.isSelf(addr, dest.Port)}, nil
 		},
-		Accept: func(c *h1.Conn) bool { return t.h.dialer.check(dest, remoteAddr(c.NetConn())) == nil },
+		Accept: func(c *originConn) bool { return h.accepts(c, dest) },
 	}
 	switch {
 	case fresh:
@@ -346,8 +356,14 @@ func (t *transaction) acquire(fresh bool) (*lease, error) {
 	if !l.Reused() {
 		t.out.dial = time.Since(start)
 	}
-	t.out.remote = l.Conn().NetConn().RemoteAddr()
+	t.out.remote = l.Conn().addr
 	return l, nil
+}
+
+// accepts reports whether the rules of this handler allow a pooled connection,
+// which a request with other rules may have opened.
+func (h *Handler) accepts(c *originConn, dest target.Target) bool {
+	return h.access.checkAddr(dest, c.addr) == nil && (!c.self || h.access.opensSelf(c.addr, dest.Port))
 }
 
 // remoteAddr is the address that a connection was dialed to.
@@ -358,6 +374,3 @@ func remoteAddr(c net.Conn) netip.Addr {
 	}
 	return a.AddrPort().Addr().Unmap()
 }
-
-// checkTarget applies the rules that need no address.
-func (h *Handler) checkTarget(dest target.Target) error { return h.access.checkTarget(dest) }

@@ -63,7 +63,9 @@ func (t *transaction) writeResponseHead(hd *h1.Head, resp h1.Response) {
 	}
 	t.closeClientConnection()
 	t.committed = true
-	t.out.status = hd.Status
+	if hd.Status >= http.StatusInternalServerError {
+		t.logAsInfo()
+	}
 	t.w.WriteHeader(hd.Status)
 }
 
@@ -152,5 +154,5 @@ func (t *transaction) linger() {
 	if rc.Flush() != nil || rc.SetReadDeadline(time.Now().Add(lingerTimeout)) != nil {
 		return
 	}
-	_, _ = io.CopyN(io.Discard, t.r.Body, lingerBytes)
+	_, _ = io.CopyN(io.Discard, t.body, lingerBytes)
 }

@@ -1,8 +1,10 @@
 package egress
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -35,10 +37,11 @@ type transaction struct {
 	authority string // as the request has it
 	target    target.Target
 	user      string
-	upload    *upload // nil where there is no body, or none was asked for
-	committed bool    // the client has been sent the head of a response
-	aborted   bool    // the client's connection or stream is about to be broken
-	bodyRead  bool    // the client's body was read to its clean end, or there is none
+	body      io.Reader // of the request
+	upload    *upload   // nil where there is no body, or none was asked for
+	committed bool      // the client has been sent the head of a response
+	aborted   bool      // the client's connection or stream is about to be broken
+	bodyRead  bool      // the client's body was read to its clean end, or there is none
 	out       outcome
 }
 
@@ -160,6 +163,7 @@ func (t *transaction) begin() {
 	// Caddy and net/http replace and wrap r.Body, also where there is none;
 	// only length and framing tell.
 	t.bodyRead = t.kind == isTunnel || t.r.ContentLength == 0 && len(t.r.TransferEncoding) == 0
+	t.body = t.r.Body
 	t.observe()
 }
 
@@ -174,6 +178,27 @@ func (t *transaction) authenticate() error {
 			return failAuth
 		}
 		t.setUser(user)
+	}
+	return nil
+}
+
+// peekBody finds out whether an HTTP/3 request has a body where only the end of
+// its stream can tell: a GET with an empty body is not the same to every origin
+// as a GET without one. Methods that usually bring a body are not looked at, so
+// that nothing is held back.
+func (t *transaction) peekBody() error {
+	if t.bodyRead || t.r.ProtoMajor < 3 || t.r.ContentLength >= 0 || !safeToRepeat(t.r.Method) || t.r.Method == http.MethodPut {
+		return nil
+	}
+	first := make([]byte, 512)
+	n, err := t.body.Read(first)
+	switch {
+	case n == 0 && err == io.EOF:
+		t.bodyRead = true
+	case err != nil && err != io.EOF:
+		return &explained{failRequest, err}
+	default:
+		t.body = io.MultiReader(bytes.NewReader(first[:n]), t.body)
 	}
 	return nil
 }
@@ -208,7 +233,7 @@ func (t *transaction) authorize() error {
 	if err != nil {
 		return &explained{failTarget, err}
 	}
-	return t.h.checkTarget(t.target)
+	return t.h.access.checkTarget(t.target)
 }
 
 // explained is a failure with the error behind it.

@@ -24,7 +24,7 @@ func (t *transaction) connect() error {
 		return err
 	}
 	t.out.dial = time.Since(start)
-	t.out.remote = origin.RemoteAddr()
+	t.out.remote = remoteAddr(origin)
 	if t.r.ProtoMajor == 1 {
 		return t.tunnelConn(origin)
 	}
@@ -61,7 +61,7 @@ func (t *transaction) tunnelConn(origin net.Conn) error {
 	if _, err := io.WriteString(client, connected); err != nil {
 		_ = origin.Close()
 		_ = client.Close()
-		t.aborted = true
+		t.out.failure, t.out.err = failCanceled, err
 		return nil // gone before the tunnel was up; there is nobody to tell
 	}
 	cfg := t.relayConfig()
@@ -164,10 +164,14 @@ func unwrapConn(c net.Conn) net.Conn {
 	}
 	// caddyhttp's type is not exported, but the net.Conn that it embeds is.
 	v := reflect.ValueOf(c)
-	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct || v.Elem().Type().PkgPath() != caddyHTTPPackage {
+	if v.Kind() != reflect.Pointer || v.Elem().Type().Name() != "http2Conn" || v.Elem().Type().PkgPath() != caddyHTTPPackage {
 		return nil
 	}
-	inner, _ := v.Elem().FieldByName("Conn").Interface().(net.Conn)
+	field := v.Elem().FieldByName("Conn")
+	if !field.IsValid() {
+		return nil
+	}
+	inner, _ := field.Interface().(net.Conn)
 	return inner
 }
 
@@ -189,7 +193,6 @@ func (c closeOnly) CloseWrite() error { return c.Close() }
 func (t *transaction) tunnelStream(origin net.Conn) error {
 	defer overrideIdleTimeouts(t.r)()
 	rc := http.NewResponseController(t.w)
-	t.out.status = http.StatusOK
 	t.committed = true
 	t.w.WriteHeader(http.StatusOK)
 	if err := rc.Flush(); err != nil {

@@ -80,7 +80,7 @@ func (u *upload) run() {
 		return
 	}
 	for !u.clean.Load() {
-		n, err := u.t.r.Body.Read((*buf)[chunkRoom : chunkRoom+32<<10])
+		n, err := u.t.body.Read((*buf)[chunkRoom : chunkRoom+32<<10])
 		u.read += int64(n)
 		if err == io.EOF || err == nil && u.length > 0 && u.read >= u.length {
 			u.clean.Store(true)

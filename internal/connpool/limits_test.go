@@ -39,6 +39,30 @@ func TestWaitersAreServedInOrder(t *testing.T) {
 	})
 }
 
+// Those who dial came before those who have no slot.
+func TestReturnedConnectionGoesToTheDialingFirst(t *testing.T) {
+	inBubble(t, with(func(c *Config) { c.MaxConnsPerKey = 2 }), func(t *testing.T, p *testPool, f *farm) {
+		l := get(t, p, f, "k")
+		calls := make(chan *call, 1)
+		a := goGet(p, "k", Request[*conn]{Dial: f.slow("k", calls)})
+		synctest.Wait()
+		b := goGet(p, "k", Request[*conn]{Dial: f.slow("k", calls)})
+		synctest.Wait()
+		l.Release(0)
+		synctest.Wait()
+		if !a.isDone() || b.isDone() {
+			t.Fatal("the later one was served")
+		}
+		(<-calls).succeed() // the loser of a's race is the next one's gain
+		synctest.Wait()
+		if !b.isDone() || b.lease.Reused() {
+			t.Fatal("the lost dial did not serve the next")
+		}
+		a.lease.Discard()
+		b.lease.Discard()
+	})
+}
+
 // A returned connection goes to the first waiter that takes it, not past it
 // to one that waits for something else.
 func TestHandoverAsksAccept(t *testing.T) {
@@ -255,6 +279,25 @@ func TestGlobalLimitWakesOtherKeys(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A key does not pass its slot on to its own waiters beside a line.
+func TestGlobalLimitIsFairBetweenKeys(t *testing.T) {
+	inBubble(t, with(func(c *Config) { c.MaxConns = 1 }), func(t *testing.T, p *testPool, f *farm) {
+		a := get(t, p, f, "a")
+		b := goGet(p, "b", Request[*conn]{Dial: f.dial("b")})
+		synctest.Wait()
+		a2 := goGet(p, "a", Request[*conn]{Dial: f.dial("a")})
+		synctest.Wait()
+		a.Discard()
+		synctest.Wait()
+		if !b.isDone() || a2.isDone() {
+			t.Fatal("the slot stayed with its key")
+		}
+		b.lease.Discard()
+		synctest.Wait()
+		a2.lease.Discard()
+	})
 }
 
 func TestMaxIdlePerKeyDropsTheOldest(t *testing.T) {

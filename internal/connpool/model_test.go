@@ -21,7 +21,6 @@ type request struct {
 	class   int // takes connections of this class, 0 takes all
 	maxIdle time.Duration
 	dialed  bool
-	seen    bool // it is done and the model knows
 	began   time.Time
 }
 
@@ -352,29 +351,35 @@ func (m *machine) finish(t *rapid.T) {
 }
 
 func TestModel(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
-		// A bubble for each history. Rapid ends a failed one by a panic, which
-		// has to be carried out of the bubble.
-		var failure any
-		synctest.Test(t, func(*testing.T) {
-			cfg := drawConfig(rt)
-			m := &machine{
-				cfg: cfg,
-				p:   New[string, *conn](cfg),
-				f:   newFarm(rt, cfg),
-				// large enough never to block
-				newDials: make(chan *modelDial, 10_000),
-				errDial:  errors.New("refused"),
-			}
-			defer func() {
-				failure = recover()
-				m.p.Close() // ends what would keep the bubble open
-			}()
-			rt.Repeat(m.actions())
-			m.finish(rt)
-		})
-		if failure != nil {
-			panic(failure)
+	rounds := 10 // of rapid's default of 100 histories
+	if testing.Short() {
+		rounds = 1
+	}
+	for range rounds {
+		rapid.Check(t, func(rt *rapid.T) { history(t, rt) })
+	}
+}
+
+// history runs one history in a bubble of its own. Rapid ends it early by a
+// panic, which has to be carried out of the bubble.
+func history(t *testing.T, rt *rapid.T) {
+	var failure any
+	synctest.Test(t, func(*testing.T) {
+		defer func() { failure = recover() }()
+		cfg := drawConfig(rt)
+		m := &machine{
+			cfg: cfg,
+			p:   New[string, *conn](cfg),
+			f:   newFarm(rt, cfg),
+			// large enough never to block
+			newDials: make(chan *modelDial, 10_000),
+			errDial:  errors.New("refused"),
 		}
+		defer m.p.Close() // ends what would keep the bubble open
+		rt.Repeat(m.actions())
+		m.finish(rt)
 	})
+	if failure != nil {
+		panic(failure)
+	}
 }
