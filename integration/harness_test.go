@@ -90,6 +90,8 @@ var caddyBackground = []goleak.Option{
 	goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.(*RingBufferRateLimiter).loop"),
 	goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.(*Cache).maintainAssets"),
 	goleak.IgnoreAnyFunction("github.com/golang/glog.(*fileSink).flushDaemon"),
+	// Ends at its next tick, five seconds after its lock was released.
+	goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.keepLockfileFresh"),
 }
 
 // proxy is a running Caddy. It has two servers with the same site: one in

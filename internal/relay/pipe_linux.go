@@ -11,7 +11,7 @@ const (
 	// pipeSize is asked for. With packets from a network card each of them
 	// takes a slot of a page, however small it is, so 256 KiB are some 90 KiB
 	// of payload.
-	pipeSize = 256 << 10
+	pipeSize = 1024 << 10
 
 	// pipeMinimum is the least worth having: past the soft limit on a user's
 	// pipe pages (fs.pipe-user-pages-soft) Linux makes pipes of one or two.
