@@ -158,7 +158,7 @@ func (h *Handler) unmarshalACL(d *caddyfile.Dispenser) error {
 			}
 			for _, s := range r.Subjects {
 				if _, err := parseSubject(s); err != nil {
-					return d.Errf("acl: %v", err)
+					return d.Errf("acl: subject '%s': %v", printableText(s), err)
 				}
 			}
 			h.ACL = append(h.ACL, r)
@@ -304,8 +304,12 @@ func (h *Handler) unmarshalTunnel(d *caddyfile.Dispenser) error {
 // among repeatable may stand once.
 func block(d *caddyfile.Dispenser, name string, parse map[string]func() error, repeatable ...string) error {
 	seen := make(map[string]bool, len(parse))
+	word := ""
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		word := d.Val()
+		if d.Val() == "{" {
+			return d.Errf("unexpected block: %s takes none", word)
+		}
+		word = d.Val()
 		f, ok := parse[word]
 		if !ok {
 			return d.Errf("unrecognized subdirective '%s' of %s%s", word, name, suggestion(word, parse))

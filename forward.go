@@ -78,7 +78,7 @@ func (t *transaction) attempt(head []byte, up *upload) (again bool, err error) {
 		t.out.bytesUp = up.sent.Load()
 		err = up.blame(err)
 	}
-	if reusable := c.End(); reusable && err == nil && undisturbed && uploaded {
+	if reusable := c.End(); reusable && err == nil && undisturbed && uploaded && !t.h.pool.retired.Load() {
 		l.Release(keepFor(resp.KeepAlive))
 	} else {
 		l.Discard()

@@ -114,7 +114,7 @@ type Handler struct {
 	adminAddresses []hostPort
 	hosts          map[string]struct{}
 	poolID         string
-	pool           originPool
+	pool           *originPool
 	transport      Transport
 	tunnel         Tunnel
 	dialer         *dialer
@@ -185,7 +185,10 @@ func (h *Handler) provisionAuth(ctx caddy.Context) error {
 	if h.Auth == nil {
 		return nil
 	}
-	return h.Auth.provision(ctx, h.logger)
+	if err := h.Auth.provision(ctx, h.logger); err != nil {
+		return fmt.Errorf("auth: %w", err)
+	}
+	return nil
 }
 
 func (h *Handler) provisionPolicy(caddy.Context) error {

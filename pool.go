@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -237,6 +238,7 @@ type poolKey struct {
 // that a reload which leaves the transport as it is keeps its connections.
 type originPool struct {
 	*connpool.Pool[poolKey, *originConn]
+	retired atomic.Bool
 }
 
 // originConn is a pooled connection with what a request that takes it must
@@ -247,10 +249,12 @@ type originConn struct {
 	self bool       // a listener of this process was there at that time
 }
 
-// Destruct closes the pool when no configuration uses it any more. Exchanges
-// that are under way finish.
-func (p originPool) Destruct() error {
-	p.Close()
+// Destruct retires the pool when no configuration uses it any more: nothing stays
+// idle in it. It is not closed, because requests of the old configuration may
+// still be under way, and may still need a connection.
+func (p *originPool) Destruct() error {
+	p.retired.Store(true)
+	p.CloseIdle()
 	return nil
 }
 
@@ -288,12 +292,12 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	tlsConfig.ClientSessionCache = tls.NewLRUClientSessionCache(1024)
 
 	pool, _, err := pools.LoadOrNew(id, func() (caddy.Destructor, error) {
-		return originPool{connpool.New[poolKey, *originConn](t.poolConfig())}, nil
+		return &originPool{Pool: connpool.New[poolKey, *originConn](t.poolConfig())}, nil
 	})
 	if err != nil {
 		return err
 	}
-	h.poolID, h.pool = id, pool.(originPool)
+	h.poolID, h.pool = id, pool.(*originPool)
 	h.transport = t
 	h.dialer = &dialer{
 		access:        h.access,

@@ -140,6 +140,30 @@ func (c *client) do(t *testing.T, r *http.Request) *response {
 	return resp
 }
 
+// answer is how a request ended.
+type answer struct {
+	*response
+	err error
+}
+
+// goTry is try without waiting for the result.
+func (c *client) goTry(r *http.Request) <-chan answer {
+	result := make(chan answer, 1)
+	go func() {
+		resp, err := c.try(r)
+		result <- answer{resp, err}
+	}()
+	return result
+}
+
+func (a answer) must(t *testing.T) *response {
+	t.Helper()
+	if a.err != nil {
+		t.Fatal(a.err)
+	}
+	return a.response
+}
+
 // get is do for a GET.
 func (c *client) get(t *testing.T, url string) *response {
 	t.Helper()

@@ -317,36 +317,32 @@ func TestStream_DownloadFlushed(t *testing.T) {
 }
 
 func TestStream_UploadFlushed(t *testing.T) {
-	for _, length := range []int64{-1, 30} {
+	for _, length := range []int64{-1, 33} {
 		t.Run(fmt.Sprintf("length=%d", length), func(t *testing.T) {
 			eachMode(t, func(t *testing.T, m mode) {
 				p := startUsual(t, m)
-				parts := make(chan string)
+				parts, lengths := make(chan string), make(chan int64, 1)
 				origin := newHTTPOrigin(t, func(w http.ResponseWriter, r *http.Request) {
+					lengths <- r.ContentLength
 					b := make([]byte, 3)
 					for {
 						if _, err := io.ReadFull(r.Body, b); err != nil {
 							break
 						}
-						parts <- string(b)
-					}
-					if r.ContentLength != length {
-						t.Errorf("the origin saw length %d, want %d", r.ContentLength, length)
+						select {
+						case parts <- string(b):
+						case <-r.Context().Done():
+							return
+						}
 					}
 					_, _ = io.WriteString(w, "done")
 				})
 				eachClient(t, p, func(t *testing.T, c *client) {
 					pr, pw := io.Pipe()
+					defer pw.Close()
 					r := c.newRequest(t, "PUT", origin.URL+"/", pr)
 					r.ContentLength = length
-					done := make(chan *response, 1)
-					go func() {
-						resp, err := c.try(r)
-						if err != nil {
-							t.Errorf("upload: %v", err)
-						}
-						done <- resp
-					}()
+					answer := c.goTry(r)
 					for i := range 10 {
 						want := fmt.Sprintf("no%d", i)
 						write(t, pw, want)
@@ -354,10 +350,16 @@ func TestStream_UploadFlushed(t *testing.T) {
 							t.Fatalf("the origin got %q, want %q", got, want)
 						}
 					}
+					// Clients hold the last of a known length back for the end.
+					write(t, pw, "end")
 					pw.Close()
-					if resp := await(t, done, "the response"); resp != nil {
-						resp.expect(t, 200, "done")
+					if got := await(t, parts, "the last part at the origin"); got != "end" {
+						t.Errorf("the origin got %q last", got)
 					}
+					if got := await(t, lengths, "the length"); got != length {
+						t.Errorf("the origin saw length %d, want %d", got, length)
+					}
+					await(t, answer, "the response").must(t).expect(t, 200, "done")
 				})
 			})
 		})

@@ -162,8 +162,8 @@ const (
 	ScopeTimeout       = "pending_timeout"
 )
 
-// LimitError is returned by Get when a limit of the pool, not the peer, is in
-// the way. As a *LimitError it is the only such error.
+// LimitError is returned by Get, as a *LimitError, when a limit of the pool and
+// not the peer is in the way.
 type LimitError struct {
 	// Scope is the setting that was reached: one of the Scope constants. It
 	// is the limit on connections or dials where nobody may wait, and the

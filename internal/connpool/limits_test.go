@@ -3,6 +3,7 @@ package connpool
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -279,6 +280,34 @@ func TestGlobalLimitWakesOtherKeys(t *testing.T) {
 			})
 		})
 	}
+}
+
+// relieve gives back a slot for which it finds nobody: the line may empty
+// between its look at the length and its turn.
+func TestRelieveGivesBackWhatNobodyWants(t *testing.T) {
+	inBubble(t, with(func(c *Config) { c.MaxConns = 1 }), func(t *testing.T, p *testPool, f *farm) {
+		p.blocked.Store(1)
+		go p.relieve()
+		for range 100 {
+			runtime.Gosched() // it turns round and round
+		}
+		p.blocked.Store(0)
+		synctest.Wait()
+		wantStats(t, p, Stats{})
+	})
+}
+
+// The same if the first key of the line wants none any more.
+func TestRelieveOfAKeyThatWantsNothing(t *testing.T) {
+	inBubble(t, with(func(c *Config) { c.MaxConns = 2 }), func(t *testing.T, p *testPool, f *farm) {
+		l := get(t, p, f, "k")
+		l.host.mu.Lock()
+		p.block(l.host)
+		l.host.mu.Unlock()
+		p.after(nil)
+		wantStats(t, p, Stats{Open: 1, Leased: 1, Keys: 1})
+		l.Discard()
+	})
 }
 
 // A key does not pass its slot on to its own waiters beside a line.

@@ -3,29 +3,33 @@
 package h1
 
 import (
-	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-var errTimeout = os.ErrDeadlineExceeded
-
-// socketQuiet reports whether the socket is open with nothing to read. Control
-// is used instead of Read because Read honours deadlines, and an idle
-// connection may carry an expired one.
-func socketQuiet(raw syscall.RawConn) bool {
-	quiet := false
+// lookAt looks at a socket without taking anything from it. Control is used
+// instead of Read because Read honours deadlines, and an idle connection may
+// carry an expired one.
+func lookAt(raw syscall.RawConn) socketState {
+	state := socketClosed
 	err := raw.Control(func(fd uintptr) {
 		var b [1]byte
 		for {
-			_, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-			if err == unix.EINTR {
+			n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+			switch {
+			case err == unix.EINTR:
 				continue
+			case err == unix.EAGAIN || err == unix.EWOULDBLOCK:
+				state = socketQuiet
+			case err == nil && n > 0:
+				state = socketWaiting
 			}
-			quiet = err == unix.EAGAIN || err == unix.EWOULDBLOCK
 			return
 		}
 	})
-	return err == nil && quiet
+	if err != nil {
+		return socketClosed
+	}
+	return state
 }

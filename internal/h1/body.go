@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"strings"
 	"time"
 )
 
@@ -41,8 +40,14 @@ func (c *Conn) Body() io.Reader { return (*bodyReader)(c) }
 func (c *Conn) BodyDone() bool { return c.body.done }
 
 // Buffered returns how many bytes of the connection are at hand, so that
-// reading them cannot block.
-func (c *Conn) Buffered() int { return c.w - c.r }
+// reading cannot block. It is 0 where the next read of the body may wait, also
+// if a part of a chunk's frame is there already.
+func (c *Conn) Buffered() int {
+	if c.body.framing == ByChunks && c.body.left == 0 && !c.body.done && !c.chunkAtHand() {
+		return 0
+	}
+	return c.w - c.r
+}
 
 // Trailer returns the trailer fields, once the body is done.
 func (c *Conn) Trailer() []Field { return c.body.trailer }
@@ -83,6 +88,9 @@ func (c *Conn) readBody(p []byte) (int, error) {
 	default:
 		n, err := c.readSome(p)
 		if err == io.EOF {
+			if c.cutOff() {
+				return n, io.ErrUnexpectedEOF
+			}
 			c.body.done = true
 		}
 		return n, err
@@ -135,7 +143,7 @@ func (c *Conn) readChunked(p []byte) (int, error) {
 	total := 0
 	for {
 		if c.body.left == 0 {
-			if total > 0 && !c.lineAtHand() {
+			if total > 0 && !c.chunkAtHand() {
 				return total, nil
 			}
 			if err := c.nextChunk(); err != nil {
@@ -151,18 +159,25 @@ func (c *Conn) readChunked(p []byte) (int, error) {
 	}
 }
 
-// lineAtHand reports whether nextChunk can go on without blocking: the end of
-// this chunk and the size of the next are at hand, and behind a size of zero the
-// empty line that ends the body.
-func (c *Conn) lineAtHand() bool {
+// chunkAtHand reports whether the reading can go on behind a chunk without
+// waiting: the frame of the next chunk is at hand and a byte of its data, or
+// behind a size of zero the empty line that ends the body.
+func (c *Conn) chunkAtHand() bool {
 	b := c.buf[c.r:c.w]
-	i := bytes.IndexByte(b, '\n')
-	if i < 0 {
+	if c.body.inChunks {
+		// Without an LF in b, i is -1 and there is none for j either.
+		i := bytes.IndexByte(b, '\n')
+		b = b[i+1:]
+	}
+	j := bytes.IndexByte(b, '\n')
+	if j <= 0 {
 		return false
 	}
-	b = b[i+1:]
-	j := bytes.IndexByte(b, '\n')
-	return j > 0 && (b[0] != '0' || bytes.Equal(b[j+1:min(j+3, len(b))], []byte("\r\n")))
+	rest := b[j+1:]
+	if b[0] == '0' {
+		return len(rest) >= 2 && rest[0] == '\r' && rest[1] == '\n'
+	}
+	return len(rest) > 0
 }
 
 // nextChunk reads the end of a chunk and the size line of the next one. After
@@ -173,7 +188,7 @@ func (c *Conn) nextChunk() error {
 		if err != nil {
 			return err
 		}
-		if line != "" {
+		if len(line) > 0 {
 			return malformed("chunk longer than its size")
 		}
 	}
@@ -197,20 +212,20 @@ func (c *Conn) nextChunk() error {
 
 // parseChunkSize reads chunk-size [ chunk-ext ] (RFC 9112 §7.1). Extensions are
 // dropped.
-func parseChunkSize(line string) (int64, error) {
-	size, ext, hasExt := strings.Cut(line, ";")
+func parseChunkSize(line []byte) (int64, error) {
+	size, ext, hasExt := bytes.Cut(line, []byte{';'})
 	if hasExt {
-		size = strings.TrimRight(size, " \t")
+		size = bytes.TrimRight(size, " \t")
 		if !validValue(ext) {
 			return 0, malformed("control character in a chunk extension")
 		}
 	}
-	if size == "" || len(size) > 15 {
+	if len(size) == 0 || len(size) > 15 {
 		return 0, malformed("chunk size %.20q", size)
 	}
 	var n int64
-	for i := range len(size) {
-		d, ok := hexDigit(size[i])
+	for _, b := range size {
+		d, ok := hexDigit(b)
 		if !ok {
 			return 0, malformed("chunk size %.20q", size)
 		}
@@ -241,13 +256,13 @@ func (c *Conn) readTrailer() error {
 		if err != nil {
 			return err
 		}
-		if line == "" {
+		if len(line) == 0 {
 			return nil
 		}
-		if total += len(line); total > maxTrailer {
+		if total += len(line) + 2; total > maxTrailer {
 			return tooLarge("trailer section over %d bytes", maxTrailer)
 		}
-		f, err := parseField(line)
+		f, err := parseField(string(line))
 		if err != nil {
 			return err
 		}
@@ -256,28 +271,29 @@ func (c *Conn) readTrailer() error {
 }
 
 // readLine reads a line that ends with CRLF, and nothing else: within a body a
-// lone LF or CR leaves the framing in doubt.
-func (c *Conn) readLine(limit int) (string, error) {
+// lone LF or CR leaves the framing in doubt. What it returns is without the CRLF
+// and valid until the next read.
+func (c *Conn) readLine(limit int) ([]byte, error) {
 	scanned := 0
 	for {
-		if i := bytes.IndexByte(c.buf[c.r+scanned:c.w], '\n'); i >= 0 {
-			line := c.buf[c.r : c.r+scanned+i]
-			c.r += scanned + i + 1
+		unread := c.buf[c.r:c.w]
+		if i := bytes.IndexByte(unread[scanned:], '\n'); i >= 0 && scanned+i < limit {
+			line := unread[:scanned+i]
+			c.r += len(line) + 1
 			if len(line) == 0 || line[len(line)-1] != '\r' {
-				return "", malformed("line of a chunked body that ends without CR")
+				return nil, malformed("line of a chunked body that ends without CR")
 			}
-			return string(line[:len(line)-1]), nil
+			return line[:len(line)-1], nil
 		}
-		scanned = c.w - c.r
-		if scanned >= limit {
-			return "", tooLarge("line of a chunked body over %d bytes", limit)
+		if scanned = len(unread); scanned >= limit {
+			return nil, tooLarge("line of a chunked body over %d bytes", limit)
 		}
 		if err := c.SetReadDeadline(time.Time{}); err != nil {
-			return "", err
+			return nil, err
 		}
 		c.makeRoom()
 		if err := c.fill(); err != nil {
-			return "", unexpected(err)
+			return nil, unexpected(err)
 		}
 	}
 }

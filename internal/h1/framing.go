@@ -75,7 +75,7 @@ func (f *framingFields) add(field *Field) error {
 	case "Transfer-Encoding":
 		// We never send TE with a coding, so chunked, once, is all that a
 		// response may use.
-		if f.chunked || !strings.EqualFold(field.Value, "chunked") {
+		if f.chunked || !equalFold(field.Value, "chunked") {
 			return malformed("Transfer-Encoding %.40q", field.Value)
 		}
 		f.chunked = true
@@ -83,7 +83,9 @@ func (f *framingFields) add(field *Field) error {
 		f.close = f.close || HasToken(field.Value, "close")
 		f.keepAliveToken = f.keepAliveToken || HasToken(field.Value, "keep-alive")
 	case "Keep-Alive":
-		f.keepAlive = keepAliveTimeout(field.Value)
+		if t := keepAliveTimeout(field.Value); t > 0 && (f.keepAlive == 0 || t < f.keepAlive) {
+			f.keepAlive = t
+		}
 	}
 	return nil
 }
@@ -121,7 +123,7 @@ func parseLength(s string) (int64, bool) {
 func keepAliveTimeout(value string) time.Duration {
 	for part := range strings.SplitSeq(value, ",") {
 		name, arg, _ := strings.Cut(strings.Trim(part, " \t"), "=")
-		if !strings.EqualFold(strings.TrimSpace(name), "timeout") {
+		if !equalFold(strings.TrimSpace(name), "timeout") {
 			continue
 		}
 		if n, ok := parseLength(strings.Trim(arg, " \t\"")); ok && n > 0 && n < 1<<31 {
@@ -134,12 +136,34 @@ func keepAliveTimeout(value string) time.Duration {
 // HasToken reports whether a comma-separated list has token, in any case.
 func HasToken(list, token string) bool {
 	if len(list) == len(token) {
-		return strings.EqualFold(list, token)
+		return equalFold(list, token)
 	}
 	for part := range strings.SplitSeq(list, ",") {
-		if strings.EqualFold(strings.Trim(part, " \t"), token) {
+		if equalFold(strings.Trim(part, " \t"), token) {
 			return true
 		}
 	}
 	return false
+}
+
+// equalFold compares without regard to the case of ASCII letters only.
+// strings.EqualFold also takes the Kelvin sign for a k and a long s for an s,
+// which no other parser of the same message does.
+func equalFold(a, b string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range len(a) {
+		if lower(a[i]) != lower(b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func lower(b byte) byte {
+	if 'A' <= b && b <= 'Z' {
+		b += 'a' - 'A'
+	}
+	return b
 }

@@ -67,6 +67,7 @@ type Conn struct {
 	r, w   int     // unread bytes are buf[r:w]
 
 	body     bodyState
+	heard    bool // bytes have come since Begin
 	reusable bool // framing and Connection allow another exchange
 	deadline bool // a read deadline is set
 }
@@ -102,7 +103,7 @@ func (c *Conn) Begin() {
 	c.pooled = readBuffers.Get().(*[]byte)
 	c.buf = *c.pooled
 	c.r, c.w = 0, 0
-	c.body = bodyState{}
+	c.body, c.heard = bodyState{}, false
 }
 
 // End gives the buffers back and reports whether the connection may carry
@@ -115,35 +116,8 @@ func (c *Conn) End() (reusable bool) {
 	return c.reusable && c.body.done && !surplus
 }
 
-// Alive looks at the idle connection without blocking. It is false when the
-// peer has closed it or has sent something that nobody asked for: either way no
-// request may use it.
-func (c *Conn) Alive() bool {
-	if c.tls != nil && tlsHoldsData(c.tls) {
-		return false
-	}
-	return c.raw == nil || socketQuiet(c.raw)
-}
-
-// longAgo is a deadline in the past.
-var longAgo = time.Unix(1, 0)
-
-// tlsHoldsData reports whether bytes wait inside the TLS layer, where a look at
-// the socket cannot see them. With a deadline in the past the read returns what
-// is there already and never touches the socket.
-func tlsHoldsData(t *tls.Conn) bool {
-	if err := t.SetReadDeadline(longAgo); err != nil {
-		return true
-	}
-	var b [1]byte
-	n, err := t.Read(b[:])
-	if n > 0 || !errors.Is(err, errTimeout) {
-		return true
-	}
-	return t.SetReadDeadline(time.Time{}) != nil
-}
-
-// fill reads more bytes behind the unread ones. There must be room for them.
+// fill reads more bytes behind the unread ones, which it may move to the start.
+// There must be room for them.
 func (c *Conn) fill() error {
 	if c.r == c.w {
 		c.r, c.w = 0, 0
@@ -151,6 +125,7 @@ func (c *Conn) fill() error {
 	n, err := c.nc.Read(c.buf[c.w:])
 	c.w += n
 	if n > 0 {
+		c.heard = true
 		return nil
 	}
 	if err == nil {

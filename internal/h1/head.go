@@ -51,63 +51,61 @@ func (c *Conn) ReadHead(h *Head, limit int) error {
 // headEnd reads until a whole head stands in the buffer and returns the index
 // behind its empty line. The buffer grows only where a head needs it.
 func (c *Conn) headEnd(limit int) (int, error) {
-	line, scanned := c.r, c.r
+	// Offsets from c.r, which filling the buffer may move.
+	line, scanned := 0, 0
 	for {
+		unread := c.buf[c.r:c.w]
 		for {
-			i := bytes.IndexByte(c.buf[scanned:c.w], '\n')
+			i := bytes.IndexByte(unread[scanned:], '\n')
 			if i < 0 {
-				scanned = c.w
 				break
 			}
 			end := scanned + i + 1
-			if blank := end - line; blank == 1 || blank == 2 && c.buf[line] == '\r' {
-				return end, nil
+			if end > limit {
+				return 0, tooLarge("response head over %d bytes", limit)
+			}
+			if blank := end - line; blank == 1 || blank == 2 && unread[line] == '\r' {
+				return c.r + end, nil
 			}
 			line, scanned = end, end
 		}
-		if c.w-c.r >= limit {
+		if scanned = len(unread); scanned >= limit {
 			return 0, tooLarge("response head over %d bytes", limit)
 		}
-		shift := c.makeRoom()
-		line, scanned = line-shift, scanned-shift
-		empty := c.w == c.r
+		c.makeRoom()
 		if err := c.fill(); err != nil {
-			return 0, headError(err, empty)
+			return 0, c.headError(err)
 		}
 	}
 }
 
 // headError tells a connection that ended before anything came from one that
-// ended within a head.
-func headError(err error, empty bool) error {
-	if !empty {
-		if errors.Is(err, io.EOF) {
-			return malformed("connection closed within the response head")
-		}
+// ended within a head, or between an informational and the final one.
+func (c *Conn) headError(err error) error {
+	switch {
+	case !errors.Is(err, io.EOF):
 		return err
-	}
-	if errors.Is(err, io.EOF) {
+	case !c.heard:
 		return ErrClosedBeforeResponse
+	case c.r == c.w:
+		return malformed("connection closed after an informational response")
+	default:
+		return malformed("connection closed within the response head")
 	}
-	return err
 }
 
-// makeRoom sees to it that fill has room, and returns by how much the unread
-// bytes moved towards the start.
-func (c *Conn) makeRoom() (shift int) {
-	if c.w < len(c.buf) {
-		return 0
+// makeRoom sees to it that fill has room.
+func (c *Conn) makeRoom() {
+	switch {
+	case c.w < len(c.buf):
+	case c.r > 0:
+		c.w = copy(c.buf, c.buf[c.r:c.w])
+		c.r = 0
+	default:
+		larger := make([]byte, 2*len(c.buf))
+		copy(larger, c.buf[:c.w])
+		c.buf = larger
 	}
-	if c.r > 0 {
-		shift = c.r
-		copy(c.buf, c.buf[c.r:c.w])
-		c.r, c.w = 0, c.w-shift
-		return shift
-	}
-	larger := make([]byte, 2*len(c.buf))
-	copy(larger, c.buf[:c.w])
-	c.buf = larger
-	return 0
 }
 
 // parse reads a complete head: status line, field lines, empty line.
@@ -196,7 +194,7 @@ func validName(s string) bool {
 
 // validValue reports whether s has no control character but HTAB (RFC 9110
 // §5.5): CR, LF and NUL above all.
-func validValue(s string) bool {
+func validValue[T string | []byte](s T) bool {
 	for i := range len(s) {
 		if b := s[i]; b < ' ' && b != '\t' || b == 0x7f {
 			return false

@@ -3,7 +3,10 @@
 // each step tells whether the state changed, so that only edges are logged.
 package health
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // State is the state of a circuit.
 type State uint8
@@ -41,11 +44,10 @@ const growth = 1.6
 // failures in a row fall within Window, then open, then half-open for exactly
 // one probe, whose result closes or opens it again. The zero value is closed.
 type Circuit struct {
-	state    State
-	failures int
-	first    time.Time // of the current run of failures
-	openFor  time.Duration
-	until    time.Time // end of the open period
+	state   State
+	recent  []time.Time // failures in a row, within the window
+	openFor time.Duration
+	until   time.Time // end of the open period
 }
 
 // State returns the state as of the last step.
@@ -79,20 +81,19 @@ func (c *Circuit) Success() (changed bool) {
 }
 
 // Failure records a failure and reports whether it opened the circuit. Failures
-// while it is open (of requests that began before) change nothing.
+// while it is open (of requests that began before) change nothing. A probe whose
+// circuit was closed in the meantime, by a late success, counts like any other.
 func (c *Circuit) Failure(now time.Time, probe bool, cfg CircuitConfig) (changed bool) {
 	switch {
-	case probe:
+	case probe && c.state == HalfOpen:
 		c.open(now, cfg)
 		return true
 	case c.state != Closed:
 		return false
 	}
-	if c.failures == 0 || now.Sub(c.first) > cfg.Window {
-		c.failures, c.first = 0, now
-	}
-	c.failures++
-	if c.failures < cfg.Failures {
+	c.recent = slices.DeleteFunc(c.recent, func(t time.Time) bool { return now.Sub(t) > cfg.Window })
+	c.recent = append(c.recent, now)
+	if len(c.recent) < cfg.Failures {
 		return false
 	}
 	c.open(now, cfg)
@@ -110,8 +111,10 @@ func (c *Circuit) Cancel(now time.Time) {
 func (c *Circuit) open(now time.Time, cfg CircuitConfig) {
 	if c.openFor == 0 {
 		c.openFor = cfg.OpenFor
+	} else if longer := float64(c.openFor) * growth; longer < float64(cfg.MaxOpenFor) {
+		c.openFor = time.Duration(longer)
 	} else {
-		c.openFor = min(time.Duration(float64(c.openFor)*growth), cfg.MaxOpenFor)
+		c.openFor = cfg.MaxOpenFor
 	}
-	c.state, c.failures, c.until = Open, 0, now.Add(c.openFor)
+	c.state, c.recent, c.until = Open, nil, now.Add(c.openFor)
 }

@@ -59,9 +59,7 @@ func TestModel(t *testing.T) {
 				}
 				m.end = (ReasonClient + Reason(s)).broken()
 				far[s].Abort()
-				if m.open[1-s] || m.first == 0 {
-					expectEnd(rt, far[1-s], syscall.ECONNRESET)
-				}
+				expectEnd(rt, far[1-s], syscall.ECONNRESET)
 			case "close":
 				m.end = ReasonPolicy
 				r.Close(ReasonPolicy)

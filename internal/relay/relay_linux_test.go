@@ -71,6 +71,10 @@ func TestBackToCopying(t *testing.T) {
 	for range smallSplices {
 		ping()
 	}
+	eventually(t, "all is counted", func() bool {
+		up, _ := r.Counts()
+		return up == 16<<20+4*smallSplices
+	})
 	settled := r.up.spliced.Load()
 	for range 20 {
 		ping()
@@ -190,6 +194,26 @@ func TestIdleTunnelsHoldNothing(t *testing.T) {
 	trimPipes()
 	if n := openFiles(t); n != before {
 		t.Errorf("%d descriptors before the burst, %d after it", before, n)
+	}
+}
+
+// The same for a socket whose other side is no socket: it is waited for without
+// a buffer.
+func TestIdleSocketBesideAnotherStream(t *testing.T) {
+	client, origin := tcpLink(t), tlsLink(t)
+	r := New(client.near, origin.near, Config{})
+	start(t, r)
+	if r.up.tcp == nil || r.down.tcp != nil {
+		t.Fatal("the socket, and only it, should be waited for")
+	}
+	eventually(t, "parked at first", func() bool { return r.up.lent.Load() == 0 })
+	go func() { _, _ = send(client.far, 1, 1<<20, false) }()
+	if _, err := io.CopyN(io.Discard, origin.far, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "parked after a burst", func() bool { return r.up.lent.Load() == 0 })
+	if r.up.spliced.Load() != 0 {
+		t.Error("bytes were spliced past TLS")
 	}
 }
 

@@ -1,0 +1,123 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"sync"
+)
+
+// tunnel connects to the target, through the proxy with CONNECT.
+func (l *load) tunnel() (*conn, error) {
+	c, err := l.dial()
+	if err != nil || l.Bare {
+		return c, err
+	}
+	if err := l.connect(c); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (l *load) connect(c *conn) error {
+	if _, err := fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: bench\r\nProxy-Connection: Keep-Alive\r\n\r\n", l.To, l.To); err != nil {
+		return err
+	}
+	h, err := c.readHead()
+	if err != nil {
+		return err
+	}
+	return checkStatus(h)
+}
+
+// echo sends one byte and awaits it back.
+func (c *conn) echo(b byte) error {
+	if _, err := c.Write([]byte{b}); err != nil {
+		return err
+	}
+	for c.r == c.w {
+		if err := c.fill(); err != nil {
+			return err
+		}
+	}
+	got := c.buf[c.r:c.w]
+	if len(got) != 1 || got[0] != b {
+		return fmt.Errorf("echo of %q is %.20q", b, got)
+	}
+	c.r = c.w
+	return nil
+}
+
+// connects opens tunnels one after the other, sends a byte through each and
+// closes it when the byte is back.
+func (l *load) connects(_ int, n int64, done func(error)) {
+	for i := range n {
+		c, err := l.tunnel()
+		if err == nil {
+			err = c.echo(byte(i))
+			_ = c.Close()
+		}
+		done(err)
+	}
+}
+
+// bulk fetches Size bytes through each tunnel.
+func (l *load) bulk(_ int, n int64, done func(error)) {
+	for range n {
+		done(l.fetch())
+	}
+}
+
+func (l *load) fetch() error {
+	c, err := l.tunnel()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if _, err := fmt.Fprintf(c, "%d\n", l.Size); err != nil {
+		return err
+	}
+	if err := c.readBody(new(body), l.Size, nil); err != nil {
+		return err
+	}
+	if c.r < c.w {
+		return fmt.Errorf("%d bytes too many", c.w-c.r)
+	}
+	return nil
+}
+
+// hold opens N tunnels, Conns at a time, and keeps them until the parent says
+// that it is enough.
+func (l *load) hold() error {
+	var t tally
+	var mu sync.Mutex
+	var held []*conn
+	work := make(chan struct{})
+	var wg sync.WaitGroup
+	for range l.Conns {
+		wg.Go(func() {
+			for range work {
+				c, err := l.tunnel()
+				if err == nil {
+					err = c.echo('x')
+					c.buf = nil
+					mu.Lock()
+					held = append(held, c)
+					mu.Unlock()
+				}
+				t.done(err)
+			}
+		})
+	}
+	for range l.N {
+		work <- struct{}{}
+	}
+	close(work)
+	wg.Wait()
+	err := serveParent(t.result(), func() any { return t.result() })
+	for _, c := range held {
+		_ = c.Close()
+	}
+	return err
+}

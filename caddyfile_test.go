@@ -1,0 +1,728 @@
+package egress
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	stdflag "flag"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	_ "github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/standard"
+	_ "github.com/caddyserver/caddy/v2/modules/caddypki"
+	_ "github.com/caddyserver/caddy/v2/modules/caddytls"
+	_ "github.com/caddyserver/caddy/v2/modules/filestorage"
+	_ "github.com/caddyserver/caddy/v2/modules/logging"
+)
+
+var updateGolden = stdflag.Bool("update", false, "write what Caddyfiles adapt to into testdata")
+
+// adapt makes JSON of a Caddyfile, as `caddy adapt` does.
+func adapt(tb testing.TB, caddyfile string) ([]byte, error) {
+	tb.Helper()
+	out, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), map[string]any{"filename": "Caddyfile"})
+	return out, err
+}
+
+func mustAdapt(tb testing.TB, caddyfile string) []byte {
+	tb.Helper()
+	out, err := adapt(tb, caddyfile)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return out
+}
+
+// golden is a Caddyfile and the JSON that it must adapt to.
+type golden struct {
+	name      string
+	caddyfile string
+	json      string
+}
+
+const goldenSeparator = "\n----------\n"
+
+// goldens reads testdata/adapt, and examples/ with what belongs to it in
+// testdata/examples.
+func goldens(tb testing.TB) []golden {
+	tb.Helper()
+	var all []golden
+	files, _ := filepath.Glob("testdata/adapt/*.caddyfiletest")
+	for _, path := range files {
+		caddyfile, want, ok := strings.Cut(readFile(tb, path), goldenSeparator)
+		if !ok {
+			tb.Fatalf("%s has no line of dashes", path)
+		}
+		all = append(all, golden{path, caddyfile, want})
+	}
+	examples, _ := os.ReadDir("examples")
+	for _, e := range examples {
+		if e.IsDir() {
+			continue // read by the examples themselves
+		}
+		want := ""
+		if path := exampleJSON(e.Name()); !*updateGolden {
+			want = readFile(tb, path)
+		}
+		all = append(all, golden{filepath.Join("examples", e.Name()), readFile(tb, filepath.Join("examples", e.Name())), want})
+	}
+	if len(files) == 0 || len(examples) == 0 {
+		tb.Fatalf("%d golden files, %d examples", len(files), len(examples))
+	}
+	return all
+}
+
+func exampleJSON(name string) string { return filepath.Join("testdata", "examples", name+".json") }
+
+func (g golden) update(t *testing.T, got string) {
+	path, text := g.name, g.caddyfile+goldenSeparator+got
+	if filepath.Dir(path) == "examples" {
+		path, text = exampleJSON(filepath.Base(path)), got
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func readFile(tb testing.TB, path string) string {
+	tb.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return string(b)
+}
+
+func indent(t *testing.T, raw []byte) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := json.Indent(&b, raw, "", "\t"); err != nil {
+		t.Fatal(err)
+	}
+	return b.String() + "\n"
+}
+
+func TestAdapt(t *testing.T) {
+	for _, g := range goldens(t) {
+		t.Run(g.name, func(t *testing.T) {
+			got := indent(t, mustAdapt(t, g.caddyfile))
+			if *updateGolden {
+				g.update(t, got)
+				return
+			}
+			if got != g.json {
+				t.Errorf("adapts to something else; if that is right, run with -update\n got %s\nwant %s", got, g.json)
+			}
+		})
+	}
+}
+
+// What the golden files say can be loaded: the handler accepts its own output.
+func TestGoldenJSONIsValid(t *testing.T) {
+	all := goldens(t)
+	for _, g := range all {
+		for _, m := range regexp.MustCompile(`\{env\.([A-Z_]+)\}`).FindAllStringSubmatch(g.json, -1) {
+			t.Setenv(m[1], "secret")
+		}
+	}
+	t.Chdir(t.TempDir())
+	writeCertificates(t)
+	for _, g := range all {
+		t.Run(g.name, func(t *testing.T) {
+			before := poolCount()
+			if err := validate([]byte(g.json)); err != nil {
+				t.Error(err)
+			}
+			if n := poolCount(); n != before {
+				t.Errorf("%d pools after validation, %d before", n, before)
+			}
+		})
+	}
+}
+
+// validate does what `caddy validate` does.
+func validate(raw []byte) error {
+	var cfg caddy.Config
+	if err := caddy.StrictUnmarshalJSON(raw, &cfg); err != nil {
+		return err
+	}
+	return caddy.Validate(&cfg)
+}
+
+// writeCertificates puts the files into the working directory that the golden
+// files name: ca.crt, client.crt and client.key.
+func writeCertificates(t *testing.T) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, certTemplate(), certTemplate(), &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, block := range map[string]*pem.Block{
+		"ca.crt":     {Type: "CERTIFICATE", Bytes: cert},
+		"client.crt": {Type: "CERTIFICATE", Bytes: cert},
+		"client.key": {Type: "PRIVATE KEY", Bytes: der},
+	} {
+		if err := os.WriteFile(name, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// certTemplate is a certificate for origin.test, 127.0.0.1 and ::1 that is its
+// own authority.
+func certTemplate() *x509.Certificate {
+	return &x509.Certificate{
+		SerialNumber:          big.NewInt(1),
+		Subject:               pkix.Name{CommonName: "egress test"},
+		NotBefore:             time.Now().Add(-time.Hour),
+		NotAfter:              time.Now().Add(time.Hour),
+		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		DNSNames:              []string{"origin.test"},
+		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+	}
+}
+
+// grammar is the Caddyfile grammar in the doc comment of UnmarshalCaddyfile:
+// the words with what may follow them.
+func grammar(t *testing.T) map[string][]string {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), "caddyfile.go", nil, parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := ""
+	for _, decl := range file.Decls {
+		if f, ok := decl.(*ast.FuncDecl); ok && f.Name.Name == "UnmarshalCaddyfile" {
+			doc = f.Doc.Text()
+		}
+	}
+	words := make(map[string][]string)
+	for line := range strings.Lines(doc) {
+		line = strings.TrimRight(line, "\n{ ")
+		if !strings.HasPrefix(line, "\t") {
+			continue
+		}
+		line, _, _ = strings.Cut(strings.TrimSpace(line), " #")
+		if line == "" || line[0] == '#' || line[0] == '}' {
+			continue
+		}
+		fields := strings.Fields(line)
+		for word := range strings.SplitSeq(fields[0], "|") {
+			words[word] = append(words[word], fields[1:]...)
+		}
+	}
+	if len(words) < 40 {
+		t.Fatalf("only %d words found in the grammar: %v", len(words), words)
+	}
+	return words
+}
+
+// Every word of the documented grammar, and every literal that may follow it,
+// stands in a golden file.
+func TestGrammarIsCovered(t *testing.T) {
+	var input strings.Builder
+	for _, g := range goldens(t) {
+		input.WriteString(g.caddyfile + "\n")
+	}
+	literal := regexp.MustCompile(`^[a-z]+$`)
+	for word, args := range grammar(t) {
+		if !regexp.MustCompile(`(?m)^\t*` + word + `(\s|$)`).MatchString(input.String()) {
+			t.Errorf("no golden file has the word %s", word)
+		}
+		for _, arg := range args {
+			for choice := range strings.SplitSeq(arg, "|") {
+				if literal.MatchString(choice) && !regexp.MustCompile(`(?m)^\t*`+word+`\s+`+choice+`$`).MatchString(input.String()) {
+					t.Errorf("no golden file has '%s %s'", word, choice)
+				}
+			}
+		}
+	}
+}
+
+// The grammar in the doc comment has the words that the parser knows, no more
+// and no less.
+func TestGrammarIsComplete(t *testing.T) {
+	documented := grammar(t)
+	delete(documented, "egress")
+	known := parserWords(t)
+	for word := range documented {
+		if !known[word] {
+			t.Errorf("%s is documented, but the parser does not know it", word)
+		}
+	}
+	for word := range known {
+		if _, ok := documented[word]; !ok {
+			t.Errorf("%s is not documented", word)
+		}
+	}
+}
+
+// parserWords are the keys of the maps of words in caddyfile.go.
+func parserWords(t *testing.T) map[string]bool {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), "caddyfile.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := make(map[string]bool)
+	add := func(e ast.Expr) {
+		if lit, ok := e.(*ast.BasicLit); ok && lit.Kind == token.STRING {
+			word, _ := strconv.Unquote(lit.Value)
+			words[word] = true
+		}
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.KeyValueExpr:
+			add(n.Key)
+		case *ast.IndexExpr:
+			add(n.Index)
+		}
+		return true
+	})
+	return words
+}
+
+// Every JSON field is in a golden file, under its own parent.
+func TestFieldsAreCovered(t *testing.T) {
+	seen := make(map[string]bool)
+	for _, g := range goldens(t) {
+		var v any
+		if err := json.Unmarshal([]byte(g.json), &v); err != nil {
+			t.Fatalf("%s: %v", g.name, err)
+		}
+		eachHandler(v, func(h map[string]any) { markFields(reflect.TypeFor[Handler](), h, seen) })
+	}
+	for _, typ := range configTypes {
+		for name := range jsonFields(typ) {
+			if !seen[typ.Name()+"."+name] {
+				t.Errorf("no golden file has %s.%s", typ.Name(), name)
+			}
+		}
+	}
+}
+
+// configTypes are the types that make up the JSON of the handler.
+var configTypes = []reflect.Type{
+	reflect.TypeFor[Handler](), reflect.TypeFor[Auth](), reflect.TypeFor[BasicUser](), reflect.TypeFor[ACLRule](),
+	reflect.TypeFor[DestinationCircuit](), reflect.TypeFor[Transport](), reflect.TypeFor[KeepAlive](), reflect.TypeFor[Tunnel](),
+}
+
+// jsonFields are the exported fields of a struct by their JSON name.
+func jsonFields(typ reflect.Type) map[string]reflect.StructField {
+	fields := make(map[string]reflect.StructField)
+	for f := range typ.Fields() {
+		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" {
+			fields[name] = f
+		}
+	}
+	return fields
+}
+
+// eachHandler calls f with every egress handler in a Caddy configuration.
+func eachHandler(v any, f func(map[string]any)) {
+	switch v := v.(type) {
+	case []any:
+		for _, e := range v {
+			eachHandler(e, f)
+		}
+	case map[string]any:
+		if v["handler"] == "egress" {
+			f(v)
+			return
+		}
+		for _, e := range v {
+			eachHandler(e, f)
+		}
+	}
+}
+
+func markFields(typ reflect.Type, object map[string]any, seen map[string]bool) {
+	for name, field := range jsonFields(typ) {
+		value, ok := object[name]
+		if !ok {
+			continue
+		}
+		seen[typ.Name()+"."+name] = true
+		inner := field.Type
+		if inner.Kind() == reflect.Pointer || inner.Kind() == reflect.Slice {
+			inner = inner.Elem()
+		}
+		if !slices.Contains(configTypes, inner) {
+			continue
+		}
+		values, isList := value.([]any)
+		if !isList {
+			values = []any{value}
+		}
+		for _, v := range values {
+			markFields(inner, v.(map[string]any), seen)
+		}
+	}
+}
+
+// Other directives of the site act only on what is not ours: header, encode,
+// redir, handle and file_server come after egress, wherever they are written.
+func TestDirectiveOrder(t *testing.T) {
+	for _, other := range []string{
+		`header X-Site yes`, `encode gzip`, `redir /old /new`, "handle {\n respond x\n}", `file_server`, `respond hello`, `reverse_proxy 127.0.0.1:9`,
+		`rewrite * /x`, "basic_auth {\n alice " + bcrypt4 + "\n}", `request_header X-From site`, `try_files {path} /index.html`,
+	} {
+		word, _, _ := strings.Cut(other, " ")
+		t.Run(word, func(t *testing.T) {
+			for _, site := range []string{"egress\n" + other, other + "\negress"} {
+				if order := handlerOrder(mustAdapt(t, ":8080 {\n"+site+"\n}\n")); len(order) < 2 || order[0] != "egress" {
+					t.Errorf("%q adapts to %v", site, order)
+				}
+			}
+		})
+	}
+}
+
+var handlerName = regexp.MustCompile(`"handler":"([a-z_]+)"`)
+
+// handlerOrder are the handlers of a configuration in the order in which their
+// names stand in it, without the subroutes that hold others.
+func handlerOrder(config []byte) []string {
+	var names []string
+	for _, m := range handlerName.FindAllSubmatch(config, -1) {
+		if name := string(m[1]); name != "subroute" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// The error of each mistake, with its line. The egress block begins in line 2;
+// what is in it stands from line 3 on.
+func TestCaddyfileErrors(t *testing.T) {
+	for _, tc := range []struct{ block, want string }{
+		// Words that there are not.
+		{"nonsense", "unrecognized subdirective 'nonsense' of egress, at Caddyfile:3"},
+		{"\nnonsense", "unrecognized subdirective 'nonsense' of egress, at Caddyfile:4"},
+		{"hide_iq", "unrecognized subdirective 'hide_iq' of egress (did you mean 'hide_ip'?), at Caddyfile:3"},
+		{"basicauth a b", "unrecognized subdirective 'basicauth' of egress (write basic_auth), at Caddyfile:3"},
+		{"port 80", "unrecognized subdirective 'port' of egress (did you mean 'ports'?), at Caddyfile:3"},
+		{"allow all", "unrecognized subdirective 'allow' of egress (write acl { allow … }), at Caddyfile:3"},
+		{"deny all", "unrecognized subdirective 'deny' of egress (write acl { deny … }), at Caddyfile:3"},
+		{"dial_timeout 1s", "unrecognized subdirective 'dial_timeout' of egress (write transport { dial_timeout … }), at Caddyfile:3"},
+		{"max_idle_conns 1", "unrecognized subdirective 'max_idle_conns' of egress (write transport { keepalive_idle_conns … }), at Caddyfile:3"},
+		{"fail_duration 1s", "unrecognized subdirective 'fail_duration' of egress (write destination_circuit { window … }), at Caddyfile:3"},
+		{"max_fails 3", "unrecognized subdirective 'max_fails' of egress (write destination_circuit { failures … }), at Caddyfile:3"},
+		{"unhealthy_status 5xx", "unrecognized subdirective 'unhealthy_status' of egress (write nothing: the answer of an origin is no sign of its health), at Caddyfile:3"},
+		{"transport {\n dial_timeot 1s\n}", "unrecognized subdirective 'dial_timeot' of transport (did you mean 'dial_timeout'?), at Caddyfile:4"},
+		{"transport {\n tls\n}", "unrecognized subdirective 'tls' of transport, at Caddyfile:4"},
+		{"tunnel {\n idle 1s\n}", "unrecognized subdirective 'idle' of tunnel, at Caddyfile:4"},
+		{"acl {\n allows all\n}", "unrecognized subdirective 'allows' of acl (did you mean 'allow'?), at Caddyfile:4"},
+		{"destination_circuit {\n failure 3\n}", "unrecognized subdirective 'failure' of destination_circuit (did you mean 'failures'?), at Caddyfile:4"},
+
+		// Words that stand twice.
+		{"server_name a\nserver_name b", "'server_name' stands twice in egress, at Caddyfile:4"},
+		{"realm a\nrealm b", "'realm' stands twice in egress, at Caddyfile:4"},
+		{"allow_unauthenticated\nallow_unauthenticated", "'allow_unauthenticated' stands twice in egress, at Caddyfile:4"},
+		{"destination_circuit off\ndestination_circuit off", "'destination_circuit' stands twice in egress, at Caddyfile:4"},
+		{"transport {\n}\ntransport {\n}", "'transport' stands twice in egress, at Caddyfile:5"},
+		{"tunnel {\n}\ntunnel {\n}", "'tunnel' stands twice in egress, at Caddyfile:5"},
+		{"forwarded off\nforwarded off", "'forwarded' stands twice in egress, at Caddyfile:4"},
+		{"hide_ip\nhide_ip", "'hide_ip' stands twice in egress, at Caddyfile:4"},
+		{"hide_via\nhide_via", "'hide_via' stands twice in egress, at Caddyfile:4"},
+		{"tunnel {\n timeout 1s\n timeout 1s\n}", "'timeout' stands twice in tunnel, at Caddyfile:5"},
+		{"destination_circuit {\n window 1s\n window 1s\n}", "'window' stands twice in destination_circuit, at Caddyfile:5"},
+		{"transport {\n max_conns 1\n max_conns 1\n}", "'max_conns' stands twice in transport, at Caddyfile:5"},
+		{"transport {\n tls_curves x25519\n tls_curves x25519\n}", "'tls_curves' stands twice in transport, at Caddyfile:5"},
+
+		// Arguments that are missing.
+		{"server_name", "server_name wants one argument, got 0, at Caddyfile:3"},
+		{`server_name ""`, "server_name is empty, at Caddyfile:3"},
+		{"hosts", "hosts wants at least one argument, at Caddyfile:3"},
+		{"basic_auth", "basic_auth wants a user and a password or hash, got 0 arguments, at Caddyfile:3"},
+		{"basic_auth alice", "basic_auth wants a user and a password or hash, got 1 arguments, at Caddyfile:3"},
+		{"realm", "realm wants one argument, got 0, at Caddyfile:3"},
+		{"ports", "ports wants at least one argument, at Caddyfile:3"},
+		{"acl {\n allow\n}", "allow wants at least one argument, at Caddyfile:4"},
+		{"acl {\n deny\n}", "deny wants at least one argument, at Caddyfile:4"},
+		{"admin_address", "admin_address wants at least one argument, at Caddyfile:3"},
+		{"forwarded", "forwarded wants one argument, got 0, at Caddyfile:3"},
+		{"transport {\n dial_timeout\n}", "dial_timeout wants one argument, got 0, at Caddyfile:4"},
+		{"transport {\n max_conns\n}", "max_conns wants one argument, got 0, at Caddyfile:4"},
+		{"transport {\n max_response_header\n}", "max_response_header wants one argument, got 0, at Caddyfile:4"},
+		{"transport {\n keepalive\n}", "keepalive wants one argument, got 0, at Caddyfile:4"},
+		{"transport {\n tls_curves\n}", "tls_curves wants at least one argument, at Caddyfile:4"},
+		{"transport {\n tls_trust_pool\n}", "wrong argument count or unexpected line ending after 'tls_trust_pool', at Caddyfile:4"},
+		{"transport {\n tls_client_auth\n}", "tls_client_auth wants a certificate and a key file, or the name of a managed certificate, at Caddyfile:4"},
+
+		// Arguments that are too many.
+		{"server_name a b", "server_name wants one argument, got 2, at Caddyfile:3"},
+		{"basic_auth a b c", "basic_auth wants a user and a password or hash, got 3 arguments, at Caddyfile:3"},
+		{"realm Our proxy", "realm wants one argument, got 2, at Caddyfile:3"},
+		{"allow_unauthenticated yes", "unexpected argument 'yes': allow_unauthenticated takes none, at Caddyfile:3"},
+		{"hide_ip on", "unexpected argument 'on': hide_ip takes none, at Caddyfile:3"},
+		{"hide_via on", "unexpected argument 'on': hide_via takes none, at Caddyfile:3"},
+		{"acl all {\n}", "unexpected argument 'all': acl takes a block, at Caddyfile:3"},
+		{"transport http {\n}", "unexpected argument 'http': transport takes a block, at Caddyfile:3"},
+		{"tunnel 1s", "unexpected argument '1s': tunnel takes a block, at Caddyfile:3"},
+		{"destination_circuit on", "unexpected argument 'on': destination_circuit takes a block, or off, at Caddyfile:3"},
+		{"destination_circuit off now", "wrong argument count or unexpected line ending after 'now', at Caddyfile:3"},
+		{"forwarded for full", "forwarded wants one argument, got 2, at Caddyfile:3"},
+		{"transport {\n pending_timeout 1s 2s\n}", "pending_timeout wants one argument, got 2, at Caddyfile:4"},
+		{"transport {\n tls_insecure_skip_verify on\n}", "unexpected argument 'on': tls_insecure_skip_verify takes none, at Caddyfile:4"},
+		{"transport {\n tls_client_auth a b c\n}", "tls_client_auth wants a certificate and a key file, or the name of a managed certificate, at Caddyfile:4"},
+
+		// Values that are not what they should be.
+		{"forwarded on", "bad forwarded 'on': one of [off for full], at Caddyfile:3"},
+		{"ports 0", "ports: bad port range '0': ports are between 1 and 65535, at Caddyfile:3"},
+		{"ports 80 http", "ports: bad port range 'http': write a port (443) or a range (1024-65535), at Caddyfile:3"},
+		{"ports 9-8", "ports: bad port range '9-8': write the lower port first (8-9), at Caddyfile:3"},
+		{"ports 65536", "ports: bad port range '65536': write a port (443) or a range (1024-65535), at Caddyfile:3"},
+		{"admin_address admin", "bad admin_address 'admin': not of the form host:port: address admin: missing port in address, at Caddyfile:3"},
+		{"admin_address a:1 b:0", `bad admin_address 'b:0': port "0" is not a number from 1 to 65535, at Caddyfile:3`},
+		{"acl {\n deny 10.0.0.0/33\n}", "acl: subject '10.0.0.0/33': the length behind the slash is a number from 0 to 32, at Caddyfile:4"},
+		{"destination_circuit {\n failures 0\n}", "bad failures '0': must be at least 1, at Caddyfile:4"},
+		{"destination_circuit {\n failures many\n}", "bad failures 'many': not a number, at Caddyfile:4"},
+		{"destination_circuit {\n window -1s\n}", "bad window '-1s': must be positive, at Caddyfile:4"},
+		{"destination_circuit {\n open_for 0\n}", "bad open_for '0': must be positive, at Caddyfile:4"},
+		{"destination_circuit {\n max_open_for off\n}", `bad max_open_for 'off': time: invalid duration "off", at Caddyfile:4`},
+		{"transport {\n dial_timeout off\n}", `bad dial_timeout 'off': time: invalid duration "off", at Caddyfile:4`},
+		{"transport {\n dial_timeout 5\n}", `bad dial_timeout '5': time: missing unit in duration "5", at Caddyfile:4`},
+		{"transport {\n tls_timeout 0s\n}", "bad tls_timeout '0s': must be positive, at Caddyfile:4"},
+		{"transport {\n keepalive 0\n}", "bad keepalive '0': must be positive, or off, at Caddyfile:4"},
+		{"transport {\n keepalive_idle_conns 0\n}", "bad keepalive_idle_conns '0': must be at least 1, at Caddyfile:4"},
+		{"transport {\n keepalive_idle_conns off\n}", "bad keepalive_idle_conns 'off': not a number, at Caddyfile:4"},
+		{"transport {\n max_conns 0\n}", "bad max_conns '0': must be at least 1, or off, at Caddyfile:4"},
+		{"transport {\n max_conns -1\n}", "bad max_conns '-1': must be at least 1, or off, at Caddyfile:4"},
+		{"transport {\n max_pending 1.5\n}", "bad max_pending '1.5': not a number, at Caddyfile:4"},
+		{"transport {\n max_conn_lifetime -1\n}", `bad max_conn_lifetime '-1': time: missing unit in duration "-1", at Caddyfile:4`},
+		{"transport {\n max_response_header big\n}", "bad max_response_header 'big': not a size, at Caddyfile:4"},
+		{"transport {\n max_response_header 0\n}", "bad max_response_header '0': not a size, at Caddyfile:4"},
+		{"transport {\n max_response_header -1\n}", "bad max_response_header '-1': not a size, at Caddyfile:4"},
+		{"transport {\n max_response_header 9EB\n}", "bad max_response_header '9EB': not a size, at Caddyfile:4"},
+		{"tunnel {\n timeout never\n}", `bad timeout 'never': time: invalid duration "never", at Caddyfile:4`},
+		{"tunnel {\n idle_timeout 0\n}", "bad idle_timeout '0': must be positive, or off, at Caddyfile:4"},
+		{"transport {\n tls_trust_pool nonsense\n}", "getting module named 'tls.ca_pool.source.nonsense': module not registered: tls.ca_pool.source.nonsense, at Caddyfile:4"},
+
+		// A block where none belongs.
+		{"hide_ip {\n x\n}", "unexpected block: hide_ip takes none, at Caddyfile:3"},
+		{"ports 80 {\n x\n}", "unexpected block: ports takes none, at Caddyfile:3"},
+		{"tunnel {\n timeout 1s {\n x\n }\n}", "unexpected block: timeout takes none, at Caddyfile:4"},
+		{"destination_circuit off {\n}", "unexpected block: destination_circuit takes none, at Caddyfile:3"},
+	} {
+		t.Run(tc.block, func(t *testing.T) {
+			_, err := adapt(t, ":8080 {\negress {\n"+tc.block+"\n}\n}\n")
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			if want := "parsing caddyfile tokens for 'egress': " + tc.want; err.Error() != want {
+				t.Errorf("\n got %s\nwant %s", err, want)
+			}
+		})
+	}
+}
+
+func TestDirectiveArguments(t *testing.T) {
+	for directive, want := range map[string]string{
+		"egress http://proxy.example.com:3128": "unexpected argument 'http://proxy.example.com:3128': egress takes none, at Caddyfile:2",
+		"egress * x":                           "unexpected argument 'x': egress takes none, at Caddyfile:2",
+	} {
+		_, err := adapt(t, ":8080 {\n"+directive+"\n}\n")
+		if err == nil || err.Error() != "parsing caddyfile tokens for 'egress': "+want {
+			t.Errorf("%s: %v", directive, err)
+		}
+	}
+}
+
+// Every error of a Caddyfile in a file of its own names that file.
+func TestErrorInSnippetNamesLine(t *testing.T) {
+	_, err := adapt(t, "(s) {\n hide_iq\n}\n:8080 {\n egress {\n  import s\n }\n}\n")
+	want := "parsing caddyfile tokens for 'egress': unrecognized subdirective 'hide_iq' of egress (did you mean 'hide_ip'?), at Caddyfile:2 import chain ['Caddyfile:6 (import s)']"
+	if err == nil || err.Error() != want {
+		t.Errorf("\n got %v\nwant %s", err, want)
+	}
+}
+
+func TestSuggestion(t *testing.T) {
+	known := map[string]int{"ports": 1, "realm": 1, "hosts": 1, "hide_ip": 1}
+	for word, want := range map[string]string{
+		"port": " (did you mean 'ports'?)", "posts": " (did you mean 'hosts'?)", "Realm": " (did you mean 'realm'?)",
+		"": "", "x": "", "completely": "", "hideip": " (did you mean 'hide_ip'?)", "hideIP": "",
+	} {
+		if got := suggestion(word, known); got != want {
+			t.Errorf("%q: %q", word, got)
+		}
+	}
+}
+
+// What elsewhere tells people to write is in the grammar.
+func TestElsewhereSuggestsKnownWords(t *testing.T) {
+	known := grammar(t)
+	for word, hint := range elsewhere {
+		if strings.HasPrefix(hint, "nothing") {
+			continue
+		}
+		for _, suggested := range regexp.MustCompile(`[a-z_]+`).FindAllString(hint, -1) {
+			if _, ok := known[suggested]; !ok {
+				t.Errorf("%s: %q has the unknown word %s", word, hint, suggested)
+			}
+		}
+	}
+}
+
+func TestEditDistance(t *testing.T) {
+	for _, tc := range []struct {
+		a, b string
+		want int
+	}{
+		{"", "", 0},
+		{"abc", "", 3},
+		{"", "abc", 3},
+		{"abc", "abc", 0},
+		{"abc", "abd", 1},
+		{"abc", "ab", 1},
+		{"ab", "ba", 2},
+		{"kitten", "sitting", 3},
+	} {
+		if got := editDistance(tc.a, tc.b); got != tc.want {
+			t.Errorf("%q, %q: %d, want %d", tc.a, tc.b, got, tc.want)
+		}
+		if got := editDistance(tc.b, tc.a); got != tc.want {
+			t.Errorf("%q, %q: %d, want %d", tc.b, tc.a, got, tc.want)
+		}
+	}
+}
+
+// Every exported type of the package and every JSON field has a doc comment:
+// they become the online documentation. Fields that withDefaults fills in name
+// their default.
+func TestDocComments(t *testing.T) {
+	docs := docComments(t)
+	for name, doc := range docs {
+		if doc == "" {
+			t.Errorf("%s has no doc comment", name)
+		}
+	}
+	withDefault := []string{"Handler.ServerName", "Handler.Forwarded", "Handler.Auth", "Handler.AllowedPorts", "Auth.Realm", "KeepAlive.Enabled", "Tunnel.Timeout", "Transport.MaxConns"}
+	transport := (*Transport)(nil).withDefaults()
+	for _, v := range []any{transport, *transport.KeepAlive, (*Tunnel)(nil).withDefaults(), (*DestinationCircuit)(nil).withDefaults()} {
+		for f, value := range reflect.ValueOf(v).Fields() {
+			if value.Kind() != reflect.Pointer && !value.IsZero() {
+				withDefault = append(withDefault, reflect.TypeOf(v).Name()+"."+f.Name)
+			}
+		}
+	}
+	if len(withDefault) < 20 {
+		t.Errorf("only %d fields with a default: %v", len(withDefault), withDefault)
+	}
+	for _, name := range withDefault {
+		if !strings.Contains(docs[name], "Default:") {
+			t.Errorf("the doc comment of %s does not say 'Default:': %q", name, docs[name])
+		}
+	}
+	for _, typ := range configTypes {
+		for name, f := range jsonFields(typ) {
+			if _, ok := docs[typ.Name()+"."+f.Name]; !ok {
+				t.Errorf("no doc comment found for %s.%s", typ.Name(), name)
+			}
+		}
+	}
+}
+
+// docComments are the doc comments of exported types ("T"), their exported
+// fields ("T.F") and methods, and exported functions ("func F").
+func docComments(t *testing.T) map[string]string {
+	t.Helper()
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	docs := make(map[string]string)
+	for _, path := range files {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, decl := range file.Decls {
+			switch decl := decl.(type) {
+			case *ast.FuncDecl:
+				if decl.Name.IsExported() && exportedReceiver(decl) {
+					docs["func "+decl.Name.Name+" in "+path] = decl.Doc.Text()
+				}
+			case *ast.GenDecl:
+				typeDocs(decl, docs)
+			}
+		}
+	}
+	return docs
+}
+
+// exportedReceiver reports whether a function is a method of an exported type,
+// or none.
+func exportedReceiver(f *ast.FuncDecl) bool {
+	if f.Recv == nil {
+		return true
+	}
+	typ := f.Recv.List[0].Type
+	if star, ok := typ.(*ast.StarExpr); ok {
+		typ = star.X
+	}
+	name, ok := typ.(*ast.Ident)
+	return !ok || name.IsExported()
+}
+
+func typeDocs(decl *ast.GenDecl, docs map[string]string) {
+	for _, spec := range decl.Specs {
+		spec, ok := spec.(*ast.TypeSpec)
+		if !ok || !spec.Name.IsExported() {
+			continue
+		}
+		doc := spec.Doc.Text()
+		if doc == "" {
+			doc = decl.Doc.Text()
+		}
+		docs[spec.Name.Name] = doc
+		fields, ok := spec.Type.(*ast.StructType)
+		if !ok {
+			continue
+		}
+		for _, f := range fields.Fields.List {
+			for _, name := range f.Names {
+				if name.IsExported() {
+					docs[fmt.Sprintf("%s.%s", spec.Name.Name, name.Name)] = f.Doc.Text()
+				}
+			}
+		}
+	}
+}
