@@ -5,10 +5,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -28,9 +31,25 @@ type dialer struct {
 }
 
 // systemResolve asks the system resolver. The name is looked up as absolute:
-// search domains would let a client reach names that it did not say.
+// search domains would let a client reach names that it did not say. Names of one
+// label (localhost, containers) are looked for in the hosts file first, where Go
+// does not find them by their absolute form.
 func systemResolve(ctx context.Context, host string) ([]netip.Addr, error) {
+	if !strings.Contains(host, ".") {
+		if addrs, err := hostsFile.LookupNetIP(ctx, "ip", host); err == nil {
+			return addrs, nil
+		}
+	}
 	return net.DefaultResolver.LookupNetIP(ctx, "ip", host+".")
+}
+
+// hostsFile is a resolver that has nobody to ask and so knows only what stands
+// in the hosts file.
+var hostsFile = &net.Resolver{
+	PreferGo: true,
+	Dial: func(context.Context, string, string) (net.Conn, error) {
+		return nil, errors.New("only the hosts file is asked")
+	},
 }
 
 // dial connects to the destination, in the given scheme ("https" with TLS). The
@@ -67,7 +86,9 @@ func (d *dialer) connect(ctx context.Context, dest target.Target) (*net.TCPConn,
 	if len(addrs) == 1 {
 		return d.dialAddr(ctx, addrs[0], dest.Port)
 	}
-	return d.race(ctx, interleave(addrs), dest.Port)
+	return race(ctx, interleave(addrs), d.fallbackDelay, func(ctx context.Context, a netip.Addr) (*net.TCPConn, error) {
+		return d.dialAddr(ctx, a, dest.Port)
+	})
 }
 
 // addresses returns the addresses of dest that may be dialed. When none may,
@@ -110,37 +131,42 @@ func (d *dialer) check(dest target.Target, a netip.Addr) error {
 	return nil
 }
 
-// dialAddr dials one literal address. Keep-alive probes are off: tunnels have
-// an idle timer of their own and pooled connections are looked at before use,
-// so four system calls a connection can be saved.
+// dialAddr dials one literal address: what stands in the string is an IP address,
+// so nothing is looked up. DialTCP would save the detour through a string, but it
+// takes an empty local address for one to bind to, and a bound port is used up
+// for all destinations and not for one.
+//
+// Keep-alive probes are off: tunnels have an idle timer of their own and pooled
+// connections are looked at before use, so four system calls a connection can be
+// saved.
 func (d *dialer) dialAddr(ctx context.Context, a netip.Addr, port uint16) (*net.TCPConn, error) {
 	nd := net.Dialer{KeepAlive: -1}
-	return nd.DialTCP(ctx, "tcp", netip.AddrPort{}, netip.AddrPortFrom(a, port))
+	conn, err := nd.DialContext(ctx, "tcp", netip.AddrPortFrom(a, port).String())
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.TCPConn), nil
 }
 
-// race tries the addresses one after the other, each after fallbackDelay or as
-// soon as the one before has failed, and takes the first connection that stands
-// (RFC 8305 §5).
-func (d *dialer) race(ctx context.Context, addrs []netip.Addr, port uint16) (*net.TCPConn, error) {
-	ctx, cancel := context.WithCancel(ctx)
+// race dials the addresses one after the other, each after delay or as soon as
+// the one before has failed, and takes the first connection that stands (RFC
+// 8305 §5).
+func race[C io.Closer](ctx context.Context, addrs []netip.Addr, delay time.Duration, dial func(context.Context, netip.Addr) (C, error)) (C, error) {
+	attempts, cancel := context.WithCancel(ctx)
 	defer cancel()
-	type result struct {
-		conn *net.TCPConn
-		err  error
-	}
-	results := make(chan result, len(addrs))
+	results := make(chan dialed[C], len(addrs))
 	next, pending := 0, 0
 	start := func() {
 		a := addrs[next]
 		next++
 		pending++
 		go func() {
-			conn, err := d.dialAddr(ctx, a, port)
-			results <- result{conn, err}
+			conn, err := dial(attempts, a)
+			results <- dialed[C]{conn, err}
 		}()
 	}
 	start()
-	timer := time.NewTimer(d.fallbackDelay)
+	timer := time.NewTimer(delay)
 	defer timer.Stop()
 	var firstErr error
 	for {
@@ -148,33 +174,45 @@ func (d *dialer) race(ctx context.Context, addrs []netip.Addr, port uint16) (*ne
 		case <-timer.C:
 			if next < len(addrs) {
 				start()
-				timer.Reset(d.fallbackDelay)
+				timer.Reset(delay)
 			}
 		case r := <-results:
 			pending--
 			if r.err == nil {
-				go closeLosers(pending, func() *net.TCPConn { return (<-results).conn })
+				go closeLosers(results, pending)
 				return r.conn, nil
 			}
 			if firstErr == nil {
 				firstErr = r.err
 			}
-			if next < len(addrs) {
+			switch {
+			case ctx.Err() == nil && next < len(addrs):
 				start()
-				timer.Reset(d.fallbackDelay)
-			} else if pending == 0 {
-				return nil, firstErr
+				timer.Reset(delay)
+			case pending > 0:
+			case errors.Is(ctx.Err(), context.Canceled):
+				// Nobody waits any more: the addresses that were not given
+				// their time are no failure of the destination.
+				return r.conn, ctx.Err()
+			default:
+				return r.conn, firstErr
 			}
 		}
 	}
 }
 
+// dialed is what an attempt of a race brought.
+type dialed[C io.Closer] struct {
+	conn C
+	err  error
+}
+
 // closeLosers closes what the attempts that lost the race still bring. Their
 // context is cancelled, so they end at once.
-func closeLosers(pending int, next func() *net.TCPConn) {
+func closeLosers[C io.Closer](results <-chan dialed[C], pending int) {
 	for range pending {
-		if conn := next(); conn != nil {
-			_ = conn.Close()
+		if r := <-results; r.err == nil {
+			_ = r.conn.Close()
 		}
 	}
 }
@@ -224,7 +262,7 @@ func (d *dialer) handshake(ctx context.Context, conn *net.TCPConn, host string) 
 	if cfg.ServerName == "" {
 		cfg.ServerName = host
 	}
-	tc := tls.Client(conn, cfg)
+	tc := tls.Client(h1.NoteEOF(conn), cfg)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		_ = conn.Close()
 		return nil, &tlsError{err}

@@ -83,11 +83,11 @@ func (t *transaction) attempt(head []byte, up *upload) (again bool, err error) {
 	} else {
 		l.Discard()
 	}
-	var stale *staleError
-	if errors.As(err, &stale) && t.mayRetry(l, stale, up) {
-		return true, nil
+	if err == nil {
+		return false, nil
 	}
-	return false, err
+	stale, ok := errors.AsType[*staleError](err)
+	return ok && t.mayRetry(stale, up), err
 }
 
 // keepFor is how long a connection may stay idle whose origin promised to keep
@@ -110,7 +110,7 @@ func (e *staleError) Unwrap() error { return e.err }
 
 // mayRetry is the retry table for origins reached directly. A fresh connection
 // is never given a second chance: what is wrong there is not the pool's doing.
-func (t *transaction) mayRetry(l *lease, stale *staleError, up *upload) bool {
+func (t *transaction) mayRetry(stale *staleError, up *upload) bool {
 	switch {
 	case !t.out.reused || t.out.attempts > 1 || t.clientGone():
 		return false
@@ -251,9 +251,8 @@ func (t *transaction) relayBody(c *h1.Conn, resp h1.Response) error {
 	}
 	buf := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buf)
-	rc := http.NewResponseController(t.w)
 	if c.Buffered() == 0 {
-		_ = rc.Flush()
+		t.flush()
 	}
 	body := c.Body()
 	for {
@@ -267,16 +266,19 @@ func (t *transaction) relayBody(c *h1.Conn, resp h1.Response) error {
 		switch {
 		case err == nil:
 			if c.Buffered() == 0 {
-				_ = rc.Flush()
+				t.flush()
 			}
 		case err == io.EOF:
-			t.writeTrailer(c, rc)
+			t.writeTrailer(c)
 			return nil
 		default:
 			return err
 		}
 	}
 }
+
+// flush sends the client what is there. An error shows at the next write.
+func (t *transaction) flush() { _ = http.NewResponseController(t.w).Flush() }
 
 // answerLastHop answers a TRACE or OPTIONS request whose Max-Forwards is used up
 // (RFC 9110 §7.6.2, §9.3.7, §9.3.8).

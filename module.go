@@ -58,10 +58,11 @@ type Handler struct {
 	ServerName string `json:"server_name,omitempty"`
 
 	// Hosts are the names of the site that shares the server with the proxy.
-	// Requests for them in absolute form go to the next handler. On HTTP/3,
-	// and on HTTP/2 without TLS, a handler cannot see the scheme of a
-	// request; there, with Hosts set, a request for any other host counts as
-	// one to be forwarded, and without Hosts none does.
+	// Requests for them in absolute form go to the next handler. On HTTP/2
+	// and HTTP/3 a handler cannot see the scheme of a request; there, with
+	// Hosts set, a request for any other host counts as one to be forwarded
+	// (over TLS where its port is 443), and without Hosts none does. CONNECT
+	// works everywhere without. Default: none.
 	Hosts []string `json:"hosts,omitempty"`
 
 	// Auth says who may use the proxy. Default: everybody.

@@ -108,6 +108,9 @@ func classify(err error) *failure {
 
 // classifyNetwork sorts what the resolver, the sockets and TLS report.
 func classifyNetwork(err error) *failure {
+	if errors.Is(err, context.Canceled) {
+		return failCanceled
+	}
 	if d, ok := errors.AsType[*net.DNSError](err); ok {
 		if d.IsTimeout {
 			return failDNSTimeout
@@ -118,17 +121,18 @@ func classifyNetwork(err error) *failure {
 		return f
 	}
 	switch {
-	case errors.Is(err, context.Canceled):
-		return failCanceled
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return failRefused
-	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EADDRNOTAVAIL):
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
 		return failUnroutable
+	case errors.Is(err, syscall.EADDRNOTAVAIL), errors.Is(err, syscall.EADDRINUSE),
+		errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return failLimit // local ports or descriptors are used up
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
 		return failDialTimeout
-	case errors.Is(err, h1.ErrClosedBeforeResponse), errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, io.ErrUnexpectedEOF):
 		return failIncomplete
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
+	case errors.Is(err, h1.ErrClosedBeforeResponse), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
 		return failTerminated
 	}
 	return failInternal
@@ -141,13 +145,13 @@ func classifyTLS(err error) *failure {
 	if _, ok := errors.AsType[x509.HostnameError](err); ok {
 		return failCertificate
 	}
-	if _, ok := errors.AsType[tls.AlertError](err); ok {
-		return failTLSAlert
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" {
+		return failTLSAlert // how crypto/tls reports an alert of the peer
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		return failTLS
 	}
-	if h, ok := errors.AsType[*tlsError](err); ok && !h.Timeout() && !errors.Is(err, context.Canceled) {
+	if h, ok := errors.AsType[*tlsError](err); ok && !h.Timeout() {
 		return failTLS
 	}
 	return nil
@@ -241,7 +245,7 @@ func retryAfter(err error) time.Duration {
 	if c, ok := errors.AsType[*circuitOpenError](err); ok {
 		return max(c.retryAfter, time.Second)
 	}
-	if _, ok := errors.AsType[*connpool.LimitError](err); ok {
+	if classify(err) == failLimit {
 		return time.Second
 	}
 	return 0

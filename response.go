@@ -106,14 +106,14 @@ func allowedInTrailer(name string) bool {
 
 // writeTrailer forwards the trailer fields of a response that has been read to
 // its end.
-func (t *transaction) writeTrailer(c *h1.Conn, rc *http.ResponseController) {
+func (t *transaction) writeTrailer(c *h1.Conn) {
 	trailer := c.Trailer()
 	if len(trailer) == 0 || !t.takesTrailers() {
 		return
 	}
 	// A short body that has not left yet would get a Content-Length, with
 	// which there can be no trailers.
-	_ = rc.Flush()
+	t.flush()
 	header := t.w.Header()
 	for _, f := range trailer {
 		if allowedInTrailer(f.Name) {

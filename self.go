@@ -44,31 +44,43 @@ func newSelfCheck(adminAddresses []hostPort) *selfCheck {
 // this process. A listener bound to all addresses, or to a name, counts for
 // every local address.
 func (s *selfCheck) isSelf(a netip.Addr, port uint16) bool {
+	if a.IsUnspecified() {
+		// Systems connect to loopback then, some to that of the other family.
+		return s.isSelf(ipv4Loopback, port) || s.isSelf(netip.IPv6Loopback(), port)
+	}
 	p := strconv.Itoa(int(port))
-	if s.usage("tcp", net.JoinHostPort(a.String(), p)) > 0 {
+	if s.listens(net.JoinHostPort(a.String(), p)) {
 		return true
 	}
 	return s.boundWide(port, p) && s.isLocal(a)
 }
 
+var ipv4Loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
 // boundWide reports whether a listener on the port is bound to all addresses,
 // to localhost or to a name that was given.
 func (s *selfCheck) boundWide(port uint16, p string) bool {
 	for _, host := range [...]string{"", "localhost", "0.0.0.0", "[::]"} {
-		if s.usage("tcp", host+":"+p) > 0 {
+		if s.listens(host + ":" + p) {
 			return true
 		}
 	}
 	for _, host := range s.adminHosts[port] {
-		if s.usage("tcp", host+":"+p) > 0 {
+		if s.listens(net.JoinHostPort(host, p)) {
 			return true
 		}
 	}
 	return false
 }
 
+// listens reports whether a listener of this process is bound to an address
+// that was written like this, on whichever network a site's bind names.
+func (s *selfCheck) listens(addr string) bool {
+	return s.usage("tcp", addr) > 0 || s.usage("tcp4", addr) > 0 || s.usage("tcp6", addr) > 0
+}
+
 func (s *selfCheck) isLocal(a netip.Addr) bool {
-	if a.IsLoopback() || a.IsUnspecified() {
+	if a.IsLoopback() {
 		return true
 	}
 	_, ok := s.locals().set[a.WithZone("")]

@@ -5,12 +5,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/target"
@@ -58,7 +57,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 // serve takes a request of ours through its steps.
 func (h *Handler) serve(t *transaction) error {
 	t.begin()
-	defer t.joinUpload()
+	defer t.leave()
 	if err := t.authenticate(); err != nil {
 		return t.finish(err)
 	}
@@ -75,8 +74,10 @@ func (h *Handler) serve(t *transaction) error {
 // and scheme.
 //
 // On HTTP/1.1 the request target says it all. On HTTP/2 and HTTP/3 Go passes on
-// the authority in Host but not the scheme: what was or may have been a request
-// for https must never be sent in clear, and belongs to the site.
+// the authority in Host but not the scheme (over TLS, net/http fills in r.TLS
+// for every request, whatever its scheme). A client that means https asks for a
+// tunnel, unless it takes this server for the origin; so what is not for the
+// site is an exchange, but only where the operator has said what the site is.
 func (t *transaction) classify() kind {
 	r := t.r
 	if r.Method == http.MethodConnect {
@@ -99,17 +100,20 @@ func (t *transaction) classify() kind {
 		return notOurs
 	}
 	t.authority = r.Host
-	switch streamScheme(r) {
-	case "http":
-		return t.unlessSite()
-	case "https":
+	if len(t.h.hosts) == 0 || r.TLS != nil && strings.EqualFold(r.TLS.ServerName, hostname(r.Host)) {
 		return notOurs
 	}
-	if len(t.h.hosts) == 0 {
-		return notOurs
-	}
+	// What may have been meant for https is not sent in clear.
 	t.https = strings.HasSuffix(r.Host, ":443")
 	return t.unlessSite()
+}
+
+// hostname is the host of an authority, without its port.
+func hostname(authority string) string {
+	if host, _, err := net.SplitHostPort(authority); err == nil {
+		return host
+	}
+	return authority
 }
 
 // unlessSite says that the request is to be forwarded, unless it is for the
@@ -123,38 +127,6 @@ func (t *transaction) unlessSite() kind {
 		}
 	}
 	return isExchange
-}
-
-// streamScheme tells the scheme of an ordinary request on HTTP/2 or HTTP/3 as
-// far as it can be known: "" where it cannot.
-func streamScheme(r *http.Request) string {
-	if r.ProtoMajor != 2 {
-		return ""
-	}
-	if r.TLS != nil {
-		// Behind a listener wrapper that terminates TLS, Caddy fills in
-		// r.TLS for every request of the connection.
-		if r.Context().Value(hiddenTLSCtxKey) != nil {
-			return ""
-		}
-		return "https"
-	}
-	// Over TLS, Go leaves r.TLS empty where :scheme is http. Without TLS it
-	// always is.
-	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if !ok || speaksH2C(server) {
-		return ""
-	}
-	return "http"
-}
-
-// hiddenTLSCtxKey is under which Caddy keeps the TLS state of connections whose
-// TLS a listener wrapper has terminated.
-const hiddenTLSCtxKey caddy.CtxKey = "tls_connection_state_func"
-
-func speaksH2C(server *caddyhttp.Server) bool {
-	return slices.Contains(server.Protocols, "h2c") ||
-		slices.ContainsFunc(server.ListenProtocols, func(p []string) bool { return slices.Contains(p, "h2c") })
 }
 
 // begin prepares what every request of ours needs.
@@ -203,11 +175,15 @@ func (t *transaction) peekBody() error {
 	return nil
 }
 
-// joinUpload sees to it that nobody reads the body after the handler has
-// returned.
-func (t *transaction) joinUpload() {
+// leave sees to it that nobody reads the body after the handler has returned:
+// not our own goroutine, and not net/http, which would wait on an HTTP/1
+// connection for the rest of a body before it closes it.
+func (t *transaction) leave() {
 	if t.upload != nil {
 		t.upload.join(!t.aborted)
+	}
+	if !t.bodyRead && t.r.ProtoMajor == 1 {
+		_ = http.NewResponseController(t.w).SetReadDeadline(longAgo)
 	}
 }
 

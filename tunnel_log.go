@@ -1,7 +1,6 @@
 package egress
 
 import (
-	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -87,11 +86,7 @@ func accessLoggerNames(logs *caddyhttp.ServerLogConfig, r *http.Request) []strin
 		}
 		return out
 	}
-	host, _, err := net.SplitHostPort(r.Host)
-	if err != nil {
-		host = r.Host
-	}
-	host = strings.ToLower(host)
+	host := strings.ToLower(hostname(r.Host))
 	if names, ok := logs.LoggerNames[host]; ok {
 		return names
 	}

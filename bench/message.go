@@ -69,7 +69,7 @@ func (c *conn) readHead() (head, error) {
 			return parseHead(text)
 		}
 		if err := c.fill(); err != nil {
-			if err == io.EOF && c.w > c.r {
+			if errors.Is(err, io.EOF) && c.w > c.r {
 				return head{}, errTruncated
 			}
 			return head{}, err
@@ -112,7 +112,7 @@ func (c *conn) readBody(want *body, n int64, pace func(int)) error {
 	for n > 0 {
 		if c.r == c.w {
 			if err := c.fill(); err != nil {
-				if err == io.EOF {
+				if errors.Is(err, io.EOF) {
 					err = errTruncated
 				}
 				return err

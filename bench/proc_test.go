@@ -5,6 +5,7 @@ package main
 import (
 	"net"
 	"os"
+	"os/exec"
 	"slices"
 	"testing"
 	"time"
@@ -52,6 +53,15 @@ func TestOwnProcess(t *testing.T) {
 	if err := checkListener(os.Getpid(), port); err != nil {
 		t.Error(err)
 	}
+	other := exec.Command("sleep", "60")
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkListener(other.Process.Pid, port); err == nil {
+		t.Error("the listener of another process counts")
+	}
+	_ = other.Process.Kill()
+	_ = other.Wait()
 	before, err := descriptors(os.Getpid())
 	if err != nil || before < 3 {
 		t.Errorf("%d descriptors, %v", before, err)

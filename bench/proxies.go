@@ -119,7 +119,7 @@ func startProxy(cmd *exec.Cmd, logPath, port string) (*proxy, error) {
 		settle: func() error { return cmd.Process.Signal(syscall.SIGUSR2) },
 		entry:  func(string) string { return net.JoinHostPort("127.0.0.1", port) },
 	}
-	if err := awaitListener(p.entry("")); err == nil {
+	if err = awaitListener(p.entry("")); err == nil {
 		err = checkListener(p.pid, port)
 	}
 	if err != nil {

@@ -282,8 +282,11 @@ func (c *client) connectH2(t *testing.T, target, early string, header http.Heade
 	return resp, &tunnel{
 		Reader: resp.Body, Writer: pw,
 		CloseWrite: pw.Close,
-		Abort:      cancel,
-		Close:      func() { pw.Close(); resp.Body.Close() },
+		Abort: func() {
+			cancel()
+			pw.CloseWithError(context.Canceled) // x/net looks up only when its body read returns
+		},
+		Close: func() { pw.Close(); resp.Body.Close() },
 	}
 }
 
@@ -388,4 +391,39 @@ func cancelIf(yes bool, cancel context.CancelFunc) {
 	if yes {
 		cancel()
 	}
+}
+
+// errDeadline is how a client's patience ends on HTTP/2 and HTTP/3.
+var errDeadline = context.DeadlineExceeded
+
+// tryConnect asks for a tunnel on HTTP/2 or HTTP/3 and returns the status.
+func (c *client) tryConnect(target string) (int, error) {
+	if c.h2 != nil {
+		resp, err := c.h2.RoundTrip(connectRequest(c.ctx, target, nil))
+		if err != nil {
+			return 0, err
+		}
+		resp.Body.Close()
+		return resp.StatusCode, nil
+	}
+	str, err := c.h3.OpenRequestStream(c.ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer str.Close()
+	if err := str.SendRequestHeader(connectRequest(c.ctx, target, nil)); err != nil {
+		return 0, err
+	}
+	resp, err := str.ReadResponse()
+	if err != nil {
+		return 0, err
+	}
+	str.CancelRead(quic.StreamErrorCode(http3.ErrCodeRequestCanceled))
+	return resp.StatusCode, nil
+}
+
+func readAll(resp *http.Response) *response {
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return &response{Response: resp, body: string(b), bodyErr: err}
 }

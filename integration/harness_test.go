@@ -113,6 +113,8 @@ type setup struct {
 	servers string
 	// global holds further global options.
 	global string
+	// plain is the address in clear, "" for a free one.
+	plain string
 	// bind6 binds ::1 too.
 	bind6 bool
 }
@@ -124,7 +126,10 @@ const usual = "allow_unauthenticated\nhosts proxy.test\n" + openLoopback
 // start runs a Caddy with the given setup until the end of the test.
 func start(t *testing.T, m mode, s setup) *proxy {
 	t.Helper()
-	p := &proxy{mode: m, plain: freeAddr(t), secure: freeAddr(t), logs: newLogCapture(t)}
+	p := &proxy{mode: m, plain: s.plain, secure: freeAddr(t), logs: newLogCapture(t)}
+	if p.plain == "" {
+		p.plain = freeAddr(t)
+	}
 	if s.egress == "" {
 		s.egress = usual
 	}
@@ -198,10 +203,14 @@ func tryLoad(t *testing.T, text string) error {
 	return caddy.Load(config, true)
 }
 
+// handedOut are the ports that freeAddr has given away: one it has found free
+// again may be about to be bound by someone it was given to before.
+var handedOut = map[string]bool{}
+
 // freeAddr returns an address of 127.0.0.1 whose port is free for TCP and UDP.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	for range 100 {
+	for range 1000 {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -213,7 +222,10 @@ func freeAddr(t *testing.T) string {
 			continue
 		}
 		pc.Close()
-		return addr
+		if !handedOut[addr] {
+			handedOut[addr] = true
+			return addr
+		}
 	}
 	t.Fatal("no free port")
 	return ""
@@ -241,4 +253,11 @@ func await[T any](t *testing.T, c <-chan T, what string) T {
 		t.Fatalf("waited in vain for %s", what)
 		panic("unreachable")
 	}
+}
+
+// startAt is start for a configuration that names the proxy's own address.
+func startAt(t *testing.T, m mode, egress func(plain string) string) *proxy {
+	t.Helper()
+	plain := freeAddr(t)
+	return start(t, m, setup{plain: plain, egress: egress(plain)})
 }

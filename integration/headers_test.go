@@ -476,16 +476,12 @@ func TestTarget_BytesPreserved(t *testing.T) {
 			t.Run(kind, func(t *testing.T) {
 				c := p.client(t, kind)
 				for _, target := range targets {
+					if strings.HasPrefix(target, "/%zz") {
+						continue // a path that Go refuses ends the connection
+					}
 					r := c.newRequest(t, "GET", origin.url("/"), nil)
 					r.URL = &url.URL{Scheme: "http", Host: origin.addr, Opaque: "//" + origin.addr + target}
-					resp, err := c.try(r)
-					if err != nil || resp.StatusCode == 400 {
-						if strings.Contains(target, "%zz") {
-							continue
-						}
-						t.Errorf("%s: %v", target, err)
-						continue
-					}
+					resp := c.do(t, r)
 					if resp.StatusCode != http.StatusOK {
 						t.Errorf("%s: status %d", target, resp.StatusCode)
 						continue

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -339,13 +340,28 @@ func newEchoOrigin(t *testing.T) *rawOrigin {
 	t.Helper()
 	return newRawOrigin(t, func(c *originConn) {
 		if _, err := io.Copy(c.Conn, c.br); err == nil {
-			c.closeWrite()
+			_ = c.Conn.(*net.TCPConn).CloseWrite()
 		}
 	})
 }
+
+// bulk is more than any buffer holds, and nowhere the same.
+var bulk = sync.OnceValue(func() string {
+	var b []byte
+	for i := int64(0); len(b) < 3<<20; i++ {
+		b = append(strconv.AppendInt(b, i, 10), ',')
+	}
+	return string(b)
+})
 
 // refusedAddr is an address nobody listens on.
 func refusedAddr(t *testing.T) string {
 	t.Helper()
 	return freeAddr(t)
+}
+
+// closeWithoutNotify ends a TLS connection with a bare FIN.
+func closeWithoutNotify(c *originConn) {
+	c.Conn.(*tls.Conn).NetConn().Close()
+	c.Close()
 }

@@ -31,18 +31,21 @@ func (c *Conn) Alive() bool {
 	if c.raw == nil {
 		return true
 	}
-	switch lookAt(c.raw) {
-	case socketQuiet:
-		return true
-	case socketClosed:
-		return false
+	state := lookAt(c.raw)
+	for tries := 0; state == socketWaiting && tries < 4; tries++ {
+		// Records need not carry data: servers send session tickets when
+		// they please. TLS itself has to tell. On a busy machine the time
+		// may be over before the read began, hence more than one try.
+		if !tlsQuiet(c.tls, time.Now().Add(recordWait)) {
+			return false
+		}
+		state = lookAt(c.raw)
 	}
-	// Records need not carry data: servers send session tickets when they
-	// please. TLS itself has to tell.
-	return tlsQuiet(c.tls, time.Now().Add(recordWait)) && lookAt(c.raw) == socketQuiet
+	return state == socketQuiet
 }
 
-// recordWait bounds the reading of records that are in the socket already.
+// recordWait is for the reading of records that are in the socket already. It is
+// waited to its end where they carry no data.
 const recordWait = 5 * time.Millisecond
 
 // longAgo is a deadline in the past.

@@ -262,6 +262,7 @@ func (c *Conn) readTrailer() error {
 		if total += len(line) + 2; total > maxTrailer {
 			return tooLarge("trailer section over %d bytes", maxTrailer)
 		}
+		canonicalName(line)
 		f, err := parseField(string(line))
 		if err != nil {
 			return err

@@ -3,8 +3,8 @@ package h1
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
-	"net/textproto"
 	"strings"
 )
 
@@ -42,6 +42,7 @@ func (c *Conn) ReadHead(h *Head, limit int) error {
 	if err != nil {
 		return err
 	}
+	canonicalNames(c.buf[c.r:end])
 	// One string for the whole head: names and values are parts of it.
 	text := string(c.buf[c.r:end])
 	c.r = end
@@ -88,9 +89,9 @@ func (c *Conn) headError(err error) error {
 	case !c.heard:
 		return ErrClosedBeforeResponse
 	case c.r == c.w:
-		return malformed("connection closed after an informational response")
+		return fmt.Errorf("%w after an informational response", io.ErrUnexpectedEOF)
 	default:
-		return malformed("connection closed within the response head")
+		return fmt.Errorf("%w within the response head", io.ErrUnexpectedEOF)
 	}
 }
 
@@ -105,6 +106,34 @@ func (c *Conn) makeRoom() {
 		larger := make([]byte, 2*len(c.buf))
 		copy(larger, c.buf[:c.w])
 		c.buf = larger
+	}
+}
+
+// canonicalNames brings the field names of a head into canonical form, in place:
+// done later, it would cost a string for each name.
+func canonicalNames(head []byte) {
+	for i := bytes.IndexByte(head, '\n'); i >= 0; i = bytes.IndexByte(head, '\n') {
+		head = head[i+1:]
+		canonicalName(head)
+	}
+}
+
+// canonicalName does so for one field line. What is no valid name stays as it is,
+// to be shown in the error.
+func canonicalName(line []byte) {
+	n := 0
+	for n < len(line) && tokenByte[line[n]] {
+		n++
+	}
+	if n == len(line) || line[n] != ':' {
+		return
+	}
+	upper := true
+	for i, b := range line[:n] {
+		if upper && 'a' <= b && b <= 'z' || !upper && 'A' <= b && b <= 'Z' {
+			line[i] = b ^ 0x20
+		}
+		upper = b == '-'
 	}
 }
 
@@ -164,6 +193,7 @@ func parseFields(fields []Field, text string) ([]Field, error) {
 	}
 }
 
+// parseField reads a field line whose name is in canonical form.
 func parseField(line string) (Field, error) {
 	if line[0] == ' ' || line[0] == '\t' {
 		return Field{}, malformed("obsolete line folding (RFC 9112 section 5.2)")
@@ -179,7 +209,7 @@ func parseField(line string) (Field, error) {
 	if !validValue(value) {
 		return Field{}, malformed("control character in the value of field %s", name)
 	}
-	return Field{Name: textproto.CanonicalMIMEHeaderKey(name), Value: value}, nil
+	return Field{Name: name, Value: value}, nil
 }
 
 // validName reports whether s is a token (RFC 9110 §5.6.2).

@@ -30,7 +30,7 @@ func init() { benchProxy = serveBenchProxy }
 // in RELAY_BENCH_TARGET, and answers each line on its standard input with
 // CPU ns, resident bytes, Go heap and stack bytes in use, descriptors.
 func serveBenchProxy(mode string) {
-	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	ln, err := net.Listen("tcp4", loopback())
 	if err != nil {
 		panic(err)
 	}
@@ -138,7 +138,7 @@ func (p *proxyProcess) usage(b *testing.B, question string) (u usage) {
 // serve accepts connections until the benchmark ends.
 func serve(b *testing.B, f func(net.Conn)) string {
 	b.Helper()
-	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	ln, err := net.Listen("tcp4", loopback())
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -9,11 +9,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	mrand "math/rand/v2"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -62,13 +64,28 @@ func eachKind(t *testing.T, f func(t *testing.T, client, origin link)) {
 	}
 }
 
+// loopback is an address of this process's own where there are many: other
+// tests on the machine may use up the ports of 127.0.0.1.
+func loopback() string {
+	if runtime.GOOS != "linux" {
+		return "127.0.0.1:0"
+	}
+	pid := os.Getpid()
+	return fmt.Sprintf("127.%d.%d.%d:0", 1+pid>>16&0x7f, pid>>8&0xff, 1+pid&0x7f)
+}
+
+var listener = sync.OnceValues(func() (net.Listener, error) { return net.Listen("tcp4", loopback()) })
+
+var dialing sync.Mutex // between Dial and Accept
+
 func tcpLink(t testing.TB) link {
 	t.Helper()
-	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	dialing.Lock()
+	defer dialing.Unlock()
+	ln, err := listener()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
 	far, err := net.Dial("tcp4", ln.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -115,9 +132,8 @@ func tlsLink(t testing.TB) link {
 type fake struct {
 	in, out *queue
 
-	mu     sync.Mutex
-	closed bool
-	calls  []string // CloseWrite, Close, Abort
+	mu    sync.Mutex
+	calls []string // CloseWrite, Close, Abort
 }
 
 func fakeLink(testing.TB) link {

@@ -178,6 +178,29 @@ func TestBrokenTunnelLingersNoLongerThanHalfClosed(t *testing.T) {
 	})
 }
 
+// slowEnd is a stream that takes its time to find out that its peer is gone.
+type slowEnd struct{ *fake }
+
+func (s slowEnd) CloseWrite() error {
+	time.Sleep(10 * time.Second)
+	return syscall.ENOTCONN
+}
+
+// The limit counts from the first end, whatever happens next.
+func TestHalfCloseTimeoutIsNotProlonged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, origin := fakeLink(t), fakeLink(t)
+		results := make(chan Result, 1)
+		r := New(client.near, slowEnd{origin.near.(*fake)}, Config{HalfCloseTimeout: 30 * time.Second})
+		r.Start(func(res Result) { results <- res })
+		client.far.CloseWrite()
+		res := <-results
+		if res.Reason != ReasonOriginError || !errors.Is(res.Err, syscall.ENOTCONN) || res.Duration != 30*time.Second {
+			t.Errorf("result %+v; want origin_error after 30s", res)
+		}
+	})
+}
+
 // Close in the same instant as every limit: one result, whichever it is.
 func TestLimitsRaceWithClose(t *testing.T) {
 	for range 50 {

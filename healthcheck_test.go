@@ -1,0 +1,399 @@
+package egress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/target"
+)
+
+// circuitTest is a set of destinations with the default settings.
+type circuitTest struct {
+	*testing.T
+	*destinations
+	logs *observer.ObservedLogs
+}
+
+func newCircuitTest(t *testing.T) *circuitTest {
+	core, logs := observer.New(zap.DebugLevel)
+	return &circuitTest{t, newDestinations((*DestinationCircuit)(nil).withDefaults(), zap.New(core)), logs}
+}
+
+// origin is a destination that a test speaks of by number.
+func origin(n int) target.Target {
+	return target.Target{Host: fmt.Sprintf("origin%d.test", n), Port: 80}
+}
+
+var errRefused = &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+
+// ask asks for a destination that must be let through.
+func (c *circuitTest) ask(dest target.Target) report {
+	c.Helper()
+	report, err := c.allow(dest)
+	if err != nil {
+		c.Fatalf("refused: %v", err)
+	}
+	return report
+}
+
+// refused asks for a destination that must be refused, and returns for how
+// long.
+func (c *circuitTest) refused(dest target.Target) time.Duration {
+	c.Helper()
+	_, err := c.allow(dest)
+	if err == nil {
+		c.Fatal("let through")
+	}
+	if f := classify(err); f != failCircuit || f.status != 503 {
+		c.Errorf("refused as %d %s", f.status, f.kind)
+	}
+	after := retryAfter(err)
+	if after < time.Second {
+		c.Errorf("may be tried again after %s", after)
+	}
+	return after
+}
+
+// fail lets n requests fail.
+func (c *circuitTest) fail(dest target.Target, n int) {
+	c.Helper()
+	for range n {
+		c.ask(dest)(errRefused)
+	}
+}
+
+func (c *circuitTest) tracked(want int) {
+	c.Helper()
+	entries := 0
+	c.states.Range(func(any, any) bool {
+		entries++
+		return true
+	})
+	if n := c.count.Load(); int(n) != entries || entries != want {
+		c.Errorf("%d destinations in the map, counted as %d, want %d", entries, n, want)
+	}
+}
+
+func TestCircuitOpensAndCloses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, dest := newCircuitTest(t), origin(1)
+		c.fail(dest, 4)
+		c.ask(dest) // four are not enough
+		c.fail(dest, 1)
+		if after := c.refused(dest); after != 2*time.Second {
+			t.Errorf("open for %s", after)
+		}
+		c.ask(origin(2))(nil) // others are not concerned
+		time.Sleep(900 * time.Millisecond)
+		if after := c.refused(dest); after != 1100*time.Millisecond {
+			t.Errorf("open for another %s", after)
+		}
+		time.Sleep(1100 * time.Millisecond)
+
+		probe := c.ask(dest)
+		for range 50 {
+			c.refused(dest)
+		}
+		probe(nil)
+		for range 50 {
+			c.ask(dest)(nil)
+		}
+		c.tracked(0)
+		messages := make([]string, 0, 2)
+		for _, e := range c.logs.All() {
+			messages = append(messages, e.Message)
+			if e.Level != zap.InfoLevel || e.ContextMap()["destination"] != "origin1.test:80" {
+				t.Errorf("%s %s %v", e.Level, e.Message, e.ContextMap())
+			}
+		}
+		if len(messages) != 2 || messages[0] != "destination fails repeatedly: circuit opened" || messages[1] != "destination is reachable again: circuit closed" {
+			t.Errorf("logged %q", messages)
+		}
+	})
+}
+
+// Each pause after a probe that failed is 1.6 times as long, up to 30 seconds.
+func TestCircuitPausesGrow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, dest := newCircuitTest(t), origin(1)
+		c.fail(dest, 5)
+		for _, want := range []time.Duration{2000, 3200, 5120, 8192, 13107, 20971, 30000, 30000} {
+			after := c.refused(dest)
+			if after.Milliseconds() != int64(want) {
+				t.Errorf("open for %s, want %s", after, want*time.Millisecond)
+			}
+			time.Sleep(after)
+			c.ask(dest)(errRefused)
+		}
+		if n := c.logs.Len(); n != 1 {
+			t.Errorf("%d lines in the log, want one for the change of state", n)
+		}
+		time.Sleep(c.refused(dest))
+		c.ask(dest)(nil)
+		c.fail(dest, 5)
+		if after := c.refused(dest); after != 2*time.Second {
+			t.Errorf("open for %s after it had recovered", after)
+		}
+	})
+}
+
+// A probe that ends without a result gives its turn back, at once.
+func TestCircuitProbeGivesTurnBack(t *testing.T) {
+	for _, err := range notCharged {
+		t.Run(err.Error(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, dest := newCircuitTest(t), origin(1)
+				c.fail(dest, 5)
+				time.Sleep(2 * time.Second)
+				for range 3 {
+					probe := c.ask(dest)
+					c.refused(dest)
+					probe(err)
+				}
+				c.ask(dest)(nil)
+				c.tracked(0)
+			})
+		})
+	}
+}
+
+// notCharged are results that a destination is not to blame for.
+var notCharged = []error{
+	context.Canceled,
+	&net.OpError{Op: "dial", Err: context.Canceled},
+	&tlsError{context.Canceled},
+	denyPrivate,
+	errPortDenied,
+	fmt.Errorf("%w: this server listens there", failLoop),
+	&target.Error{Reason: "x"},
+	&connpool.LimitError{Scope: connpool.ScopeConns},
+	failInternal,
+	failAuth,
+	syscall.EMFILE,
+	&net.OpError{Op: "dial", Err: syscall.EADDRNOTAVAIL},
+	errors.New("something else"),
+}
+
+func TestCircuitIsNotCharged(t *testing.T) {
+	for _, err := range notCharged {
+		t.Run(err.Error(), func(t *testing.T) {
+			c := newCircuitTest(t)
+			for range 100 {
+				c.ask(origin(1))(err)
+			}
+			c.tracked(0)
+		})
+	}
+}
+
+func TestCircuitIsCharged(t *testing.T) {
+	for _, err := range []error{
+		errRefused,
+		&net.DNSError{Err: "no such host", IsNotFound: true},
+		&net.DNSError{Err: "i/o timeout", IsTimeout: true},
+		&net.OpError{Op: "dial", Err: context.DeadlineExceeded},
+		&net.OpError{Op: "dial", Err: syscall.EHOSTUNREACH},
+		&tlsError{errors.New("remote error: tls: handshake failure")},
+		&tlsError{context.DeadlineExceeded},
+		&net.OpError{Op: "read", Err: syscall.ECONNRESET},
+	} {
+		t.Run(err.Error(), func(t *testing.T) {
+			c := newCircuitTest(t)
+			for range 5 {
+				c.ask(origin(1))(err)
+			}
+			c.refused(origin(1))
+		})
+	}
+}
+
+// A success forgets the failures before it.
+func TestCircuitCountsFailuresInARow(t *testing.T) {
+	c, dest := newCircuitTest(t), origin(1)
+	for range 10 {
+		c.fail(dest, 4)
+		c.ask(dest)(nil)
+		c.tracked(0)
+	}
+}
+
+// Failures that are further apart than the window do not add up.
+func TestCircuitWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, dest := newCircuitTest(t), origin(1)
+		for range 20 {
+			c.fail(dest, 1)
+			time.Sleep(8 * time.Second)
+		}
+		c.ask(dest)(nil)
+	})
+}
+
+// The result of a request that began before the circuit opened.
+func TestCircuitLateResults(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, dest := newCircuitTest(t), origin(1)
+		late := []report{c.ask(dest), c.ask(dest), c.ask(dest)}
+		c.fail(dest, 5)
+		late[0](errRefused)
+		late[1](context.Canceled)
+		if after := c.refused(dest); after != 2*time.Second {
+			t.Errorf("open for %s", after)
+		}
+		late[2](nil)
+		c.ask(dest)
+		c.tracked(0)
+	})
+}
+
+func TestCircuitOff(t *testing.T) {
+	d := newDestinations(DestinationCircuit{Off: true}, zap.NewNop())
+	for range 20 {
+		report, err := d.allow(origin(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		report(errRefused)
+	}
+	if n := d.count.Load(); n != 0 {
+		t.Errorf("%d destinations tracked", n)
+	}
+}
+
+// More failing destinations than are kept track of are served all the same.
+func TestCircuitTracksSoMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCircuitTest(t)
+		c.fail(origin(0), 5)
+		for n := 1; n < maxDestinations+5_000; n++ {
+			c.fail(origin(n), 1)
+		}
+		c.tracked(maxDestinations)
+		c.refused(origin(0)) // what was tracked still is
+		c.fail(origin(maxDestinations+1), 20)
+		c.tracked(maxDestinations)
+
+		// Nobody asks for them for a while: the next failure makes room.
+		time.Sleep(forgetAfter + time.Second)
+		probe := c.ask(origin(0)) // so this one is of interest
+		c.fail(origin(maxDestinations+1), 5)
+		c.refused(origin(maxDestinations + 1))
+		c.refused(origin(0))
+		probe(errRefused)
+		c.tracked(2)
+	})
+}
+
+// The sweep of a full table is run once a second at most.
+func TestCircuitSweepsOnceASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCircuitTest(t)
+		for n := range maxDestinations + 1 {
+			c.fail(origin(n), 1)
+		}
+		if c.swept.Load() != time.Now().Unix() {
+			t.Fatal("a full table was not swept")
+		}
+		c.states.Range(func(_, v any) bool {
+			v.(*destinationState).last = time.Time{} // as if long ago
+			return true
+		})
+		if c.sweep(time.Now()) {
+			t.Error("swept again at once")
+		}
+		time.Sleep(time.Second)
+		if !c.sweep(time.Now()) {
+			t.Error("no room after a sweep")
+		}
+		c.tracked(0)
+	})
+}
+
+// Whatever many requests do at once, nothing is left of it when the
+// destinations work again.
+func TestCircuitConcurrently(t *testing.T) {
+	c := newCircuitTest(t)
+	c.cfg.OpenFor, c.cfg.MaxOpenFor = time.Microsecond, time.Microsecond
+	const origins = 4
+	var wg sync.WaitGroup
+	for g := range 16 {
+		wg.Go(func() {
+			for i := range 2_000 {
+				n := (g + i) % origins
+				dest := origin(n)
+				report, err := c.allow(dest)
+				if err != nil {
+					continue
+				}
+				switch i % 7 {
+				case 0:
+					report(nil)
+				case 1:
+					report(context.Canceled)
+				default:
+					report(errRefused)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for n := range origins {
+		for {
+			if report, err := c.allow(origin(n)); err == nil {
+				report(nil)
+				break
+			}
+		}
+	}
+	c.tracked(0)
+}
+
+// Of many requests that come while the circuit is half-open, one goes through.
+func TestCircuitOneProbeOfMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, dest := newCircuitTest(t), origin(1)
+		c.fail(dest, 5)
+		for range 10 {
+			_, err := c.allow(dest)
+			time.Sleep(retryAfter(err))
+			var through atomic.Int32
+			probe := make(chan report, 100)
+			var wg sync.WaitGroup
+			for range 100 {
+				wg.Go(func() {
+					if r, err := c.allow(dest); err == nil {
+						through.Add(1)
+						probe <- r
+					}
+				})
+			}
+			wg.Wait()
+			if n := through.Load(); n != 1 {
+				t.Fatalf("%d requests went through", n)
+			}
+			(<-probe)(errRefused)
+		}
+	})
+}
+
+func TestDestinationsHaveTheirOwnCircuit(t *testing.T) {
+	c := newCircuitTest(t)
+	dest := origin(1)
+	c.fail(dest, 5)
+	c.refused(dest)
+	other := dest
+	other.Port = 443
+	c.ask(other)
+}

@@ -1,0 +1,116 @@
+package egress
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/caddy-egress/egress/internal/relay"
+)
+
+// tunnelStream relays over the HTTP/2 or HTTP/3 stream of a CONNECT request
+// (RFC 9113 §8.5, RFC 9114 §4.4). The handler lives as long as the tunnel.
+func (t *transaction) tunnelStream(origin net.Conn) error {
+	defer overrideIdleTimeouts(t.r)()
+	client := newClientStream(t)
+	header := t.w.Header()
+	delete(header, "Server")
+	delete(header, "Alt-Svc")
+	t.committed = true
+	t.w.WriteHeader(http.StatusOK)
+	if err := client.rc.Flush(); err != nil {
+		_ = origin.Close()
+		return &explained{failCanceled, err}
+	}
+	result := relay.New(client, asStream(origin), t.relayConfig()).Run()
+	t.account(result)
+	if client.aborted || result.Err != nil {
+		t.aborted = true
+		panic(http.ErrAbortHandler) // resets the stream
+	}
+	return nil
+}
+
+// account takes the result of a tunnel into the outcome.
+func (t *transaction) account(result relay.Result) {
+	t.out.bytesUp, t.out.bytesDown = result.BytesUp, result.BytesDown
+	t.out.closeReason = result.Reason.String()
+	t.out.duration = time.Since(t.start)
+	t.out.err = result.Err
+}
+
+// clientStream is the client's side of a tunnel over HTTP/2 or HTTP/3.
+type clientStream struct {
+	r       *http.Request
+	w       http.ResponseWriter
+	rc      *http.ResponseController
+	aborted bool
+
+	mu      sync.Mutex
+	closed  bool
+	writing bool
+}
+
+func newClientStream(t *transaction) *clientStream {
+	return &clientStream{r: t.r, w: t.w, rc: http.NewResponseController(t.w)}
+}
+
+func (s *clientStream) Read(p []byte) (int, error) { return s.r.Body.Read(p) }
+
+// Write sends p at once: bytes of a tunnel are not ours to hold back.
+func (s *clientStream) Write(p []byte) (int, error) {
+	if !s.setWriting(true) {
+		return 0, net.ErrClosed
+	}
+	defer s.setWriting(false)
+	n, err := s.w.Write(p)
+	if err != nil {
+		return n, err
+	}
+	return n, s.rc.Flush()
+}
+
+// setWriting notes whether a write is under way, and reports whether the stream
+// is open.
+func (s *clientStream) setWriting(writing bool) (open bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writing = writing
+	return !s.closed
+}
+
+// CloseWrite does nothing: net/http ends a stream only when the handler returns,
+// which would end the client's own direction as well. The stream ends when the
+// client has ended too, or when the half-close timer fires.
+func (s *clientStream) CloseWrite() error { return nil }
+
+// Close unblocks reads and writes. The stream itself ends with the handler.
+//
+// A write deadline that has passed resets an HTTP/2 stream, so there is one only
+// where a write is stuck: those bytes are lost anyway. It is set on the server's
+// own writer, since Caddy's may be in use by that write.
+func (s *clientStream) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	stuck := s.writing
+	s.mu.Unlock()
+	err := s.rc.SetReadDeadline(longAgo)
+	if stuck {
+		err = errors.Join(err, http.NewResponseController(innermostWriter(s.w)).SetWriteDeadline(longAgo))
+	}
+	return err
+}
+
+// Abort is Close, but the client must see a reset stream.
+func (s *clientStream) Abort() {
+	s.aborted = true
+	_ = s.Close()
+}
+
+// Interface guards
+var (
+	_ relay.Stream  = (*clientStream)(nil)
+	_ relay.Aborter = (*clientStream)(nil)
+)

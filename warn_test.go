@@ -1,0 +1,204 @@
+package egress
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// logLine is a line of Caddy's log in JSON.
+type logLine struct {
+	Level  string   `json:"level"`
+	Logger string   `json:"logger"`
+	Msg    string   `json:"msg"`
+	Hosts  []string `json:"hosts"`
+	Listen []string `json:"listen"`
+}
+
+// warnings loads sites into a running Caddy and returns what the handler warns
+// about meanwhile.
+func warnings(t *testing.T, sites string) []logLine {
+	t.Helper()
+	logFile := filepath.Join(t.TempDir(), "caddy.log")
+	loadCaddy(t, fmt.Sprintf("log {\noutput file %s\nformat json\n}\nlocal_certs\nskip_install_trust\n", logFile), sites)
+	return warningsIn(t, readFile(t, logFile))
+}
+
+// loadCaddy runs a Caddyfile with further global options until the end of the
+// test.
+func loadCaddy(t *testing.T, global, sites string) {
+	t.Helper()
+	config := mustAdapt(t, fmt.Sprintf("{\nadmin off\npersist_config off\nauto_https disable_redirects\n%s}\n%s\n", global, sites))
+	if err := caddy.Load(config, true); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := caddy.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func warningsIn(t *testing.T, log string) []logLine {
+	t.Helper()
+	var lines []logLine
+	for text := range strings.Lines(log) {
+		var line logLine
+		if err := json.Unmarshal([]byte(text), &line); err != nil {
+			t.Fatalf("%q: %v", text, err)
+		}
+		if line.Level == "warn" && strings.HasPrefix(line.Logger, "http.handlers.egress") {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+const (
+	hostWarning = "this proxy is reached only under the host names of its site: "
+	openWarning = "open proxy: anybody who reaches this listener can use it; "
+)
+
+func TestWarnings(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		sites string // PORT stands for a free port, SOCKET for a Unix socket
+		hosts []string
+		open  bool
+	}{
+		// Host names.
+		{"catch-all", "http://:PORT {\nbind 127.0.0.1\negress\n}", nil, false},
+		{"host name", "http://proxy.test:PORT {\nbind 127.0.0.1\negress\n}", []string{"proxy.test"}, false},
+		{"host names", "http://a.test:PORT, http://b.test:PORT {\nbind 127.0.0.1\negress\n}", []string{"a.test", "b.test"}, false},
+		{"address as a host name", "http://127.0.0.1:PORT {\nbind 127.0.0.1\negress\n}", []string{"127.0.0.1"}, false},
+		{"wildcard", "http://*.proxy.test:PORT {\nbind 127.0.0.1\negress\n}", []string{"*.proxy.test"}, false},
+		{"host name with TLS", "https://proxy.test:PORT {\nbind 127.0.0.1\negress\n}", []string{"proxy.test"}, false},
+		{"catch-all and a name", ":PORT, proxy.test:PORT {\nbind 127.0.0.1\negress\n}", nil, false},
+		{"in a handle block", "http://proxy.test:PORT {\nbind 127.0.0.1\nhandle {\negress\n}\n}", []string{"proxy.test"}, false},
+		{"in a handle block of a catch-all", "http://:PORT {\nbind 127.0.0.1\nhandle {\negress\n}\n}", nil, false},
+		{"behind a path matcher", "http://:PORT {\nbind 127.0.0.1\negress /x/*\n}", nil, false},
+		// A matcher of the directive is not looked at: whoever writes one means it.
+		{"behind a host matcher", "http://:PORT {\nbind 127.0.0.1\n@h host proxy.test\negress @h\n}", nil, false},
+		{"another site has a host name", "http://site.test:PORT {\nbind 127.0.0.1\nrespond site\n}\nhttp://:PORT {\nbind 127.0.0.1\negress\n}", nil, false},
+		{"another site is the catch-all", "http://:PORT {\nbind 127.0.0.1\nrespond site\n}\nhttp://proxy.test:PORT {\nbind 127.0.0.1\negress\n}", []string{"proxy.test"}, false},
+
+		// Open proxies.
+		{"all addresses", "http://:PORT {\negress\n}", nil, true},
+		{"all addresses, spelled out", "http://:PORT {\nbind 0.0.0.0\negress\n}", nil, true},
+		{"with a user", "http://:PORT {\negress {\nbasic_auth alice " + bcrypt4 + "\n}\n}", nil, false},
+		{"on purpose", "http://:PORT {\negress {\nallow_unauthenticated\n}\n}", nil, false},
+		{"loopback", "http://:PORT {\nbind 127.0.0.2\negress\n}", nil, false},
+		{"localhost", "http://:PORT {\nbind localhost\negress\n}", nil, false},
+		{"loopback of one network", "http://:PORT {\nbind tcp4/127.0.0.1\negress\n}", nil, false},
+		{"Unix socket", "http://:PORT {\nbind unix/SOCKET\negress\n}", nil, false},
+		{"both", "http://proxy.test:PORT {\negress\n}", []string{"proxy.test"}, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			port := fmt.Sprint(freePort(t))
+			sites := strings.NewReplacer("PORT", port, "SOCKET", filepath.Join(t.TempDir(), "s")).Replace(tc.sites)
+			var hosts []string
+			open := false
+			for _, line := range warnings(t, sites) {
+				switch {
+				case strings.HasPrefix(line.Msg, hostWarning) && len(line.Hosts) > 0 && hosts == nil:
+					hosts = slices.Sorted(slices.Values(line.Hosts))
+					if !strings.Contains(line.Msg, "':443, proxy.example.com'") {
+						t.Errorf("does not say what to write: %s", line.Msg)
+					}
+				case strings.HasPrefix(line.Msg, openWarning) && !open:
+					open = true
+					if len(line.Listen) != 1 || !strings.HasSuffix(line.Listen[0], ":"+port) || !strings.Contains(line.Msg, "allow_unauthenticated") {
+						t.Errorf("%+v", line)
+					}
+				default:
+					t.Errorf("unexpected or doubled: %+v", line)
+				}
+			}
+			if !slices.Equal(hosts, tc.hosts) {
+				t.Errorf("warned about hosts %q, want %q", hosts, tc.hosts)
+			}
+			if open != tc.open {
+				t.Errorf("warned about an open proxy: %v", open)
+			}
+		})
+	}
+}
+
+// A password in clear is warned about by the name of its user only.
+func TestPlainPasswordWarning(t *testing.T) {
+	logFile := filepath.Join(t.TempDir(), "caddy.log")
+	loadCaddy(t, fmt.Sprintf("log {\noutput file %s\nformat json\nlevel DEBUG\n}\n", logFile),
+		fmt.Sprintf("http://:%d {\nbind 127.0.0.1\negress {\nbasic_auth alice hunter-2-secret\nbasic_auth bob %s\n}\n}", freePort(t), bcrypt4))
+	// Caddy writes the whole configuration to its debug log; what counts is that
+	// we do not.
+	var ours strings.Builder
+	for line := range strings.Lines(readFile(t, logFile)) {
+		if !strings.Contains(line, `"logger":"http.auto_https"`) {
+			ours.WriteString(line)
+		}
+	}
+	log := ours.String()
+	lines := warningsIn(t, log)
+	if len(lines) != 1 || !strings.HasPrefix(lines[0].Msg, "basic_auth passwords are plain text") || !strings.Contains(log, `"users":["alice"]`) {
+		t.Errorf("%+v", lines)
+	}
+	if strings.Contains(log, "hunter-2-secret") || strings.Contains(log, bcrypt4) {
+		t.Error("the log has a credential")
+	}
+}
+
+func TestOnlyLoopback(t *testing.T) {
+	for listen, want := range map[string]bool{
+		"127.0.0.1:80":                true,
+		"127.8.9.10:80":               true,
+		"[::1]:80":                    true,
+		"[::ffff:127.0.0.1]:80":       true,
+		"localhost:80":                true,
+		"tcp/127.0.0.1:80":            true,
+		"tcp4/127.0.0.1:80":           true,
+		"tcp/127.0.0.1:8000-8010":     true,
+		"unix//run/caddy.sock":        true,
+		"unix+h2c//run/caddy.sock":    true,
+		"127.0.0.1:80 unix//run/x":    true,
+		":80":                         false,
+		"0.0.0.0:80":                  false,
+		"[::]:80":                     false,
+		"192.0.2.1:80":                false,
+		"proxy.test:80":               false,
+		"127.0.0.1:80 192.0.2.1:80":   false,
+		"unix//run/x :80":             false,
+		"fd/3":                        false, // whatever it is
+		"localhost.example.com:80":    false,
+		"tcp6/[2001:db8::1]:80":       false,
+		"127.0.0.1:80 localhost:81 x": false,
+	} {
+		if got := onlyLoopback(&caddyhttp.Server{Listen: strings.Fields(listen)}); got != want {
+			t.Errorf("%s: %v", listen, got)
+		}
+	}
+}
+
+// The site address that the warning recommends makes a catch-all that speaks
+// TLS. Its certificate comes in the background, so a handshake may still be
+// refused; but it is refused in TLS.
+func TestRecommendedSiteAddressSpeaksTLS(t *testing.T) {
+	port := freePort(t)
+	loadCaddy(t, "local_certs\nskip_install_trust\n", fmt.Sprintf(":%d, proxy.test:%d {\nbind 127.0.0.1\negress\n}", port, port))
+	conn, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port), &tls.Config{ServerName: "proxy.test", InsecureSkipVerify: true})
+	if err == nil {
+		conn.Close()
+		return
+	}
+	if op, ok := errors.AsType[*net.OpError](err); !ok || op.Op != "remote error" {
+		t.Errorf("no TLS: %v", err)
+	}
+}
