@@ -175,7 +175,7 @@ func noResponse(c *h1.Conn, err error) error {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return &explained{failHeadTimeout, err}
 	case errors.Is(err, h1.ErrClosedBeforeResponse),
-		c.Buffered() == 0 && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)):
+		!c.Heard() && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)):
 		return &staleError{written: true, err: err}
 	}
 	return err

@@ -123,11 +123,11 @@ func classifyNetwork(err error) *failure {
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return failRefused
-	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
-		return failUnroutable
-	case errors.Is(err, syscall.EADDRNOTAVAIL), errors.Is(err, syscall.EADDRINUSE),
-		errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+	case isAny(err, syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.EMFILE, syscall.ENFILE) && !noIPv6(err):
 		return failLimit // local ports or descriptors are used up
+	case isAny(err, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.ENETDOWN,
+		syscall.EADDRNOTAVAIL, syscall.EACCES, syscall.EPERM):
+		return failUnroutable
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
 		return failDialTimeout
 	case errors.Is(err, io.ErrUnexpectedEOF):
@@ -136,6 +136,26 @@ func classifyNetwork(err error) *failure {
 		return failTerminated
 	}
 	return failInternal
+}
+
+func isAny(err error, targets ...syscall.Errno) bool {
+	for _, target := range targets {
+		if errors.Is(err, target) {
+			return true
+		}
+	}
+	return false
+}
+
+// noIPv6 reports whether a dial failed because this machine has no IPv6: the
+// same error tells of used-up ports otherwise.
+func noIPv6(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	if !ok || !errors.Is(err, syscall.EADDRNOTAVAIL) {
+		return false
+	}
+	addr, ok := op.Addr.(*net.TCPAddr)
+	return ok && addr.IP.To4() == nil
 }
 
 func classifyTLS(err error) *failure {

@@ -145,6 +145,9 @@ func (t *Transport) withDefaults() Transport {
 	return out
 }
 
+// longest is the longest time that makes sense anywhere: a year.
+const longest = caddy.Duration(365 * 24 * time.Hour)
+
 // validate checks settings that have their defaults.
 func (t *Transport) validate() error {
 	for _, d := range []struct {
@@ -161,6 +164,9 @@ func (t *Transport) validate() error {
 	} {
 		if d.value < 0 {
 			return fmt.Errorf("transport.%s: %s is not positive", d.name, time.Duration(d.value))
+		}
+		if d.value > longest {
+			return fmt.Errorf("transport.%s: %s is over a year", d.name, time.Duration(d.value))
 		}
 	}
 	if t.MaxConnLifetime < 0 && t.MaxConnLifetime != noLimit {

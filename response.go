@@ -10,28 +10,34 @@ import (
 	"github.com/caddy-egress/egress/internal/h1"
 )
 
-// setFields puts the end-to-end fields of a response head into header. Values
-// share one backing array, so that a head costs one allocation and not one a
-// field.
-func (t *transaction) setFields(header http.Header, hd *h1.Head) {
+// setFields puts the end-to-end fields of a response head into header, and extra
+// ones behind them. Values share one backing array, so that a head costs one
+// allocation and not one a field.
+func (t *transaction) setFields(header http.Header, hd *h1.Head, extra []h1.Field) {
 	var options []string
 	for i := range hd.Fields {
 		if hd.Fields[i].Name == "Connection" {
 			options = connectionOptions(options, hd.Fields[i].Value)
 		}
 	}
-	values := make([]string, 0, len(hd.Fields))
+	values := make([]string, 0, len(hd.Fields)+len(extra))
+	add := func(f *h1.Field) {
+		if have, ok := header[f.Name]; ok {
+			header[f.Name] = append(have[:len(have):len(have)], f.Value)
+			return
+		}
+		values = append(values, f.Value)
+		header[f.Name] = values[len(values)-1 : len(values) : len(values)]
+	}
 	for i := range hd.Fields {
 		f := &hd.Fields[i]
 		if hopByHop(f.Name) || f.Name == "Content-Length" || f.Name == "Trailer" || listed(options, f.Name) {
 			continue
 		}
-		if have, ok := header[f.Name]; ok {
-			header[f.Name] = append(have[:len(have):len(have)], f.Value)
-			continue
-		}
-		values = append(values, f.Value)
-		header[f.Name] = values[len(values)-1 : len(values) : len(values)]
+		add(f)
+	}
+	for i := range extra {
+		add(&extra[i])
 	}
 }
 
@@ -43,12 +49,17 @@ func (t *transaction) writeResponseHead(hd *h1.Head, resp h1.Response) {
 	// origin: with Alt-Svc a client would look for the origin here.
 	delete(header, "Server")
 	delete(header, "Alt-Svc")
-	t.setFields(header, hd)
+	var room [2]h1.Field
+	extra := room[:0]
+	if resp.Length >= 0 && hd.Status != http.StatusNoContent {
+		extra = append(extra, h1.Field{Name: "Content-Length", Value: lengthText(hd, resp.Length)})
+	}
+	if !t.h.HideVia {
+		extra = append(extra, h1.Field{Name: "Via", Value: t.h.via.response[hd.Minor]})
+	}
+	t.setFields(header, hd, extra)
 	if _, ok := header["Content-Type"]; !ok {
 		header["Content-Type"] = nil // no guessing
-	}
-	if resp.Length >= 0 && hd.Status != http.StatusNoContent {
-		header["Content-Length"] = []string{strconv.FormatInt(resp.Length, 10)}
 	}
 	if resp.Framing == h1.ByChunks && t.takesTrailers() {
 		for i := range hd.Fields {
@@ -57,16 +68,23 @@ func (t *transaction) writeResponseHead(hd *h1.Head, resp h1.Response) {
 			}
 		}
 	}
-	if !t.h.HideVia {
-		have := header["Via"]
-		header["Via"] = append(have[:len(have):len(have)], t.h.via.response[hd.Minor])
-	}
-	t.closeClientConnection()
-	t.committed = true
 	if hd.Status >= http.StatusInternalServerError {
 		t.logAsInfo()
 	}
+	t.closeClientConnection()
+	t.committed = true
 	t.w.WriteHeader(hd.Status)
+}
+
+// lengthText is the one canonical form of the length: the origin's own text
+// where it is that already.
+func lengthText(hd *h1.Head, length int64) string {
+	var room [20]byte
+	canonical := strconv.AppendInt(room[:0], length, 10)
+	if s := hd.Get("Content-Length"); s == string(canonical) {
+		return s
+	}
+	return string(canonical)
 }
 
 // writeInformational forwards a 1xx response. Fields that are meant for the
@@ -78,7 +96,7 @@ func (t *transaction) writeInformational(hd *h1.Head) {
 	header := t.w.Header()
 	final := maps.Clone(header)
 	clear(header)
-	t.setFields(header, hd)
+	t.setFields(header, hd, nil)
 	t.w.WriteHeader(hd.Status)
 	clear(header)
 	maps.Copy(header, final)

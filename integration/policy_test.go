@@ -44,6 +44,9 @@ func TestPolicy_Spellings(t *testing.T) {
 				raw = p.dialPlain(t)
 				want("GET", raw.roundTrip("GET", "GET http://"+target+"/ HTTP/1.1\r\nHost: x\r\n\r\n").Response)
 				for _, kind := range []string{"h2", "h3"} {
+					if kind == "h3" && strings.Contains(host, "@") {
+						continue // quic-go's server drops it without an answer, and its client waits
+					}
 					// What the client's library or the server's refuses by
 					// itself does not get through either.
 					c := p.client(t, kind)

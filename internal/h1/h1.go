@@ -116,6 +116,9 @@ func (c *Conn) End() (reusable bool) {
 	return c.reusable && c.body.done && !surplus
 }
 
+// Heard reports whether the peer has sent anything since Begin.
+func (c *Conn) Heard() bool { return c.heard }
+
 // fill reads more bytes behind the unread ones, which it may move to the start.
 // There must be room for them.
 func (c *Conn) fill() error {
