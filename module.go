@@ -72,9 +72,11 @@ type Handler struct {
 	// authentication on an address that is not loopback.
 	AllowUnauthenticated bool `json:"allow_unauthenticated,omitempty"`
 
-	// AdminAddresses are addresses (`host:port`) of admin endpoints of this
-	// process that listen under a host name other than `localhost`, so that
-	// they can be recognised and are never dialed.
+	// AdminAddresses are addresses (`host:port`) of listeners of this process,
+	// the admin endpoint above all, that are bound to a host name other than
+	// `localhost`, so that they are recognised and never dialed. Listeners
+	// bound to an IP address, to `localhost` or to all addresses are known
+	// without. Default: none.
 	AdminAddresses []string `json:"admin_addresses,omitempty"`
 
 	// AllowedPorts are the ports that may be reached, each a number or a

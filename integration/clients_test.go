@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 net/http offers no HTTP/2 connection on which requests for http go over TLS
+
 package integration
 
 import (
@@ -51,7 +53,7 @@ type client struct {
 	rt   http.RoundTripper
 
 	h1 *http.Transport
-	h2 *http2.ClientConn
+	h2 *http2.ClientConn //nolint:staticcheck // net/http offers no h2 connection for plain-http requests over TLS
 	h3 *http3.ClientConn
 }
 
@@ -79,6 +81,7 @@ func (p *proxy) client(t *testing.T, kind string) *client {
 		if err != nil {
 			t.Fatal(err)
 		}
+		//nolint:staticcheck // as above
 		if c.h2, err = (&http2.Transport{DisableCompression: true}).NewClientConn(conn); err != nil {
 			t.Fatal(err)
 		}

@@ -90,17 +90,6 @@ func (o *rawOrigin) count() int {
 	return len(o.all)
 }
 
-// received is every byte of every connection so far.
-func (o *rawOrigin) received() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	var s strings.Builder
-	for _, c := range o.all {
-		s.WriteString(c.seen.String())
-	}
-	return s.String()
-}
-
 // url is an http URL of the origin.
 func (o *rawOrigin) url(path string) string { return "http://" + o.addr + path }
 

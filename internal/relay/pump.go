@@ -63,18 +63,24 @@ func (p *pump) run() {
 // copy returns the end (io.EOF) or failure of the source, or the failure of
 // the destination.
 func (p *pump) copy() (rerr, werr error) {
-	early := p.early
-	p.early = nil // a tunnel may live long
-	if len(early) > 0 {
-		if werr := p.write(early); werr != nil {
-			return nil, werr
-		}
+	if werr := p.writeEarly(); werr != nil {
+		return nil, werr
 	}
-	early = nil
 	if p.tcp != nil {
 		return p.tcp.copy()
 	}
 	return p.copyStream()
+}
+
+// writeEarly delivers what came before the relay began, and lets go of it: a
+// tunnel may live long.
+func (p *pump) writeEarly() error {
+	early := p.early
+	p.early = nil
+	if len(early) == 0 {
+		return nil
+	}
+	return p.write(early)
 }
 
 // copyStream waits with a small buffer and takes a large one for a burst.

@@ -52,7 +52,10 @@ func transfer(t *testing.T, client, origin link, up, down int) *Relay {
 
 func TestBytesBothWays(t *testing.T) {
 	sizes := [][2]int{
-		{0, 0}, {1, 0}, {0, 1}, {1, 1},
+		{0, 0},
+		{1, 0},
+		{0, 1},
+		{1, 1},
 		{smallSize, smallSize + 1},
 		{bufferSize - 1, bufferSize},
 		{bufferSize + 1, 3<<20 + 7},
