@@ -52,7 +52,7 @@ func (s *selfCheck) isSelf(a netip.Addr, port uint16) bool {
 	if s.listens(net.JoinHostPort(a.String(), p)) {
 		return true
 	}
-	return s.boundWide(port, p) && s.isLocal(a)
+	return s.isLocal(a) && s.boundWide(port, p)
 }
 
 var ipv4Loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})

@@ -160,14 +160,22 @@ func TestIsSelfWithoutInterfaces(t *testing.T) {
 	}
 }
 
-// A port on which nothing of ours listens costs no listing of interfaces.
-func TestIsSelfListsNothingInVain(t *testing.T) {
-	s := fakeSelf([]string{"tcp/:80"}, nil)
-	s.listAll = func() ([]net.Addr, error) {
-		t.Error("interfaces were listed")
-		return nil, nil
+// An address that is not ours costs one look-up of a listener for each network,
+// and not one for every way in which a listener may be bound.
+func TestIsSelfLooksNothingUpInVain(t *testing.T) {
+	s := fakeSelf([]string{"tcp/:443"}, nil)
+	looked := 0
+	usage := s.usage
+	s.usage = func(network, addr string) int {
+		looked++
+		return usage(network, addr)
 	}
-	s.isSelf(netip.MustParseAddr("192.0.2.10"), 443)
+	if s.isSelf(netip.MustParseAddr("192.0.2.10"), 443) {
+		t.Error("taken for our own")
+	}
+	if looked != 3 {
+		t.Errorf("%d look-ups", looked)
+	}
 }
 
 // Caddy names its listeners as isSelf expects it to.
