@@ -50,6 +50,7 @@ func (t *transaction) exchange() error {
 	if !t.bodyRead {
 		t.upload = newUpload(t)
 	}
+	t.bound = namesConnectionAuth(t.r.Header["Authorization"])
 	for {
 		again, err := t.attempt(*buf, t.upload)
 		if !again {
@@ -70,6 +71,15 @@ func (t *transaction) attempt(head []byte, up *upload) (again bool, err error) {
 	c := l.Conn().Conn
 	c.Begin()
 	stop := context.AfterFunc(t.r.Context(), func() { _ = c.Close() })
+	settled := false
+	defer func() {
+		if !settled { // a writer has panicked
+			stop()
+			_ = c.Close()
+			c.End()
+			l.Discard()
+		}
+	}()
 	resp, err := t.roundTrip(c, l.Reused(), head, up)
 	undisturbed := stop()
 	uploaded := true
@@ -78,7 +88,8 @@ func (t *transaction) attempt(head []byte, up *upload) (again bool, err error) {
 		t.out.bytesUp = up.sent.Load()
 		err = up.blame(err)
 	}
-	if reusable := c.End(); reusable && err == nil && undisturbed && uploaded && !t.h.pool.retired.Load() {
+	settled = true
+	if reusable := c.End(); reusable && err == nil && undisturbed && uploaded && !t.bound && !t.h.pool.retired.Load() {
 		l.Release(keepFor(resp.KeepAlive))
 	} else {
 		l.Discard()
@@ -161,6 +172,7 @@ func (t *transaction) roundTrip(c *h1.Conn, reused bool, head []byte, up *upload
 		// credentials for us to a stranger.
 		return resp, &h1.ProtocolError{Reason: "407 from an origin"}
 	}
+	t.bound = t.bound || authenticatesConnection(hd)
 	if up != nil {
 		up.finalHead(hd.Status)
 	}
@@ -203,6 +215,7 @@ func (t *transaction) readFinalHead(c *h1.Conn, hd *h1.Head, up *upload) error {
 		err := c.ReadHead(hd, int(t.h.transport.MaxResponseHeader))
 		if waiting && errors.Is(err, os.ErrDeadlineExceeded) {
 			waiting = false
+			t.writeContinue()
 			up.start(c)
 			continue
 		}
@@ -221,14 +234,15 @@ func (t *transaction) readFinalHead(c *h1.Conn, hd *h1.Head, up *upload) error {
 	}
 }
 
-// informational handles a 1xx response: a 100 that was waited for starts the
-// upload, which makes the server send the client its own 100.
+// informational handles a 1xx response: a 100 that was waited for is passed on
+// and starts the upload.
 func (t *transaction) informational(c *h1.Conn, hd *h1.Head, up *upload, waiting *bool) error {
 	switch {
 	case hd.Status == http.StatusSwitchingProtocols:
 		return &h1.ProtocolError{Reason: "101 without an upgrade that was asked for"}
 	case hd.Status == http.StatusContinue && *waiting:
 		*waiting = false
+		t.writeContinue()
 		up.start(c)
 	default:
 		t.writeInformational(hd)
@@ -247,6 +261,9 @@ func (t *transaction) headDeadline() time.Time {
 // head on its own and takes a new buffer each time.
 func (t *transaction) relayBody(c *h1.Conn, resp h1.Response) error {
 	if c.BodyDone() {
+		if t.r.ProtoMajor == 3 {
+			t.flush() // or a Content-Length of 0 would be made up
+		}
 		return nil
 	}
 	buf := copyBuffers.Get().(*[]byte)

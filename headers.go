@@ -64,6 +64,31 @@ func listed(options []string, name string) bool {
 	return false
 }
 
+// namesConnectionAuth reports whether a scheme is named that authenticates the
+// connection and not the request: NTLM, and Negotiate, which often means it (RFC
+// 4559). Such a connection is never given to another client.
+func namesConnectionAuth(values []string) bool {
+	for _, v := range values {
+		for part := range strings.SplitSeq(v, ",") {
+			scheme, _, _ := strings.Cut(strings.Trim(part, " \t"), " ")
+			if strings.EqualFold(scheme, "NTLM") || strings.EqualFold(scheme, "Negotiate") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// authenticatesConnection is the same of a response.
+func authenticatesConnection(hd *h1.Head) bool {
+	for i := range hd.Fields {
+		if f := &hd.Fields[i]; f.Name == "Www-Authenticate" && namesConnectionAuth([]string{f.Value}) {
+			return true
+		}
+	}
+	return false
+}
+
 // viaNames are the elements that this proxy adds to Via, by the protocol version
 // that a message was received with.
 type viaNames struct {
@@ -224,6 +249,8 @@ func (t *transaction) requestTarget() (string, error) {
 	switch {
 	case t.r.Method == http.MethodOptions && (target == "" || target == "*"):
 		return "*", nil
+	case target == "*":
+		return "", &explained{failTarget, errors.New("* is for OPTIONS only (RFC 9112 section 3.2.4)")}
 	case target == "":
 		target = "/"
 	case target[0] == '?':

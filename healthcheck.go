@@ -88,7 +88,7 @@ type destinations struct {
 	off    bool
 	logger *zap.Logger
 
-	states sync.Map // string (host:port) → *destinationState
+	states sync.Map // string (host:port, https://host:port) → *destinationState
 	count  atomic.Int64
 	swept  atomic.Int64 // unix time of the last sweep
 }
@@ -129,11 +129,17 @@ type report func(error)
 
 // allow asks whether destination may be dialed. When it may, the returned
 // report must be called with the result, exactly once.
-func (d *destinations) allow(dest target.Target) (report, error) {
+//
+// With TLS it is another destination than without: a handshake that fails says
+// nothing about tunnels to the same port, whose TLS is their client's.
+func (d *destinations) allow(dest target.Target, useTLS bool) (report, error) {
 	if d.off {
 		return func(error) {}, nil
 	}
 	key, probe := dest.String(), false
+	if useTLS {
+		key = "https://" + key
+	}
 	if s := d.lookup(key); s != nil {
 		s.mu.Lock()
 		now := time.Now()

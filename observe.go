@@ -34,7 +34,6 @@ func (t *transaction) logged() bool {
 // setUser makes the user known to Caddy: to its access log, and to whoever uses
 // the placeholder.
 func (t *transaction) setUser(user string) {
-	t.user = user
 	if repl, ok := t.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Set("http.auth.user.id", user)
 	}
@@ -81,7 +80,7 @@ func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), '
 
 // path is how the request left: empty where it did not.
 func (o *outcome) path() string {
-	if o.attempts == 0 {
+	if o.attempts == 0 || o.failure != nil && (o.failure.blame == blamePolicy || o.failure == failLimit || o.failure == failCircuit) {
 		return ""
 	}
 	return "direct"

@@ -20,6 +20,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/relay"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -53,6 +54,7 @@ func (f *failure) Error() string { return f.text }
 var (
 	failTarget        = &failure{400, "http_request_error", blameClient, "malformed request target"}
 	failRequest       = &failure{400, "http_request_error", blameClient, "malformed request"}
+	failBodySize      = &failure{413, "http_request_error", blameClient, "request body is too large"}
 	failAuth          = &failure{407, "http_request_denied", blameClient, "proxy authentication required"}
 	failDenied        = &failure{403, "http_request_denied", blamePolicy, "destination is not allowed"}
 	failDeniedAddress = &failure{403, "destination_ip_prohibited", blamePolicy, "address of the destination is not allowed"}
@@ -193,6 +195,20 @@ type outcome struct {
 	bytesDown   int64
 	closeReason string
 	authFailure authFailure
+}
+
+// account takes the result of a tunnel into the outcome.
+func (o *outcome) account(result relay.Result, start time.Time) {
+	o.bytesUp, o.bytesDown = result.BytesUp, result.BytesDown
+	o.closeReason = result.Reason.String()
+	o.duration = time.Since(start)
+	o.err = result.Err
+	switch result.Reason {
+	case relay.ReasonClientError:
+		o.failure = failCanceled
+	case relay.ReasonOriginError:
+		o.failure = failTerminated
+	}
 }
 
 // finish accounts for the request and, where it failed, tells the client. It

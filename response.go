@@ -97,9 +97,26 @@ func (t *transaction) writeInformational(hd *h1.Head) {
 	final := maps.Clone(header)
 	clear(header)
 	t.setFields(header, hd, nil)
+	if t.r.ProtoMajor == 2 {
+		// The server encodes the header in another goroutine, which may go
+		// on after WriteHeader has returned because the client has reset
+		// the stream. A Content-Length, which does not belong here, makes it
+		// take a copy without one.
+		header["Content-Length"] = []string{"0"}
+	}
 	t.w.WriteHeader(hd.Status)
 	clear(header)
 	maps.Copy(header, final)
+}
+
+// writeContinue sends the client the 100 that it waits for, before its body is
+// read. Left to net/http, the 100 would be written by whoever reads the body
+// first, beside other informational responses; on HTTP/3 nobody would. Only the
+// HTTP/2 server puts it in order by itself.
+func (t *transaction) writeContinue() {
+	if t.r.ProtoMajor != 2 {
+		t.writeInformational(&h1.Head{Status: http.StatusContinue})
+	}
 }
 
 // takesTrailers reports whether the client can take a trailer section: always on

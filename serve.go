@@ -35,9 +35,9 @@ type transaction struct {
 	https     bool   // the origin is spoken to over TLS
 	authority string // as the request has it
 	target    target.Target
-	user      string
 	body      io.Reader // of the request
 	upload    *upload   // nil where there is no body, or none was asked for
+	bound     bool      // the connection to the origin is this client's own
 	committed bool      // the client has been sent the head of a response
 	aborted   bool      // the client's connection or stream is about to be broken
 	bodyRead  bool      // the client's body was read to its clean end, or there is none

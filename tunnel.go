@@ -2,6 +2,7 @@ package egress
 
 import (
 	"bufio"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -80,9 +81,11 @@ func (t *transaction) tunnelConn(origin net.Conn) error {
 // recorder would hand out a wrapper that hides CloseWrite and the socket. It
 // returns what the client has sent already as well.
 func (t *transaction) hijack() (net.Conn, []byte, error) {
-	// HTTP/1 request bodies may have a deadline armed when the handler
-	// returns. It must not hit the tunnel.
-	overrideIdleTimeouts(t.r)
+	// When the handler returns, Caddy would arm a deadline for the rest of a
+	// body. It must not hit the tunnel.
+	if rd, _ := caddyhttp.IdleTimeoutsFromContext(t.r.Context()); rd != nil {
+		rd.HandlerDone()
+	}
 	hijacker, ok := innermostWriter(t.w).(http.Hijacker)
 	if !ok {
 		return nil, nil, errors.New("the connection cannot be taken over: " + reflect.TypeOf(t.w).String())
@@ -91,7 +94,11 @@ func (t *transaction) hijack() (net.Conn, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return conn, buffered(brw.Reader), conn.SetDeadline(time.Time{})
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		_ = conn.Close()
+		return nil, nil, err
+	}
+	return conn, buffered(brw.Reader), nil
 }
 
 // buffered copies what a reader holds, so that the reader can go.
@@ -178,10 +185,28 @@ func unwrapConn(c net.Conn) net.Conn {
 // asStream makes a connection a side of a tunnel. One that cannot half-close
 // ends both directions instead, when its peer's side has ended.
 func asStream(c net.Conn) relay.Stream {
+	if tc, ok := c.(*tls.Conn); ok {
+		if tcp, ok := innermostConn(tc.NetConn()).(*net.TCPConn); ok {
+			return tlsStream{tc, tcp}
+		}
+	}
 	if s, ok := c.(relay.Stream); ok {
 		return s
 	}
 	return closeOnly{c}
+}
+
+// tlsStream is a TLS connection that can be reset, also where the socket below it
+// is wrapped.
+type tlsStream struct {
+	*tls.Conn
+	tcp *net.TCPConn
+}
+
+// Abort closes the socket so that the peer sees a reset and no closure alert.
+func (s tlsStream) Abort() {
+	_ = s.tcp.SetLinger(0)
+	_ = s.tcp.Close()
 }
 
 type closeOnly struct{ net.Conn }
@@ -189,4 +214,8 @@ type closeOnly struct{ net.Conn }
 func (c closeOnly) CloseWrite() error { return c.Close() }
 
 // Interface guards
-var _ relay.Stream = (*net.TCPConn)(nil)
+var (
+	_ relay.Stream  = (*net.TCPConn)(nil)
+	_ relay.Stream  = tlsStream{}
+	_ relay.Aborter = tlsStream{}
+)

@@ -2,10 +2,13 @@ package egress
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -27,13 +30,16 @@ type tunnelLog struct {
 func (t *transaction) tunnelLog() *tunnelLog {
 	ctx := t.r.Context()
 	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if !ok || server.Logs == nil || !recorded(t.w) {
+	if !ok || server.Logs == nil || !logsRequest(server.Logs, hostname(t.r.Host)) {
 		return nil
 	}
 	if skip, _ := caddyhttp.GetVar(ctx, caddyhttp.LogSkipVar).(bool); skip {
 		return nil
 	}
-	line := &tunnelLog{user: t.user, start: t.start, out: t.out, level: zapcore.InfoLevel}
+	line := &tunnelLog{start: t.start, out: t.out, level: zapcore.InfoLevel}
+	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		line.user, _ = repl.GetString("http.auth.user.id")
+	}
 	if name, ok := caddyhttp.GetVar(ctx, caddyhttp.LogLevelVar).(string); ok {
 		if level, err := zapcore.ParseLevel(name); err == nil && level <= zapcore.ErrorLevel {
 			line.level = level
@@ -58,19 +64,16 @@ func (t *transaction) tunnelLog() *tunnelLog {
 	return line
 }
 
-// recorded reports whether Caddy records the response, as it does where it has
-// decided to log the request.
-func recorded(w http.ResponseWriter) bool {
-	for {
-		if _, ok := w.(caddyhttp.ResponseRecorder); ok {
+// logsRequest reports whether the server logs requests for a host, by the rules
+// of its configuration.
+func logsRequest(logs *caddyhttp.ServerLogConfig, host string) bool {
+	matches := func(pattern string) bool { return certmagic.MatchWildcard(host, pattern) }
+	for name := range logs.LoggerNames {
+		if matches(name) {
 			return true
 		}
-		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			return false
-		}
-		w = u.Unwrap()
 	}
+	return !slices.ContainsFunc(logs.SkipHosts, matches) && !logs.SkipUnmappedHosts
 }
 
 // accessLoggerNames are the names of the loggers that take the line, as the
@@ -102,9 +105,7 @@ func accessLoggerNames(logs *caddyhttp.ServerLogConfig, r *http.Request) []strin
 
 // write writes the line, with the fields that Caddy's own has.
 func (l *tunnelLog) write(result relay.Result) {
-	l.out.bytesUp, l.out.bytesDown = result.BytesUp, result.BytesDown
-	l.out.closeReason = result.Reason.String()
-	l.out.duration = time.Since(l.start)
+	l.out.account(result, l.start)
 	for _, logger := range l.loggers {
 		if c := logger.Check(l.level, "handled request"); c != nil {
 			c.Write(

@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/http"
 	"sync"
-	"time"
 
 	"github.com/caddy-egress/egress/internal/relay"
 )
@@ -25,20 +24,12 @@ func (t *transaction) tunnelStream(origin net.Conn) error {
 		return &explained{failCanceled, err}
 	}
 	result := relay.New(client, asStream(origin), t.relayConfig()).Run()
-	t.account(result)
+	t.out.account(result, t.start)
 	if client.aborted || result.Err != nil {
 		t.aborted = true
 		panic(http.ErrAbortHandler) // resets the stream
 	}
 	return nil
-}
-
-// account takes the result of a tunnel into the outcome.
-func (t *transaction) account(result relay.Result) {
-	t.out.bytesUp, t.out.bytesDown = result.BytesUp, result.BytesDown
-	t.out.closeReason = result.Reason.String()
-	t.out.duration = time.Since(t.start)
-	t.out.err = result.Err
 }
 
 // clientStream is the client's side of a tunnel over HTTP/2 or HTTP/3.

@@ -1,9 +1,11 @@
 package egress
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -24,8 +26,9 @@ type upload struct {
 	conn *h1.Conn
 	done chan struct{} // nil until started; closed when the goroutine has ended
 
-	mu    sync.Mutex
-	final bool // the final response head is there
+	mu      sync.Mutex
+	final   bool // the final response head is there
+	hurried bool // the write deadline is no longer ours to extend
 
 	clean atomic.Bool // the client's body was read to its clean end
 	drop  atomic.Bool // read on for a while, but send nothing
@@ -48,6 +51,9 @@ const chunkRoom = 16 + 2
 
 var uploadBuffers = sync.Pool{New: func() any { b := make([]byte, chunkRoom+32<<10+256); return &b }}
 
+// errBodyLength is a body of another length than its Content-Length.
+var errBodyLength = errors.New("the body is not as long as its Content-Length")
+
 func newUpload(t *transaction) *upload {
 	u := &upload{
 		t:               t,
@@ -66,7 +72,7 @@ func newUpload(t *transaction) *upload {
 func (u *upload) start(c *h1.Conn) {
 	_ = c.SetReadDeadline(time.Time{})
 	c.DeadlineMayBeArmed() // by the goroutine, when the request is out
-	u.conn, u.done = c, make(chan struct{})
+	u.conn, u.done, u.hurried = c, make(chan struct{}), false
 	u.sent.Store(0)
 	go u.run()
 }
@@ -82,9 +88,14 @@ func (u *upload) run() {
 	for !u.clean.Load() {
 		n, err := u.t.body.Read((*buf)[chunkRoom : chunkRoom+32<<10])
 		u.read += int64(n)
-		if err == io.EOF || err == nil && u.length > 0 && u.read >= u.length {
+		switch {
+		case u.length >= 0 && u.read > u.length, err == io.EOF && u.read < u.length:
+			// HTTP/3 does not see to it that a body is as long as it said.
+			u.fail(errBodyLength)
+			return
+		case err == io.EOF || err == nil && u.length > 0 && u.read == u.length:
 			u.clean.Store(true)
-		} else if err != nil {
+		case err != nil:
 			u.fail(err)
 			return
 		}
@@ -100,16 +111,52 @@ func (u *upload) run() {
 func (u *upload) forward(buf []byte, n int) bool {
 	if !u.drop.Load() {
 		u.keep(buf[chunkRoom : chunkRoom+n])
-		if u.write(buf, n) == nil {
+		err := u.write(buf, n)
+		if err == nil {
 			u.sent.Add(int64(n))
 			return true
 		}
-		// The origin may have answered and closed: the response is read
-		// all the same, and tells what is wrong if there is none.
-		u.drop.Store(true)
+		u.writeFailed(err)
 	}
 	// On HTTP/1, bytes that nobody reads would reset the answer.
 	return u.t.r.ProtoMajor == 1 && u.read < lingerBytes+u.sent.Load()
+}
+
+// writeFailed stops the sending. The origin may have answered and closed: the
+// response is read all the same, and tells what is wrong if there is none. An
+// origin that takes nothing for as long as it may take to answer has had its
+// time.
+func (u *upload) writeFailed(err error) {
+	u.drop.Store(true)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	switch {
+	case u.final:
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		_ = u.conn.ArmReadDeadline(longAgo)
+	default:
+		_ = u.conn.ArmReadDeadline(u.t.headDeadline())
+	}
+}
+
+// send writes to the origin, which must take something in the time that it has
+// to answer.
+func (u *upload) send(p []byte) error {
+	u.mu.Lock()
+	if !u.hurried {
+		_ = u.conn.SetWriteDeadline(u.t.headDeadline())
+	}
+	u.mu.Unlock()
+	_, err := u.conn.Write(p)
+	return err
+}
+
+// hurry bounds what is being written, and whatever may follow.
+func (u *upload) hurry(deadline time.Time) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.hurried = true
+	_ = u.conn.SetWriteDeadline(deadline)
 }
 
 // write sends n bytes as they are, or as a chunk in one write with its frame.
@@ -118,8 +165,7 @@ func (u *upload) write(buf []byte, n int) error {
 		if n == 0 {
 			return nil
 		}
-		_, err := u.conn.Write(buf[chunkRoom : chunkRoom+n])
-		return err
+		return u.send(buf[chunkRoom : chunkRoom+n])
 	}
 	out := buf[chunkRoom : chunkRoom+n]
 	if n > 0 {
@@ -137,8 +183,7 @@ func (u *upload) write(buf []byte, n int) error {
 	if len(out) == 0 {
 		return nil
 	}
-	_, err := u.conn.Write(out)
-	return err
+	return u.send(out)
 }
 
 // appendTrailer adds the client's trailer fields, as far as Go has kept them.
@@ -189,7 +234,7 @@ func (u *upload) finalHead(status int) {
 	}
 	if status >= 300 {
 		u.drop.Store(true)
-		_ = u.conn.SetWriteDeadline(longAgo)
+		u.hurry(longAgo)
 	}
 }
 
@@ -207,13 +252,12 @@ func (u *upload) settle(err error) (complete bool) {
 	if !u.ended() && u.clean.Load() && err == nil {
 		// The last bytes are being written. The origin has answered, so it
 		// either takes them now or never will.
-		_ = u.conn.SetWriteDeadline(time.Now().Add(lingerTimeout))
+		u.hurry(time.Now().Add(lingerTimeout))
 		<-u.done
-		_ = u.conn.SetWriteDeadline(time.Time{})
 	}
 	u.t.bodyRead = u.clean.Load()
 	if u.ended() && u.clean.Load() && !u.drop.Load() {
-		return true
+		return u.conn.SetWriteDeadline(time.Time{}) == nil
 	}
 	u.drop.Store(true)
 	_ = u.conn.Close()
@@ -251,6 +295,9 @@ func (u *upload) blame(err error) error {
 	if err == nil || clientErr == nil || u.t.committed {
 		return err
 	}
+	if _, ok := errors.AsType[*http.MaxBytesError](*clientErr); ok {
+		return &explained{failBodySize, *clientErr}
+	}
 	return &explained{failRequest, fmt.Errorf("reading the request body: %w", *clientErr)}
 }
 
@@ -267,6 +314,7 @@ func (u *upload) rewind() bool {
 		return false
 	}
 	<-u.done // its connection is closed: it ends at once
+	u.done = nil
 	u.drop.Store(false)
 	return !u.lost
 }
@@ -291,9 +339,11 @@ func (u *upload) resend() bool {
 	}
 	buf := make([]byte, chunkRoom+len(u.kept)+256)
 	copy(buf[chunkRoom:], u.kept)
-	if err := u.write(buf, len(u.kept)); err == nil {
-		u.sent.Store(int64(len(u.kept)))
+	if err := u.write(buf, len(u.kept)); err != nil {
+		u.writeFailed(err)
+		return false
 	}
+	u.sent.Store(int64(len(u.kept)))
 	u.armHeadDeadline()
 	return false
 }

@@ -1,0 +1,61 @@
+package integration
+
+import (
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+)
+
+// upstream.md §1: a connection that has authenticated itself (NTLM, Negotiate)
+// belongs to its client: nobody else's request goes over it.
+func TestReuse_AuthenticatedConnection(t *testing.T) {
+	for _, scheme := range []string{"NTLM", "Negotiate", "ntlm"} {
+		t.Run(scheme, func(t *testing.T) {
+			eachMode(t, func(t *testing.T, m mode) {
+				p := startUsual(t, m)
+				origin := newRawOrigin(t, func(oc *originConn) {
+					who := "nobody"
+					for {
+						r := oc.request()
+						if a := r.header.Get("Authorization"); a != "" {
+							who = "alice"
+						}
+						oc.ok(who)
+					}
+				})
+				alice, bob := p.client(t, "h1"), p.client(t, "h1")
+				r := alice.newRequest(t, "GET", origin.url("/"), nil)
+				r.Header.Set("Authorization", scheme+" TlRMTVNTUAAD")
+				alice.do(t, r).expect(t, 200, "alice")
+				bob.get(t, origin.url("/")).expect(t, 200, "nobody")
+			})
+		})
+	}
+}
+
+// upstream.md §1: a request that must not be sent twice takes a connection that
+// was idle for less than two seconds, or a new one.
+func TestReuse_UnsafeTakesRecent(t *testing.T) {
+	eachMode(t, func(t *testing.T, m mode) {
+		p := startUsual(t, m)
+		origin := newRawOrigin(t, func(oc *originConn) {
+			for {
+				oc.request()
+				oc.ok(fmt.Sprint(oc.number))
+			}
+		})
+		c := p.client(t, "h1")
+		send := func(method, want string) {
+			t.Helper()
+			c.do(t, c.newRequest(t, method, origin.url("/"), nil)).expect(t, 200, want)
+		}
+		send(http.MethodGet, "1")
+		send(http.MethodPost, "1")
+		time.Sleep(2100 * time.Millisecond) // the age itself is the test
+		send(http.MethodPost, "2")
+		send(http.MethodPatch, "2")
+		time.Sleep(2100 * time.Millisecond)
+		send(http.MethodGet, "2")
+	})
+}
