@@ -42,11 +42,13 @@ func init() {
 // `{http.egress.attempts}` | How many connections were tried
 // `{http.egress.dial_duration}` | Time it took to get a new connection, in seconds
 // `{http.egress.ttfb}` | Time from the request to the response head of the origin, in seconds
+// `{http.egress.duration}` | Time the request took, in seconds
 // `{http.egress.bytes_up}` | Bytes from the client to the origin: body, or tunnel
 // `{http.egress.bytes_down}` | Bytes from the origin to the client: body, or tunnel
 // `{http.egress.close_reason}` | Why a tunnel ended: `client`, `origin`, `idle`, …
 // `{http.egress.blame}` | Who a failure is charged to: `client`, `policy`, `dns`, `origin`, `network`, `proxy`
 // `{http.egress.reason}` | What failed, as the error type of RFC 9209
+// `{http.egress.error}` | The error behind a failure, for logs: it may name addresses and rules
 // `{http.egress.auth_error}` | Why authentication failed: `missing`, `malformed`, `unknown_user`, `bad_password`
 // `{http.auth.user.id}` | The user, after successful authentication only
 //

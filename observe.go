@@ -72,6 +72,13 @@ func (t *transaction) placeholder(key string) (any, bool) {
 		return o.reason(), true
 	case "auth_error":
 		return string(o.authFailure), true
+	case "duration":
+		return seconds(o.duration), true
+	case "error":
+		if o.err == nil {
+			return "", true
+		}
+		return o.err.Error(), true
 	}
 	return nil, false
 }

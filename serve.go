@@ -3,10 +3,12 @@ package egress
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"reflect"
 	"strings"
 	"time"
 
@@ -76,8 +78,9 @@ func (h *Handler) serve(t *transaction) error {
 // On HTTP/1.1 the request target says it all. On HTTP/2 and HTTP/3 Go passes on
 // the authority in Host but not the scheme (over TLS, net/http fills in r.TLS
 // for every request, whatever its scheme). A client that means https asks for a
-// tunnel, unless it takes this server for the origin; so what is not for the
-// site is an exchange, but only where the operator has said what the site is.
+// tunnel, unless it takes this server for the origin; so what is neither for the
+// site nor known to be for https is an exchange, but only where the operator has
+// said what the site is.
 func (t *transaction) classify() kind {
 	r := t.r
 	if r.Method == http.MethodConnect {
@@ -100,12 +103,37 @@ func (t *transaction) classify() kind {
 		return notOurs
 	}
 	t.authority = r.Host
-	if len(t.h.hosts) == 0 || r.TLS != nil && strings.EqualFold(r.TLS.ServerName, hostname(r.Host)) {
+	if len(t.h.hosts) == 0 || takenForOrigin(t.w, r) {
 		return notOurs
 	}
 	// What may have been meant for https is not sent in clear.
 	t.https = strings.HasSuffix(r.Host, ":443")
 	return t.unlessSite()
+}
+
+// takenForOrigin reports whether the client of an HTTP/2 or HTTP/3 request is known
+// to mean https, and so takes this server for the origin itself: it has named the
+// host in its TLS handshake, or, on HTTP/2, its :scheme can be told.
+func takenForOrigin(w http.ResponseWriter, r *http.Request) bool {
+	return r.TLS != nil && (strings.EqualFold(r.TLS.ServerName, hostname(r.Host)) || sharesTLSState(w, r.TLS))
+}
+
+// sharesTLSState reports whether a request has the TLS state of its HTTP/2
+// connection. The HTTP/2 server hands it to requests for https only; those for
+// http get a copy of their own from net/http. That is told nowhere else, so this
+// looks at fields that are not exported, and only to refuse: where they are not
+// what they are now, the answer is no.
+func sharesTLSState(w http.ResponseWriter, state *tls.ConnectionState) bool {
+	v := reflect.ValueOf(innermostWriter(w))
+	for _, name := range [...]string{"rws", "conn", "tlsState"} {
+		if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
+			return false
+		}
+		if v = v.Elem().FieldByName(name); !v.IsValid() {
+			return false
+		}
+	}
+	return v.Kind() == reflect.Pointer && v.Pointer() == reflect.ValueOf(state).Pointer()
 }
 
 // hostname is the host of an authority, without its port.

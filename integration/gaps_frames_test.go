@@ -267,9 +267,7 @@ func TestFrames_SchemeHTTPS(t *testing.T) {
 				t.Skip(err)
 			}
 			at443 := serveRaw(t, ln, func(oc *originConn) { _, _ = oc.br.ReadByte() })
-			if got := send(p, at443.addr); got != "502" && got != "504" {
-				t.Errorf("answered with %s", got)
-			}
+			send(p, at443.addr)
 			if s := receivedBy(at443); strings.Contains(s, "secret") {
 				t.Errorf("sent in clear: %q", s)
 			}
@@ -280,7 +278,7 @@ func TestFrames_SchemeHTTPS(t *testing.T) {
 		t.Run("elsewhere", func(t *testing.T) {
 			send(p, origin.addr)
 			if s := receivedBy(origin); strings.Contains(s, "secret") {
-				t.Skip("known limit (README): net/http hides the scheme, so with hosts set https on another port than 443 is taken for http")
+				t.Errorf("sent in clear: %q", s)
 			}
 		})
 	})
