@@ -215,7 +215,7 @@ func (t *transaction) readFinalHead(c *h1.Conn, hd *h1.Head, up *upload) error {
 		err := c.ReadHead(hd, int(t.h.transport.MaxResponseHeader))
 		if waiting && errors.Is(err, os.ErrDeadlineExceeded) {
 			waiting = false
-			t.writeContinue()
+			t.writeContinue(up)
 			up.start(c)
 			continue
 		}
@@ -240,10 +240,12 @@ func (t *transaction) informational(c *h1.Conn, hd *h1.Head, up *upload, waiting
 	switch {
 	case hd.Status == http.StatusSwitchingProtocols:
 		return &h1.ProtocolError{Reason: "101 without an upgrade that was asked for"}
-	case hd.Status == http.StatusContinue && *waiting:
-		*waiting = false
-		t.writeContinue()
-		up.start(c)
+	case hd.Status == http.StatusContinue && up != nil && up.expectsContinue:
+		t.writeContinue(up)
+		if *waiting {
+			*waiting = false
+			up.start(c)
+		}
 	default:
 		t.writeInformational(hd)
 	}

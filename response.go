@@ -109,12 +109,13 @@ func (t *transaction) writeInformational(hd *h1.Head) {
 	maps.Copy(header, final)
 }
 
-// writeContinue sends the client the 100 that it waits for, before its body is
+// writeContinue sends the client the 100 that it waits for, once, before its body is
 // read. Left to net/http, the 100 would be written by whoever reads the body
 // first, beside other informational responses; on HTTP/3 nobody would. Only the
 // HTTP/2 server puts it in order by itself.
-func (t *transaction) writeContinue() {
-	if t.r.ProtoMajor != 2 {
+func (t *transaction) writeContinue(up *upload) {
+	if !up.continued && t.r.ProtoMajor != 2 {
+		up.continued = true
 		t.writeInformational(&h1.Head{Status: http.StatusContinue})
 	}
 }

@@ -21,6 +21,7 @@ type upload struct {
 	t               *transaction
 	rc              *http.ResponseController
 	expectsContinue bool
+	continued       bool  // the client has been told to go on
 	length          int64 // -1 when chunked
 
 	conn *h1.Conn
