@@ -98,7 +98,7 @@ func TestCircuit_OneProbe(t *testing.T) {
 		got := map[int]int{}
 		for i := range 20 {
 			wg.Go(func() {
-				status := 0
+				var status int
 				if i%2 == 0 {
 					resp, err := c.try(c.newRequest(t, "GET", "http://"+hole+"/", nil))
 					if err != nil {

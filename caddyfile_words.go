@@ -1,0 +1,161 @@
+package egress
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/dustin/go-humanize"
+)
+
+// This file contains how the words of a Caddyfile block are read: each with its
+// own errors, which name the word and its place.
+
+// block reads a block of words, each with its own function. A word that is not
+// among repeatable may stand once.
+func block(d *caddyfile.Dispenser, name string, parse map[string]func() error, repeatable ...string) error {
+	seen := make(map[string]bool, len(parse))
+	word := ""
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if d.Val() == "{" {
+			return d.Errf("unexpected block: %s takes none", word)
+		}
+		word = d.Val()
+		f, ok := parse[word]
+		if !ok {
+			return d.Errf("unrecognized subdirective '%s' of %s%s", word, name, suggestion(word, parse))
+		}
+		if seen[word] && !contains(repeatable, word) {
+			return d.Errf("'%s' stands twice in %s", word, name)
+		}
+		seen[word] = true
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
+
+// one reads the only argument of a word.
+func one(d *caddyfile.Dispenser) (word, arg string, err error) {
+	word = d.Val()
+	if args := d.RemainingArgs(); len(args) != 1 {
+		return word, "", d.Errf("%s wants one argument, got %d", word, len(args))
+	}
+	return word, d.Val(), nil
+}
+
+func str(d *caddyfile.Dispenser, to *string) error {
+	word, arg, err := one(d)
+	if err == nil && arg == "" {
+		err = d.Errf("%s is empty", word)
+	}
+	*to = arg
+	return err
+}
+
+func oneOf(d *caddyfile.Dispenser, to *string, choices ...string) error {
+	word, arg, err := one(d)
+	if err == nil && !contains(choices, arg) {
+		err = d.Errf("bad %s '%s': one of %v", word, arg, choices)
+	}
+	*to = arg
+	return err
+}
+
+func flag(d *caddyfile.Dispenser, to *bool) error {
+	word := d.Val()
+	if d.NextArg() {
+		return d.Errf("unexpected argument '%s': %s takes none", d.Val(), word)
+	}
+	*to = true
+	return nil
+}
+
+func words(d *caddyfile.Dispenser, to *[]string) error {
+	word := d.Val()
+	args := d.RemainingArgs()
+	if len(args) == 0 {
+		return d.Errf("%s wants at least one argument", word)
+	}
+	*to = append(*to, args...)
+	return nil
+}
+
+func replaceWords(d *caddyfile.Dispenser, to *[]string) error {
+	*to = nil
+	return words(d, to)
+}
+
+// duration reads a positive duration, or the word off where there is one.
+func duration(d *caddyfile.Dispenser, to *caddy.Duration, off string) error {
+	word, arg, err := one(d)
+	if err != nil {
+		return err
+	}
+	if off != "" && arg == off {
+		*to = noLimit
+		return nil
+	}
+	v, err := caddy.ParseDuration(arg)
+	if err != nil {
+		return d.Errf("bad %s '%s': %v", word, arg, err)
+	}
+	if v < time.Microsecond {
+		return d.Errf("bad %s '%s': must be positive%s", word, arg, orOff(off))
+	}
+	*to = caddy.Duration(v)
+	return nil
+}
+
+// count reads a number from 1 on, or the word off where there is one.
+func count(d *caddyfile.Dispenser, to *int, off string) error {
+	word, arg, err := one(d)
+	if err != nil {
+		return err
+	}
+	if off != "" && arg == off {
+		*to = noLimit
+		return nil
+	}
+	n, err := strconv.Atoi(arg)
+	if err != nil {
+		return d.Errf("bad %s '%s': not a number", word, arg)
+	}
+	if n < 1 {
+		return d.Errf("bad %s '%s': must be at least 1%s", word, arg, orOff(off))
+	}
+	*to = n
+	return nil
+}
+
+func orOff(off string) string {
+	if off == "" {
+		return ""
+	}
+	return ", or " + off
+}
+
+// size reads a size in bytes, with a unit if there is one (64KiB).
+func size(d *caddyfile.Dispenser, to *int64) error {
+	word, arg, err := one(d)
+	if err != nil {
+		return err
+	}
+	n, err := humanize.ParseBytes(arg)
+	if err != nil || n == 0 || n > 1<<40 {
+		return d.Errf("bad %s '%s': not a size", word, arg)
+	}
+	*to = int64(n)
+	return nil
+}
