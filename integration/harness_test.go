@@ -200,6 +200,10 @@ func tryLoad(t *testing.T, text string) error {
 	if err != nil {
 		return err
 	}
+	if config, err = withQUICOrder(config); err != nil {
+		return err
+	}
+	defer afterLoad()
 	return caddy.Load(config, true)
 }
 
