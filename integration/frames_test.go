@@ -374,7 +374,7 @@ func TestFrames_TunnelEnds_RFC9113_8_5(t *testing.T) {
 // neither here nor at the origin.
 func TestFrames_RapidReset(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
-		p := startUsual(t, m)
+		p := start(t, m, setup{egress: usual + "transport {\n keepalive off\n}\n"})
 		origin := newRawOrigin(t, func(oc *originConn) { _ = oc.awaitEnd() })
 		f := p.dialFrames(t)
 		go func() { _, _ = io.Copy(io.Discard, f.conn) }()
