@@ -1,0 +1,124 @@
+package filewatch
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// watch starts a watch of a file whose calls of changed come over the channel.
+func watch(t *testing.T, path string) (*Watcher, <-chan string) {
+	t.Helper()
+	w := New(path)
+	contents := make(chan string, 16)
+	w.Start(func() {
+		b, _ := os.ReadFile(path)
+		contents <- string(b)
+	})
+	t.Cleanup(func() {
+		w.Stop()
+		<-w.done
+	})
+	return w, contents
+}
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func await(t *testing.T, contents <-chan string, want string) {
+	t.Helper()
+	timeout := time.After(20 * time.Second)
+	for {
+		select {
+		case got := <-contents:
+			if got == want {
+				return
+			}
+		case <-timeout:
+			t.Fatalf("no notice of %q", want)
+		}
+	}
+}
+
+func TestWatch_WriteInPlace(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "list")
+	write(t, path, "one")
+	_, contents := watch(t, path)
+	write(t, path, "one and two")
+	await(t, contents, "one and two")
+}
+
+func TestWatch_Rename(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "list")
+	write(t, path, "old")
+	_, contents := watch(t, path)
+	for _, content := range []string{"new", "newer"} {
+		write(t, filepath.Join(dir, "list.tmp"), content)
+		if err := os.Rename(filepath.Join(dir, "list.tmp"), path); err != nil {
+			t.Fatal(err)
+		}
+		await(t, contents, content)
+	}
+}
+
+func TestWatch_ChangeBetweenNewAndStart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "list")
+	write(t, path, "old")
+	w := New(path)
+	write(t, path, "newer")
+	contents := make(chan string, 1)
+	w.Start(func() { contents <- "called" })
+	defer func() { w.Stop(); <-w.done }()
+	await(t, contents, "called")
+}
+
+func TestWatch_Symlink(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for the regular look at the file")
+	}
+	dir, elsewhere := t.TempDir(), t.TempDir()
+	path, real := filepath.Join(dir, "list"), filepath.Join(elsewhere, "list")
+	write(t, real, "old")
+	if err := os.Symlink(real, path); err != nil {
+		t.Skip(err)
+	}
+	_, contents := watch(t, path)
+	write(t, real, "changed behind the link")
+	await(t, contents, "changed behind the link")
+}
+
+func TestWatch_GoneAndBack(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "list")
+	write(t, path, "old")
+	_, contents := watch(t, path)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, "back again")
+	await(t, contents, "back again")
+}
+
+func TestWatch_UnchangedIsNoChange(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "list")
+	write(t, path, "same")
+	other := filepath.Join(filepath.Dir(path), "other")
+	_, contents := watch(t, path)
+	write(t, other, "noise")
+	write(t, path, "changed")
+	await(t, contents, "changed")
+	select {
+	case c := <-contents:
+		t.Errorf("a second notice of %q", c)
+	case <-time.After(3 * settle):
+	}
+}
