@@ -36,11 +36,26 @@ type Auth struct {
 	// Default: `Caddy Egress`.
 	Realm string `json:"realm,omitempty"`
 
+	// Session lets clients name a session in their login, for selection
+	// policies that keep a session on one upstream. Default: none.
+	Session *Session `json:"session,omitempty"`
+
 	users    map[string]*credential
 	stranger credential   // takes the place of a user we do not know
 	classes  []*hashClass // every distinct amount of slow work in users
 	verifier *verifier
 	logger   *zap.Logger
+}
+
+// Session is where the session of a client is written.
+type Session struct {
+	// Separator stands between the name of the user and that of the session
+	// in the user name of the credentials: with `-session-`,
+	// `alice-session-7` logs in as `alice`, with her password, and has the
+	// session `7`. Where it stands more than once, the last one counts that
+	// leaves the name of a user. A user whose whole name is known has no
+	// session. A colon or control character in it is an error.
+	Separator string `json:"separator"`
 }
 
 // BasicUser is one user name with its password.
@@ -116,6 +131,11 @@ func (a *Auth) provision(ctx caddy.Context, logger *zap.Logger) error {
 	if hasControl(a.Realm) {
 		return fmt.Errorf("realm '%s' contains control characters", printable(a.Realm))
 	}
+	if a.Session != nil {
+		if sep := a.Session.Separator; sep == "" || strings.Contains(sep, ":") || hasControl(sep) {
+			return fmt.Errorf("session.separator '%s' is empty or has a colon or control character", printable(sep))
+		}
+	}
 	a.logger = logger
 	if a.verifier == nil {
 		a.verifier = sharedVerifier
@@ -167,27 +187,48 @@ func (a *Auth) challenge() string {
 var realmEscaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
 // authenticate returns the user that the Proxy-Authorization field of header
-// proves, or why there is none. A user is returned only on success, so that
-// nothing of a failed attempt can reach a log. All failures of well-formed
-// credentials cost the same work, whoever they are for.
-func (a *Auth) authenticate(header http.Header) (string, authFailure) {
-	user, password, failure := parseProxyAuthorization(header)
-	if failure != "" {
-		return "", failure
+// proves, and the session that the client has named, or why there is none. They
+// are returned only on success, so that nothing of a failed attempt can reach a
+// log. All failures of well-formed credentials cost the same work, whoever they
+// are for.
+func (a *Auth) authenticate(header http.Header) (user, session string, failed authFailure) {
+	name, password, failed := parseProxyAuthorization(header)
+	if failed != "" {
+		return "", "", failed
 	}
-	cred, known := a.users[string(user)]
+	cred, name, session := a.find(name)
+	known := cred != nil
 	if !known {
 		cred = &a.stranger
 	}
 	// A stranger cannot match, but known decides all the same: an open door
 	// must not hang on the quality of random bytes.
-	switch matches := a.matches(cred, user, password); {
+	switch matches := a.matches(cred, name, password); {
 	case !known:
-		return "", authUnknownUser
+		return "", "", authUnknownUser
 	case !matches:
-		return "", authBadPassword
+		return "", "", authBadPassword
 	}
-	return cred.name, ""
+	return cred.name, session, ""
+}
+
+// find returns the user whose name the client has sent, whole or with a session
+// behind it, nil for a stranger, and the name without the session.
+func (a *Auth) find(name []byte) (cred *credential, user []byte, session string) {
+	if cred, ok := a.users[string(name)]; ok || a.Session == nil {
+		return cred, name, ""
+	}
+	sep := []byte(a.Session.Separator)
+	for end := len(name); ; {
+		i := bytes.LastIndex(name[:end], sep)
+		if i < 0 {
+			return nil, name, ""
+		}
+		if cred, ok := a.users[string(name[:i])]; ok {
+			return cred, name[:i], string(name[i+len(sep):])
+		}
+		end = i
+	}
 }
 
 // matches reports whether password is that of cred. user is the name that the

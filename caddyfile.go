@@ -18,7 +18,7 @@ func init() {
 
 func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	handler := new(Handler)
-	if err := handler.UnmarshalCaddyfile(h.Dispenser); err != nil {
+	if err := handler.unmarshalCaddyfile(h.Dispenser, h.MatcherToken); err != nil {
 		return nil, err
 	}
 	return handler, nil
@@ -88,26 +88,40 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 // hosts, admin_address and acl may be repeated and add up; every other word
 // stands at most once.
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	return h.unmarshalCaddyfile(d, nil)
+}
+
+// unmarshalCaddyfile is UnmarshalCaddyfile where the named matchers of the site are
+// known as well.
+func (h *Handler) unmarshalCaddyfile(d *caddyfile.Dispenser, matchers matcherToken) error {
 	d.Next() // directive name
-	if d.NextArg() {
-		return d.Errf("unexpected argument '%s': egress takes none", d.Val())
+	for _, u := range d.RemainingArgs() {
+		if err := validUpstreamURL(u); err != nil {
+			return d.Errf("upstream: %v", err)
+		}
+		h.group(defaultGroup).add(&Upstream{URL: u})
 	}
+	groups := make(map[string]bool)
 	return block(d, "egress", map[string]func() error{
 		"server_name":           func() error { return str(d, &h.ServerName) },
 		"hosts":                 func() error { return words(d, &h.Hosts) },
 		"basic_auth":            func() error { return h.unmarshalBasicAuth(d) },
 		"realm":                 func() error { return str(d, &h.auth().Realm) },
+		"session_from":          func() error { return h.unmarshalSession(d) },
 		"allow_unauthenticated": func() error { return flag(d, &h.AllowUnauthenticated) },
 		"ports":                 func() error { return h.unmarshalPorts(d) },
 		"acl":                   func() error { return h.unmarshalACL(d) },
 		"admin_address":         func() error { return h.unmarshalAdminAddress(d) },
 		"destination_circuit":   func() error { return h.unmarshalCircuit(d) },
+		"route":                 func() error { return h.unmarshalRoute(d, matchers) },
+		"upstream":              func() error { return h.group(defaultGroup).unmarshalUpstream(d) },
+		"upstreams":             func() error { return h.unmarshalGroup(d, groups) },
 		"transport":             func() error { return h.unmarshalTransport(d) },
 		"tunnel":                func() error { return h.unmarshalTunnel(d) },
 		"forwarded":             func() error { return oneOf(d, &h.Forwarded, "off", "for", "full") },
 		"hide_ip":               func() error { return flag(d, &h.HideIP) },
 		"hide_via":              func() error { return flag(d, &h.HideVia) },
-	}, "basic_auth", "ports", "hosts", "admin_address", "acl")
+	}, "basic_auth", "ports", "hosts", "admin_address", "acl", "route", "upstream", "upstreams")
 }
 
 func (h *Handler) auth() *Auth {
@@ -123,6 +137,15 @@ func (h *Handler) unmarshalBasicAuth(d *caddyfile.Dispenser) error {
 		return d.Errf("basic_auth wants a user and a password or hash, got %d arguments", len(args))
 	}
 	h.auth().Basic = append(h.auth().Basic, BasicUser{Username: args[0], Password: args[1]})
+	return nil
+}
+
+func (h *Handler) unmarshalSession(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) != 2 || args[0] != "user_suffix" || args[1] == "" {
+		return d.Err("session_from wants user_suffix and a separator")
+	}
+	h.auth().Session = &Session{Separator: args[1]}
 	return nil
 }
 
@@ -160,7 +183,11 @@ func (h *Handler) unmarshalACL(d *caddyfile.Dispenser) error {
 			return nil
 		}
 	}
-	return block(d, "acl", map[string]func() error{"allow": rule(true), "deny": rule(false)}, "allow", "deny")
+	return block(d, "acl", map[string]func() error{
+		"allow":   rule(true),
+		"deny":    rule(false),
+		"resolve": func() error { return flag(d, &h.ResolveNames) },
+	}, "allow", "deny")
 }
 
 func (h *Handler) unmarshalAdminAddress(d *caddyfile.Dispenser) error {
@@ -217,7 +244,7 @@ func (h *Handler) unmarshalTransport(d *caddyfile.Dispenser) error {
 		"max_response_header":     func() error { return size(d, &t.MaxResponseHeader) },
 	}
 	t.addKeepAliveWords(d, words)
-	t.addTLSWords(d, words)
+	addTLSWords(d, &t.TLS, words)
 	return block(d, "transport", words)
 }
 
@@ -243,13 +270,13 @@ func (t *Transport) addKeepAliveWords(d *caddyfile.Dispenser, words map[string]f
 }
 
 // addTLSWords adds the words of reverse_proxy's transport that make sense
-// towards origins.
-func (t *Transport) addTLSWords(d *caddyfile.Dispenser, words map[string]func() error) {
+// towards origins and upstreams alike.
+func addTLSWords(d *caddyfile.Dispenser, to **reverseproxy.TLSConfig, words map[string]func() error) {
 	tls := func() *reverseproxy.TLSConfig {
-		if t.TLS == nil {
-			t.TLS = new(reverseproxy.TLSConfig)
+		if *to == nil {
+			*to = new(reverseproxy.TLSConfig)
 		}
-		return t.TLS
+		return *to
 	}
 	words["tls_timeout"] = func() error { return duration(d, &tls().HandshakeTimeout, "") }
 	words["tls_insecure_skip_verify"] = func() error { return flag(d, &tls().InsecureSkipVerify) }

@@ -1,7 +1,9 @@
 package egress
 
 import (
+	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -136,6 +138,82 @@ func count(d *caddyfile.Dispenser, to *int, off string) error {
 		return d.Errf("bad %s '%s': must be at least 1%s", word, arg, orOff(off))
 	}
 	*to = n
+	return nil
+}
+
+// number reads a number from low to high.
+func number(d *caddyfile.Dispenser, to *int, low, high int) error {
+	word, arg, err := one(d)
+	if err != nil {
+		return err
+	}
+	n, err := strconv.Atoi(arg)
+	if err != nil {
+		return d.Errf("bad %s '%s': not a number", word, arg)
+	}
+	if n < low || n > high {
+		return d.Errf("bad %s '%s': must be between %d and %d", word, arg, low, high)
+	}
+	*to = n
+	return nil
+}
+
+// share reads a part of the whole, as a percentage (20%) or a fraction (0.2).
+func share(d *caddyfile.Dispenser, to **float64) error {
+	word, arg, err := one(d)
+	if err != nil {
+		return err
+	}
+	text, percent := strings.CutSuffix(arg, "%")
+	v, err := strconv.ParseFloat(text, 64)
+	if percent {
+		v /= 100
+	}
+	if err != nil || !isShare(v) {
+		return d.Errf("bad %s '%s': not a share from 0%% to 100%%", word, arg)
+	}
+	*to = &v
+	return nil
+}
+
+// status reads a status code, or a class of them as in 2xx.
+func status(d *caddyfile.Dispenser, to *int) error {
+	word, arg, err := one(d)
+	if err != nil {
+		return err
+	}
+	digits := strings.TrimSuffix(arg, "xx")
+	n, err := strconv.Atoi(digits)
+	class := len(digits) < len(arg) || len(arg) == 1
+	if err != nil || class && (n < 1 || n > 5) || !class && (n < 100 || n > 599) {
+		return d.Errf("bad %s '%s': neither a status nor a class like 2xx", word, arg)
+	}
+	*to = n
+	return nil
+}
+
+// headerField reads a field and its value.
+func headerField(d *caddyfile.Dispenser, to *http.Header) error {
+	word := d.Val()
+	args := d.RemainingArgs()
+	if len(args) != 2 {
+		return d.Errf("%s wants a field and a value, got %d arguments", word, len(args))
+	}
+	if *to == nil {
+		*to = make(http.Header)
+	}
+	to.Add(args[0], args[1])
+	return nil
+}
+
+// credentials reads a user and a password.
+func credentials(d *caddyfile.Dispenser, to **Credentials) error {
+	word := d.Val()
+	args := d.RemainingArgs()
+	if len(args) != 2 {
+		return d.Errf("%s wants a user and a password, got %d arguments", word, len(args))
+	}
+	*to = &Credentials{Username: args[0], Password: args[1]}
 	return nil
 }
 

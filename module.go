@@ -90,6 +90,21 @@ type Handler struct {
 	// addresses are denied unless a rule allows them by IP or CIDR.
 	ACL []ACLRule `json:"acl,omitempty"`
 
+	// ResolveNames resolves the names of destinations here as well when an
+	// upstream proxy will resolve them, and refuses those with an address that
+	// may not be reached. What the upstream makes of the name later is its own
+	// affair: the check is about what names mean to us. Default: false; then
+	// names are checked as names, and literal addresses as addresses.
+	ResolveNames bool `json:"resolve_names,omitempty"`
+
+	// Routes say where requests leave. Default: through the group `default`
+	// if there is one, directly otherwise.
+	Routes []*Route `json:"routes,omitempty"`
+
+	// Groups are the upstream proxies, in groups by name. `direct` and `deny`
+	// cannot be names. A group to which no route leads is an error.
+	Groups map[string]*UpstreamGroup `json:"groups,omitempty"`
+
 	// DestinationCircuit is the passive health of destinations.
 	DestinationCircuit *DestinationCircuit `json:"destination_circuit,omitempty"`
 
@@ -118,6 +133,8 @@ type Handler struct {
 	destinations   *destinations
 	adminAddresses []hostPort
 	hosts          map[string]struct{}
+	groups         map[string]*group
+	unrouted       *Route // where there are no routes
 	poolID         string
 	pool           *originPool
 	transport      Transport

@@ -34,6 +34,9 @@ type transaction struct {
 	start time.Time
 	kind  kind
 
+	user      string // authenticated; empty without authentication
+	session   string // that the client has named in its credentials
+	route     *Route
 	https     bool   // the origin is spoken to over TLS
 	authority string // as the request has it
 	target    target.Target
@@ -172,11 +175,12 @@ func (t *transaction) begin() {
 func (t *transaction) authenticate() error {
 	auth := t.h.Auth
 	if auth.enabled() {
-		user, failed := auth.authenticate(t.r.Header)
+		user, session, failed := auth.authenticate(t.r.Header)
 		if failed != "" {
 			t.out.authFailure = failed
 			return failAuth
 		}
+		t.user, t.session = user, session
 		t.setUser(user)
 	}
 	return nil
