@@ -92,7 +92,7 @@ func (w *Watcher) run(changed func()) {
 	if w.events != nil {
 		events, failures = w.events.Events, w.events.Errors
 	}
-	timer := time.NewTimer(0) // something may have happened since New
+	timer := time.NewTimer(settle) // something may have happened since New
 	defer timer.Stop()
 	for {
 		select {
