@@ -158,8 +158,8 @@ func number(d *caddyfile.Dispenser, to *int, low, high int) error {
 	return nil
 }
 
-// share reads a part of the whole, as a percentage (20%) or a fraction (0.2).
-func share(d *caddyfile.Dispenser, to **float64) error {
+// fraction reads a part of the whole, as a percentage (20%) or a fraction (0.2).
+func fraction(d *caddyfile.Dispenser, to **float64) error {
 	word, arg, err := one(d)
 	if err != nil {
 		return err

@@ -28,13 +28,14 @@ import (
 type blame string
 
 const (
-	blameNobody  blame = ""
-	blameClient  blame = "client"
-	blamePolicy  blame = "policy"
-	blameDNS     blame = "dns"
-	blameOrigin  blame = "origin"
-	blameNetwork blame = "network"
-	blameProxy   blame = "proxy" // our own limits and bugs
+	blameNobody   blame = ""
+	blameClient   blame = "client"
+	blamePolicy   blame = "policy"
+	blameDNS      blame = "dns"
+	blameOrigin   blame = "origin"
+	blameUpstream blame = "upstream"
+	blameNetwork  blame = "network" // between us and a destination: nobody in particular
+	blameProxy    blame = "proxy"   // our own limits and bugs
 )
 
 // failure is what went wrong, in the terms of everything that must know:
@@ -76,6 +77,19 @@ var (
 	failCircuit       = &failure{503, "destination_unavailable", blameOrigin, "destination has failed repeatedly and is given a pause"}
 	failCanceled      = &failure{499, "", blameClient, "client went away"}
 	failInternal      = &failure{500, "proxy_internal_error", blameProxy, "internal error"}
+
+	failNoUpstream         = &failure{503, "destination_unavailable", blameUpstream, "no upstream proxy is available"}
+	failUpstreamConnect    = &failure{502, "connection_refused", blameUpstream, "upstream proxy cannot be reached"}
+	failUpstreamTimeout    = &failure{504, "connection_timeout", blameUpstream, "connecting to the upstream proxy timed out"}
+	failUpstreamTLS        = &failure{502, "tls_protocol_error", blameUpstream, "TLS handshake with the upstream proxy failed"}
+	failUpstreamTerminated = &failure{502, "connection_terminated", blameUpstream, "connection closed by the upstream proxy"}
+	failUpstreamProtocol   = &failure{502, "http_protocol_error", blameUpstream, "malformed answer of the upstream proxy"}
+	failUpstreamAuth       = &failure{500, "proxy_configuration_error", blameUpstream, "upstream proxy refuses our credentials"}
+	failUpstreamInternal   = &failure{502, "proxy_internal_error", blameUpstream, "upstream proxy has failed"}
+	failUpstreamLimit      = &failure{503, "connection_limit_reached", blameUpstream, "upstream proxy is overloaded"}
+	failUpstreamDenied     = &failure{403, "http_request_denied", blamePolicy, "destination is refused by the upstream proxy"}
+	failUpstreamGateway    = &failure{502, "destination_unavailable", blameNetwork, "upstream proxy did not get through to the destination"}
+	failUpstreamSilent     = &failure{504, "connection_timeout", blameNetwork, "upstream proxy did not answer in time"}
 )
 
 // classify is the one place that turns an error into a failure: everything that

@@ -1,0 +1,129 @@
+package egress
+
+import (
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+)
+
+// This file contains the words of the Caddyfile for routes.
+
+// matcherToken reads the next argument as a matcher token (`@name`, `*`, `/path`):
+// httpcaddyfile.Helper.MatcherToken.
+type matcherToken func() (caddy.ModuleMap, bool, error)
+
+// unmarshalRoute reads a route, in its short form `route [<matcher>] <target>
+// [fallback <target>]` or as a block.
+func (h *Handler) unmarshalRoute(d *caddyfile.Dispenser, matchers matcherToken) error {
+	r := new(Route)
+	h.Routes = append(h.Routes, r)
+	if matchers != nil && d.CountRemainingArgs() > 0 {
+		set, ok, err := matchers()
+		if err != nil {
+			return d.Errf("route: %v", err)
+		}
+		if set != nil {
+			r.MatcherSetsRaw = append(r.MatcherSetsRaw, set)
+		}
+		if !ok {
+			d.Prev()
+		}
+	}
+	if args := d.RemainingArgs(); len(args) > 0 {
+		if err := r.targets(d, args); err != nil {
+			return err
+		}
+	}
+	return r.unmarshalBlock(d)
+}
+
+// targets reads <target> [fallback <target>].
+func (r *Route) targets(d *caddyfile.Dispenser, args []string) error {
+	switch {
+	case r.To != "":
+		return d.Err("the target of the route stands twice")
+	case strings.HasPrefix(args[0], "@"):
+		return d.Errf("route: the matcher %s is not known here", printable(args[0]))
+	case len(args) == 3 && args[1] == "fallback":
+		r.Fallback = args[2]
+	case len(args) != 1:
+		return d.Errf("a route is <target> [fallback <target>], not '%s'", printable(strings.Join(args, " ")))
+	}
+	r.To = args[0]
+	return nil
+}
+
+func (r *Route) unmarshalBlock(d *caddyfile.Dispenser) error {
+	err := block(d, "route", map[string]func() error{
+		"match": func() error {
+			set, err := caddyhttp.ParseCaddyfileNestedMatcherSet(d)
+			if err == nil {
+				r.MatcherSetsRaw = append(r.MatcherSetsRaw, set)
+			}
+			return err
+		},
+		"to": func() error {
+			args := d.RemainingArgs()
+			if len(args) == 0 {
+				return d.Err("to wants a target: direct, deny or the name of a group")
+			}
+			return r.targets(d, args)
+		},
+		"header_up":   func() error { return headerOp(d, r.requestOps()) },
+		"header_down": func() error { return headerOp(d, r.responseOps()) },
+	}, "match", "header_up", "header_down")
+	if err == nil && r.To == "" {
+		err = d.Err("the route has no target: direct, deny or the name of a group")
+	}
+	return err
+}
+
+// headerOp reads [+|-]<field> [<value|regexp> [<replacement>]], as reverse_proxy
+// does.
+func headerOp(d *caddyfile.Dispenser, ops *headers.HeaderOps) error {
+	word := d.Val()
+	args := d.RemainingArgs()
+	if len(args) < 1 || len(args) > 3 {
+		return d.Errf("%s wants a field, and a value or a regular expression with its replacement; got %d arguments", word, len(args))
+	}
+	if name := strings.TrimLeft(args[0], "+-?>"); !settable(name) {
+		return d.Errf("%s: the field %s cannot be changed", word, printable(name))
+	}
+	value, replacement := "", (*string)(nil)
+	if len(args) > 1 {
+		value = args[1]
+	}
+	if len(args) > 2 {
+		replacement = &args[2]
+	}
+	if err := headers.CaddyfileHeaderOp(ops, args[0], value, replacement); err != nil {
+		return d.Errf("%s: %v", word, err)
+	}
+	return nil
+}
+
+func (r *Route) headerHandler() *headers.Handler {
+	if r.Headers == nil {
+		r.Headers = new(headers.Handler)
+	}
+	return r.Headers
+}
+
+func (r *Route) requestOps() *headers.HeaderOps {
+	h := r.headerHandler()
+	if h.Request == nil {
+		h.Request = new(headers.HeaderOps)
+	}
+	return h.Request
+}
+
+func (r *Route) responseOps() *headers.HeaderOps {
+	h := r.headerHandler()
+	if h.Response == nil {
+		h.Response = &headers.RespHeaderOps{HeaderOps: new(headers.HeaderOps)}
+	}
+	return h.Response.HeaderOps
+}

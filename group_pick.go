@@ -1,0 +1,149 @@
+package egress
+
+import (
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/caddy-egress/egress/internal/health"
+)
+
+// This file contains the choice of a member, and what becomes of the result.
+
+// groupView is a snapshot of the members that may be picked, as policies see them.
+type groupView struct {
+	snapshot  *health.Snapshot
+	exchanges [][]Member // by tier
+	tunnels   [][]Member
+}
+
+// look returns the members that may be picked now. It allocates only when they
+// have changed.
+func (g *group) look(now time.Time) *groupView {
+	s := g.health.Available(now)
+	v := g.view.Load()
+	if v != nil && v.snapshot == s {
+		return v
+	}
+	v = &groupView{snapshot: s}
+	for _, tier := range s.Tiers {
+		exchanges := make([]Member, len(tier.Members))
+		tunnels := make([]Member, len(tier.Members))
+		for i, m := range tier.Members {
+			exchanges[i] = forExchange{m.Value.(*member)}
+			tunnels[i] = forTunnel{m.Value.(*member)}
+		}
+		v.exchanges = append(v.exchanges, exchanges)
+		v.tunnels = append(v.tunnels, tunnels)
+	}
+	g.view.Store(v)
+	return v
+}
+
+// path is how one attempt of a request leaves: through a member, or directly where
+// there is none.
+type path struct {
+	*member
+	probe   health.Token
+	started time.Time
+}
+
+// pick chooses the member for the next attempt of a request, one that it has not
+// tried. The first attempt may be the probe that a member with an open circuit is
+// waiting for.
+func (g *group) pick(s *Selection, kind kind) (path, error) {
+	now := time.Now()
+	if s.Tried() == 0 {
+		if m, token, ok := g.health.TryProbe(now); ok {
+			p := path{member: m.Value.(*member), probe: token, started: now}
+			s.markTried(p.key)
+			return p, nil
+		}
+	}
+	v := g.look(now)
+	tiers := v.exchanges
+	if kind == isTunnel {
+		tiers = v.tunnels
+	}
+	for _, tier := range tiers {
+		s.Members = tier
+		if i := g.policy.Select(s); i >= 0 {
+			s.MarkTried(i)
+			return path{member: memberOf(tier[i]), started: now}, nil
+		}
+	}
+	return path{}, g.whyNobody()
+}
+
+func memberOf(m Member) *member {
+	switch m := m.(type) {
+	case forExchange:
+		return m.member
+	case forTunnel:
+		return m.member
+	}
+	return nil
+}
+
+// observe tells the health of the group how an attempt ended, and the operator
+// what follows from it.
+func (g *group) observe(p path, v verdict, destination uint64) {
+	out := g.health.Observe(time.Now(), &p.ref, health.Observation{
+		Kind:        v.kind,
+		Destination: destination,
+		RetryAfter:  v.retryAfter,
+		Started:     p.started,
+		Probe:       p.probe,
+	})
+	g.tell(out.Transitions)
+	switch out.Ask {
+	case health.AskCheck:
+		g.checker.CheckNow(&p.ref)
+	case health.AskWarn:
+		g.logger.Warn("upstream answers, but reaches none of several destinations; a health_check would tell why",
+			zap.String("upstream", p.name))
+	}
+}
+
+// tell logs transitions and emits them as events.
+func (g *group) tell(transitions []health.Transition) {
+	for _, t := range transitions {
+		for _, m := range g.health.Members() {
+			if m.Upstream == t.Upstream {
+				g.tellOne(m.Value.(*member), t)
+			}
+		}
+	}
+}
+
+func (g *group) tellOne(m *member, t health.Transition) {
+	m.conns.dialer.SetUp(t.To.InRotation())
+	event := t.Event()
+	if event == health.EventNone {
+		return
+	}
+	level, message := zapcore.InfoLevel, "upstream is healthy again"
+	switch event {
+	case health.EventAuthFailed:
+		level, message = zapcore.ErrorLevel, "upstream refuses our credentials: out of rotation"
+	case health.EventCircuitOpen:
+		level, message = zapcore.WarnLevel, "upstream fails: circuit opened"
+	case health.EventCircuitClosed:
+		message = "upstream works again: circuit closed"
+	case health.EventUnhealthy:
+		level, message = zapcore.WarnLevel, "upstream fails its checks: out of rotation"
+	}
+	fields := []zap.Field{zap.String("upstream", m.name), zap.String("reason", string(t.Reason))}
+	if r := m.health.Report(time.Now(), g.health.Config()); r.LastError != nil && t.Reason == health.ReasonCheckFailed {
+		fields = append(fields, zap.Error(r.LastError))
+	}
+	if c := g.logger.Check(level, message); c != nil {
+		c.Write(fields...)
+	}
+	if g.events.ShouldEmit(string(event)) {
+		g.events.Emit(g.ctx, string(event), map[string]any{
+			"group": g.name, "upstream": m.name, "reason": string(t.Reason),
+		})
+	}
+}

@@ -1,0 +1,162 @@
+package egress
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+)
+
+// This file contains the sources of members that come and go: lists in files, and
+// reverse_proxy's dynamic sources.
+
+// maxListLine is far more than the longest URL with credentials.
+const maxListLine = 8 << 10
+
+// readFile reads the list of the group. A bad line refuses the whole.
+func (g *group) readFile() ([]*upstreamSpec, error) {
+	f, err := os.Open(g.cfg.File)
+	if err != nil {
+		return nil, fmt.Errorf("file: %w", err)
+	}
+	defer f.Close()
+	var specs []*upstreamSpec
+	repl := caddy.NewReplacer()
+	lines := bufio.NewScanner(f)
+	lines.Buffer(make([]byte, 0, maxListLine), maxListLine)
+	n := 0
+	for lines.Scan() {
+		n++
+		line := strings.TrimSpace(lines.Text())
+		if n == 1 {
+			line = strings.TrimPrefix(line, "\ufeff")
+		}
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		addr, err := parseUpstreamLine(line, g.cfg.Scheme)
+		if err == nil {
+			var s *upstreamSpec
+			if s, err = g.cfg.specAt(new(Upstream), addr, repl); err == nil {
+				specs = append(specs, s)
+				continue
+			}
+		}
+		return nil, fmt.Errorf("file: %s:%d: %w", g.cfg.File, n, err)
+	}
+	if err := lines.Err(); err != nil {
+		if errors.Is(err, bufio.ErrTooLong) {
+			err = fmt.Errorf("line %d is longer than %d bytes", n+1, maxListLine)
+		}
+		return nil, fmt.Errorf("file: %s: %w", g.cfg.File, err)
+	}
+	return specs, nil
+}
+
+// reloadFile takes the list over after a change. A bad one changes nothing.
+func (g *group) reloadFile() {
+	listed, err := g.readFile()
+	if err == nil && len(listed) == 0 {
+		err = fmt.Errorf("file: %s has no upstreams", g.cfg.File)
+	}
+	if err == nil {
+		err = g.replace(&g.listed, listed)
+	}
+	if err != nil {
+		g.logger.Error("list of upstreams cannot be used; the old one stays", zap.Error(err))
+		return
+	}
+	g.logger.Info("list of upstreams changed", zap.String("file", g.cfg.File), zap.Int("upstreams", len(listed)))
+}
+
+// replace makes one of the lists another, and the members what the lists say.
+func (g *group) replace(list *[]*upstreamSpec, with []*upstreamSpec) error {
+	g.mu.Lock()
+	before := *list
+	*list = with
+	g.mu.Unlock()
+	err := g.apply()
+	if err != nil {
+		g.mu.Lock()
+		*list = before
+		g.mu.Unlock()
+	}
+	return err
+}
+
+const (
+	// askSource is how often a dynamic source is asked. It has a cache of its own,
+	// with the time that the operator has given it.
+	askSource = 5 * time.Second
+	// askSourceAgain is how soon it is asked again when it fails or is empty.
+	askSourceAgain = time.Second
+)
+
+// followSource asks the dynamic source again and again. While it fails, the
+// members it has told last stay.
+func (g *group) followSource() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	told := ""
+	for {
+		select {
+		case <-g.stop:
+			return
+		case <-timer.C:
+		}
+		specs, err := g.askSource()
+		if err == nil {
+			err = g.replace(&g.dynamic, specs)
+		}
+		switch {
+		case err != nil && err.Error() != told:
+			told = err.Error()
+			g.logger.Error("dynamic source of upstreams failed; the members it told last stay", zap.Error(err))
+		case err == nil:
+			told = ""
+		}
+		wait := askSource
+		if err != nil || len(specs) == 0 {
+			wait = askSourceAgain
+		}
+		timer.Reset(wait)
+	}
+}
+
+func (g *group) askSource() ([]*upstreamSpec, error) {
+	repl := caddy.NewReplacer()
+	r, err := http.NewRequestWithContext(g.ctx, http.MethodGet, "http://egress.invalid/", http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	r = caddyhttp.PrepareRequest(r, repl, nil, nil)
+	upstreams, err := g.source.GetUpstreams(r)
+	if err != nil {
+		return nil, fmt.Errorf("dynamic: %w", err)
+	}
+	specs := make([]*upstreamSpec, 0, len(upstreams))
+	for _, u := range upstreams {
+		host, port, err := net.SplitHostPort(u.Dial)
+		if err != nil {
+			return nil, fmt.Errorf("dynamic: '%s' is not host:port", printable(u.Dial))
+		}
+		addr, err := parseUpstreamURL(net.JoinHostPort(strings.TrimSuffix(host, "."), port), g.cfg.Scheme)
+		if err == nil {
+			var s *upstreamSpec
+			if s, err = g.cfg.specAt(new(Upstream), addr, repl); err == nil {
+				specs = append(specs, s)
+				continue
+			}
+		}
+		return nil, fmt.Errorf("dynamic: '%s': %w", printable(u.Dial), err)
+	}
+	return specs, nil
+}

@@ -1,0 +1,272 @@
+package egress
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"net"
+	"net/netip"
+	"reflect"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/proxydial"
+)
+
+// This file contains a member: an upstream proxy with the settings of one
+// configuration, beside the state that outlives it.
+
+// member is an upstream proxy of a group.
+type member struct {
+	group  *group
+	spec   *upstreamSpec
+	name   string // for people: the URL without credentials
+	key    uint64
+	health *upstreamHealth
+	conns  *upstreamConns
+	ref    health.Member
+
+	healthID, connsID string
+}
+
+// memberFactory makes the members of a group.
+type memberFactory struct {
+	group     *group
+	h         *Handler
+	ctx       caddy.Context
+	transport string // identity of the settings that hold for upstreams as well
+	tls       map[*reverseproxy.TLSConfig]*madeTLS
+}
+
+// madeTLS is a TLS configuration of the operator as crypto/tls takes it. Loading
+// its modules empties the JSON, so each is made once.
+type madeTLS struct {
+	json   []byte
+	config *tls.Config
+}
+
+func (h *Handler) newMemberFactory(ctx caddy.Context, g *group) (*memberFactory, error) {
+	f := &memberFactory{group: g, h: h, ctx: ctx, transport: h.poolID, tls: make(map[*reverseproxy.TLSConfig]*madeTLS)}
+	if g.cfg.TLS != nil {
+		if _, err := f.makeTLS(g.cfg.TLS); err != nil {
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+func (f *memberFactory) makeTLS(c *reverseproxy.TLSConfig) (*madeTLS, error) {
+	if made := f.tls[c]; made != nil {
+		return made, nil
+	}
+	made := &madeTLS{config: new(tls.Config)}
+	if c != nil {
+		var err error
+		if made.json, err = json.Marshal(c); err != nil {
+			return nil, fmt.Errorf("tls: %w", err)
+		}
+		config, err := c.MakeTLSClientConfig(f.ctx)
+		if err != nil {
+			return nil, fmt.Errorf("tls: %w", err)
+		}
+		if config != nil {
+			made.config = config
+		}
+	}
+	made.config.ClientSessionCache = tls.NewLRUClientSessionCache(64)
+	f.tls[c] = made
+	return made, nil
+}
+
+// member makes a member, or takes up the state that one of the same identity has
+// left. It is called with the lock of the group held.
+func (f *memberFactory) member(s *upstreamSpec, healthID string) (*member, error) {
+	m := &member{group: f.group, spec: s, name: s.addr.String(), key: hashKey(healthID), healthID: healthID}
+	var made *madeTLS
+	var tlsJSON []byte
+	if s.addr.scheme == schemeHTTPS {
+		var err error
+		if made, err = f.makeTLS(s.tls); err != nil {
+			return nil, err
+		}
+		tlsJSON = made.json
+	}
+	m.connsID = s.connsID(f.group.name, f.transport, tlsJSON)
+	conns, _, err := upstreamPools.LoadOrNew(m.connsID, func() (caddy.Destructor, error) {
+		return f.connect(s, made)
+	})
+	if err != nil {
+		return nil, err
+	}
+	state, _, err := upstreamHealths.LoadOrNew(healthID, func() (caddy.Destructor, error) {
+		return new(upstreamHealth), nil
+	})
+	if err != nil {
+		_, _ = upstreamPools.Delete(m.connsID)
+		return nil, err
+	}
+	m.conns, m.health = conns.(*upstreamConns), state.(*upstreamHealth)
+	m.ref = health.Member{Upstream: &m.health.Upstream, Priority: s.Priority, Value: m}
+	m.conns.dialer.SetUp(m.health.Available())
+	return m, nil
+}
+
+// release gives the state back. What is under way through the member goes on.
+func (m *member) release() {
+	_, _ = upstreamPools.Delete(m.connsID)
+	_, _ = upstreamHealths.Delete(m.healthID)
+}
+
+// same reports whether nothing about an upstream has changed.
+func (s *upstreamSpec) same(t *upstreamSpec) bool { return reflect.DeepEqual(s, t) }
+
+func hashKey(id string) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(id))
+	return h.Sum64()
+}
+
+// connect makes the connections of an upstream: none is opened yet, but for those
+// on standby.
+func (f *memberFactory) connect(s *upstreamSpec, made *madeTLS) (*upstreamConns, error) {
+	c := new(upstreamConns)
+	cfg := proxydial.Config{
+		Scheme:            proxydial.Scheme(s.addr.scheme),
+		Dial:              f.dialFunc(s),
+		MaxTunnelsPerConn: s.MaxTunnelsPerConn,
+		ProxyProtocol:     map[string]int{"v1": 1, "v2": 2}[s.ProxyProtocol],
+	}
+	if s.credentials != nil {
+		cfg.Authenticate, cfg.User, cfg.Password = true, s.credentials.Username, s.credentials.Password
+	}
+	for name, values := range s.Header {
+		for _, v := range values {
+			cfg.Header = append(cfg.Header, h1.Field{Name: name, Value: v})
+		}
+	}
+	if made != nil {
+		cfg.TLS = made.config.Clone()
+		if cfg.TLS.ServerName == "" {
+			cfg.TLS.ServerName = s.addr.host
+		}
+		if s.tls != nil {
+			cfg.TLSTimeout = time.Duration(s.tls.HandshakeTimeout)
+		}
+		if cfg.TLS.ServerName == "" && !cfg.TLS.InsecureSkipVerify {
+			return nil, errors.New("tls.server_name: a unix socket needs one")
+		}
+	}
+	var err error
+	if c.dialer, err = proxydial.New(cfg); err != nil {
+		return nil, err
+	}
+	pool := f.h.transport.poolConfig()
+	pool.MaxConnsPerKey, pool.MaxConns, pool.MaxPendingPerKey = 0, max(s.MaxConns, 0), 0
+	pool.MaxPending = max(s.MaxPending, 0)
+	if pool.MaxConns == 0 {
+		pool.MaxPending = 1 << 30 // nobody waits but for the dials of others
+	}
+	pool.MaxPendingPerKey = pool.MaxPending
+	pool.Shards = 1
+	c.pool = &originPool{Pool: connpool.New[poolKey, *originConn](pool)}
+	return c, c.dialer.Standby(s.Standby)
+}
+
+// dialFunc connects to the address of an upstream. It must not hold on to the
+// handler: the connections outlive its configuration.
+func (f *memberFactory) dialFunc(s *upstreamSpec) func(context.Context) (net.Conn, error) {
+	if s.addr.socket != "" {
+		path := s.addr.socket
+		return func(ctx context.Context) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		}
+	}
+	d := f.h.dialer.forUpstreams()
+	host, port, local := s.addr.host, s.addr.port, s.localAddr
+	return func(ctx context.Context) (net.Conn, error) {
+		return d.dialUpstreamFrom(ctx, host, port, local)
+	}
+}
+
+// full reports whether the member cannot take another request for its limits.
+func (m *member) full() bool { return m.fullForExchange() || m.fullForTunnel() }
+
+func (m *member) fullForTunnel() bool {
+	return m.spec.MaxTunnels > 0 && m.health.Tunnels() >= int64(m.spec.MaxTunnels)
+}
+
+func (m *member) fullForExchange() bool {
+	return m.spec.MaxConns > 0 && m.health.Exchanges() >= int64(m.spec.MaxConns+max(m.spec.MaxPending, 0))
+}
+
+// startTunnel takes a slot for a tunnel, if there is one.
+func (m *member) startTunnel() bool {
+	m.health.StartTunnel()
+	if m.spec.MaxTunnels > 0 && m.health.Tunnels() > int64(m.spec.MaxTunnels) {
+		m.health.EndTunnel()
+		return false
+	}
+	return true
+}
+
+// Key implements Member.
+func (m *member) Key() uint64 { return m.key }
+
+// Weight implements Member.
+func (m *member) Weight() int { return m.spec.Weight }
+
+// Factor implements Member.
+func (m *member) Factor() float64 { return m.health.Factor(time.Now(), m.group.health.Config()) }
+
+// InFlight implements Member.
+func (m *member) InFlight() int { return int(m.health.InFlight()) }
+
+// Latency implements Member.
+func (m *member) Latency() time.Duration { return m.health.Latency(time.Now()) }
+
+// forExchange and forTunnel are a member as requests of these kinds see it: they
+// have different limits.
+type (
+	forExchange struct{ *member }
+	forTunnel   struct{ *member }
+)
+
+// Available implements Member. The members that are given to a policy are in
+// rotation; what is left are their limits.
+func (m forExchange) Available() bool { return !m.fullForExchange() }
+
+// Available implements Member.
+func (m forTunnel) Available() bool { return !m.fullForTunnel() }
+
+// clientAddrs are the addresses that a PROXY protocol header tells.
+func (t *transaction) clientAddrs() proxydial.Client {
+	local, _ := t.r.Context().Value(localAddrKey).(net.Addr)
+	c := proxydial.Client{Source: parseAddrPort(t.r.RemoteAddr)}
+	if local != nil {
+		c.Destination = parseAddrPort(local.String())
+	}
+	return c
+}
+
+func parseAddrPort(s string) netip.AddrPort {
+	a, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
+}
+
+// Interface guards
+var (
+	_ Member = forExchange{}
+	_ Member = forTunnel{}
+)

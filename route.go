@@ -1,0 +1,223 @@
+package egress
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+)
+
+// This file contains the routes: where a request leaves.
+
+// Targets of routes that are no groups.
+const (
+	targetDirect = "direct"
+	targetDeny   = "deny"
+)
+
+// defaultGroup is the group of upstreams that are written without one.
+const defaultGroup = "default"
+
+// Route says where requests leave that its matchers match. Routes are tried in
+// order and the first that matches decides. Without any route, requests leave
+// through the group `default` if there is one, and directly otherwise. With
+// routes, a request that none matches is refused with 403.
+type Route struct {
+	// MatcherSetsRaw are the matchers, Caddy's own; `host` sees the host of
+	// the destination. A route matches if one of the sets does. Default: it
+	// matches every request.
+	MatcherSetsRaw caddyhttp.RawMatcherSets `json:"match,omitempty" caddy:"namespace=http.matchers"`
+
+	// To is the name of a group, or `direct`, or `deny` (403).
+	To string `json:"to"`
+
+	// Fallback is where requests leave for which To, a group, has no member
+	// that could be used: another group, `direct` or `deny`. Going direct
+	// passes the full check of addresses. Default: none; such a request gets
+	// the error of the group.
+	Fallback string `json:"fallback,omitempty"`
+
+	// Headers changes fields: those of requests on their way up, which for
+	// tunnels means the CONNECT request to an HTTP upstream, and those of the
+	// responses of exchanges. Fields that frame messages or connections, Host
+	// and Proxy-Authorization cannot be changed.
+	Headers *headers.Handler `json:"headers,omitempty"`
+
+	matchers caddyhttp.MatcherSets
+	to       destinationPath
+	fallback *destinationPath // nil for none
+}
+
+// destinationPath is a target of a route.
+type destinationPath struct {
+	deny  bool
+	group *group // nil for direct
+}
+
+// errNoRoute and errRouteDenies are refusals by routes.
+var (
+	errNoRoute     = errors.New("no route matches")
+	errRouteDenies = errors.New("a route denies it")
+)
+
+// provisionRoutes loads the matchers and finds the groups that routes name.
+func (h *Handler) provisionRoutes(ctx caddy.Context) error {
+	used := make(map[string]bool)
+	for i, r := range h.Routes {
+		if err := h.provisionRoute(ctx, r, used); err != nil {
+			return fmt.Errorf("routes[%d]: %w", i, err)
+		}
+	}
+	if len(h.Routes) == 0 {
+		used[defaultGroup] = true
+		h.unrouted = &Route{to: destinationPath{group: h.groups[defaultGroup]}}
+	}
+	for name := range h.Groups {
+		if !used[name] {
+			return fmt.Errorf("groups.%s: no route leads to it", name)
+		}
+	}
+	return nil
+}
+
+func (h *Handler) provisionRoute(ctx caddy.Context, r *Route, used map[string]bool) error {
+	if r == nil {
+		return errors.New("is null")
+	}
+	sets, err := ctx.LoadModule(r, "MatcherSetsRaw")
+	if err != nil {
+		return fmt.Errorf("match: %w", err)
+	}
+	if err := r.matchers.FromInterface(sets); err != nil {
+		return fmt.Errorf("match: %w", err)
+	}
+	if r.to, err = h.findTarget(r.To, used); err != nil {
+		return fmt.Errorf("to: %w", err)
+	}
+	if r.Fallback != "" {
+		if r.to.group == nil {
+			return fmt.Errorf("fallback: '%s' never fails over; only groups do", r.To)
+		}
+		if r.Fallback == r.To {
+			return fmt.Errorf("fallback: '%s' is where the route leads already", r.To)
+		}
+		fallback, err := h.findTarget(r.Fallback, used)
+		if err != nil {
+			return fmt.Errorf("fallback: %w", err)
+		}
+		r.fallback = &fallback
+	}
+	if r.Headers == nil {
+		return nil
+	}
+	if err := checkHeaderOps(r.Headers); err != nil {
+		return fmt.Errorf("headers: %w", err)
+	}
+	return r.Headers.Provision(ctx)
+}
+
+func (h *Handler) findTarget(name string, used map[string]bool) (destinationPath, error) {
+	switch name {
+	case targetDirect:
+		return destinationPath{}, nil
+	case targetDeny:
+		return destinationPath{deny: true}, nil
+	case "":
+		return destinationPath{}, fmt.Errorf("is empty: %s, %s or the name of a group", targetDirect, targetDeny)
+	}
+	g, ok := h.groups[name]
+	if !ok {
+		return destinationPath{}, fmt.Errorf("unknown group '%s'%s", printable(name), suggestion(name, h.groups))
+	}
+	used[name] = true
+	return destinationPath{group: g}, nil
+}
+
+// checkHeaderOps refuses changes to fields that are not the operator's.
+func checkHeaderOps(h *headers.Handler) error {
+	if h.Response != nil && (h.Response.Require != nil || h.Response.Deferred) {
+		return errors.New("response: require and deferred have no meaning here: the head is there when it is changed")
+	}
+	for _, ops := range []*headers.HeaderOps{h.Request, responseOps(h)} {
+		if ops == nil {
+			continue
+		}
+		for _, names := range [...]func(func(string) error) error{
+			eachKey(ops.Add), eachKey(ops.Set), eachKey(ops.Replace), eachName(ops.Delete),
+		} {
+			if err := names(checkFieldName); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func checkFieldName(name string) error {
+	if !settable(name) {
+		return fmt.Errorf("the field %s cannot be changed", printable(name))
+	}
+	return nil
+}
+
+func eachKey[V any, M ~map[string]V](m M) func(func(string) error) error {
+	return func(f func(string) error) error {
+		for name := range m {
+			if err := f(name); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+func eachName(names []string) func(func(string) error) error {
+	return func(f func(string) error) error {
+		for _, name := range names {
+			if err := f(name); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+func responseOps(h *headers.Handler) *headers.HeaderOps {
+	if h.Response == nil {
+		return nil
+	}
+	return h.Response.HeaderOps
+}
+
+// chooseRoute finds the route of a request.
+func (t *transaction) chooseRoute() error {
+	r, err := t.h.findRoute(t.r)
+	if err != nil {
+		return err
+	}
+	t.route = r
+	if r.to.deny {
+		return &explained{failDenied, errRouteDenies}
+	}
+	return nil
+}
+
+// findRoute returns the first route that matches.
+func (h *Handler) findRoute(r *http.Request) (*Route, error) {
+	if h.unrouted != nil {
+		return h.unrouted, nil
+	}
+	for _, route := range h.Routes {
+		matches, err := route.matchers.AnyMatchWithError(r)
+		if err != nil {
+			return nil, err
+		}
+		if matches {
+			return route, nil
+		}
+	}
+	return nil, &explained{failDenied, errNoRoute}
+}

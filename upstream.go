@@ -1,0 +1,341 @@
+package egress
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"golang.org/x/net/http/httpguts"
+)
+
+// This file contains the configuration of upstream proxies and their groups.
+
+// UpstreamGroup is a named set of upstream proxies with one balancing policy and
+// one health policy. The same upstream in two groups is two upstreams: each has
+// its own connections, limits and health.
+type UpstreamGroup struct {
+	// Upstreams are the members that are always there. Default: none; then
+	// File or Dynamic must say where members come from.
+	Upstreams []*Upstream `json:"upstreams,omitempty"`
+
+	// File is the path of a list of members, one a line: a URL, or
+	// `host:port`, or `host:port:user:password`. Empty lines and what begins
+	// with `#` are skipped. The file is watched: members that stay keep their
+	// connections and health, new ones join, those that are gone drain. A
+	// list with a bad line is refused as a whole, at provision with an
+	// error, later with a line in the log, and the old members stay.
+	File string `json:"file,omitempty"`
+
+	// DynamicRaw is a source of members, one of reverse_proxy's modules
+	// (`a`, `srv`, `multi`, …). It is asked off-request, so placeholders of
+	// requests are empty in it. Sources tell host and port only: Scheme is
+	// mandatory beside it.
+	DynamicRaw json.RawMessage `json:"dynamic,omitempty" caddy:"namespace=http.reverse_proxy.upstreams inline_key=source"`
+
+	// Scheme is that of members whose address has none: `http`, `https`,
+	// `socks5` or `socks5h`. Default: `http`.
+	Scheme string `json:"scheme,omitempty"`
+
+	// Credentials are those of members that have none of their own.
+	Credentials *Credentials `json:"credentials,omitempty"`
+
+	// TLS is that of `https` members that have none of their own.
+	TLS *reverseproxy.TLSConfig `json:"tls,omitempty"`
+
+	// LoadBalancing says which member a request takes, and what happens when
+	// that one fails.
+	LoadBalancing *LoadBalancing `json:"load_balancing,omitempty"`
+
+	// HealthChecks are the active checks of the members. Default: none.
+	HealthChecks *HealthChecks `json:"health_checks,omitempty"`
+
+	// Circuit is the passive health of the members.
+	Circuit *UpstreamCircuit `json:"circuit,omitempty"`
+
+	// SlowStart is the time in which the share of a member that has come back
+	// after a failure grows from a tenth to the whole. Default: 30s; -1 for
+	// the whole at once.
+	SlowStart caddy.Duration `json:"slow_start,omitempty"`
+}
+
+// Upstream is a parent proxy.
+type Upstream struct {
+	// URL is where it is and what it speaks: `http://host:port`,
+	// `https://host:port` (HTTP/2 where it offers that, HTTP/1.1 otherwise),
+	// `socks5://host:port` (names are resolved here) or
+	// `socks5h://host:port` (the upstream resolves). `user:password@` may
+	// stand before the host. A port left out is 80, 443 or 1080. Without a
+	// scheme it is that of the group. `http+unix:///run/proxy.sock`, and the
+	// same with the other schemes, is a unix socket. Global placeholders such
+	// as `{env.PROXY_URL}` are replaced at provision.
+	URL string `json:"url"`
+
+	// Credentials log in to the upstream: with Proxy-Authorization: Basic
+	// (RFC 7617) or with RFC 1929 over SOCKS. An error beside credentials in
+	// the URL. Default: those of the group.
+	Credentials *Credentials `json:"credentials,omitempty"`
+
+	// Weight is the share of this member among those of its priority, where
+	// the selection policy looks at weights. 1 to 10000. Default: 1.
+	Weight int `json:"weight,omitempty"`
+
+	// Priority is the tier of this member: as long as one of a lower number
+	// is available, those of higher numbers are not used. Default: 0.
+	Priority int `json:"priority,omitempty"`
+
+	// MaxConns limits the connections for exchanges through this upstream.
+	// Default: no limit.
+	MaxConns int `json:"max_conns,omitempty"`
+
+	// MaxPending limits the requests that wait for one of them; above it the
+	// member counts as full. Default: 128; -1: nobody waits.
+	MaxPending int `json:"max_pending,omitempty"`
+
+	// MaxTunnels limits the tunnels through this upstream. A member that has
+	// as many is passed over. Default: no limit.
+	MaxTunnels int `json:"max_tunnels,omitempty"`
+
+	// MaxTunnelsPerConn limits the tunnels over one HTTP/2 connection. The
+	// upstream's own limit (SETTINGS_MAX_CONCURRENT_STREAMS) is kept as well.
+	// Default: 100; 1 where ProxyProtocol is set, since a connection then
+	// belongs to one client.
+	MaxTunnelsPerConn int `json:"max_tunnels_per_conn,omitempty"`
+
+	// Standby is how many connections are kept dialed ahead, with TLS where
+	// that is spoken, while the upstream is up. An error with ProxyProtocol.
+	// Default: none.
+	Standby int `json:"standby,omitempty"`
+
+	// TLS configures TLS towards an `https` upstream, with the settings of
+	// reverse_proxy's transport. Default: that of the group.
+	TLS *reverseproxy.TLSConfig `json:"tls,omitempty"`
+
+	// ProxyProtocol tells the upstream the client's address in a header of
+	// the PROXY protocol before anything else: `v1` or `v2`. Default: none.
+	ProxyProtocol string `json:"proxy_protocol,omitempty"`
+
+	// LocalAddress is the IP address from which the upstream is dialed.
+	// Default: that of the transport.
+	LocalAddress string `json:"local_address,omitempty"`
+
+	// Header are fields added to what is sent to an HTTP upstream: to CONNECT
+	// requests and to the heads of exchanges. An error with SOCKS.
+	Header http.Header `json:"header,omitempty"`
+}
+
+// Credentials are a user and a password. Global placeholders in them are
+// replaced at provision; nothing left after that is an error.
+type Credentials struct {
+	// Username, without a colon.
+	Username string `json:"username"`
+	// Password may be anything.
+	Password string `json:"password"`
+}
+
+// resolve replaces the placeholders.
+func (c *Credentials) resolve(repl *caddy.Replacer) (*Credentials, error) {
+	out := &Credentials{repl.ReplaceKnown(c.Username, ""), repl.ReplaceKnown(c.Password, "")}
+	switch {
+	case out.Username == "":
+		return nil, errors.New("the user name is empty")
+	case strings.Contains(out.Username, ":"):
+		return nil, errors.New("a user name cannot contain ':'")
+	case hasControl(out.Username), hasControl(out.Password):
+		return nil, errors.New("user name or password contain control characters")
+	case len(out.Username) > 255, len(out.Password) > 255:
+		return nil, errors.New("user name or password are longer than 255 bytes")
+	case out.Password == "" && c.Password != "":
+		return nil, errors.New("nothing is left of the password after its placeholders are replaced")
+	}
+	return out, nil
+}
+
+// upstreamSpec is an upstream with everything filled in that its own settings
+// leave to its group. Two specs with the same identity are the same upstream.
+type upstreamSpec struct {
+	Upstream
+	addr        upstreamAddress
+	credentials *Credentials
+	localAddr   netip.Addr
+	tls         *reverseproxy.TLSConfig // nil unless addr.scheme is https
+}
+
+// maxWeight bounds the weights, so that sums of them stay small numbers.
+const maxWeight = 10_000
+
+// spec completes an upstream of the group.
+func (g *UpstreamGroup) spec(u *Upstream, repl *caddy.Replacer) (*upstreamSpec, error) {
+	written, err := repl.ReplaceOrErr(u.URL, true, true)
+	if err != nil {
+		return nil, fmt.Errorf("url: %w", err)
+	}
+	addr, err := parseUpstreamURL(written, g.Scheme)
+	if err != nil {
+		return nil, fmt.Errorf("url: %w", err)
+	}
+	return g.specAt(u, addr, repl)
+}
+
+// specAt completes an upstream whose address has been read.
+func (g *UpstreamGroup) specAt(u *Upstream, addr upstreamAddress, repl *caddy.Replacer) (*upstreamSpec, error) {
+	s := &upstreamSpec{Upstream: *u, addr: addr}
+	if err := s.login(g, repl); err != nil {
+		return nil, fmt.Errorf("%s: credentials: %w", addr, err)
+	}
+	if addr.scheme == schemeHTTPS {
+		if s.tls = u.TLS; s.tls == nil {
+			s.tls = g.TLS
+		}
+	} else if u.TLS != nil {
+		return nil, fmt.Errorf("%s: tls: the scheme is not https", addr)
+	}
+	setDefault(&s.Weight, 1)
+	setDefault(&s.MaxPending, 128)
+	if s.ProxyProtocol != "" {
+		setDefault(&s.MaxTunnelsPerConn, 1)
+	}
+	setDefault(&s.MaxTunnelsPerConn, 100)
+	if err := s.validate(); err != nil {
+		return nil, fmt.Errorf("%s: %w", addr, err)
+	}
+	return s, nil
+}
+
+// login finds the credentials: those in the URL, those beside it, those of the
+// group.
+func (s *upstreamSpec) login(g *UpstreamGroup, repl *caddy.Replacer) error {
+	c := s.Credentials
+	if s.addr.user != nil {
+		if c != nil {
+			return errors.New("they stand in the URL as well")
+		}
+		password, _ := s.addr.user.Password()
+		c = &Credentials{s.addr.user.Username(), password}
+		s.addr.user = nil
+	}
+	if c == nil {
+		c = g.Credentials
+	}
+	if c == nil {
+		return nil
+	}
+	var err error
+	s.credentials, err = c.resolve(repl)
+	return err
+}
+
+func (s *upstreamSpec) validate() error {
+	for _, n := range []struct {
+		name  string
+		value int
+		off   bool
+	}{
+		{"max_conns", s.MaxConns, true},
+		{"max_pending", s.MaxPending, true},
+		{"max_tunnels", s.MaxTunnels, true},
+		{"max_tunnels_per_conn", s.MaxTunnelsPerConn, false},
+		{"standby", s.Standby, false},
+		{"priority", s.Priority, false},
+	} {
+		switch {
+		case n.value < 0 && !n.off:
+			return fmt.Errorf("%s: %d is below 0", n.name, n.value)
+		case n.value < noLimit:
+			return fmt.Errorf("%s: %d is below 1 (-1 is off)", n.name, n.value)
+		}
+	}
+	switch {
+	case s.Weight < 1 || s.Weight > maxWeight:
+		return fmt.Errorf("weight: %d is not between 1 and %d", s.Weight, maxWeight)
+	case s.Standby > 1000:
+		return fmt.Errorf("standby: %d is more than 1000", s.Standby)
+	case s.ProxyProtocol != "" && s.ProxyProtocol != "v1" && s.ProxyProtocol != "v2":
+		return fmt.Errorf("proxy_protocol: '%s' is neither v1 nor v2", s.ProxyProtocol)
+	case s.ProxyProtocol != "" && s.Standby > 0:
+		return errors.New("standby: a connection that is dialed ahead cannot carry the address of its client (proxy_protocol)")
+	case s.ProxyProtocol != "" && s.MaxTunnelsPerConn > 1:
+		return errors.New("max_tunnels_per_conn: with proxy_protocol a connection belongs to one client")
+	}
+	return s.validateMore()
+}
+
+func (s *upstreamSpec) validateMore() error {
+	socks := s.addr.scheme == schemeSOCKS5 || s.addr.scheme == schemeSOCKS5H
+	if socks && len(s.Header) > 0 {
+		return errors.New("header: SOCKS has no header fields")
+	}
+	for name, values := range s.Header {
+		if !httpguts.ValidHeaderFieldName(name) || !settable(name) {
+			return fmt.Errorf("header: '%s' cannot be set", printable(name))
+		}
+		for _, v := range values {
+			if !httpguts.ValidHeaderFieldValue(v) {
+				return fmt.Errorf("header %s: not a field value", name)
+			}
+		}
+	}
+	if s.LocalAddress != "" {
+		a, err := netip.ParseAddr(s.LocalAddress)
+		if err != nil {
+			return fmt.Errorf("local_address: '%s' is not an IP address", printable(s.LocalAddress))
+		}
+		if s.addr.socket != "" {
+			return errors.New("local_address: a unix socket has none")
+		}
+		s.localAddr = a.Unmap()
+	}
+	if s.tls != nil {
+		switch {
+		case len(s.tls.ExceptPorts) > 0:
+			return errors.New("tls.except_ports: the scheme of the URL decides about TLS")
+		case s.tls.Renegotiation != "":
+			return errors.New("tls.renegotiation: not supported")
+		}
+	}
+	return nil
+}
+
+// settable reports whether the operator may set a field of requests: not what
+// frames messages, and not what this handler writes itself.
+func settable(name string) bool {
+	name = http.CanonicalHeaderKey(name)
+	switch name {
+	case "Content-Length", "Host", "Proxy-Authorization", "Expect", "Max-Forwards":
+		return false
+	}
+	return !hopByHop(name)
+}
+
+func (g *UpstreamGroup) add(u *Upstream) { g.Upstreams = append(g.Upstreams, u) }
+
+func checkGroupName(name string) error {
+	switch {
+	case name == targetDirect || name == targetDeny:
+		return fmt.Errorf("'%s' cannot be the name of a group: it means something else in routes", name)
+	case name == "" || hasControl(name):
+		return errors.New("a group needs a name")
+	}
+	return nil
+}
+
+// validate checks what concerns the group as a whole.
+func (g *UpstreamGroup) validate() error {
+	switch {
+	case g.Scheme != "" && !slices.Contains(upstreamSchemes, g.Scheme):
+		return fmt.Errorf("scheme: unknown scheme '%s': one of %s", printable(g.Scheme), strings.Join(upstreamSchemes, ", "))
+	case len(g.DynamicRaw) > 0 && g.Scheme == "":
+		return errors.New("dynamic: a source tells host and port only; scheme must say what its members speak")
+	case len(g.Upstreams) == 0 && g.File == "" && len(g.DynamicRaw) == 0:
+		return errors.New("has no upstreams")
+	case g.SlowStart < 0 && g.SlowStart != noLimit:
+		return fmt.Errorf("slow_start: %s is not positive (-1 is off)", time.Duration(g.SlowStart))
+	}
+	return nil
+}

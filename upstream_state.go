@@ -1,0 +1,77 @@
+package egress
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
+	"encoding/json"
+	"hash/maphash"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/proxydial"
+)
+
+// This file contains what outlives a configuration of an upstream proxy: its
+// health under one name, its connections under another, so that a change of
+// settings that concerns only one of them leaves the other.
+
+// upstreamHealth is the health of an upstream in a group: circuit, results of
+// checks, latency, counters. It stays as long as address and credentials do.
+type upstreamHealth struct {
+	health.Upstream
+}
+
+// Destruct forgets it.
+func (*upstreamHealth) Destruct() error { return nil }
+
+// upstreamConns are the connections to an upstream: pooled ones for exchanges,
+// and those of its dialer for tunnels. They stay as long as every setting does
+// that matters to them.
+type upstreamConns struct {
+	pool    *originPool
+	dialer  *proxydial.Dialer
+	retired atomic.Bool
+}
+
+// Destruct lets go of what is idle when no configuration uses the upstream any
+// more. What is under way finishes.
+func (c *upstreamConns) Destruct() error {
+	c.retired.Store(true)
+	c.dialer.Drain()
+	return c.pool.Destruct()
+}
+
+var (
+	upstreamHealths = caddy.NewUsagePool()
+	upstreamPools   = caddy.NewUsagePool()
+)
+
+// healthID names the health of an upstream in a group.
+func (s *upstreamSpec) healthID(group string) string {
+	return digest(group, s.addr.String(), s.credentials, s.ProxyProtocol)
+}
+
+// connsID names its connections. transport are the settings by which origins are
+// reached, most of which hold for upstreams as well.
+func (s *upstreamSpec) connsID(group, transport string, tlsJSON []byte) string {
+	return digest(group, transport, s.addr.String(), s.credentials, s.ProxyProtocol, s.LocalAddress, s.Header,
+		s.MaxConns, s.MaxPending, s.MaxTunnelsPerConn, s.Standby, string(tlsJSON))
+}
+
+// digest is the same for the same values. They hold credentials, so nothing of
+// them may be seen in it.
+func digest(values ...any) string {
+	b, err := json.Marshal(values)
+	if err != nil {
+		panic(err) // strings, numbers and maps of these
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
