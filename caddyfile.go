@@ -26,19 +26,21 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //
-//	egress [<matcher>] {
+//	egress [<matcher>] [<upstream-url>...] {
 //		server_name <token>
 //		hosts <names...>
 //
 //		# who may use it
 //		basic_auth <user> <password|hash>
 //		realm <text>
+//		session_from user_suffix <separator>
 //		allow_unauthenticated
 //
 //		# where it may go
 //		ports <port|range>...
 //		acl {
 //			allow|deny <subject>...
+//			resolve
 //		}
 //		admin_address <host:port>...
 //		destination_circuit off
@@ -47,6 +49,70 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			window       <duration>
 //			open_for     <duration>
 //			max_open_for <duration>
+//		}
+//
+//		route [<matcher>] <target> [fallback <target>]
+//		route {
+//			match { <matchers> }
+//			to <target> [fallback <target>]
+//			header_up   [+|-]<field> [<value|regexp> [<replacement>]]
+//			header_down [+|-]<field> [<value|regexp> [<replacement>]]
+//		}
+//
+//		# upstream proxies
+//		upstream <url> {
+//			weight               <weight>
+//			priority             <tier>
+//			max_conns            <count>|off
+//			max_pending          <count>|off
+//			max_tunnels          <count>|off
+//			max_tunnels_per_conn <count>
+//			standby              <count>
+//			credentials          <user> <password>
+//			proxy_protocol       v1|v2
+//			local_address        <ip>
+//			header               <field> <value>
+//			tls_server_name      <name>
+//			<TLS as in transport>
+//		}
+//		upstreams <group> {
+//			upstream    <url> { ... }
+//			file        <path>
+//			dynamic     <source> ...
+//			scheme      http|https|socks5|socks5h
+//			credentials <user> <password>
+//			<TLS as in upstream>
+//
+//			lb_policy       <name> [<options>]
+//			lb_retries      <count>|off
+//			lb_try_duration <duration>
+//			lb_try_interval <duration>
+//			attempt_timeout <duration>
+//			retry_budget    <share>
+//			hedge           [<quantile>]
+//
+//			health_check    tcp|tls|http|connect [<target>...]
+//			health_interval <duration>
+//			health_timeout  <duration>
+//			health_passes   <count>
+//			health_fails    <count>
+//			health_status   <status>
+//			health_body     <regexp>
+//			health_headers {
+//				<field> [<values...>]
+//			}
+//
+//			circuit {
+//				consecutive_failures <count>
+//				min_success_rate     <share>
+//				window               <duration>
+//				min_samples          <count>
+//				open_for             <duration>
+//				max_open_for         <duration>
+//				max_ejected          <share>
+//				panic_below          <share>
+//			}
+//			slow_start <duration>|off
 //		}
 //
 //		# how it gets there
@@ -83,9 +149,13 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		hide_via
 //	}
 //
+// Upstream URLs behind egress, and upstream outside of a group, are the members of
+// the group default. A target is direct, deny or the name of a group. In JSON, TLS
+// settings of upstreams are those of reverse_proxy's transport.
+//
 // Subjects of acl are all, private, an IP address, a CIDR, an IP:port, a host
 // name, or *.name for the name and everything below it. basic_auth, ports,
-// hosts, admin_address and acl may be repeated and add up; every other word
+// hosts, admin_address, acl, route, upstream and upstreams may be repeated and add up; every other word
 // stands at most once.
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return h.unmarshalCaddyfile(d, nil)

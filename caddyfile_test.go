@@ -230,8 +230,8 @@ func grammar(t *testing.T) map[string][]string {
 	}
 	words := make(map[string][]string)
 	for line := range strings.Lines(doc) {
-		line = strings.TrimRight(line, "\n{ ")
-		if !strings.HasPrefix(line, "\t") {
+		line, _, _ = strings.Cut(strings.TrimRight(line, "\n"), " {")
+		if !strings.HasPrefix(line, "\t") || strings.HasPrefix(strings.TrimSpace(line), "<") {
 			continue
 		}
 		line, _, _ = strings.Cut(strings.TrimSpace(line), " #")
@@ -243,7 +243,7 @@ func grammar(t *testing.T) map[string][]string {
 			words[word] = append(words[word], fields[1:]...)
 		}
 	}
-	if len(words) < 40 {
+	if len(words) < 80 {
 		t.Fatalf("only %d words found in the grammar: %v", len(words), words)
 	}
 	return words
@@ -289,12 +289,12 @@ func TestGrammarIsComplete(t *testing.T) {
 	}
 }
 
-// parserWords are the keys of the maps of words in caddyfile.go.
+// parserWords are the keys of the maps of words in caddyfile*.go.
 func parserWords(t *testing.T) map[string]bool {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), "caddyfile.go", nil, 0)
-	if err != nil {
-		t.Fatal(err)
+	names, err := filepath.Glob("caddyfile*.go")
+	if err != nil || len(names) < 3 {
+		t.Fatal(names, err)
 	}
 	words := make(map[string]bool)
 	add := func(e ast.Expr) {
@@ -303,15 +303,24 @@ func parserWords(t *testing.T) map[string]bool {
 			words[word] = true
 		}
 	}
-	ast.Inspect(file, func(n ast.Node) bool {
-		switch n := n.(type) {
-		case *ast.KeyValueExpr:
-			add(n.Key)
-		case *ast.IndexExpr:
-			add(n.Index)
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
 		}
-		return true
-	})
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.KeyValueExpr:
+				add(n.Key)
+			case *ast.IndexExpr:
+				add(n.Index)
+			}
+			return true
+		})
+	}
 	return words
 }
 
@@ -338,6 +347,8 @@ func TestFieldsAreCovered(t *testing.T) {
 var configTypes = []reflect.Type{
 	reflect.TypeFor[Handler](), reflect.TypeFor[Auth](), reflect.TypeFor[BasicUser](), reflect.TypeFor[ACLRule](),
 	reflect.TypeFor[DestinationCircuit](), reflect.TypeFor[Transport](), reflect.TypeFor[KeepAlive](), reflect.TypeFor[Tunnel](),
+	reflect.TypeFor[Session](), reflect.TypeFor[Route](), reflect.TypeFor[UpstreamGroup](), reflect.TypeFor[Upstream](), reflect.TypeFor[Credentials](),
+	reflect.TypeFor[LoadBalancing](), reflect.TypeFor[HealthChecks](), reflect.TypeFor[ActiveHealthChecks](), reflect.TypeFor[UpstreamCircuit](),
 }
 
 // jsonFields are the exported fields of a struct by their JSON name.
@@ -377,20 +388,32 @@ func markFields(typ reflect.Type, object map[string]any, seen map[string]bool) {
 		}
 		seen[typ.Name()+"."+name] = true
 		inner := field.Type
-		if inner.Kind() == reflect.Pointer || inner.Kind() == reflect.Slice {
+		for inner.Kind() == reflect.Pointer || inner.Kind() == reflect.Slice || inner.Kind() == reflect.Map {
 			inner = inner.Elem()
 		}
 		if !slices.Contains(configTypes, inner) {
 			continue
 		}
-		values, isList := value.([]any)
-		if !isList {
-			values = []any{value}
-		}
-		for _, v := range values {
+		for _, v := range elements(field.Type, value) {
 			markFields(inner, v.(map[string]any), seen)
 		}
 	}
+}
+
+// elements are the objects in the value of a field: in a list, in a map, or the
+// value itself.
+func elements(typ reflect.Type, value any) []any {
+	if list, ok := value.([]any); ok {
+		return list
+	}
+	if typ.Kind() != reflect.Map {
+		return []any{value}
+	}
+	var values []any
+	for _, v := range value.(map[string]any) {
+		values = append(values, v)
+	}
+	return values
 }
 
 // Other directives of the site act only on what is not ours: header, encode,
@@ -439,9 +462,9 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"deny all", "unrecognized subdirective 'deny' of egress (write acl { deny … }), at Caddyfile:3"},
 		{"dial_timeout 1s", "unrecognized subdirective 'dial_timeout' of egress (write transport { dial_timeout … }), at Caddyfile:3"},
 		{"max_idle_conns 1", "unrecognized subdirective 'max_idle_conns' of egress (write transport { keepalive_idle_conns … }), at Caddyfile:3"},
-		{"fail_duration 1s", "unrecognized subdirective 'fail_duration' of egress (write destination_circuit { window … }), at Caddyfile:3"},
-		{"max_fails 3", "unrecognized subdirective 'max_fails' of egress (write destination_circuit { failures … }), at Caddyfile:3"},
-		{"unhealthy_status 5xx", "unrecognized subdirective 'unhealthy_status' of egress (write nothing: the answer of an origin is no sign of its health), at Caddyfile:3"},
+		{"fail_duration 1s", "unrecognized subdirective 'fail_duration' of egress (write circuit { window … } for upstreams, destination_circuit { window … } for destinations), at Caddyfile:3"},
+		{"max_fails 3", "unrecognized subdirective 'max_fails' of egress (write circuit { consecutive_failures … } for upstreams, destination_circuit { failures … } for destinations), at Caddyfile:3"},
+		{"unhealthy_status 5xx", "unrecognized subdirective 'unhealthy_status' of egress (write nothing: the answer of an origin is no sign of its health, nor of that of an upstream), at Caddyfile:3"},
 		{"transport {\n dial_timeot 1s\n}", "unrecognized subdirective 'dial_timeot' of transport (did you mean 'dial_timeout'?), at Caddyfile:4"},
 		{"transport {\n tls\n}", "unrecognized subdirective 'tls' of transport, at Caddyfile:4"},
 		{"tunnel {\n idle 1s\n}", "unrecognized subdirective 'idle' of tunnel, at Caddyfile:4"},
@@ -552,8 +575,8 @@ func TestCaddyfileErrors(t *testing.T) {
 
 func TestDirectiveArguments(t *testing.T) {
 	for directive, want := range map[string]string{
-		"egress http://proxy.example.com:3128": "unexpected argument 'http://proxy.example.com:3128': egress takes none, at Caddyfile:2",
-		"egress * x":                           "unexpected argument 'x': egress takes none, at Caddyfile:2",
+		"egress ftp://proxy.example.com": "upstream: unknown scheme 'ftp': one of http, https, socks5, socks5h (or one of these with +unix behind it), at Caddyfile:2",
+		"egress * proxy.example.com":     "upstream: has no port, at Caddyfile:2",
 	} {
 		_, err := adapt(t, ":8080 {\n"+directive+"\n}\n")
 		if err == nil || err.Error() != "parsing caddyfile tokens for 'egress': "+want {

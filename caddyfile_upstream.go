@@ -242,4 +242,3 @@ func (g *UpstreamGroup) unmarshalCircuit(d *caddyfile.Dispenser) error {
 		"panic_below":          func() error { return fraction(d, &c.PanicBelow) },
 	})
 }
-

@@ -1,0 +1,210 @@
+package egress
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/proxydial"
+)
+
+// This file contains the active checks of upstream proxies: what is asked of them,
+// and what counts as an answer.
+
+// startChecks begins to check the members, where the configuration has checks.
+func (g *group) startChecks() error {
+	if g.cfg.HealthChecks == nil || g.cfg.HealthChecks.Active == nil {
+		g.forgetChecks()
+		return nil
+	}
+	checks, err := g.cfg.HealthChecks.Active.prepare(caddy.NewReplacer())
+	if err != nil {
+		return fmt.Errorf("health_checks.active.%w", err)
+	}
+	if checks.Type == checkTLS {
+		for _, m := range g.health.Members() {
+			if m := m.Value.(*member); m.spec.addr.scheme != schemeHTTPS {
+				return fmt.Errorf("health_checks.active.type: %s has no TLS to check", m.name)
+			}
+		}
+	}
+	g.checks = checks
+	cfg := health.DefaultCheckerConfig()
+	cfg.Interval = time.Duration(checks.Interval)
+	cfg.FastInterval = min(cfg.FastInterval, cfg.Interval)
+	cfg.MaxInterval = max(cfg.MaxInterval, cfg.Interval)
+	cfg.IdleInterval = max(cfg.IdleInterval, cfg.Interval)
+	cfg.Timeout = time.Duration(checks.Timeout)
+	cfg.Rise, cfg.Fall = checks.Passes, checks.Fails
+	cfg.ProvesAuth = checks.Type == checkConnect || checks.Type == checkHTTP
+	cfg.Check = g.check
+	cfg.OnTransition = func(m *health.Member, t health.Transition) { g.tellOne(m.Value.(*member), t) }
+	targets := make(map[string]*checkTarget, len(checks.targets))
+	for i := range checks.targets {
+		t := &checks.targets[i]
+		cfg.Targets = append(cfg.Targets, t.text)
+		targets[t.text] = t
+	}
+	g.targets = targets
+	g.checker, err = health.StartChecker(g.health, cfg)
+	return err
+}
+
+// forgetChecks lets the results of a configuration with checks go.
+func (g *group) forgetChecks() {
+	for _, m := range g.health.Members() {
+		g.tell([]health.Transition{m.Upstream.ForgetChecks()})
+	}
+}
+
+// check makes one check.
+func (g *group) check(ctx context.Context, hm *health.Member, text string) error {
+	m := hm.Value.(*member)
+	switch g.checks.Type {
+	case checkTCP:
+		conn, err := m.conns.dial(ctx)
+		if err != nil {
+			return fmt.Errorf("%w: %w", health.ErrUnreachable, err)
+		}
+		return conn.Close()
+	case checkTLS:
+		return checkError(m.conns.dialer.CheckConnect(ctx))
+	}
+	t := g.targets[text]
+	conn, err := m.checkPath(ctx, t)
+	if err != nil {
+		return checkError(err)
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	if t.useTLS {
+		tc := tls.Client(conn, &tls.Config{ServerName: t.dest.Host})
+		if err := tc.HandshakeContext(ctx); err != nil {
+			return err
+		}
+		conn = tc
+	}
+	if t.url == nil {
+		return nil
+	}
+	return g.checks.get(ctx, conn, t, m)
+}
+
+// overProxy reports whether a page is asked of the upstream itself, in absolute
+// form.
+func (t *checkTarget) overProxy(m *member) bool {
+	return t.url != nil && !t.useTLS && m.speaksHTTP()
+}
+
+// speaksHTTP reports whether exchanges go through the upstream in absolute form.
+func (m *member) speaksHTTP() bool {
+	return m.spec.addr.scheme == schemeHTTP || m.spec.addr.scheme == schemeHTTPS
+}
+
+// checkPath gets a connection over which the target is asked: a tunnel to it, or a
+// connection to the upstream.
+func (m *member) checkPath(ctx context.Context, t *checkTarget) (net.Conn, error) {
+	if t.overProxy(m) {
+		return m.conns.dialer.DialProxy(ctx, proxydial.Client{})
+	}
+	to := proxydial.Target{Host: t.dest.Host, Port: t.dest.Port, Addr: t.dest.Addr}
+	if m.spec.addr.scheme == schemeSOCKS5 && !t.dest.IsAddr() {
+		addr, err := m.conns.lookup(ctx, t.dest.Host)
+		if err != nil {
+			return nil, err
+		}
+		to.Addr = addr
+	}
+	tunnel, err := m.conns.dialer.DialTunnel(ctx, to, proxydial.Client{})
+	if err != nil {
+		return nil, err
+	}
+	if len(tunnel.Early) > 0 {
+		return &earlyConn{tunnel.Conn, tunnel.Early}, nil
+	}
+	return tunnel.Conn, nil
+}
+
+// checkError tells what the checker must know of an error: that the upstream itself
+// could not be reached, or that it refused our credentials.
+func checkError(err error) error {
+	e, ok := errors.AsType[*proxydial.Error](err)
+	switch {
+	case !ok:
+		return err
+	case e.Stage == proxydial.StageAuth:
+		return fmt.Errorf("%w: %w", health.ErrUnauthorized, err)
+	case e.Stage < proxydial.StageReply:
+		return fmt.Errorf("%w: %w", health.ErrUnreachable, err)
+	}
+	return err
+}
+
+// maxCheckBody is how much of a page is looked at.
+const maxCheckBody = 64 << 10
+
+// get asks for the page and looks at the answer.
+func (c *activeChecks) get(ctx context.Context, conn net.Conn, t *checkTarget, m *member) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, t.url.String(), http.NoBody)
+	if err != nil {
+		return err
+	}
+	r.Close = true
+	r.Header.Set("User-Agent", "Caddy-Egress-Health-Check")
+	for name, values := range c.Headers {
+		r.Header[http.CanonicalHeaderKey(name)] = values
+	}
+	write := r.Write
+	if t.overProxy(m) {
+		write = r.WriteProxy
+		m.addOwnFields(r.Header)
+	}
+	if err := write(conn); err != nil {
+		return err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxCheckBody+16<<10)), r)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	switch {
+	case resp.StatusCode == http.StatusProxyAuthRequired && t.overProxy(m):
+		return fmt.Errorf("%w: status 407", health.ErrUnauthorized)
+	case c.ExpectStatus < 10 && resp.StatusCode/100 != c.ExpectStatus, c.ExpectStatus >= 100 && resp.StatusCode != c.ExpectStatus:
+		return fmt.Errorf("status %d", resp.StatusCode)
+	case c.ExpectBody == "":
+		return nil
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxCheckBody))
+	if err != nil && len(body) == 0 {
+		return err
+	}
+	if !c.body.Match(body) {
+		return fmt.Errorf("body does not match %q", c.ExpectBody)
+	}
+	return nil
+}
+
+// earlyConn is a connection before which there are bytes that were read already.
+type earlyConn struct {
+	net.Conn
+	early []byte
+}
+
+func (c *earlyConn) Read(p []byte) (int, error) {
+	if len(c.early) > 0 {
+		n := copy(p, c.early)
+		c.early = c.early[n:]
+		return n, nil
+	}
+	return c.Conn.Read(p)
+}
