@@ -6,9 +6,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/dunglas/httpsfv"
-
 	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/proxydial"
 )
 
 // This file contains the table of blame: what an attempt through an upstream
@@ -21,7 +20,6 @@ type verdict struct {
 	kind       health.Kind
 	failure    *failure
 	retryAfter time.Duration // of an overload
-	evidence   bool          // the upstream made this answer itself, not the origin
 }
 
 // verdictSuccess is a path that stands.
@@ -71,112 +69,85 @@ var squidFailures = map[string]*failure{
 	"ERR_UNSUP_HTTPVERSION":   failProtocol,
 }
 
-// judgeStatus judges an answer that is no success: of an upstream to CONNECT, or a
-// response to an exchange that came through one. Of the latter only what has
-// evidence says anything.
-func judgeStatus(status int, header http.Header) verdict {
-	switch status {
+// judgeReply judges an answer of an upstream that is no success: to CONNECT, or to
+// an exchange where it shows that the upstream made it.
+func judgeReply(r *proxydial.Reply) verdict {
+	switch r.Status {
 	case http.StatusProxyAuthRequired:
-		return verdict{kind: health.AuthFault, failure: failUpstreamAuth, evidence: true}
+		return verdict{kind: health.AuthFault, failure: failUpstreamAuth}
 	case http.StatusForbidden:
 		return verdict{kind: health.Success, failure: failUpstreamDenied}
 	case http.StatusTooManyRequests:
-		return verdict{kind: health.Overload, failure: failUpstreamLimit, retryAfter: parseRetryAfter(header)}
+		return overloaded(r)
 	}
-	if v, ok := judgeNamed(header); ok {
+	if v, ok := judgeNamed(r); ok {
 		return v
 	}
-	switch status {
+	switch r.Status {
 	case http.StatusServiceUnavailable:
-		if after := parseRetryAfter(header); after > 0 {
-			return verdict{kind: health.Overload, failure: failUpstreamLimit, retryAfter: after}
+		if r.RetryAfter != "" {
+			return overloaded(r)
 		}
-		fallthrough
+		return verdict{kind: health.SoftFail, failure: failUpstreamGateway}
 	case http.StatusBadGateway, http.StatusGatewayTimeout:
 		return verdict{kind: health.SoftFail, failure: failUpstreamGateway}
 	}
 	return verdict{kind: health.Neutral, failure: failUpstreamGateway}
 }
 
+func overloaded(r *proxydial.Reply) verdict {
+	return verdict{kind: health.Overload, failure: failUpstreamLimit, retryAfter: parseRetryAfter(r.RetryAfter)}
+}
+
 // judgeNamed judges by what the upstream says of itself.
-func judgeNamed(header http.Header) (verdict, bool) {
-	if kind := proxyStatusError(header["Proxy-Status"]); kind != "" {
+func judgeNamed(r *proxydial.Reply) (verdict, bool) {
+	if kind := r.ProxyError(); kind != "" {
 		switch kind {
 		case "proxy_internal_error", "proxy_internal_response", "proxy_configuration_error":
-			return verdict{kind: health.Failure, failure: failUpstreamInternal, evidence: true}, true
+			return verdict{kind: health.Failure, failure: failUpstreamInternal}, true
 		case "connection_limit_reached":
-			return verdict{kind: health.Overload, failure: failUpstreamLimit, retryAfter: parseRetryAfter(header), evidence: true}, true
+			return overloaded(r), true
 		case "destination_ip_prohibited", "http_request_denied", "http_request_error":
-			return verdict{kind: health.Success, failure: failUpstreamDenied, evidence: true}, true
+			return verdict{kind: health.Success, failure: failUpstreamDenied}, true
 		case "proxy_loop_detected":
-			return verdict{kind: health.Neutral, failure: failLoop, evidence: true}, true
+			return verdict{kind: health.Neutral, failure: failLoop}, true
 		}
 		if f, ok := namedFailures[kind]; ok {
-			return verdict{kind: health.Success, failure: f, evidence: true}, true
+			return verdict{kind: health.Success, failure: f}, true
 		}
-		return verdict{kind: health.SoftFail, failure: failUpstreamGateway, evidence: true}, true
+		return verdict{kind: health.SoftFail, failure: failUpstreamGateway}, true
 	}
-	if values := header["X-Squid-Error"]; len(values) > 0 {
-		name, _, _ := strings.Cut(values[0], " ")
+	if r.SquidError != "" {
+		name, _, _ := strings.Cut(r.SquidError, " ")
 		switch f, ok := squidFailures[name]; {
 		case ok:
-			return verdict{kind: health.Success, failure: f, evidence: true}, true
+			return verdict{kind: health.Success, failure: f}, true
 		case name == "ERR_SOCKET_FAILURE":
-			return verdict{kind: health.Failure, failure: failUpstreamInternal, evidence: true}, true
+			return verdict{kind: health.Failure, failure: failUpstreamInternal}, true
 		}
-		return verdict{kind: health.SoftFail, failure: failUpstreamGateway, evidence: true}, true
+		return verdict{kind: health.SoftFail, failure: failUpstreamGateway}, true
 	}
 	return verdict{}, false
 }
 
-// proxyStatusError returns the error of the proxy nearest to us: members are in
-// the order in which the response has passed them (RFC 9209 §2).
-func proxyStatusError(values []string) string {
-	if len(values) == 0 {
-		return ""
-	}
-	list, err := httpsfv.UnmarshalList(values)
-	if err != nil || len(list) == 0 {
-		return ""
-	}
-	item, ok := list[len(list)-1].(httpsfv.Item)
-	if !ok || item.Params == nil {
-		return ""
-	}
-	v, ok := item.Params.Get("error")
-	if !ok {
-		return ""
-	}
-	token, _ := v.(httpsfv.Token)
-	return string(token)
-}
-
-// madeByUpstream reports whether a response to an exchange with status 502, 503 or
-// 504 was made by the upstream and not by the origin (or something before it).
-// Where nothing tells, it is the origin's.
-func madeByUpstream(status int, header http.Header, bodyless bool) bool {
-	switch status {
+// madeByUpstream reports whether a response to an exchange was made by the upstream
+// and not by the origin, or by something before it. Where nothing tells, it is the
+// origin's.
+func madeByUpstream(r *proxydial.Reply) bool {
+	switch r.Status {
 	case http.StatusProxyAuthRequired:
 		return true
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-	default:
-		return false
+		return r.Evident()
 	}
-	if _, ok := judgeNamed(header); ok {
-		return true
-	}
-	return bodyless && len(header["Via"]) == 0
+	return false
 }
 
 // maxRetryAfter keeps a Retry-After from being for ever.
 const maxRetryAfter = time.Hour
 
-// parseRetryAfter reads Retry-After (RFC 9110 §10.2.3), 0 where there is none.
-func parseRetryAfter(header http.Header) time.Duration {
-	v := header.Get("Retry-After")
-	if v == "" {
-		return 0
-	}
+// parseRetryAfter reads Retry-After (RFC 9110 §10.2.3), 0 where it says nothing.
+func parseRetryAfter(v string) time.Duration {
 	if n, err := strconv.ParseUint(v, 10, 32); err == nil {
 		return min(time.Duration(n)*time.Second, maxRetryAfter)
 	}

@@ -1,0 +1,197 @@
+package egress
+
+import (
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/target"
+)
+
+// This file contains the paths of a request: which comes next when one has failed.
+
+// paths are the paths that a request may take, in its order.
+type paths struct {
+	to        destinationPath
+	fallback  *destinationPath
+	selection *Selection // nil as long as no member was chosen
+	current   path
+	tries     int // of members of the group
+	report    report
+}
+
+// begin starts with the target of the route. The circuit of the destination is asked
+// once for all members of a group: to it they are one path. (Direct dials ask for
+// themselves.)
+func (t *transaction) beginPaths() error {
+	t.paths.to, t.paths.fallback = t.route.to, t.route.fallback
+	return t.enter()
+}
+
+// enter begins with a target of the route.
+func (t *transaction) enter() error {
+	g := t.paths.to.group
+	t.out.group = ""
+	switch {
+	case t.paths.to.deny:
+		return &explained{failDenied, errRouteDenies}
+	case g == nil:
+		return nil
+	}
+	t.out.group = g.name
+	report, err := t.h.destinations.allow(t.target, t.https, g.name)
+	if err != nil {
+		return err
+	}
+	t.paths.report = report
+	g.budget.begin()
+	return nil
+}
+
+// leaveGroup ends what enter has begun, with the result of the request there.
+func (t *transaction) leaveGroup(err error) {
+	g := t.paths.to.group
+	if g == nil || t.paths.report.done() {
+		return
+	}
+	t.retries.end()
+	g.budget.end()
+	t.paths.report.tell(err)
+}
+
+// overPaths takes the request over its paths, one after the other, until one of
+// them serves it.
+func (t *transaction) overPaths(try func() error) error {
+	err := t.beginPaths()
+	if err != nil {
+		return err
+	}
+	for {
+		err = t.overTarget(try)
+		t.leaveGroup(err)
+		if err == nil || !t.fallsBack(err) {
+			return err
+		}
+		if err := t.enter(); err != nil {
+			return err
+		}
+	}
+}
+
+// overTarget tries one target of the route: directly, or the members of a group.
+func (t *transaction) overTarget(try func() error) error {
+	var last error
+	for {
+		if err := t.choosePath(); err != nil {
+			if last != nil {
+				return last // it says more than that nobody is left
+			}
+			return err
+		}
+		last = try()
+		if last == nil || !t.mayRetry(last) {
+			return last
+		}
+		if err := t.pauseBetween(); err != nil {
+			return err
+		}
+	}
+}
+
+// choosePath finds the path of the next attempt. An attempt that is to be repeated on
+// a fresh connection keeps it.
+func (t *transaction) choosePath() error {
+	g := t.paths.to.group
+	if g == nil {
+		t.paths.current = path{}
+		return nil
+	}
+	if t.again {
+		t.again = false
+		return nil
+	}
+	if t.paths.selection == nil {
+		t.paths.selection = t.newSelection()
+	}
+	p, err := g.pick(t.paths.selection, t.kind)
+	if err != nil {
+		return err
+	}
+	t.paths.current = p
+	t.paths.tries++
+	t.out.upstream = p.name
+	return nil
+}
+
+// newSelection is what policies may know of this request.
+func (t *transaction) newSelection() *Selection {
+	return &Selection{
+		Request:     t.r,
+		User:        t.user,
+		Session:     t.session,
+		ClientIP:    t.clientIP(),
+		Destination: t.target.String(),
+	}
+}
+
+// fallsBack moves on to the fallback of the route, where there is one and the
+// group could not serve the request through a fault of its own.
+func (t *transaction) fallsBack(err error) bool {
+	if t.paths.fallback == nil || t.clientGone() || t.committed {
+		return false
+	}
+	if _, nobody := errors.AsType[*noUpstreamError](err); !nobody {
+		e, ok := errors.AsType[*upstreamError](err)
+		if !ok || !e.ownFault() || !t.mayRepeat(err) {
+			return false
+		}
+	}
+	t.paths.to, t.paths.fallback = *t.paths.fallback, nil
+	t.paths.selection, t.paths.current, t.paths.tries = nil, path{}, 0
+	t.out.upstream = ""
+	return true
+}
+
+// pauseBetween waits between two attempts, where the operator wants that.
+func (t *transaction) pauseBetween() error {
+	g := t.paths.to.group
+	if g == nil || g.lb.TryInterval <= 0 || t.again {
+		return nil
+	}
+	timer := time.NewTimer(time.Duration(g.lb.TryInterval))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-t.r.Context().Done():
+		return t.r.Context().Err()
+	}
+}
+
+// observed tells the group how the attempt on the current path ended.
+func (t *transaction) observed(v verdict) {
+	p := t.paths.current
+	if p.member == nil {
+		return
+	}
+	p.group.observe(p, v, destinationNumber(t.target))
+	t.paths.current.probe = 0
+}
+
+// destinationNumber is what health knows a destination by.
+func destinationNumber(dest target.Target) uint64 { return health.Destination(dest.String()) }
+
+// headerFor is the header of a request as it leaves on the route: changed, if the
+// route wants that.
+func (t *transaction) requestHeader() http.Header {
+	if t.route == nil || t.route.Headers == nil || t.route.Headers.Request == nil {
+		return t.r.Header
+	}
+	header := t.r.Header.Clone()
+	repl, _ := t.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	t.route.Headers.Request.ApplyTo(header, repl)
+	return header
+}

@@ -1,0 +1,119 @@
+package egress
+
+import (
+	"context"
+	"errors"
+	"io"
+	"syscall"
+
+	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/proxydial"
+)
+
+// upstreamError is an attempt through an upstream that has failed.
+type upstreamError struct {
+	upstream string
+	verdict  verdict
+	sent     bool // the upstream may have acted on the request
+	err      error
+}
+
+func (e *upstreamError) Error() string   { return e.upstream + ": " + e.err.Error() }
+func (e *upstreamError) Unwrap() []error { return []error{e.verdict.failure, e.err} }
+
+// ownFault reports whether the upstream is to blame.
+func (e *upstreamError) ownFault() bool {
+	switch e.verdict.kind {
+	case health.ConnectFailure, health.Failure, health.AuthFault, health.Overload:
+		return true
+	}
+	return e.verdict.failure == failUpstreamGateway || e.verdict.failure == failUpstreamSilent
+}
+
+// elsewhere reports whether another upstream might do better.
+func (e *upstreamError) elsewhere() bool {
+	switch e.verdict.failure {
+	case failCanceled, failUpstreamDenied, failLoop, failInternal, failTarget:
+		return false
+	}
+	return e.verdict.kind != health.Cancelled
+}
+
+// judgeTunnel judges an attempt to open a tunnel through an upstream.
+func judgeTunnel(ctx context.Context, err error) verdict {
+	if err == nil {
+		return verdictSuccess
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return verdict{kind: health.Cancelled, failure: failCanceled}
+	}
+	e, ok := errors.AsType[*proxydial.Error](err)
+	if !ok {
+		return verdict{kind: health.Neutral, failure: classify(err)} // not the upstream's doing: a name that we could not resolve
+	}
+	if v, ok := judgeOwnLimit(err); ok {
+		return v
+	}
+	if reply, ok := errors.AsType[*proxydial.ReplyError](err); ok {
+		return judgeReply(&reply.Reply)
+	}
+	if socks, ok := errors.AsType[*proxydial.SOCKSError](err); ok {
+		return judgeSOCKS(socks.Code)
+	}
+	return judgeStage(e)
+}
+
+// judgeOwnLimit finds out whether it was this machine that could not go on.
+func judgeOwnLimit(err error) (verdict, bool) {
+	if isAny(err, syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL) && !noIPv6(err) {
+		return verdict{kind: health.Neutral, failure: failLimit}, true
+	}
+	if errors.Is(err, failLoop) {
+		return verdict{kind: health.ConnectFailure, failure: failLoop}, true
+	}
+	return verdict{}, false
+}
+
+// judgeStage judges an attempt that got no answer.
+func judgeStage(e *proxydial.Error) verdict {
+	malformed, isMalformed := errors.AsType[*proxydial.MalformedError](e)
+	switch {
+	case e.Retryable:
+		return verdict{kind: health.Neutral, failure: failUpstreamTerminated}
+	case e.Stage == proxydial.StageDial && e.Timeout():
+		return verdict{kind: health.ConnectFailure, failure: failUpstreamTimeout}
+	case e.Stage <= proxydial.StageProxyProtocol:
+		return verdict{kind: health.ConnectFailure, failure: failUpstreamConnect}
+	case e.Stage == proxydial.StageTLS && e.Timeout():
+		return verdict{kind: health.ConnectFailure, failure: failUpstreamTimeout}
+	case e.Stage == proxydial.StageTLS:
+		return verdict{kind: health.ConnectFailure, failure: failUpstreamTLS}
+	case e.Stage == proxydial.StageAuth:
+		return verdict{kind: health.AuthFault, failure: failUpstreamAuth}
+	case e.Timeout() && e.Stage == proxydial.StageReply:
+		return verdict{kind: health.ReplyTimeout, failure: failUpstreamSilent}
+	case e.Timeout():
+		return verdict{kind: health.ConnectFailure, failure: failUpstreamTimeout}
+	case isMalformed && malformed != nil:
+		return verdict{kind: health.Failure, failure: failUpstreamProtocol}
+	case errors.Is(e, io.EOF), errors.Is(e, io.ErrUnexpectedEOF), errors.Is(e, syscall.ECONNRESET), errors.Is(e, syscall.EPIPE):
+		return verdict{kind: health.Failure, failure: failUpstreamTerminated}
+	}
+	return verdict{kind: health.Failure, failure: failUpstreamProtocol}
+}
+
+// judgeSOCKS judges a refusal of a SOCKS5 upstream (RFC 1928 §6). That a network or
+// a host is unreachable may be the fault of its own uplink.
+func judgeSOCKS(code proxydial.SOCKSCode) verdict {
+	switch code {
+	case proxydial.SOCKSNotAllowed:
+		return verdict{kind: health.Success, failure: failUpstreamDenied}
+	case proxydial.SOCKSRefused:
+		return verdict{kind: health.Success, failure: failRefused}
+	case proxydial.SOCKSGeneralFailure, proxydial.SOCKSNetUnreachable, proxydial.SOCKSHostUnreachable, proxydial.SOCKSTTLExpired:
+		return verdict{kind: health.SoftFail, failure: failUpstreamGateway}
+	case proxydial.SOCKSNoMethod, proxydial.SOCKSBadCredentials:
+		return verdict{kind: health.AuthFault, failure: failUpstreamAuth}
+	}
+	return verdict{kind: health.Failure, failure: failUpstreamProtocol}
+}
