@@ -88,7 +88,7 @@ type destinations struct {
 	off    bool
 	logger *zap.Logger
 
-	states sync.Map // string (host:port, https://host:port) → *destinationState
+	states sync.Map // string (see report.key) → *destinationState
 	count  atomic.Int64
 	swept  atomic.Int64 // unix time of the last sweep
 }
@@ -124,22 +124,63 @@ func (e *circuitOpenError) Error() string {
 	return fmt.Sprintf("circuit of %s is open for another %s", e.destination, e.retryAfter.Round(time.Millisecond))
 }
 
-// report tells the circuit how the attempt that it allowed ended.
-type report func(error)
+// report tells the circuit how the attempt that it allowed ended. The zero value
+// has nothing to tell.
+type report struct {
+	to    *destinations
+	dest  target.Target
+	tls   bool
+	via   string
+	probe bool
+}
 
-// allow asks whether destination may be dialed. When it may, the returned
-// report must be called with the result, exactly once.
-//
-// With TLS it is another destination than without: a handshake that fails says
-// nothing about tunnels to the same port, whose TLS is their client's.
-func (d *destinations) allow(dest target.Target, useTLS bool) (report, error) {
-	if d.off {
-		return func(error) {}, nil
+// tell charges the result, if it is one that the destination is to blame for. It
+// must be called exactly once; what is told after that is not heard.
+func (r *report) tell(err error) {
+	d := r.to
+	if d == nil {
+		return
 	}
-	key, probe := dest.String(), false
-	if useTLS {
+	r.to = nil
+	switch {
+	case err == nil:
+		d.success(r)
+	case chargeable(err):
+		d.failure(r, err)
+	case r.probe:
+		d.cancelProbe(r)
+	}
+}
+
+// done reports whether there is nothing to tell any more.
+func (r *report) done() bool { return r.to == nil }
+
+// key names the destination. With TLS it is another destination than without: a
+// handshake that fails says nothing about tunnels to the same port, whose TLS is
+// their client's. Through a group of upstreams it is another one than directly, too:
+// what cannot be reached on one path may be well on the other.
+func (r *report) key() string {
+	key := r.dest.String()
+	if r.tls {
 		key = "https://" + key
 	}
+	if r.via != "" {
+		key = r.via + " → " + key
+	}
+	return key
+}
+
+// allow asks whether destination may be asked for, directly or through a group of
+// upstreams. When it may, the returned report must be told the result.
+func (d *destinations) allow(dest target.Target, useTLS bool, via string) (report, error) {
+	if d.off {
+		return report{}, nil
+	}
+	r := report{to: d, dest: dest, tls: useTLS, via: via}
+	if d.count.Load() == 0 {
+		return r, nil // the usual case costs no key
+	}
+	key := r.key()
 	if s := d.lookup(key); s != nil {
 		s.mu.Lock()
 		now := time.Now()
@@ -147,11 +188,11 @@ func (d *destinations) allow(dest target.Target, useTLS bool) (report, error) {
 		s.last = now
 		s.mu.Unlock()
 		if !ok {
-			return nil, &circuitOpenError{destination: key, retryAfter: wait}
+			return report{}, &circuitOpenError{destination: key, retryAfter: wait}
 		}
-		probe = isProbe
+		r.probe = isProbe
 	}
-	return func(err error) { d.record(key, probe, err) }, nil
+	return r, nil
 }
 
 func (d *destinations) lookup(key string) *destinationState {
@@ -161,19 +202,6 @@ func (d *destinations) lookup(key string) *destinationState {
 	s, _ := d.states.Load(key)
 	state, _ := s.(*destinationState)
 	return state
-}
-
-// record charges the result of a dial to the destination, if it is one that
-// the destination is to blame for.
-func (d *destinations) record(key string, probe bool, err error) {
-	switch {
-	case err == nil:
-		d.success(key)
-	case chargeable(err):
-		d.failure(key, probe, err)
-	case probe:
-		d.cancelProbe(key)
-	}
 }
 
 // chargeable reports whether the destination is to blame: not for what the
@@ -189,7 +217,11 @@ func chargeable(err error) bool {
 	return false
 }
 
-func (d *destinations) success(key string) {
+func (d *destinations) success(r *report) {
+	if d.count.Load() == 0 {
+		return
+	}
+	key := r.key()
 	s := d.lookup(key)
 	if s == nil {
 		return
@@ -203,22 +235,22 @@ func (d *destinations) success(key string) {
 	}
 }
 
-func (d *destinations) failure(key string, probe bool, err error) {
-	now := time.Now()
+func (d *destinations) failure(r *report, err error) {
+	now, key := time.Now(), r.key()
 	s := d.lockState(key, now)
 	if s == nil {
 		return
 	}
-	changed := s.circuit.Failure(now, probe, d.cfg)
+	changed := s.circuit.Failure(now, r.probe, d.cfg)
 	s.last = now
 	s.mu.Unlock()
-	if changed && !probe {
+	if changed && !r.probe {
 		d.logger.Info("destination fails repeatedly: circuit opened", zap.String("destination", key), zap.Error(err))
 	}
 }
 
-func (d *destinations) cancelProbe(key string) {
-	if s := d.lookup(key); s != nil {
+func (d *destinations) cancelProbe(r *report) {
+	if s := d.lookup(r.key()); s != nil {
 		s.mu.Lock()
 		s.circuit.Cancel(time.Now())
 		s.mu.Unlock()

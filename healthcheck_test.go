@@ -41,7 +41,7 @@ var errRefused = &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 // ask asks for a destination that must be let through.
 func (c *circuitTest) ask(dest target.Target) report {
 	c.Helper()
-	report, err := c.allow(dest, false)
+	report, err := c.allow(dest, false, "")
 	if err != nil {
 		c.Fatalf("refused: %v", err)
 	}
@@ -52,7 +52,7 @@ func (c *circuitTest) ask(dest target.Target) report {
 // long.
 func (c *circuitTest) refused(dest target.Target) time.Duration {
 	c.Helper()
-	_, err := c.allow(dest, false)
+	_, err := c.allow(dest, false, "")
 	if err == nil {
 		c.Fatal("let through")
 	}
@@ -261,11 +261,11 @@ func TestCircuitLateResults(t *testing.T) {
 func TestCircuitOff(t *testing.T) {
 	d := newDestinations(DestinationCircuit{Off: true}, zap.NewNop())
 	for range 20 {
-		report, err := d.allow(origin(1), false)
+		report, err := d.allow(origin(1), false, "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		report(errRefused)
+		report.tell(errRefused)
 	}
 	if n := d.count.Load(); n != 0 {
 		t.Errorf("%d destinations tracked", n)
@@ -333,17 +333,17 @@ func TestCircuitConcurrently(t *testing.T) {
 			for i := range 2_000 {
 				n := (g + i) % origins
 				dest := origin(n)
-				report, err := c.allow(dest, false)
+				report, err := c.allow(dest, false, "")
 				if err != nil {
 					continue
 				}
 				switch i % 7 {
 				case 0:
-					report(nil)
+					report.tell(nil)
 				case 1:
-					report(context.Canceled)
+					report.tell(context.Canceled)
 				default:
-					report(errRefused)
+					report.tell(errRefused)
 				}
 			}
 		})
@@ -351,8 +351,8 @@ func TestCircuitConcurrently(t *testing.T) {
 	wg.Wait()
 	for n := range origins {
 		for {
-			if report, err := c.allow(origin(n), false); err == nil {
-				report(nil)
+			if report, err := c.allow(origin(n), false, ""); err == nil {
+				report.tell(nil)
 				break
 			}
 		}
@@ -366,14 +366,14 @@ func TestCircuitOneProbeOfMany(t *testing.T) {
 		c, dest := newCircuitTest(t), origin(1)
 		c.fail(dest, 5)
 		for range 10 {
-			_, err := c.allow(dest, false)
+			_, err := c.allow(dest, false, "")
 			time.Sleep(retryAfter(err))
 			var through atomic.Int32
 			probe := make(chan report, 100)
 			var wg sync.WaitGroup
 			for range 100 {
 				wg.Go(func() {
-					if r, err := c.allow(dest, false); err == nil {
+					if r, err := c.allow(dest, false, ""); err == nil {
 						through.Add(1)
 						probe <- r
 					}

@@ -9,11 +9,11 @@ var elsewhere = map[string]string{
 	"unhealthy_latency": "nothing: lb_policy p2c_ewma avoids slow upstreams",
 	"to":                "upstream",
 	"health_uri":        "health_check http <url>",
-	"dial_timeout":     "transport { dial_timeout … }",
-	"max_idle_conns":   "transport { keepalive_idle_conns … }",
-	"basicauth":        "basic_auth",
-	"allow":            "acl { allow … }",
-	"deny":             "acl { deny … }",
+	"dial_timeout":      "transport { dial_timeout … }",
+	"max_idle_conns":    "transport { keepalive_idle_conns … }",
+	"basicauth":         "basic_auth",
+	"allow":             "acl { allow … }",
+	"deny":              "acl { deny … }",
 }
 
 // suggestion is the hint behind an unknown word: what to write instead, or the
