@@ -66,7 +66,7 @@ func (b *breaker) open(now instant, cfg *UpstreamConfig, longer bool, less float
 		b.openings = int(cfg.MaxOpenFor/cfg.OpenFor) + 1 // no further: it would take as long to shrink
 	}
 	b.state, b.failures = Open, 0
-	b.until = now.add(time.Duration(float64(period) * (1 - less)))
+	b.until = now.add(period - time.Duration(float64(period)*less))
 }
 
 // remembered is how many openings are left of those that were, at now.

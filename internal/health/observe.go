@@ -68,10 +68,10 @@ func (u *Upstream) succeed(now instant, probe bool) Reason {
 
 func (u *Upstream) fail(now instant, cfg *UpstreamConfig, connect, probe bool) Reason {
 	u.dirty.Store(true)
-	u.connect = connect // a failure after the connect: that one succeeded
-	if connect {
-		u.failedAt.Store(int64(now))
+	if connect && (!u.connect || now >= instant(u.failedAt.Load()).add(cfg.OpenFor)) {
+		u.failedAt.Store(int64(now)) // an edge for panic, which counts from here
 	}
+	u.connect = connect // a failure after the connect: that one succeeded
 	switch {
 	case probe:
 		u.open(now, cfg, true)

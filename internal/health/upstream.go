@@ -20,7 +20,7 @@ type Upstream struct {
 	dirty    atomic.Bool   // there is something that a success must forgive
 	slow     atomic.Int64  // instant since which it starts slowly
 	overload atomic.Int64  // instant until which it is overloaded
-	failedAt atomic.Int64  // instant of the last failed connect
+	failedAt atomic.Int64  // instant of a failed connect; of several, the first in an open period
 	probeAt  atomic.Int64  // instant from which a probe may be tried; 0: none may
 
 	latency   atomic.Int64 // peak EWMA of the connect time in nanoseconds; 0: none yet
@@ -175,11 +175,11 @@ func (u *Upstream) publish() {
 func (u *Upstream) step(do func() Reason) (t Transition) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	from, until := unpack(u.word.Load()), u.breaker.until
+	from, until, failedAt := unpack(u.word.Load()), u.breaker.until, u.failedAt.Load()
 	reason := do()
 	u.publish()
 	to := u.status()
-	if from != to || until != u.breaker.until {
+	if from != to || until != u.breaker.until || failedAt != u.failedAt.Load() {
 		for _, g := range u.groups {
 			g.stale.Store(true)
 		}
