@@ -35,7 +35,7 @@ type entry struct {
 	gone    bool // no member any more
 	idle    bool // scheduled as one of a group that nobody uses
 	started instant
-	before  instant // start of the check before this one
+	settled instant // when the last outcome was known
 
 	held    *result // a failure that does not count yet
 	muteFor instant // until when its failure is known, so that it need not be asked
@@ -152,7 +152,7 @@ func (c *Checker) startDue(ctx context.Context, now time.Time, checks *sync.Wait
 		}
 		heap.Pop(&s.queue)
 		e.force, e.running = false, true
-		e.before, e.started = e.started, t
+		e.started = t
 		s.running++
 		checks.Go(func() { c.check(ctx, e, now) })
 	}
@@ -247,7 +247,8 @@ func (c *Checker) settle(now time.Time, e *entry, r result, outcome CheckOutcome
 		ProvesAuth: c.cfg.ProvesAuth && outcome == Passed,
 	}
 	transitions := u.ObserveCheck(now, &c.group.cfg.UpstreamConfig, c.cfg.Rise, c.cfg.Fall, cr)
-	traffic := e.before == 0 || s.traffic >= e.before
+	traffic := e.settled == 0 || s.traffic > e.settled
+	e.settled = t
 	plan := u.nextCheck(t, &c.cfg, c.random(), outcome, traffic)
 	e.due = t.add(plan.wait)
 	s.setIdle(e, plan.idle)
