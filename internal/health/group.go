@@ -35,10 +35,10 @@ type Group struct {
 	cfg GroupConfig
 
 	members  atomic.Pointer[[]*Member]
-	snapshot atomic.Pointer[Snapshot]
-	stale    atomic.Bool  // the snapshot must be made anew
-	probeAt  atomic.Int64 // instant from which a probe may be due; 0: none
-	used     atomic.Bool  // asked for since the Checker looked
+	snapshot atomic.Pointer[Snapshot] // nil: of other members
+	stale    atomic.Bool              // the snapshot must be made anew
+	probeAt  atomic.Int64             // instant from which a probe may be due; 0: none
+	used     atomic.Bool              // asked for since the Checker looked
 	checker  atomic.Pointer[Checker]
 
 	// soft remembers the last soft failures by hash, so that a success elsewhere
@@ -53,7 +53,6 @@ type Group struct {
 func NewGroup(cfg GroupConfig) *Group {
 	g := &Group{cfg: cfg}
 	g.members.Store(new([]*Member))
-	g.snapshot.Store(new(Snapshot))
 	return g
 }
 
@@ -98,6 +97,7 @@ func (g *Group) replace(members []*Member) error {
 			u.leave(g)
 		}
 	}
+	g.snapshot.Store(nil)
 	g.stale.Store(true)
 	if c := g.checker.Load(); c != nil {
 		c.poke()
@@ -132,10 +132,14 @@ func (g *Group) Available(now time.Time) *Snapshot {
 // that takes the old one.
 func (g *Group) current(now instant) *Snapshot {
 	s := g.snapshot.Load()
-	if !g.stale.Load() && (s.expires == 0 || now < s.expires) {
-		return s
-	}
-	if !g.mu.TryLock() {
+	switch {
+	case s == nil: // the members have changed: an old one will not do
+		g.mu.Lock()
+		if s = g.snapshot.Load(); s != nil {
+			g.mu.Unlock()
+			return s
+		}
+	case !g.stale.Load() && (s.expires == 0 || now < s.expires), !g.mu.TryLock():
 		return s
 	}
 	defer g.mu.Unlock()
@@ -162,8 +166,12 @@ func (g *Group) TryProbe(now time.Time) (m *Member, tok Token, ok bool) {
 	}
 	g.mu.Lock() // not while probeAt is made anew
 	defer g.mu.Unlock()
+	s := g.snapshot.Load()
+	if s == nil {
+		return nil, 0, false // the members have just changed
+	}
 	next := instant(0)
-	for _, m := range g.snapshot.Load().probes {
+	for _, m := range s.probes {
 		at := instant(m.Upstream.probeAt.Load())
 		if at == 0 || t < at {
 			next = earlier(next, at)
@@ -186,13 +194,14 @@ func (g *Group) mayEject(u *Upstream) bool {
 	ready, ejected, others := 0, 0, 0
 	for _, m := range g.Members() {
 		s := m.Upstream.Status()
+		if m.Upstream == u {
+			ready++ // also while it is drained: it may come back
+			continue
+		}
 		if s.Admin != Ready {
 			continue
 		}
 		ready++
-		if m.Upstream == u {
-			continue
-		}
 		if s.ejected() {
 			ejected++
 		}

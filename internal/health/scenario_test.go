@@ -166,7 +166,7 @@ func TestScenario22Retried(t *testing.T) {
 func TestScenario22Success(t *testing.T) {
 	g := newGroup(t, 3, exactConfig())
 	for i := range 100 {
-		if i%5 == 4 {
+		if i%4 == 3 {
 			groupObserve(g, 0, 0, 1, Observation{Kind: Success, Destination: 1000})
 		}
 		if out := groupObserve(g, 0, 0, 1, Observation{Kind: SoftFail, Destination: uint64(i + 1)}); out.Doubt != NoDoubt {
