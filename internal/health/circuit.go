@@ -1,6 +1,3 @@
-// Package health holds the state machines of passive health. They are pure:
-// they have no clock, goroutine or lock of their own; time is passed in, and
-// each step tells whether the state changed, so that only edges are logged.
 package health
 
 import (

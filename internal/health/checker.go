@@ -1,0 +1,242 @@
+package health
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// Errors that a check function wraps to say more than that it failed.
+var (
+	// ErrUnreachable: the upstream itself could not be reached, so the failure is
+	// its own whatever happens to others with the same target.
+	ErrUnreachable = errors.New("upstream is unreachable")
+
+	// ErrUnauthorized: the upstream answered 407. That is no failure of the check
+	// but an authentication fault, which counts as one of a request does.
+	ErrUnauthorized = errors.New("upstream refused the credentials")
+)
+
+// CheckerConfig is the tuning of active checks. It is immutable once it is in use.
+// Start from [DefaultCheckerConfig].
+type CheckerConfig struct {
+	Interval     time.Duration // between checks of an upstream whose state is steady
+	FastInterval time.Duration // while its state is changing
+	MaxInterval  time.Duration // up to which checks slow down by 1.6 while it is down
+	IdleInterval time.Duration // while nobody uses the group
+	Timeout      time.Duration // of a check, for each target
+	Jitter       float64       // share by which intervals vary either way, but the fast one
+	Rise, Fall   int           // results in a row that bring an upstream up, or down
+	Concurrency  int           // checks at once
+
+	// Targets are what to reach through the upstream. They are tried in order;
+	// one that passes is enough. None: the upstream itself is all there is to
+	// check, and each failure is its own.
+	Targets []string
+
+	// ProvesAuth: a check that passes shows that the upstream accepts the
+	// credentials, so it ends an authentication fault.
+	ProvesAuth bool
+
+	// Check checks one target ("" without targets) through a member. It must
+	// return soon after ctx is done. Required.
+	Check func(ctx context.Context, m *Member, target string) error
+
+	// OnTransition and OnResult are told of edges and of every check. They are
+	// called by the scheduler outside any lock, one at a time: they should return
+	// soon, and must not call Stop. Optional.
+	OnTransition func(*Member, Transition)
+	OnResult     func(*Member, CheckResult)
+}
+
+// DefaultCheckerConfig returns the defaults.
+func DefaultCheckerConfig() CheckerConfig {
+	return CheckerConfig{
+		Interval:     10 * time.Second,
+		FastInterval: time.Second,
+		MaxInterval:  60 * time.Second,
+		IdleInterval: 60 * time.Second,
+		Timeout:      3 * time.Second,
+		Jitter:       0.2,
+		Rise:         2,
+		Fall:         3,
+		Concurrency:  32,
+	}
+}
+
+// Validate reports the first setting that makes no sense, under the name that it
+// has in the configuration where it has one.
+func (c *CheckerConfig) Validate() error {
+	for _, d := range []struct {
+		name string
+		d    time.Duration
+	}{
+		{"health_interval", c.Interval},
+		{"fast interval of health checks", c.FastInterval},
+		{"longest interval of health checks", c.MaxInterval},
+		{"idle interval of health checks", c.IdleInterval},
+		{"health_timeout", c.Timeout},
+	} {
+		if d.d <= 0 {
+			return fmt.Errorf("%s: %s is not positive", d.name, d.d)
+		}
+	}
+	switch {
+	case c.Rise < 1:
+		return fmt.Errorf("health_passes: %d is too low: at least 1", c.Rise)
+	case c.Fall < 1:
+		return fmt.Errorf("health_fails: %d is too low: at least 1", c.Fall)
+	case c.Concurrency < 1:
+		return fmt.Errorf("concurrency of health checks: %d is too low: at least 1", c.Concurrency)
+	case !(c.Jitter >= 0 && c.Jitter < 1):
+		return fmt.Errorf("jitter of health checks: %v is not between 0 and 1", c.Jitter)
+	case c.Check == nil:
+		return errors.New("no function to check with")
+	}
+	return nil
+}
+
+func (c *CheckerConfig) pace() pace {
+	return pace{c.Interval, c.FastInterval, c.IdleInterval, c.MaxInterval}
+}
+
+// Checker runs the active checks of one group: one goroutine that schedules, and
+// one for each check under way. Members may come and go at run time.
+type Checker struct {
+	group  *Group
+	cfg    CheckerConfig
+	random func() float64 // in [0, 1); replaced by tests
+
+	wake    chan struct{}
+	results chan result
+	cancel  context.CancelFunc
+	done    chan struct{}
+
+	mu   sync.Mutex
+	asks map[*Upstream]bool // to check at once
+
+	schedule schedule // of the scheduler alone
+}
+
+// StartChecker starts checking the members of g. A group has one Checker at a time.
+func StartChecker(g *Group, cfg CheckerConfig) (*Checker, error) {
+	return startChecker(g, cfg, rand.Float64)
+}
+
+func startChecker(g *Group, cfg CheckerConfig, random func() float64) (*Checker, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	c := &Checker{
+		group:   g,
+		cfg:     cfg,
+		random:  random,
+		wake:    make(chan struct{}, 1),
+		results: make(chan result),
+		cancel:  cancel,
+		done:    make(chan struct{}),
+		asks:    make(map[*Upstream]bool),
+	}
+	c.schedule.entries = make(map[*Upstream]*entry)
+	if !g.checker.CompareAndSwap(nil, c) {
+		cancel()
+		return nil, errors.New("group of upstreams has a checker already")
+	}
+	go c.run(ctx)
+	return c, nil
+}
+
+// Stop ends all checks at once; those under way count as nothing. It returns when
+// the last of them has.
+func (c *Checker) Stop() {
+	c.group.checker.CompareAndSwap(c, nil)
+	c.cancel()
+	<-c.done
+}
+
+// CheckNow asks for a check of a member at once. While one is under way, another
+// one follows it.
+func (c *Checker) CheckNow(m *Member) {
+	c.mu.Lock()
+	c.asks[m.Upstream] = true
+	c.mu.Unlock()
+	c.poke()
+}
+
+// poke wakes the scheduler; it never blocks.
+func (c *Checker) poke() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run is the scheduler.
+func (c *Checker) run(ctx context.Context) {
+	defer close(c.done)
+	var checks sync.WaitGroup
+	defer checks.Wait()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		now := time.Now()
+		c.sync(instantOf(now))
+		next := c.startDue(ctx, now, &checks)
+		timer.Reset(next)
+		select {
+		case <-ctx.Done():
+			return
+		case r := <-c.results:
+			if ctx.Err() != nil {
+				return // it may have failed because of that
+			}
+			c.finish(time.Now(), r)
+		case <-c.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// result is how a check ended, for the scheduler.
+type result struct {
+	e       *entry
+	started time.Time
+	took    time.Duration
+	err     error
+}
+
+// check runs one check and hands its result to the scheduler.
+func (c *Checker) check(ctx context.Context, e *entry, started time.Time) {
+	err := c.try(ctx, e.m)
+	r := result{e: e, started: started, took: time.Since(started), err: err}
+	select {
+	case c.results <- r:
+	case <-ctx.Done():
+	}
+}
+
+// try tries the targets until one passes. When the upstream itself is the trouble,
+// another target would not help.
+func (c *Checker) try(ctx context.Context, m *Member) (err error) {
+	targets := c.cfg.Targets
+	if len(targets) == 0 {
+		targets = []string{""}
+	}
+	for _, target := range targets {
+		err = c.tryOne(ctx, m, target)
+		if err == nil || ctx.Err() != nil || errors.Is(err, ErrUnreachable) || errors.Is(err, ErrUnauthorized) {
+			return err
+		}
+	}
+	return err
+}
+
+func (c *Checker) tryOne(ctx context.Context, m *Member, target string) error {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	return c.cfg.Check(ctx, m, target)
+}

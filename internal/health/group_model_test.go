@@ -1,0 +1,350 @@
+package health
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// modelMember is an upstream in the simplest form that tells what may be picked.
+type modelMember struct {
+	m                   *Member
+	admin               Admin
+	active              Active
+	run                 int // results of checks against the state
+	out, auth           bool
+	fails, refused, n   int
+	until, closed, asks time.Duration // asks: may be ejected from then on
+	probing             bool
+	tokens              []Token // given out, not told yet; only the last may be the probe
+	connectFailed       bool
+	failedSince         time.Duration
+	checkFailed         bool
+}
+
+func (m *modelMember) inRotation() bool { return m.admin == Ready && m.active != Down && !m.out }
+
+// groupModel is a group beside its model. Times are since t0.
+type groupModel struct {
+	g       *Group
+	cfg     UpstreamConfig
+	now     time.Duration
+	members []*modelMember
+	left    []*modelMember // no members now, but may come back
+	next    int
+}
+
+func (g *groupModel) draw(t *rapid.T) *modelMember {
+	return rapid.SampledFrom(g.members).Draw(t, "member")
+}
+
+func (g *groupModel) pass(t *rapid.T) {
+	g.now += time.Duration(rapid.SampledFrom([]int{1, 500, 1000, 4000, 10_000, 70_000}).Draw(t, "ms")) * time.Millisecond
+}
+
+// mayEject is the cap in its own words: count who is out afterwards.
+func (g *groupModel) mayEject(m *modelMember) bool {
+	ready, out, serving := 0, 0, 0
+	for _, o := range g.members {
+		if o.admin == Ready || o == m {
+			ready++
+			if o == m || (o.out && !o.auth) {
+				out++
+			}
+			if o != m && o.inRotation() {
+				serving++
+			}
+		}
+	}
+	return serving >= 1 && 1000*out <= int(1000*g.cfg.MaxEjected+0.5)*ready
+}
+
+func (g *groupModel) open(m *modelMember, longer bool) {
+	if !m.out {
+		m.n -= min(m.n, int((g.now-m.closed)/time.Minute))
+	}
+	if longer || m.n == 0 {
+		m.n++
+	}
+	m.out, m.probing, m.fails = true, false, 0
+	m.until = g.now + min(time.Duration(m.n)*g.cfg.OpenFor, g.cfg.MaxOpenFor)
+	if time.Duration(m.n)*g.cfg.OpenFor > g.cfg.MaxOpenFor {
+		m.n = int(g.cfg.MaxOpenFor/g.cfg.OpenFor) + 1
+	}
+}
+
+func (g *groupModel) close(m *modelMember) {
+	m.out, m.auth, m.probing, m.fails, m.refused, m.asks, m.closed = false, false, false, 0, 0, 0, g.now
+}
+
+// observe tells the group and the model how a request ended, ordinary or probe.
+func (g *groupModel) observe(t *rapid.T) {
+	m := g.draw(t)
+	kind := rapid.SampledFrom([]Kind{
+		Success, Failure, Failure, ConnectFailure, ConnectFailure, AuthFault, AuthFault, Overload, SoftFail, Neutral, Cancelled,
+	}).Draw(t, "kind")
+	o := Observation{Kind: kind}
+	probe := false
+	if len(m.tokens) > 0 && rapid.Bool().Draw(t, "with token") {
+		i := rapid.IntRange(0, len(m.tokens)-1).Draw(t, "token")
+		o.Probe = m.tokens[i]
+		probe = m.probing && i == len(m.tokens)-1
+		m.tokens = slices.Delete(m.tokens, i, i+1)
+	}
+	before := m.visible()
+	out := g.g.Observe(at(g.now), m.m, o)
+	g.apply(m, kind, probe)
+	if got := len(out.Transitions) == 1; got != (m.visible() != before) || len(out.Transitions) > 1 {
+		t.Fatalf("kind %d: transitions %+v, model %v → %v", kind, out.Transitions, before, m.visible())
+	}
+}
+
+// visible is what edges are edges of.
+func (m *modelMember) visible() string { return fmt.Sprint(m.admin, m.active, m.out, m.auth) }
+
+func (g *groupModel) apply(m *modelMember, kind Kind, probe bool) {
+	if kind == ConnectFailure {
+		if !m.connectFailed || g.now >= m.failedSince+g.cfg.OpenFor {
+			m.failedSince = g.now
+		}
+		m.connectFailed = true
+	} else if kind != Neutral && kind != Cancelled {
+		m.connectFailed = false
+	}
+	switch {
+	case probe:
+		g.applyProbe(m, kind)
+	case kind == Success && !m.auth:
+		m.fails, m.refused = 0, 0
+	case (kind == Failure || kind == ConnectFailure) && !m.out:
+		if m.fails++; m.fails >= g.cfg.ConsecutiveFailures && g.now >= m.asks {
+			if g.mayEject(m) {
+				g.open(m, true)
+			} else {
+				m.asks = g.now + time.Second
+			}
+		}
+	case kind == AuthFault && !m.auth:
+		g.refuse(m)
+	}
+}
+
+func (g *groupModel) applyProbe(m *modelMember, kind Kind) {
+	switch kind {
+	case Success, Overload:
+		g.close(m)
+	case Failure, ConnectFailure:
+		g.open(m, true)
+	case AuthFault:
+		if m.auth {
+			g.open(m, true)
+		} else if !g.refuse(m) {
+			g.open(m, false)
+		}
+	case SoftFail:
+		g.open(m, false)
+	default:
+		m.probing, m.until = false, g.now
+	}
+}
+
+func (g *groupModel) refuse(m *modelMember) bool {
+	if m.refused++; m.refused < 3 {
+		return false
+	}
+	m.auth = true
+	g.open(m, true)
+	return true
+}
+
+func (g *groupModel) check(t *rapid.T) {
+	m := g.draw(t)
+	pass := rapid.Bool().Draw(t, "pass")
+	r := CheckResult{Outcome: Failed, Started: at(g.now)}
+	if pass {
+		r.Outcome = Passed
+	}
+	m.m.Upstream.ObserveCheck(at(g.now), &g.cfg, 2, 3, r)
+	m.checkFailed = !pass
+	want := map[bool]Active{true: Up, false: Down}[pass]
+	switch need := map[bool]int{true: 2, false: 3}[pass]; {
+	case m.active == want:
+		m.run = 0
+	case m.active == Unknown || m.run+1 >= need:
+		m.active, m.run = want, 0
+	default:
+		m.run++
+	}
+}
+
+func (g *groupModel) administer(t *rapid.T) {
+	m := g.draw(t)
+	m.admin = rapid.SampledFrom([]Admin{Ready, Ready, Drain, Maint}).Draw(t, "admin")
+	m.m.Upstream.SetAdmin(m.admin)
+}
+
+// probe: some member whose time has come, in use, and with no probe under way.
+func (g *groupModel) probe(t *rapid.T) {
+	got, tok, ok := g.g.TryProbe(at(g.now))
+	serving, some := g.serving()
+	want := slices.ContainsFunc(g.members, func(m *modelMember) bool { return g.due(m, serving, some) })
+	if ok != want {
+		t.Fatalf("probe %v, want %v", ok, want)
+	}
+	if !ok {
+		return
+	}
+	i := slices.IndexFunc(g.members, func(m *modelMember) bool { return m.m == got })
+	m := g.members[i]
+	if !g.due(m, serving, some) {
+		t.Fatalf("probe of member %v, which is not due", got.Value)
+	}
+	m.probing = true
+	m.tokens = append(m.tokens, tok)
+}
+
+func (g *groupModel) due(m *modelMember, serving int, some bool) bool {
+	return m.out && !m.probing && g.now >= m.until && m.admin == Ready && m.active != Down &&
+		(!some || m.m.Priority <= serving)
+}
+
+// serving is the priority of the first tier that has a member in rotation among
+// those that may be picked.
+func (g *groupModel) serving() (priority int, ok bool) {
+	for _, m := range g.pickable() {
+		if m.inRotation() && (!ok || m.m.Priority < priority) {
+			priority, ok = m.m.Priority, true
+		}
+	}
+	return priority, ok
+}
+
+func (g *groupModel) panics() bool {
+	ready, serving := 0, 0
+	for _, m := range g.members {
+		if m.admin == Ready {
+			ready++
+		}
+		if m.inRotation() {
+			serving++
+		}
+	}
+	return 100*serving < int(100*g.cfg.PanicBelow+0.5)*ready
+}
+
+// pickable is who may be picked.
+func (g *groupModel) pickable() (all []*modelMember) {
+	var good []*modelMember
+	for _, m := range g.members {
+		ejected := m.out && !m.auth
+		if m.admin != Ready || m.active == Down || m.auth || (ejected && !g.panics()) {
+			continue
+		}
+		all = append(all, m)
+		recent := ejected || g.now < m.failedSince+g.cfg.OpenFor
+		if !m.checkFailed && !(m.connectFailed && recent) {
+			good = append(good, m)
+		}
+	}
+	if g.panics() && len(good) > 0 {
+		return good
+	}
+	return all
+}
+
+func (g *groupModel) replace(t *rapid.T) {
+	if len(g.left) > 0 && rapid.Bool().Draw(t, "comes back") {
+		g.members = append(g.members, g.left[0])
+		g.left = g.left[1:]
+	} else if len(g.members) > 1 && rapid.Bool().Draw(t, "goes") {
+		i := rapid.IntRange(0, len(g.members)-1).Draw(t, "who")
+		g.left = append(g.left, g.members[i])
+		g.members = slices.Delete(g.members, i, i+1)
+	} else {
+		g.add(rapid.IntRange(0, 1).Draw(t, "priority"))
+	}
+	g.tell(t)
+}
+
+func (g *groupModel) add(priority int) {
+	m := &Member{Upstream: new(Upstream), Priority: priority, Value: g.next}
+	g.members = append(g.members, &modelMember{m: m, failedSince: -time.Hour})
+	g.next++
+}
+
+func (g *groupModel) tell(t *rapid.T) {
+	var members []*Member
+	for _, m := range g.members {
+		members = append(members, m.m)
+	}
+	if err := g.g.SetMembers(members); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (g *groupModel) agree(t *rapid.T) {
+	s := g.g.Available(at(g.now))
+	got := make(map[*Member]bool)
+	for i, tier := range s.Tiers {
+		if len(tier.Members) == 0 || (i > 0 && tier.Panic == s.Tiers[i-1].Panic && tier.Priority <= s.Tiers[i-1].Priority) ||
+			(i > 0 && s.Tiers[i-1].Panic && !tier.Panic) {
+			t.Fatalf("order of tiers: %s", picks(s))
+		}
+		for _, m := range tier.Members {
+			got[m] = m.Priority == tier.Priority
+		}
+	}
+	want := g.pickable()
+	for _, m := range want {
+		if !got[m.m] {
+			t.Fatalf("%v cannot be picked: %s", m.m.Value, picks(s))
+		}
+	}
+	if len(got) != len(want) || s.Panic != g.panics() {
+		t.Fatalf("%s, want %d members, panic %v", picks(s), len(want), g.panics())
+	}
+	for _, m := range g.members {
+		circuit := Closed
+		switch {
+		case m.probing:
+			circuit = HalfOpen
+		case m.out:
+			circuit = Open
+		}
+		wantStatus := Status{m.admin, m.active, circuit, m.auth, m.connectFailed, m.checkFailed}
+		if got := m.m.Upstream.Status(); got != wantStatus {
+			t.Fatalf("member %v: %+v, want %+v", m.m.Value, got, wantStatus)
+		}
+	}
+}
+
+// TestGroupModel: circuits, ejection, panic and probes against the model. Members
+// never exceed the cap by an ejection, the last one stays, panic picks nobody that
+// does not connect while another is up, and there is one probe at a time.
+func TestGroupModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		cfg := exactConfig()
+		cfg.MinSuccessRate = 0
+		cfg.ConsecutiveFailures = rapid.IntRange(1, 3).Draw(t, "failures")
+		cfg.MaxEjected = rapid.SampledFrom([]float64{0, 0.2, 0.5, 0.75, 1}).Draw(t, "max ejected")
+		cfg.PanicBelow = rapid.SampledFrom([]float64{0, 0.25, 0.5, 1}).Draw(t, "panic below")
+		cfg.MaxOpenFor = 45 * time.Second
+		g := &groupModel{g: NewGroup(GroupConfig{UpstreamConfig: cfg}), cfg: cfg}
+		for range rapid.IntRange(1, 5).Draw(t, "members") {
+			g.add(rapid.IntRange(0, 1).Draw(t, "priority"))
+		}
+		g.tell(t)
+		t.Repeat(map[string]func(*rapid.T){
+			"pass":    g.pass,
+			"observe": g.observe, "observe more": g.observe, "observe still more": g.observe,
+			"check":      g.check,
+			"administer": g.administer,
+			"probe":      g.probe, "probe again": g.probe,
+			"replace": g.replace,
+			"":        g.agree,
+		})
+	})
+}

@@ -1,0 +1,84 @@
+package health
+
+import "time"
+
+// Kind is what the end of a request tells about the upstream it went through.
+type Kind uint8
+
+// The kinds of observations. A request gives exactly one.
+const (
+	// Success: the upstream did its job. CONNECT answered with 2xx, any response
+	// relayed, a 403, and errors whose Proxy-Status names DNS, the destination or
+	// the connection to it.
+	Success Kind = iota
+
+	// ConnectFailure: the connection or the TLS handshake to the upstream failed.
+	ConnectFailure
+
+	// Failure: it failed after that. End of stream or garbage before its reply,
+	// Proxy-Status: proxy_internal_error.
+	Failure
+
+	// AuthFault: 407.
+	AuthFault
+
+	// Overload: 429, or 503 with Retry-After.
+	Overload
+
+	// SoftFail: 502, 503 or 504 to CONNECT that tells no more. Neutral, but
+	// suspicious when there are many destinations.
+	SoftFail
+
+	// ReplyTimeout: no reply to CONNECT in time. As SoftFail; and if nothing else
+	// was answered since Started, an active check is asked for.
+	ReplyTimeout
+
+	// Neutral: nothing can be said. Denied by policy, our own limit.
+	Neutral
+
+	// Cancelled: the client went away first.
+	Cancelled
+)
+
+// Observation is how a request through an upstream ended.
+type Observation struct {
+	Kind Kind
+
+	// Destination is the number of the destination (see [Destination]); 0 if it
+	// does not matter.
+	Destination uint64
+
+	// RetryAfter is how long an Overload lasts. Between 1 second and MaxOpenFor.
+	RetryAfter time.Duration
+
+	// Started is when the request of a ReplyTimeout was sent.
+	Started time.Time
+
+	// Probe is the token of the probe, if the request was one.
+	Probe Token
+}
+
+// Doubt is what an observation says that is no failure yet.
+type Doubt uint8
+
+// The doubts.
+const (
+	NoDoubt    Doubt = iota
+	Suspect          // many distinct destinations failed, none succeeded
+	Unanswered       // no reply in time, and no other one since the request was sent
+)
+
+// CheckOutcome is what an active check found out.
+type CheckOutcome uint8
+
+// The outcomes of active checks.
+const (
+	Passed       CheckOutcome = iota
+	Failed                    // the upstream is to blame
+	Inconclusive              // every member failed: the target is to blame
+	Unauthorized              // the upstream refused the credentials (407)
+)
+
+func (o CheckOutcome) String() string {
+	return [...]string{"passed", "failed", "inconclusive", "unauthorized", "invalid"}[min(o, 4)]
+}

@@ -1,0 +1,171 @@
+package health
+
+import "time"
+
+const (
+	leastOverload = time.Second
+
+	// unansweredAgain is how long after a check was asked for because of an
+	// unanswered request none is asked for again.
+	unansweredAgain = time.Second
+)
+
+// Observe records how a request through the upstream ended. Members of a group are
+// observed through [Group.Observe].
+func (u *Upstream) Observe(now time.Time, cfg *UpstreamConfig, o Observation) (Transition, Doubt) {
+	t := instantOf(now)
+	if o.Kind == Success {
+		u.answered.Store(int64(t))
+		u.window.add(t, cfg.Window, true)
+		if o.Probe == 0 && !u.dirty.Load() {
+			return Transition{}, NoDoubt
+		}
+	}
+	return u.observe(t, cfg, o)
+}
+
+func (u *Upstream) observe(t instant, cfg *UpstreamConfig, o Observation) (tr Transition, doubt Doubt) {
+	tr = u.step(func() (reason Reason) {
+		probe := u.breaker.holds(o.Probe)
+		switch o.Kind {
+		case Success:
+			reason = u.succeed(t, probe)
+		case Failure, ConnectFailure:
+			reason = u.fail(t, cfg, o.Kind == ConnectFailure, probe)
+		case AuthFault:
+			reason = u.refuse(t, cfg, probe)
+		case Overload:
+			reason = u.overloaded(t, cfg, o.RetryAfter, probe)
+		case SoftFail, ReplyTimeout:
+			reason, doubt = u.softFail(t, cfg, o, probe)
+		default:
+			if probe {
+				u.breaker.giveBack(t)
+			}
+		}
+		return reason
+	})
+	return tr, doubt
+}
+
+// succeed forgives everything that is pending. While the circuit is open, only the
+// probe closes it: a late success is of a request that began before, and where
+// half of them succeed one success proves nothing.
+func (u *Upstream) succeed(now instant, probe bool) Reason {
+	u.connect = false
+	u.suspicion.clear()
+	u.asked = 0
+	u.dirty.Store(false)
+	if !probe {
+		if !u.breaker.auth {
+			u.breaker.failures, u.breaker.refused = 0, 0
+		}
+		return ""
+	}
+	u.close(now)
+	return ReasonProbePassed
+}
+
+func (u *Upstream) fail(now instant, cfg *UpstreamConfig, connect, probe bool) Reason {
+	u.dirty.Store(true)
+	if connect && (!u.connect || now >= instant(u.failedAt.Load()).add(cfg.OpenFor)) {
+		u.failedAt.Store(int64(now)) // an edge for panic, which counts from here
+	}
+	u.connect = connect // a failure after the connect: that one succeeded
+	switch {
+	case probe:
+		u.open(now, cfg, true)
+		return ""
+	case u.breaker.state != Closed:
+		return "" // of a request that began before, or in panic
+	}
+	u.window.add(now, cfg.Window, false)
+	u.breaker.failures++
+	passed, failed := u.window.counts(now, cfg.Window)
+	if reason := u.breaker.wantsOpen(passed, failed, cfg); reason != "" {
+		return u.eject(now, cfg, reason)
+	}
+	return ""
+}
+
+// refuse records a 407. The third in a row opens the circuit, whatever the group
+// says: nobody can be served with these credentials, and attempts may lock the
+// account.
+func (u *Upstream) refuse(now instant, cfg *UpstreamConfig, probe bool) Reason {
+	u.dirty.Store(true)
+	u.connect = false
+	b := &u.breaker
+	if b.refused < authFaults {
+		b.refused++
+	}
+	switch {
+	case b.auth && probe:
+		u.open(now, cfg, true)
+	case b.auth:
+		// of a request that began before
+	case b.refused == authFaults:
+		b.auth = true
+		u.open(now, cfg, true)
+		return ReasonAuth
+	case probe:
+		u.open(now, cfg, false) // alive, but no proof that it serves
+	}
+	return ""
+}
+
+// overloaded takes weight away. The upstream answered for itself: a probe has
+// passed.
+func (u *Upstream) overloaded(now instant, cfg *UpstreamConfig, retryAfter time.Duration, probe bool) Reason {
+	u.connect = false
+	d := min(max(retryAfter, leastOverload), max(cfg.MaxOpenFor, leastOverload))
+	if until := now.add(d); until > instant(u.overload.Load()) {
+		u.overload.Store(int64(until))
+	}
+	if !probe {
+		return ""
+	}
+	u.close(now)
+	return ReasonProbePassed
+}
+
+// softFail records a failure that blames nobody. As the result of a probe it is no
+// proof of health, but may be the fault of a dead destination: the circuit opens
+// again for as long as before.
+func (u *Upstream) softFail(now instant, cfg *UpstreamConfig, o Observation, probe bool) (Reason, Doubt) {
+	u.dirty.Store(true)
+	u.connect = false
+	switch {
+	case probe:
+		u.open(now, cfg, false)
+		return "", NoDoubt
+	case u.breaker.state != Closed:
+		return "", NoDoubt
+	}
+	u.suspicion.add(now, o.Destination)
+	if u.suspicion.convicted() {
+		if r := u.eject(now, cfg, ReasonElsewhere); r != "" {
+			return r, NoDoubt
+		}
+	}
+	if u.suspicion.ask(now) {
+		return "", Suspect
+	}
+	if o.Kind == ReplyTimeout && instant(u.answered.Load()) < instantOf(o.Started) &&
+		(u.asked == 0 || now.sub(u.asked) >= unansweredAgain) {
+		u.asked = now
+		return "", Unanswered
+	}
+	return "", NoDoubt
+}
+
+// answeredElsewhere records that a destination that failed softly here was reached
+// on another path.
+func (u *Upstream) answeredElsewhere(now instant, cfg *UpstreamConfig, destination uint64) Transition {
+	return u.step(func() Reason {
+		u.suspicion.answeredElsewhere(now, destination)
+		if u.breaker.state == Closed && u.suspicion.convicted() {
+			return u.eject(now, cfg, ReasonElsewhere)
+		}
+		return ""
+	})
+}

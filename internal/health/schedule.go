@@ -1,0 +1,283 @@
+package health
+
+import (
+	"container/heap"
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// longWait is how long the scheduler sleeps when nothing is due.
+const longWait = time.Hour
+
+// schedule is what the scheduler of a Checker knows. No one else touches it.
+type schedule struct {
+	entries map[*Upstream]*entry
+	queue   queue      // entries that are neither running nor held, by due time
+	members *[]*Member // as of the last look
+	running int
+	idle    int // entries put off because nobody uses the group
+	held    int // failures held until another member was asked
+
+	traffic  instant // when the group was last seen in use
+	passedAt instant // when a check of any member passed last
+}
+
+// entry is one member.
+type entry struct {
+	m       *Member
+	due     instant
+	index   int  // in the queue, -1 if not there
+	force   bool // due whatever another Checker did in the meantime
+	running bool
+	again   bool // to be checked once more after this check
+	gone    bool // no member any more
+	idle    bool // scheduled as one of a group that nobody uses
+	started instant
+	settled instant // when the last outcome was known
+
+	held    *result // a failure that does not count yet
+	muteFor instant // until when its failure is known, so that it need not be asked
+}
+
+// sync follows the members, what was asked for, and whether the group is in use.
+func (c *Checker) sync(now instant) {
+	s := &c.schedule
+	if members := c.group.members.Load(); members != s.members {
+		s.members = members
+		c.follow(now, *members)
+	}
+	c.mu.Lock()
+	asks := c.asks
+	if len(asks) > 0 {
+		c.asks = make(map[*Upstream]bool)
+	}
+	c.mu.Unlock()
+	for u := range asks {
+		if e := s.entries[u]; e != nil {
+			e.again = e.running || e.held != nil
+			c.hurry(e, now)
+		}
+	}
+	if s.idle > 0 && c.group.used.Load() {
+		c.wakeIdle(now)
+	}
+	c.resolve(now)
+}
+
+// follow adds and drops entries.
+func (c *Checker) follow(now instant, members []*Member) {
+	s := &c.schedule
+	left := s.entries
+	s.entries = make(map[*Upstream]*entry, len(members))
+	for _, m := range members {
+		e := left[m.Upstream]
+		if e == nil {
+			// The due time is the upstream's: a reload does not start anew.
+			e = &entry{m: m, due: max(m.Upstream.checkDue(), now), index: -1}
+			heap.Push(&s.queue, e)
+		}
+		e.m = m
+		s.entries[m.Upstream] = e
+		delete(left, m.Upstream)
+	}
+	for _, e := range left {
+		e.gone = true
+		s.setIdle(e, false)
+		if e.held != nil {
+			e.held = nil
+			s.held--
+		}
+		if e.index >= 0 {
+			heap.Remove(&s.queue, e.index)
+		}
+	}
+}
+
+func (s *schedule) setIdle(e *entry, idle bool) {
+	if e.idle != idle {
+		e.idle = idle
+		if idle {
+			s.idle++
+		} else {
+			s.idle--
+		}
+	}
+}
+
+// hurry makes an entry due at once.
+func (c *Checker) hurry(e *entry, now instant) {
+	if e.index < 0 {
+		return // running, or held until others have run
+	}
+	e.due, e.force = now, true
+	heap.Fix(&c.schedule.queue, e.index)
+}
+
+// wakeIdle brings checks forward that were put off while nobody used the group.
+// Those that are overdue are spread over an interval.
+func (c *Checker) wakeIdle(now instant) {
+	s := &c.schedule
+	for _, e := range s.entries {
+		if !e.idle {
+			continue
+		}
+		s.setIdle(e, false)
+		due := e.started.add(c.cfg.Interval)
+		if due < now {
+			due = now.add(time.Duration(c.random() * float64(c.cfg.Interval)))
+		}
+		if e.index >= 0 && due < e.due {
+			e.due = due
+			heap.Fix(&s.queue, e.index)
+			e.m.Upstream.setCheckDue(due)
+		}
+	}
+}
+
+// startDue starts the checks that are due, as far as there is room, and returns
+// the time until the next one is.
+func (c *Checker) startDue(ctx context.Context, now time.Time, checks *sync.WaitGroup) time.Duration {
+	s, t := &c.schedule, instantOf(now)
+	for len(s.queue) > 0 && s.running < c.cfg.Concurrency {
+		e := s.queue[0]
+		if e.due > t {
+			return e.due.sub(t)
+		}
+		if due, ok := e.m.Upstream.claimCheck(t, &c.cfg, e.force); !ok {
+			e.due = due
+			heap.Fix(&s.queue, e.index)
+			continue
+		}
+		heap.Pop(&s.queue)
+		e.force, e.running = false, true
+		e.started = t
+		s.running++
+		checks.Go(func() { c.check(ctx, e, now) })
+	}
+	return longWait
+}
+
+// finish takes the result of a check.
+func (c *Checker) finish(now time.Time, r result) {
+	s, e, t := &c.schedule, r.e, instantOf(now)
+	s.running--
+	e.running = false
+	if e.gone {
+		return
+	}
+	switch {
+	case r.err == nil:
+		s.passedAt = t
+		c.settle(now, e, r, Passed)
+		c.settleHeld(now, Failed)
+	case errors.Is(r.err, ErrUnauthorized):
+		e.muteFor = t.add(c.cfg.Interval)
+		c.settle(now, e, r, Unauthorized)
+	case errors.Is(r.err, ErrUnreachable), len(c.cfg.Targets) == 0, s.passedAt >= instantOf(r.started), c.alone():
+		e.muteFor = t.add(c.cfg.Interval)
+		c.settle(now, e, r, Failed)
+	default:
+		e.held = &r
+		s.held++
+	}
+}
+
+// alone reports whether there is no other member to compare with.
+func (c *Checker) alone() bool {
+	n := 0
+	for u := range c.schedule.entries {
+		if u.Status().Admin != Maint {
+			n++
+		}
+	}
+	return n < 2
+}
+
+// resolve goes on with held failures: it waits for a member that is being checked,
+// or asks one that has not been, or finds that nobody is left to ask.
+func (c *Checker) resolve(now instant) {
+	s := &c.schedule
+	if s.held == 0 {
+		return
+	}
+	var witness *entry
+	for u, e := range s.entries {
+		switch st := u.Status(); {
+		case e.held != nil || st.Admin == Maint || (!e.running && now < e.muteFor):
+		case e.running:
+			return
+		case witness == nil, witness.m.Upstream.Status().Active == Down && st.Active != Down:
+			witness = e
+		}
+	}
+	if witness != nil {
+		c.hurry(witness, now)
+		return
+	}
+	c.settleHeld(now.time(), Inconclusive)
+}
+
+// settleHeld ends the wait of all held failures.
+func (c *Checker) settleHeld(now time.Time, outcome CheckOutcome) {
+	if c.schedule.held == 0 {
+		return
+	}
+	for _, e := range c.schedule.entries {
+		if e.held != nil {
+			c.settle(now, e, *e.held, outcome)
+		}
+	}
+}
+
+// settle records an outcome, schedules the next check and tells the caller.
+func (c *Checker) settle(now time.Time, e *entry, r result, outcome CheckOutcome) {
+	s, t, u := &c.schedule, instantOf(now), e.m.Upstream
+	if e.held != nil {
+		e.held = nil
+		s.held--
+		e.muteFor = t.add(c.cfg.Interval)
+	}
+	if c.group.used.Swap(false) {
+		s.traffic = t
+	}
+	cr := CheckResult{
+		Outcome: outcome, Started: r.started, Took: r.took, Err: r.err,
+		ProvesAuth: c.cfg.ProvesAuth && outcome == Passed,
+	}
+	transitions := u.ObserveCheck(now, &c.group.cfg.UpstreamConfig, c.cfg.Rise, c.cfg.Fall, cr)
+	traffic := e.settled == 0 || s.traffic > e.settled
+	e.settled = t
+	plan := u.nextCheck(t, &c.cfg, c.random(), outcome, traffic)
+	e.due = t.add(plan.wait)
+	s.setIdle(e, plan.idle)
+	if e.again {
+		e.again, e.due, e.force = false, t, true
+	}
+	heap.Push(&s.queue, e)
+	if c.cfg.OnResult != nil {
+		c.cfg.OnResult(e.m, cr)
+	}
+	if c.cfg.OnTransition != nil {
+		for _, tr := range transitions {
+			c.cfg.OnTransition(e.m, tr)
+		}
+	}
+}
+
+// queue is a heap of entries by due time.
+type queue []*entry
+
+func (q queue) Len() int           { return len(q) }
+func (q queue) Less(i, j int) bool { return q[i].due < q[j].due }
+func (q queue) Swap(i, j int)      { q[i], q[j] = q[j], q[i]; q[i].index, q[j].index = i, j }
+func (q *queue) Push(x any)        { e := x.(*entry); e.index = len(*q); *q = append(*q, e) }
+func (q *queue) Pop() any {
+	old := *q
+	e := old[len(old)-1]
+	old[len(old)-1] = nil
+	*q = old[:len(old)-1]
+	e.index = -1
+	return e
+}

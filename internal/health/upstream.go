@@ -1,0 +1,244 @@
+package health
+
+import (
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Upstream is the health of one upstream proxy, and its counters. It outlives
+// configurations, so settings are passed in with each call. The zero value is
+// ready, unknown and closed. It must not be copied.
+//
+// All methods are safe for concurrent use. Those that read, and Observe of a
+// Success while nothing is wrong, take no lock and allocate nothing.
+type Upstream struct {
+	// Read by every pick, written on edges.
+	word     atomic.Uint32 // packed Status; written with mu held
+	dirty    atomic.Bool   // there is something that a success must forgive
+	slow     atomic.Int64  // instant since which it starts slowly
+	overload atomic.Int64  // instant until which it is overloaded
+	failedAt atomic.Int64  // instant of a failed connect; of several, the first in an open period
+	probeAt  atomic.Int64  // instant from which a probe may be tried; 0: none may
+
+	latency   atomic.Int64 // peak EWMA of the connect time in nanoseconds; 0: none yet
+	latencyAt atomic.Int64 // instant of its last sample
+
+	_ [64]byte // what follows is written by every request
+
+	exchanges atomic.Int64
+	tunnels   atomic.Int64
+	answered  atomic.Int64 // instant of the last success
+	window    window
+
+	mu        sync.Mutex
+	breaker   breaker
+	suspicion suspicion
+	asked     instant // a check was asked for because of an unanswered request
+	admin     Admin
+	connect   bool // the last connect failed
+	checks    checks
+	groups    []*Group // it belongs to
+}
+
+// checks is the state of an upstream's active checks.
+type checks struct {
+	activity activity
+	failed   bool          // the last check
+	due      instant       // of the next one
+	backoff  time.Duration // while down
+	at       instant       // of the last result
+	outcome  CheckOutcome
+	err      error // of the last check that did not pass
+}
+
+// Status returns the health as of now.
+func (u *Upstream) Status() Status { return unpack(u.word.Load()) }
+
+// Available reports whether the upstream is in rotation. Members of a group are
+// picked from [Group.Available], which also knows about panic.
+func (u *Upstream) Available() bool { return u.Status().InRotation() }
+
+// Factor is the share (0.1 to 1) of its weight that the upstream has at now: less
+// while it is overloaded and while it starts slowly.
+func (u *Upstream) Factor(now time.Time, cfg *UpstreamConfig) float64 {
+	slow, overload := instant(u.slow.Load()), instant(u.overload.Load())
+	if slow == 0 && overload == 0 {
+		return 1
+	}
+	t := instantOf(now)
+	return min(ramp(t, slow, cfg.SlowStart), ramp(t, overload, cfg.SlowStart))
+}
+
+// ObserveConnect records how long it took to connect to the upstream.
+func (u *Upstream) ObserveConnect(now time.Time, took time.Duration) {
+	t := instantOf(now)
+	elapsed := t.sub(instant(u.latencyAt.Swap(int64(t))))
+	for {
+		old := u.latency.Load()
+		next := int64(peak(float64(old), elapsed, float64(max(took, 1))))
+		if u.latency.CompareAndSwap(old, next) {
+			return
+		}
+	}
+}
+
+// Latency is the peak EWMA of the connect time: up at once, down with a time
+// constant of 10 s, also without samples, so that one slow connect does not keep
+// an upstream out of use for ever. 0 if none was measured, else at least 1 ms.
+func (u *Upstream) Latency(now time.Time) time.Duration {
+	v := u.latency.Load()
+	if v == 0 {
+		return 0
+	}
+	d := decayed(float64(v), instantOf(now).sub(instant(u.latencyAt.Load())))
+	return max(time.Duration(d), leastLatency)
+}
+
+// StartExchange and EndExchange count an exchange under way.
+func (u *Upstream) StartExchange() { u.exchanges.Add(1) }
+
+// EndExchange takes back StartExchange.
+func (u *Upstream) EndExchange() { u.exchanges.Add(-1) }
+
+// StartTunnel and EndTunnel count a tunnel under way.
+func (u *Upstream) StartTunnel() { u.tunnels.Add(1) }
+
+// EndTunnel takes back StartTunnel.
+func (u *Upstream) EndTunnel() { u.tunnels.Add(-1) }
+
+// Exchanges returns how many exchanges are under way.
+func (u *Upstream) Exchanges() int64 { return u.exchanges.Load() }
+
+// Tunnels returns how many tunnels are under way.
+func (u *Upstream) Tunnels() int64 { return u.tunnels.Load() }
+
+// InFlight returns how many exchanges and tunnels are under way.
+func (u *Upstream) InFlight() int64 { return u.exchanges.Load() + u.tunnels.Load() }
+
+// SetAdmin sets what the operator wants.
+func (u *Upstream) SetAdmin(a Admin) Transition {
+	return u.step(func() Reason { u.admin = a; return ReasonAdmin })
+}
+
+// ForgetChecks returns the upstream to unknown. It is for configurations without
+// active checks: without it, one that was down when they ended would stay down.
+func (u *Upstream) ForgetChecks() Transition {
+	return u.step(func() Reason { u.checks = checks{}; return ReasonUnchecked })
+}
+
+// TryProbe takes the turn of the probe: the next request goes through this
+// upstream, and its result must be told to Observe with the token, exactly once.
+// ok is false if no probe is due or one is under way.
+func (u *Upstream) TryProbe(now time.Time) (tok Token, ok bool) {
+	t := instantOf(now)
+	if at := u.probeAt.Load(); at == 0 || t < instant(at) {
+		return 0, false
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !u.status().probeable() {
+		return 0, false
+	}
+	tok = u.breaker.tryProbe(t)
+	u.publish()
+	return tok, tok != 0
+}
+
+// status is the status as of now; called with mu held.
+func (u *Upstream) status() Status {
+	return Status{
+		Admin:         u.admin,
+		Active:        u.checks.activity.state,
+		Circuit:       u.breaker.state,
+		AuthFault:     u.breaker.auth,
+		ConnectFailed: u.connect,
+		CheckFailed:   u.checks.failed,
+	}
+}
+
+// publish makes the status visible to readers without lock; called with mu held.
+func (u *Upstream) publish() {
+	s := u.status()
+	u.word.Store(s.pack())
+	at := instant(0)
+	if s.Circuit == Open && s.probeable() {
+		at = u.breaker.until
+	}
+	u.probeAt.Store(int64(at))
+}
+
+// step runs one step of the machines under the lock and tells the groups when it
+// changed what they pick from.
+func (u *Upstream) step(do func() Reason) (t Transition) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	from, until, failedAt := unpack(u.word.Load()), u.breaker.until, u.failedAt.Load()
+	reason := do()
+	u.publish()
+	to := u.status()
+	if from != to || until != u.breaker.until || failedAt != u.failedAt.Load() {
+		for _, g := range u.groups {
+			g.stale.Store(true)
+		}
+	}
+	if edge(from, to) {
+		t = Transition{Upstream: u, From: from, To: to, Reason: reason}
+	}
+	return t
+}
+
+// ejecting is held while a group is asked whether a member may be ejected and
+// until that is visible, so that two at once do not exceed the cap. It is one for
+// all groups since an upstream may belong to several (the old and the new
+// configuration during a reload), and it is taken at most once a second for each
+// failing upstream.
+var ejecting sync.Mutex
+
+// eject opens the circuit, unless one of the groups forbids it. Called with mu held.
+func (u *Upstream) eject(now instant, cfg *UpstreamConfig, reason Reason) Reason {
+	if now < u.breaker.askAt {
+		return ""
+	}
+	ejecting.Lock()
+	defer ejecting.Unlock()
+	for _, g := range u.groups {
+		if !g.mayEject(u) {
+			u.breaker.askAt = now.add(askAgain)
+			return ""
+		}
+	}
+	u.open(now, cfg, true)
+	u.publish()
+	return reason
+}
+
+// open opens the circuit; called with mu held.
+func (u *Upstream) open(now instant, cfg *UpstreamConfig, longer bool) {
+	u.breaker.open(now, cfg, longer, cfg.Jitter*rand.Float64())
+	u.suspicion.clear()
+	u.asked = 0
+}
+
+// close closes the circuit after a failure; called with mu held.
+func (u *Upstream) close(now instant) {
+	u.breaker.close(now)
+	u.window.reset()
+	u.slow.Store(int64(now))
+}
+
+func (u *Upstream) join(g *Group) {
+	u.mu.Lock()
+	u.groups = append(u.groups, g)
+	u.mu.Unlock()
+}
+
+func (u *Upstream) leave(g *Group) {
+	u.mu.Lock()
+	if i := slices.Index(u.groups, g); i >= 0 {
+		u.groups = slices.Delete(u.groups, i, i+1)
+	}
+	u.mu.Unlock()
+}

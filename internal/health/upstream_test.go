@@ -1,0 +1,407 @@
+package health
+
+import (
+	"math"
+	"testing"
+	"time"
+)
+
+// exactConfig is the defaults without jitter.
+func exactConfig() UpstreamConfig {
+	c := DefaultUpstreamConfig()
+	c.Jitter = 0
+	return c
+}
+
+func observe(u *Upstream, d time.Duration, o Observation) Transition {
+	cfg := exactConfig()
+	tr, _ := u.Observe(at(d), &cfg, o)
+	return tr
+}
+
+func repeat(u *Upstream, d time.Duration, n int, o Observation) (tr Transition) {
+	for range n {
+		tr = observe(u, d, o)
+	}
+	return tr
+}
+
+func probeAt(t *testing.T, u *Upstream, d time.Duration) Token {
+	t.Helper()
+	tok, ok := u.TryProbe(at(d))
+	if !ok {
+		t.Fatalf("no probe at %s: %+v", d, u.Status())
+	}
+	return tok
+}
+
+// The states that the table of observations starts from.
+const (
+	healthy  = "closed"
+	pending  = "closed, 4 failures"
+	refused  = "closed, 2 refusals"
+	opened   = "open until 10s"
+	probing  = "half-open since 10s"
+	faulty   = "auth fault until 10s"
+	proving  = "auth fault, half-open since 10s"
+	overload = "overloaded"
+)
+
+func upstreamAt(t *testing.T, state string) (u *Upstream, tok Token) {
+	t.Helper()
+	u = new(Upstream)
+	switch state {
+	case pending:
+		repeat(u, 0, 4, Observation{Kind: Failure})
+	case refused:
+		repeat(u, 0, 2, Observation{Kind: AuthFault})
+	case opened, probing:
+		if tr := repeat(u, 0, 5, Observation{Kind: Failure}); tr.Event() != EventCircuitOpen || tr.Reason != ReasonFailures {
+			t.Fatalf("five failures: %+v", tr)
+		}
+	case faulty, proving:
+		if tr := repeat(u, 0, 3, Observation{Kind: AuthFault}); tr.Event() != EventAuthFailed || tr.Reason != ReasonAuth {
+			t.Fatalf("three refusals: %+v", tr)
+		}
+	}
+	if state == probing || state == proving {
+		tok = probeAt(t, u, 10*sec)
+	}
+	return u, tok
+}
+
+// TestObservations has every kind of observation in every state, of ordinary
+// requests and of probes.
+func TestObservations(t *testing.T) {
+	none := EventNone
+	for _, tc := range []struct {
+		from    string
+		kind    Kind
+		probe   bool
+		circuit State
+		auth    bool
+		event   Event
+		until   time.Duration // of an open circuit
+	}{
+		{healthy, Success, false, Closed, false, none, 0},
+		{healthy, Failure, false, Closed, false, none, 0},
+		{healthy, ConnectFailure, false, Closed, false, none, 0},
+		{healthy, AuthFault, false, Closed, false, none, 0},
+		{healthy, Overload, false, Closed, false, none, 0},
+		{healthy, SoftFail, false, Closed, false, none, 0},
+		{healthy, ReplyTimeout, false, Closed, false, none, 0},
+		{healthy, Neutral, false, Closed, false, none, 0},
+		{healthy, Cancelled, false, Closed, false, none, 0},
+
+		{pending, Success, false, Closed, false, none, 0},
+		{pending, Failure, false, Open, false, EventCircuitOpen, 20 * sec},
+		{pending, ConnectFailure, false, Open, false, EventCircuitOpen, 20 * sec},
+		{pending, AuthFault, false, Closed, false, none, 0},
+		{pending, Overload, false, Closed, false, none, 0},
+		{pending, SoftFail, false, Closed, false, none, 0},
+		{pending, ReplyTimeout, false, Closed, false, none, 0},
+		{pending, Neutral, false, Closed, false, none, 0},
+		{pending, Cancelled, false, Closed, false, none, 0},
+
+		{refused, Success, false, Closed, false, none, 0},
+		{refused, Failure, false, Closed, false, none, 0},
+		{refused, AuthFault, false, Open, true, EventAuthFailed, 20 * sec},
+
+		// Late results of requests that began before it opened, or of panic.
+		{opened, Success, false, Open, false, none, 10 * sec},
+		{opened, Failure, false, Open, false, none, 10 * sec},
+		{opened, ConnectFailure, false, Open, false, none, 10 * sec},
+		{opened, AuthFault, false, Open, false, none, 10 * sec},
+		{opened, Overload, false, Open, false, none, 10 * sec},
+		{opened, SoftFail, false, Open, false, none, 10 * sec},
+		{opened, ReplyTimeout, false, Open, false, none, 10 * sec},
+		{opened, Neutral, false, Open, false, none, 10 * sec},
+		{opened, Cancelled, false, Open, false, none, 10 * sec},
+
+		{probing, Success, true, Closed, false, EventCircuitClosed, 0},
+		{probing, Failure, true, Open, false, none, 30 * sec}, // n = 2
+		{probing, ConnectFailure, true, Open, false, none, 30 * sec},
+		{probing, AuthFault, true, Open, false, none, 20 * sec}, // n stays 1
+		{probing, Overload, true, Closed, false, EventCircuitClosed, 0},
+		{probing, SoftFail, true, Open, false, none, 20 * sec},
+		{probing, ReplyTimeout, true, Open, false, none, 20 * sec},
+		{probing, Neutral, true, Open, false, none, 10 * sec}, // the turn is given back
+		{probing, Cancelled, true, Open, false, none, 10 * sec},
+		{probing, Success, false, HalfOpen, false, none, 0},
+		{probing, Failure, false, HalfOpen, false, none, 0},
+		{probing, AuthFault, false, HalfOpen, false, none, 0},
+		{probing, SoftFail, false, HalfOpen, false, none, 0},
+		{probing, Cancelled, false, HalfOpen, false, none, 0},
+
+		{faulty, Success, false, Open, true, none, 10 * sec},
+		{faulty, Failure, false, Open, true, none, 10 * sec},
+		{faulty, AuthFault, false, Open, true, none, 10 * sec},
+		{faulty, Cancelled, false, Open, true, none, 10 * sec},
+		{proving, Success, true, Closed, false, EventCircuitClosed, 0},
+		{proving, AuthFault, true, Open, true, none, 30 * sec},
+		{proving, Failure, true, Open, true, none, 30 * sec},
+		{proving, SoftFail, true, Open, true, none, 20 * sec},
+		{proving, Cancelled, true, Open, true, none, 10 * sec},
+		{proving, AuthFault, false, HalfOpen, true, none, 0},
+	} {
+		u, tok := upstreamAt(t, tc.from)
+		now := 10 * sec
+		o := Observation{Kind: tc.kind, Destination: 7, Started: at(now)}
+		if tc.probe {
+			o.Probe = tok
+		}
+		tr := observe(u, now, o)
+		s := u.Status()
+		if s.Circuit != tc.circuit || s.AuthFault != tc.auth || tr.Event() != tc.event || tr.Changed() != (tc.event != none) {
+			t.Errorf("%s, kind %d, probe %v: %s (auth fault %v), event %q; want %s (%v), %q",
+				tc.from, tc.kind, tc.probe, s.Circuit, s.AuthFault, tr.Event(), tc.circuit, tc.auth, tc.event)
+		}
+		if tc.circuit == Open && u.breaker.until != instantAt(tc.until) {
+			t.Errorf("%s, kind %d, probe %v: open until %s, want %s",
+				tc.from, tc.kind, tc.probe, u.breaker.until.sub(instantAt(0)), tc.until)
+		}
+	}
+}
+
+// TestSuccessForgives: what is pending is forgiven by one success, and by nothing
+// that says less.
+func TestSuccessForgives(t *testing.T) {
+	for kind, opens := range map[Kind]bool{
+		Success: false, Overload: true, SoftFail: true, ReplyTimeout: true, Neutral: true, Cancelled: true, AuthFault: true,
+	} {
+		u, _ := upstreamAt(t, pending)
+		observe(u, 0, Observation{Kind: kind})
+		if tr := observe(u, 0, Observation{Kind: Failure}); tr.Changed() != opens {
+			t.Errorf("4 failures, kind %d, 1 failure: opens %v", kind, tr.Changed())
+		}
+	}
+	u, _ := upstreamAt(t, refused)
+	observe(u, 0, Observation{Kind: Success})
+	if tr := observe(u, 0, Observation{Kind: AuthFault}); tr.Changed() {
+		t.Error("407 twice, a success, 407: auth fault")
+	}
+}
+
+func TestSuccessRate(t *testing.T) {
+	for _, tc := range []struct {
+		name           string
+		passed, failed int // alternating, then the rest; the last is a failure
+		gap            time.Duration
+		opens          bool
+	}{
+		{"half of 20", 10, 10, 0, false},
+		{"under half of 19", 9, 10, 0, false},
+		{"under half of 21", 10, 11, 0, true},
+		{"under half of 20", 9, 11, 0, true},
+		{"too long ago", 9, 11, 2 * sec, false},
+	} {
+		u := new(Upstream)
+		now := time.Duration(0)
+		var tr Transition
+		for tc.passed+tc.failed > 0 {
+			if tc.passed > 0 && tc.passed >= tc.failed-1 || tc.failed == 0 {
+				tc.passed--
+				observe(u, now, Observation{Kind: Success})
+			} else {
+				tc.failed--
+				tr = observe(u, now, Observation{Kind: Failure})
+			}
+			now += tc.gap
+		}
+		if tr.Changed() != tc.opens || tc.opens && tr.Reason != ReasonSuccessRate {
+			t.Errorf("%s: opens %v (%s)", tc.name, tr.Changed(), tr.Reason)
+		}
+	}
+}
+
+// TestOffMeansOff: with both triggers off nothing opens the circuit.
+func TestOffMeansOff(t *testing.T) {
+	cfg := exactConfig()
+	cfg.ConsecutiveFailures, cfg.MinSuccessRate = 0, 0
+	var u Upstream
+	for range 1000 {
+		if tr, _ := u.Observe(at(0), &cfg, Observation{Kind: ConnectFailure}); tr.Changed() {
+			t.Fatal("opened")
+		}
+	}
+}
+
+// TestOpenPeriods: 10 s × n up to 300 s, and n shrinks by one a minute of health.
+func TestOpenPeriods(t *testing.T) {
+	u, _ := upstreamAt(t, opened)
+	now := 10 * sec
+	for n := 2; n <= 40; n++ {
+		observe(u, now, Observation{Kind: Failure, Probe: probeAt(t, u, now)})
+		period := min(time.Duration(n)*10*sec, 300*sec)
+		if _, ok := u.TryProbe(at(now + period - 1)); ok {
+			t.Fatalf("n = %d: a probe before %s", n, period)
+		}
+		now += period
+	}
+	observe(u, now, Observation{Kind: Success, Probe: probeAt(t, u, now)})
+	if tr := repeat(u, now+28*time.Minute, 5, Observation{Kind: Failure}); !tr.Changed() {
+		t.Fatal("did not open")
+	}
+	if got := u.breaker.until.sub(instantAt(now + 28*time.Minute)); got != 40*sec { // 31 - 28 + 1
+		t.Errorf("open for %s after 28 minutes of health", got)
+	}
+	now += 29 * time.Minute
+	observe(u, now, Observation{Kind: Success, Probe: probeAt(t, u, now)})
+	repeat(u, now+time.Hour, 5, Observation{Kind: Failure})
+	if got := u.breaker.until.sub(instantAt(now + time.Hour)); got != 10*sec {
+		t.Errorf("open for %s after an hour of health", got)
+	}
+}
+
+func TestOpenPeriodsAreJittered(t *testing.T) {
+	cfg := DefaultUpstreamConfig()
+	seen := make(map[time.Duration]bool)
+	for range 100 {
+		var u Upstream
+		for range 5 {
+			u.Observe(at(0), &cfg, Observation{Kind: Failure})
+		}
+		d := u.breaker.until.sub(instantAt(0))
+		if d < 9*sec || d > 10*sec {
+			t.Fatalf("open for %s", d)
+		}
+		seen[d] = true
+	}
+	if len(seen) < 50 {
+		t.Errorf("%d different periods of 100", len(seen))
+	}
+}
+
+// TestNoGrowthOverflow: the product would wrap around.
+func TestNoGrowthOverflow(t *testing.T) {
+	cfg := exactConfig()
+	cfg.OpenFor, cfg.MaxOpenFor = math.MaxInt64/8, math.MaxInt64/4
+	b := breaker{openings: math.MaxInt - 1, state: HalfOpen}
+	b.open(0, &cfg, true, 0)
+	if b.until != math.MaxInt64/4 {
+		t.Errorf("open for %d", b.until)
+	}
+}
+
+func TestSlowStart(t *testing.T) {
+	cfg := exactConfig()
+	u, tok := upstreamAt(t, probing)
+	if f := u.Factor(at(10*sec), &cfg); f != 1 {
+		t.Errorf("before it comes back: %v", f)
+	}
+	observe(u, 10*sec, Observation{Kind: Success, Probe: tok})
+	for d, want := range map[time.Duration]float64{10 * sec: 0.1, 25 * sec: 0.55, 40 * sec: 1} {
+		if f := u.Factor(at(d), &cfg); math.Abs(f-want) > 1e-9 {
+			t.Errorf("at %s: %v, want %v", d, f, want)
+		}
+	}
+	// Only after a failure: not at first, nor when the operator brings it back.
+	v := new(Upstream)
+	v.ObserveCheck(at(0), &cfg, 2, 3, CheckResult{Outcome: Passed})
+	v.SetAdmin(Maint)
+	v.SetAdmin(Ready)
+	if f := v.Factor(at(0), &cfg); f != 1 {
+		t.Errorf("without failure: %v", f)
+	}
+	for range 3 {
+		v.ObserveCheck(at(0), &cfg, 2, 3, CheckResult{Outcome: Failed})
+	}
+	for range 2 {
+		v.ObserveCheck(at(sec), &cfg, 2, 3, CheckResult{Outcome: Passed})
+	}
+	if f := v.Factor(at(sec), &cfg); f != 0.1 {
+		t.Errorf("after it was down: %v", f)
+	}
+}
+
+func TestOverload(t *testing.T) {
+	cfg := exactConfig()
+	u := new(Upstream)
+	observe(u, 0, Observation{Kind: Overload, RetryAfter: 20 * sec})
+	observe(u, 0, Observation{Kind: Overload}) // shorter: does not end it earlier
+	for d, want := range map[time.Duration]float64{0: 0.1, 20 * sec: 0.1, 35 * sec: 0.55, 50 * sec: 1} {
+		if f := u.Factor(at(d), &cfg); math.Abs(f-want) > 1e-9 {
+			t.Errorf("at %s: %v, want %v", d, f, want)
+		}
+	}
+	if !u.Available() {
+		t.Error("overload takes it out")
+	}
+	v := new(Upstream)
+	observe(v, 0, Observation{Kind: Overload, RetryAfter: math.MaxInt64})
+	if f := v.Factor(at(331*sec), &cfg); f != 1 {
+		t.Errorf("an absurd Retry-After lasts longer than max_open_for: %v", f)
+	}
+}
+
+func TestConnectFailed(t *testing.T) {
+	for kind, failed := range map[Kind]bool{
+		Success: false, Failure: false, AuthFault: false, Overload: false, SoftFail: false, ReplyTimeout: false,
+		ConnectFailure: true, Neutral: true, Cancelled: true, // these say nothing about it
+	} {
+		u := new(Upstream)
+		observe(u, 0, Observation{Kind: ConnectFailure})
+		observe(u, 0, Observation{Kind: kind})
+		if got := u.Status().ConnectFailed; got != failed {
+			t.Errorf("connect failed, then kind %d: %v", kind, got)
+		}
+	}
+}
+
+// TestStaleToken: the token of a probe whose turn was given back is worth nothing.
+func TestStaleToken(t *testing.T) {
+	u, stale := upstreamAt(t, probing)
+	observe(u, 10*sec, Observation{Kind: Cancelled, Probe: stale})
+	tok := probeAt(t, u, 10*sec)
+	if tr := observe(u, 10*sec, Observation{Kind: Success, Probe: stale}); tr.Changed() {
+		t.Error("a stale token closed the circuit")
+	}
+	observe(u, 10*sec, Observation{Kind: Cancelled, Probe: stale})
+	if _, ok := u.TryProbe(at(10 * sec)); ok {
+		t.Error("a stale token gave the turn of another probe back")
+	}
+	if tr := observe(u, 10*sec, Observation{Kind: Success, Probe: tok}); tr.Event() != EventCircuitClosed {
+		t.Error("the probe itself does not close it")
+	}
+}
+
+func TestInFlight(t *testing.T) {
+	var u Upstream
+	u.StartExchange()
+	u.StartTunnel()
+	u.StartTunnel()
+	if u.Exchanges() != 1 || u.Tunnels() != 2 || u.InFlight() != 3 {
+		t.Errorf("%d, %d, %d", u.Exchanges(), u.Tunnels(), u.InFlight())
+	}
+	u.EndExchange()
+	u.EndTunnel()
+	u.EndTunnel()
+	if u.InFlight() != 0 {
+		t.Error("not back to 0")
+	}
+}
+
+func TestAdmin(t *testing.T) {
+	u := new(Upstream)
+	if tr := u.SetAdmin(Drain); !tr.Changed() || tr.Event() != EventNone || tr.Reason != ReasonAdmin || u.Available() {
+		t.Errorf("drain: %+v", tr)
+	}
+	if tr := u.SetAdmin(Drain); tr.Changed() {
+		t.Error("an edge without change")
+	}
+	u.SetAdmin(Ready)
+	if !u.Available() {
+		t.Error("not back")
+	}
+	// Its health is kept meanwhile, and it is not probed.
+	v, _ := upstreamAt(t, opened)
+	v.SetAdmin(Maint)
+	if _, ok := v.TryProbe(at(time.Hour)); ok {
+		t.Error("probed in maintenance")
+	}
+	v.SetAdmin(Ready)
+	if s := v.Status(); s.Circuit != Open {
+		t.Errorf("circuit is %s after maintenance", s.Circuit)
+	}
+	probeAt(t, v, time.Hour)
+}

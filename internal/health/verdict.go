@@ -1,0 +1,74 @@
+package health
+
+import "time"
+
+// Ask is what the caller is to do about a doubt.
+type Ask uint8
+
+// What may be asked for.
+const (
+	AskNothing Ask = iota
+	AskCheck       // run an active check of the member at once: [Checker.CheckNow]
+	AskWarn        // warn the operator: there is no way to find out more
+)
+
+// Outcome is what an observation led to.
+type Outcome struct {
+	// Transitions are the edges, of the member observed or of another one. Nil on
+	// almost every call. Log and emit them outside any lock.
+	Transitions []Transition
+
+	Doubt Doubt // why something is asked
+	Ask   Ask   // about the member observed
+}
+
+// Observe records how a request through m ended. m may have left the group since.
+func (g *Group) Observe(now time.Time, m *Member, o Observation) (out Outcome) {
+	tr, doubt := m.Upstream.Observe(now, &g.cfg.UpstreamConfig, o)
+	out.Transitions = changed(nil, tr)
+	switch {
+	case o.Destination == 0:
+	case o.Kind == Success:
+		out.Transitions = g.answered(now, m.Upstream, o.Destination, out.Transitions)
+	case o.Kind == SoftFail || o.Kind == ReplyTimeout:
+		g.soft[o.Destination%uint64(len(g.soft))].Store(o.Destination)
+	}
+	if doubt != NoDoubt {
+		out.Doubt, out.Ask = doubt, g.ask(doubt)
+	}
+	return out
+}
+
+// AnsweredElsewhere tells that a destination was reached past the group.
+func (g *Group) AnsweredElsewhere(now time.Time, destination uint64) []Transition {
+	return g.answered(now, nil, destination, nil)
+}
+
+// answered tells the members that failed for the destination that it was reached,
+// through via or past the group.
+func (g *Group) answered(now time.Time, via *Upstream, destination uint64, ts []Transition) []Transition {
+	slot := &g.soft[destination%uint64(len(g.soft))]
+	if slot.Load() != destination || !slot.CompareAndSwap(destination, 0) {
+		return ts
+	}
+	t := instantOf(now)
+	for _, m := range g.Members() {
+		if u := m.Upstream; u != via && u.dirty.Load() {
+			ts = changed(ts, u.answeredElsewhere(t, &g.cfg.UpstreamConfig, destination))
+		}
+	}
+	return ts
+}
+
+// ask tells what can be done about a doubt. Suspicion needs a check with a target:
+// that the upstream accepts connections says nothing about its uplink.
+func (g *Group) ask(d Doubt) Ask {
+	c := g.checker.Load()
+	switch {
+	case c != nil && (d == Unanswered || len(c.cfg.Targets) > 0):
+		return AskCheck
+	case d == Suspect && !g.cfg.OtherPath && len(g.Members()) < 2:
+		return AskWarn
+	}
+	return AskNothing
+}
