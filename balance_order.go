@@ -1,0 +1,122 @@
+package egress
+
+import (
+	"math/rand/v2"
+	"sync/atomic"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+// This file contains the policies that go by the configured order.
+
+func init() {
+	caddy.RegisterModule(FirstSelection{})
+	caddy.RegisterModule(new(RoundRobinSelection))
+}
+
+// admitted reports whether a member takes its turn: always if it has its full
+// share, and as often as its factor says otherwise.
+func admitted(m Member) bool {
+	f := factor(m)
+	return f >= 1 || rand.Float64() < f
+}
+
+// byFactor is what is left when every eligible member passed on its turn.
+func byFactor(s *Selection) int {
+	var chosen lottery
+	for i, m := range s.Members {
+		if s.Eligible(i) {
+			chosen.enter(i, factor(m))
+		}
+	}
+	return chosen.winner()
+}
+
+// FirstSelection is a policy that selects the first member that is available,
+// in configured order: the others are there for when it fails. Weights do not
+// matter. A member in slow start or overload takes only a part of the requests,
+// the rest goes on to the next.
+type FirstSelection struct{}
+
+// CaddyModule returns the Caddy module information.
+func (FirstSelection) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  policyNamespace + ".first",
+		New: func() caddy.Module { return new(FirstSelection) },
+	}
+}
+
+// Select implements SelectionPolicy.
+func (FirstSelection) Select(s *Selection) int {
+	first := -1
+	for i, m := range s.Members {
+		if !s.Eligible(i) {
+			continue
+		}
+		if admitted(m) {
+			return i
+		}
+		if first < 0 {
+			first = i
+		}
+	}
+	return first
+}
+
+// UnmarshalCaddyfile sets up the policy from Caddyfile tokens. Syntax:
+//
+//	lb_policy first
+func (*FirstSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { return unmarshalBare(d) }
+
+// RoundRobinSelection is a policy that selects one member after the other, in
+// configured order. Weights do not matter; weighted_round_robin is for them. A
+// member in slow start or overload is passed over now and then, as its share
+// wants it.
+type RoundRobinSelection struct {
+	next atomic.Uint64
+}
+
+// CaddyModule returns the Caddy module information.
+func (*RoundRobinSelection) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  policyNamespace + ".round_robin",
+		New: func() caddy.Module { return new(RoundRobinSelection) },
+	}
+}
+
+// Select implements SelectionPolicy.
+func (p *RoundRobinSelection) Select(s *Selection) int {
+	n := uint64(len(s.Members))
+	if n == 0 {
+		return -1
+	}
+	turn := p.next.Add(1) - 1
+	for passed := range n {
+		i := int((turn + passed) % n)
+		if !s.Eligible(i) || !admitted(s.Members[i]) {
+			continue
+		}
+		if passed > 0 {
+			// Those passed over had their turn; otherwise the member
+			// behind one that is down would get two.
+			p.next.Add(passed)
+		}
+		return i
+	}
+	return byFactor(s)
+}
+
+// UnmarshalCaddyfile sets up the policy from Caddyfile tokens. Syntax:
+//
+//	lb_policy round_robin
+func (*RoundRobinSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { return unmarshalBare(d) }
+
+// Interface guards
+var (
+	_ SelectionPolicy = (*FirstSelection)(nil)
+	_ SelectionPolicy = (*RoundRobinSelection)(nil)
+
+	_ caddyfile.Unmarshaler = (*FirstSelection)(nil)
+	_ caddyfile.Unmarshaler = (*RoundRobinSelection)(nil)
+)
