@@ -1,0 +1,161 @@
+package proxydial
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/caddy-egress/egress/internal/h1"
+)
+
+// maxInformational is how many 1xx may precede an answer.
+const maxInformational = 8
+
+// dialHTTP1 asks for a tunnel with HTTP/1.1, on a connection of its own.
+func (d *Dialer) dialHTTP1(ctx context.Context, authority string, client Client) (*Tunnel, error) {
+	if conn := d.standby.take(); conn != nil {
+		t, err := d.connect(ctx, conn, authority)
+		if !isStale(err) {
+			if t != nil {
+				t.Reused = true
+			}
+			return t, err
+		}
+		// It died while it waited, unseen. That says nothing about the proxy.
+	}
+	conn, err := d.open(ctx, d.tlsH1, client)
+	if err != nil {
+		return nil, err
+	}
+	return d.connect(ctx, conn, authority)
+}
+
+// isStale reports whether a connection that had waited turned out to be dead
+// before it brought a byte.
+func isStale(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	if !ok || e.Stage != StageReply {
+		return false
+	}
+	return e.Err == io.EOF || errors.Is(e.Err, syscall.ECONNRESET) || errors.Is(e.Err, syscall.EPIPE)
+}
+
+// connect sends a CONNECT and reads the answer. It owns conn until it returns a
+// Tunnel.
+func (d *Dialer) connect(ctx context.Context, conn net.Conn, authority string) (*Tunnel, error) {
+	ctx, cancel := d.replyContext(ctx)
+	defer cancel()
+	g := watch(ctx, conn)
+	t, err := d.exchange(conn, authority)
+	if err = g.done(err); err == nil {
+		return t, nil
+	}
+	_ = conn.Close()
+	e := &Error{Stage: StageReply, Err: err, Sent: true}
+	if r, ok := errors.AsType[*ReplyError](err); ok && r.Status == 407 {
+		e.Stage = StageAuth
+	}
+	return nil, e
+}
+
+// heads lends the fields of an answer's head.
+var heads = sync.Pool{New: func() any { return new(h1.Head) }}
+
+func (d *Dialer) exchange(conn net.Conn, authority string) (*Tunnel, error) {
+	hc := h1.NewConn(conn)
+	hc.Begin()
+	defer hc.End()
+	if _, err := hc.Write(d.connectRequest(authority)); err != nil {
+		return nil, fmt.Errorf("write CONNECT: %w", err)
+	}
+	head := heads.Get().(*h1.Head)
+	defer heads.Put(head)
+	if err := d.readFinal(hc, head); err != nil {
+		return nil, err
+	}
+	reply := replyOf(head)
+	if head.Status > 299 {
+		return nil, &ReplyError{reply}
+	}
+	// Whatever Content-Length or Transfer-Encoding say, a 2xx has no content
+	// (RFC 9110 §9.3.6): what follows belongs to the tunnel.
+	return &Tunnel{Conn: asTunnel(conn), Early: hc.Rest(), Reply: reply, Protocol: "http/1.1"}, nil
+}
+
+// readFinal reads the final head, past a few informational ones.
+func (d *Dialer) readFinal(hc *h1.Conn, head *h1.Head) error {
+	for range maxInformational + 1 {
+		if err := hc.ReadHead(head, d.cfg.MaxReplyHead); err != nil {
+			return headError(err)
+		}
+		switch {
+		case head.Status == 101:
+			return malformed("101 without an Upgrade")
+		case head.Status >= 200:
+			return nil
+		}
+	}
+	return malformed("over %d informational responses", maxInformational)
+}
+
+// headError says in this package's terms why there was no head.
+func headError(err error) error {
+	if pe, ok := errors.AsType[*h1.ProtocolError](err); ok {
+		return &MalformedError{pe.Reason, pe.TooLarge}
+	}
+	if errors.Is(err, h1.ErrClosedBeforeResponse) {
+		return io.EOF
+	}
+	return err
+}
+
+func replyOf(head *h1.Head) Reply {
+	r := Reply{Status: head.Status}
+	chunked := false
+	for _, f := range head.Fields {
+		r.add(f.Name, f.Value)
+		chunked = chunked || f.Name == "Transfer-Encoding"
+	}
+	r.BodyLess = r.BodyLess && !chunked || r.Status == 204 || r.Status == 304
+	return r
+}
+
+// connectRequest is a CONNECT for HTTP/1.1. Host is the authority (RFC 9110
+// §9.3.6, RFC 9112 §3.2.3).
+func (d *Dialer) connectRequest(authority string) []byte {
+	b := make([]byte, 0, 2*len(authority)+len(d.extra)+64)
+	b = append(b, "CONNECT "...)
+	b = append(b, authority...)
+	b = append(b, " HTTP/1.1\r\n"...)
+	b = h1.AppendField(b, "Host", authority)
+	b = append(b, d.extra...)
+	return append(b, '\r', '\n')
+}
+
+// connectFields are the fields that are the same in every CONNECT, as HTTP/1.1
+// has them.
+func (c *Config) connectFields() (b []byte) {
+	for _, f := range c.fields() {
+		b = h1.AppendField(b, f.Name, f.Value)
+	}
+	return b
+}
+
+// fields are the configured ones, and the credentials.
+func (c *Config) fields() []h1.Field {
+	var fields []h1.Field
+	if c.Authenticate {
+		credentials := base64.StdEncoding.EncodeToString([]byte(c.User + ":" + c.Password))
+		fields = append(fields, h1.Field{Name: "Proxy-Authorization", Value: "Basic " + credentials})
+	}
+	for _, f := range c.Header {
+		fields = append(fields, h1.Field{Name: f.Name, Value: strings.Trim(f.Value, " \t")})
+	}
+	return fields
+}

@@ -1,0 +1,236 @@
+package proxydial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+
+	"github.com/dunglas/httpsfv"
+)
+
+// Stage is how far an attempt came.
+type Stage uint8
+
+// The stages, in their order.
+const (
+	// StageDial: the connection to the proxy could not be made, or had to be
+	// waited for in vain.
+	StageDial Stage = iota + 1
+	// StageProxyProtocol: the PROXY protocol header could not be written.
+	StageProxyProtocol
+	// StageTLS: the TLS handshake failed.
+	StageTLS
+	// StageNegotiate: what comes before the request failed: the SETTINGS of
+	// HTTP/2, the choice of a SOCKS method.
+	StageNegotiate
+	// StageAuth: the proxy wants other credentials (407, or their SOCKS forms).
+	StageAuth
+	// StageReply: the request was written, or was about to be, and there was no
+	// reply, one that cannot be understood, or a refusal.
+	StageReply
+)
+
+func (s Stage) String() string {
+	switch s {
+	case StageDial:
+		return "dial"
+	case StageProxyProtocol:
+		return "proxy_protocol"
+	case StageTLS:
+		return "tls"
+	case StageNegotiate:
+		return "negotiate"
+	case StageAuth:
+		return "auth"
+	case StageReply:
+		return "reply"
+	}
+	return fmt.Sprintf("stage(%d)", uint8(s))
+}
+
+// Error is what DialTunnel and DialProxy return, except for ErrClosed and bad
+// arguments (*ArgumentError). What Err wraps tells causes apart:
+//
+//	*ReplyError          the proxy answered, and not with a 2xx (407: StageAuth)
+//	*SOCKSError          the same in SOCKS
+//	*MalformedError      an answer that breaks its protocol, or is too large
+//	io.EOF, io.ErrUnexpectedEOF   the proxy closed before, or within, its answer
+//	context.Canceled     the caller gave up
+//	Timeout() is true    an answer, or the connection, did not come in time
+type Error struct {
+	// Stage is where it ended.
+	Stage Stage
+	// Err is why.
+	Err error
+	// Sent is true where the proxy may have read the request for the
+	// destination.
+	Sent bool
+	// Retryable is true where the proxy has promised that it did nothing with
+	// the request: HTTP/2 GOAWAY or REFUSED_STREAM (RFC 9113 §8.7).
+	Retryable bool
+}
+
+func (e *Error) Error() string { return "upstream proxy: " + e.Stage.String() + ": " + e.Err.Error() }
+func (e *Error) Unwrap() error { return e.Err }
+
+// Timeout reports whether time ran out, be it that of the context or of the
+// configuration.
+func (e *Error) Timeout() bool {
+	ne, ok := errors.AsType[net.Error](e.Err)
+	return ok && ne.Timeout() || errors.Is(e.Err, context.DeadlineExceeded) || errors.Is(e.Err, os.ErrDeadlineExceeded)
+}
+
+// ErrClosed is returned for what begins after Close.
+var ErrClosed = errors.New("upstream proxy: dialer is closed")
+
+// ArgumentError says what is wrong with a request, before anything was dialed.
+type ArgumentError struct{ Reason string }
+
+func (e *ArgumentError) Error() string { return "upstream proxy: " + e.Reason }
+
+func badArgument(format string, args ...any) error {
+	return &ArgumentError{fmt.Sprintf(format, args...)}
+}
+
+// MalformedError says what in an answer breaks the protocol.
+type MalformedError struct {
+	Reason string
+	// TooLarge is true where a limit was passed rather than a rule broken.
+	TooLarge bool
+}
+
+func (e *MalformedError) Error() string { return "malformed reply: " + e.Reason }
+
+func malformed(format string, args ...any) error {
+	return &MalformedError{Reason: fmt.Sprintf(format, args...)}
+}
+
+// Reply is what the head of the final answer to CONNECT says. For SOCKS it is
+// zero.
+type Reply struct {
+	Status int
+	// ProxyStatus joins the Proxy-Status fields (RFC 9209) with commas.
+	ProxyStatus string
+	// RetryAfter, SquidError (X-Squid-Error), Via and Authenticate
+	// (Proxy-Authenticate) are the fields of that name, joined likewise.
+	RetryAfter, SquidError, Via, Authenticate string
+	// BodyLess is true where the answer surely has no content.
+	BodyLess bool
+}
+
+// ReplyError is an answer to CONNECT that is no 2xx.
+type ReplyError struct{ Reply }
+
+func (e *ReplyError) Error() string {
+	s := fmt.Sprintf("status %d", e.Status)
+	if kind := e.ProxyError(); kind != "" {
+		s += " (" + kind + ")"
+	}
+	return s
+}
+
+// Evident reports whether the answer shows that the proxy itself, or one behind
+// it, made it, and not an origin: it has a Proxy-Status with an error, or an
+// X-Squid-Error, or it is a 5xx without content that went through no proxy.
+func (r *Reply) Evident() bool {
+	return r.ProxyError() != "" || r.SquidError != "" || r.Status >= 500 && r.BodyLess && r.Via == ""
+}
+
+// ProxyError is the error type in Proxy-Status (RFC 9209 §2.3), such as
+// "dns_error" or "proxy_internal_error", and empty without one. Of several
+// proxies, the one nearest to us that names an error counts.
+func (r *Reply) ProxyError() string {
+	if r.ProxyStatus == "" {
+		return ""
+	}
+	list, err := httpsfv.UnmarshalList([]string{r.ProxyStatus})
+	if err != nil {
+		return ""
+	}
+	for i := len(list) - 1; i >= 0; i-- {
+		item, ok := list[i].(httpsfv.Item)
+		if !ok {
+			continue
+		}
+		value, _ := item.Params.Get("error")
+		switch v := value.(type) {
+		case httpsfv.Token:
+			return strings.ToLower(string(v))
+		case string:
+			return strings.ToLower(v)
+		}
+	}
+	return ""
+}
+
+// add takes a field of the answer. The name is in canonical form.
+func (r *Reply) add(name, value string) {
+	switch name {
+	case "Proxy-Status":
+		join(&r.ProxyStatus, value)
+	case "Retry-After":
+		join(&r.RetryAfter, value)
+	case "X-Squid-Error":
+		join(&r.SquidError, value)
+	case "Via":
+		join(&r.Via, value)
+	case "Proxy-Authenticate":
+		join(&r.Authenticate, value)
+	case "Content-Length":
+		r.BodyLess = value == "0"
+	}
+}
+
+func join(list *string, value string) {
+	if *list != "" {
+		value = *list + ", " + value
+	}
+	*list = value
+}
+
+// SOCKSError is a refusal by a SOCKS5 proxy.
+type SOCKSError struct{ Code SOCKSCode }
+
+func (e *SOCKSError) Error() string { return "socks: " + e.Code.String() }
+
+// SOCKSCode is a reply of RFC 1928 §6, or one of the refusals that come before.
+type SOCKSCode int
+
+// The codes of RFC 1928 §6, and below zero those that have no number there.
+const (
+	SOCKSGeneralFailure       SOCKSCode = 1
+	SOCKSNotAllowed           SOCKSCode = 2
+	SOCKSNetUnreachable       SOCKSCode = 3
+	SOCKSHostUnreachable      SOCKSCode = 4
+	SOCKSRefused              SOCKSCode = 5
+	SOCKSTTLExpired           SOCKSCode = 6
+	SOCKSCommandNotSupported  SOCKSCode = 7
+	SOCKSAddrTypeNotSupported SOCKSCode = 8
+	// SOCKSNoMethod: the proxy takes none of the methods that we offer (X'FF').
+	SOCKSNoMethod SOCKSCode = -1
+	// SOCKSBadCredentials: the proxy refused user and password (RFC 1929 §2).
+	SOCKSBadCredentials SOCKSCode = -2
+)
+
+var socksTexts = map[SOCKSCode]string{
+	SOCKSGeneralFailure:       "general failure",
+	SOCKSNotAllowed:           "not allowed by its rules",
+	SOCKSNetUnreachable:       "network unreachable",
+	SOCKSHostUnreachable:      "host unreachable",
+	SOCKSRefused:              "connection refused",
+	SOCKSTTLExpired:           "TTL expired",
+	SOCKSCommandNotSupported:  "command not supported",
+	SOCKSAddrTypeNotSupported: "address type not supported",
+	SOCKSNoMethod:             "no acceptable authentication method",
+	SOCKSBadCredentials:       "user and password refused",
+}
+
+func (c SOCKSCode) String() string {
+	if s, ok := socksTexts[c]; ok {
+		return s
+	}
+	return fmt.Sprintf("reply code %d", int(c))
+}

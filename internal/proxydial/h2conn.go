@@ -1,0 +1,428 @@
+package proxydial
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+const (
+	// maxSendFrame bounds the DATA frames we send, whatever the peer allows, so
+	// that one tunnel does not hold up the others for long.
+	maxSendFrame = 16 << 10
+	// outLimit is how many bytes of tunnels may wait for the socket. Frames that
+	// control the connection come on top.
+	outLimit = 64 << 10
+	// controlLimit is how far they may. More is a peer that asks for answers
+	// which it does not read.
+	controlLimit = 64 << 10
+	// connWindow is the flow-control window of the connection. It is given back
+	// as bytes come in, so that a slow reader holds up its own tunnel alone: the
+	// windows of the streams bound the memory.
+	connWindow = 16 << 20
+	// initialWindow is what every window is before somebody says otherwise (RFC
+	// 9113 §6.9.2).
+	initialWindow = 65535
+	// maxWindow is what no window may exceed (RFC 9113 §6.9.1).
+	maxWindow = 1<<31 - 1
+	// flushTimeout is how long the last frames of a connection may take.
+	flushTimeout = 5 * time.Second
+)
+
+// Ends of an HTTP/2 connection.
+var (
+	errPingTimeout = errors.New("http2: no sign of life in time")
+	errGoAway      = errors.New("http2: connection ends (GOAWAY) before this stream")
+	errNoCapacity  = errors.New("http2: proxy allows no streams")
+	errConnClosed  = errors.New("http2: connection closed")
+)
+
+// h2Conn is an HTTP/2 connection to a proxy, which carries CONNECT streams only.
+//
+// Nobody but its writer goroutine waits for the socket: everything to be sent is
+// put into out, so that whoever waits for room there, or for a window, can be
+// interrupted. Its reader goroutine never waits for anything but the socket.
+type h2Conn struct {
+	nc   net.Conn
+	cfg  *Config
+	pool *pool
+
+	settled chan struct{} // closed with the peer's first SETTINGS, or with err
+
+	mu       sync.Mutex
+	writable *sync.Cond // for the writer: out is not empty, or the end has come
+	framer   *http2.Framer
+	henc     *hpack.Encoder
+	hbuf     headerBuffer
+	out      []byte // frames to be sent; from outBuffers
+	control  int    // bytes of out that do not belong to tunnels
+	streams  map[uint32]*stream
+	reserved int // slots taken for streams that are not open yet
+	nextID   uint32
+	err      error // why it is dead; sticky
+	draining bool  // no new streams: GOAWAY, Close, ids used up
+	flushed  bool  // ending: the writer closes the socket when out is empty
+
+	// What the peer allows.
+	peerStreams uint32
+	peerWindow  int64 // of new streams
+	peerFrame   int
+	sendWindow  int64 // of the connection
+
+	owed      int64 // connection window not given back yet
+	ping      *time.Timer
+	pinged    bool      // a PING waits for its answer
+	pings     uint64    // their count, which is their content
+	heard     time.Time // when the last frame came
+	idle      *time.Timer
+	everReady bool // SETTINGS came, or settled was closed by the end
+}
+
+// headerBuffer collects an encoded header block.
+type headerBuffer struct{ b []byte }
+
+func (h *headerBuffer) Write(p []byte) (int, error) {
+	h.b = append(h.b, p...)
+	return len(p), nil
+}
+
+var outBuffers = sync.Pool{New: func() any { b := make([]byte, 0, outLimit/4); return &b }}
+
+// newH2Conn starts HTTP/2 on a connection, which it owns, and waits for the
+// peer's settings: only they tell how many tunnels it takes.
+func newH2Conn(ctx context.Context, nc net.Conn, p *pool) (*h2Conn, error) {
+	c := &h2Conn{
+		nc:          nc,
+		cfg:         &p.dialer.cfg,
+		pool:        p,
+		settled:     make(chan struct{}),
+		streams:     map[uint32]*stream{},
+		nextID:      1,
+		peerStreams: defaultTunnels, // RFC 9113 §6.5.2 recommends to allow that many
+		peerWindow:  initialWindow,
+		peerFrame:   maxSendFrame,
+		sendWindow:  initialWindow,
+		heard:       time.Now(),
+	}
+	c.writable = sync.NewCond(&c.mu)
+	c.framer = http2.NewFramer((*outWriter)(c), nc)
+	c.framer.SetReuseFrames()
+	c.framer.SetMaxReadFrameSize(maxSendFrame)
+	c.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	c.framer.MaxHeaderListSize = uint32(c.cfg.MaxReplyHead)
+	c.henc = hpack.NewEncoder(&c.hbuf)
+	c.idle = time.AfterFunc(time.Hour, c.closeIdle)
+	c.ping = time.AfterFunc(time.Hour, c.checkAlive)
+	c.idle.Stop() // until watchIdle
+	c.ping.Stop() // until armPing
+
+	c.mu.Lock()
+	c.appendRaw([]byte(http2.ClientPreface))
+	_ = c.framer.WriteSettings(
+		http2.Setting{ID: http2.SettingEnablePush, Val: 0},
+		http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(c.cfg.StreamWindow)},
+		http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: uint32(c.cfg.MaxReplyHead)},
+	)
+	_ = c.framer.WriteWindowUpdate(0, connWindow-initialWindow)
+	c.control = 0
+	c.mu.Unlock()
+	go c.writeLoop()
+	go c.readLoop()
+
+	select {
+	case <-c.settled:
+	case <-ctx.Done():
+		c.fail(ctx.Err())
+		return nil, ctx.Err()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c, c.err
+}
+
+// outWriter is where the Framer writes to, with c.mu held.
+type outWriter h2Conn
+
+func (w *outWriter) Write(p []byte) (int, error) {
+	(*h2Conn)(w).appendRaw(p)
+	return len(p), nil
+}
+
+// appendRaw puts bytes into out and wakes the writer. It is called with c.mu held.
+func (c *h2Conn) appendRaw(p []byte) {
+	if c.out == nil {
+		c.out = *outBuffers.Get().(*[]byte)
+	}
+	c.out = append(c.out, p...)
+	c.control += len(p)
+	c.writable.Signal()
+}
+
+// writeLoop moves out to the socket. It is the one that closes it.
+func (c *h2Conn) writeLoop() {
+	defer c.nc.Close()
+	for {
+		b, ok := c.nextOut()
+		if !ok {
+			return
+		}
+		_, err := c.nc.Write(b)
+		b = b[:0]
+		if cap(b) <= outLimit+controlLimit {
+			outBuffers.Put(&b)
+		}
+		if err != nil {
+			c.fail(fmt.Errorf("write: %w", err))
+			return
+		}
+	}
+}
+
+// nextOut waits for bytes to be sent and takes them.
+func (c *h2Conn) nextOut() ([]byte, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.out) == 0 && c.err == nil && !c.flushed {
+		c.writable.Wait()
+	}
+	if len(c.out) == 0 || c.err != nil {
+		return nil, false
+	}
+	b := c.out
+	c.out, c.control = nil, 0
+	c.wakeWriters()
+	return b, true
+}
+
+// wakeWriters wakes the tunnels that wait for room or for the window of the
+// connection. It is called with c.mu held.
+func (c *h2Conn) wakeWriters() {
+	for _, s := range c.streams {
+		if s.writers > 0 {
+			s.sendable.Broadcast()
+		}
+	}
+}
+
+// fail ends the connection and everything on it. The first error stays.
+func (c *h2Conn) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failLocked(err)
+}
+
+func (c *h2Conn) failLocked(err error) {
+	if c.err != nil {
+		return
+	}
+	c.err, c.draining = err, true
+	if !c.everReady {
+		c.everReady = true
+		close(c.settled)
+	}
+	for _, s := range c.streams {
+		s.failLocked(err, false)
+	}
+	c.ping.Stop()
+	c.idle.Stop()
+	c.writable.Signal()
+	// The socket goes first: a closure alert might wait for a peer that does not
+	// read.
+	_ = below(c.nc).Close()
+	c.pool.wake()
+}
+
+// below is the connection that TLS runs on.
+func below(c net.Conn) net.Conn {
+	if t, ok := c.(*tls.Conn); ok {
+		return t.NetConn()
+	}
+	return c
+}
+
+// capacityLocked is how many tunnels it takes, those it has included.
+func (c *h2Conn) capacityLocked() int {
+	return min(c.cfg.MaxTunnelsPerConn, int(min(c.peerStreams, 1<<30)))
+}
+
+// reserve takes a slot for a tunnel.
+func (c *h2Conn) reserve() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.draining || len(c.streams)+c.reserved >= c.capacityLocked() {
+		return false
+	}
+	c.reserved++
+	c.idle.Stop()
+	return true
+}
+
+// room reports how many tunnels more it would take, and whether it takes any at
+// all any more.
+func (c *h2Conn) room() (free int, usable bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.capacityLocked() - len(c.streams) - c.reserved, !c.draining
+}
+
+// slotFreed is called with c.mu held when a stream or a reservation has ended.
+func (c *h2Conn) slotFreed() {
+	if len(c.streams)+c.reserved == 0 && c.err == nil {
+		c.ping.Stop()
+		c.pinged = false
+		if c.draining {
+			c.finishLocked()
+		} else {
+			c.idle.Reset(c.cfg.IdleTimeout)
+		}
+	}
+	c.pool.wake()
+}
+
+// watchIdle begins to count the time without tunnels.
+func (c *h2Conn) watchIdle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.streams)+c.reserved == 0 && c.err == nil {
+		c.idle.Reset(c.cfg.IdleTimeout)
+	}
+}
+
+// closeIdle closes it if it still has no tunnel.
+func (c *h2Conn) closeIdle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.streams)+c.reserved == 0 {
+		c.drainLocked()
+	}
+}
+
+// drain lets no new tunnel begin; the connection closes with its last one.
+func (c *h2Conn) drain() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.drainLocked()
+}
+
+func (c *h2Conn) drainLocked() {
+	c.draining = true
+	if len(c.streams)+c.reserved == 0 && c.err == nil {
+		c.finishLocked()
+	}
+}
+
+// finishLocked says good-bye and closes behind what is still to be sent.
+func (c *h2Conn) finishLocked() {
+	if c.flushed {
+		return
+	}
+	c.flushed = true
+	c.idle.Stop()
+	_ = c.framer.WriteGoAway(0, http2.ErrCodeNo, nil)
+	_ = c.nc.SetWriteDeadline(time.Now().Add(flushTimeout))
+	c.writable.Signal()
+}
+
+// armPing begins to watch over the connection, which has a tunnel now. It is
+// called with c.mu held.
+func (c *h2Conn) armPing() {
+	c.pinged = false
+	c.heard = time.Now()
+	c.ping.Reset(c.cfg.PingInterval)
+}
+
+// checkAlive asks for a sign of life after a silence, and ends the connection
+// where none has come.
+func (c *h2Conn) checkAlive() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.streams)+c.reserved == 0 || c.err != nil {
+		return
+	}
+	silence := time.Since(c.heard)
+	switch {
+	case c.pinged:
+		c.failLocked(errPingTimeout)
+	case silence < c.cfg.PingInterval:
+		c.ping.Reset(c.cfg.PingInterval - silence)
+	default:
+		c.pinged = true
+		c.pings++
+		var content [8]byte
+		for i := range content {
+			content[i] = byte(c.pings >> (8 * i))
+		}
+		_ = c.framer.WritePing(false, content)
+		c.ping.Reset(c.cfg.PingTimeout)
+	}
+}
+
+// open sends a CONNECT in a slot that was reserved.
+func (c *h2Conn) open(authority string) (*stream, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reserved--
+	if c.err != nil || c.draining {
+		err := c.err
+		if err == nil {
+			err = errGoAway
+		}
+		c.slotFreed()
+		return nil, &Error{Stage: StageReply, Err: err, Retryable: true}
+	}
+	s := newStream(c, c.nextID)
+	c.nextID += 2
+	if c.nextID > maxWindow {
+		c.draining = true // the ids are used up (RFC 9113 §5.1.1)
+	}
+	if len(c.streams) == 0 {
+		c.armPing()
+	}
+	c.streams[s.id] = s
+	c.writeHeaders(s.id, authority)
+	return s, nil
+}
+
+// writeHeaders sends the fields of a CONNECT (RFC 9113 §8.5).
+func (c *h2Conn) writeHeaders(id uint32, authority string) {
+	c.hbuf.b = c.hbuf.b[:0]
+	_ = c.henc.WriteField(hpack.HeaderField{Name: ":method", Value: "CONNECT"})
+	_ = c.henc.WriteField(hpack.HeaderField{Name: ":authority", Value: authority})
+	for _, f := range c.pool.fields {
+		_ = c.henc.WriteField(f)
+	}
+	control := c.control
+	block, first := c.hbuf.b, true
+	for first || len(block) > 0 {
+		part := block[:min(len(block), c.peerFrame)]
+		block = block[len(part):]
+		if first {
+			_ = c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: part, EndHeaders: len(block) == 0})
+		} else {
+			_ = c.framer.WriteContinuation(id, len(block) == 0, part)
+		}
+		first = false
+	}
+	c.control = control // asked for by us, not by the peer
+}
+
+// dead reports whether it has ended.
+func (c *h2Conn) dead() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err != nil
+}
+
+// load counts its tunnels, those being asked for included.
+func (c *h2Conn) load() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.streams) + c.reserved
+}

@@ -1,0 +1,276 @@
+package proxydial
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/textproto"
+	"strconv"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// readLoop takes in what the peer sends until the connection ends.
+func (c *h2Conn) readLoop() {
+	defer c.pool.remove(c)
+	for {
+		f, err := c.framer.ReadFrame()
+		if se, ok := errors.AsType[http2.StreamError](err); ok {
+			err = c.handle(nil, &se)
+		} else if err == nil {
+			err = c.handle(f, nil)
+		}
+		if err != nil {
+			c.end(err)
+			return
+		}
+	}
+}
+
+// end ends the connection for what was wrong in what came, and tells the peer.
+func (c *h2Conn) end(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.flushed:
+		err = errConnClosed
+	case errors.Is(err, http2.ErrFrameTooLarge):
+		err = &MalformedError{Reason: err.Error(), TooLarge: true}
+	default:
+		if ce, ok := errors.AsType[http2.ConnectionError](err); ok {
+			detail := ""
+			if d := c.framer.ErrorDetail(); d != nil {
+				detail = ": " + strconv.Quote(d.Error())
+			}
+			err = malformed("http2 %v%s", http2.ErrCode(ce), detail)
+		}
+	}
+	c.failLocked(err)
+}
+
+// streamError resets a stream whose peer broke the protocol in it alone.
+func (c *h2Conn) streamError(se *http2.StreamError) error {
+	s, err := c.known(se.StreamID)
+	if err != nil {
+		return err
+	}
+	if s == nil {
+		_ = c.framer.WriteRSTStream(se.StreamID, se.Code)
+		return nil
+	}
+	s.resetLocked(se.Code, malformed("http2 %v in the stream", se.Code))
+	return nil
+}
+
+// noteFrame records a sign of life. It is called with c.mu held.
+func (c *h2Conn) noteFrame() {
+	c.heard = time.Now()
+	if c.pinged {
+		c.pinged = false
+		c.ping.Reset(c.cfg.PingInterval)
+	}
+}
+
+// handle takes one frame in, or what was wrong with it. An error is the end of
+// the connection.
+func (c *h2Conn) handle(f http2.Frame, se *http2.StreamError) (err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return c.err
+	}
+	c.noteFrame()
+	if _, ok := f.(*http2.SettingsFrame); !ok && !c.everReady {
+		return malformed("http2: the first frame is no SETTINGS") // RFC 9113 §3.4
+	}
+	if se != nil {
+		err = c.streamError(se)
+	} else {
+		err = c.dispatch(f)
+	}
+	if err != nil {
+		return err
+	}
+	if c.control > controlLimit {
+		return malformed("http2: more questions than the peer reads answers")
+	}
+	return nil
+}
+
+func (c *h2Conn) dispatch(f http2.Frame) error {
+	switch f := f.(type) {
+	case *http2.DataFrame:
+		return c.onData(f)
+	case *http2.MetaHeadersFrame:
+		return c.onHeaders(f)
+	case *http2.WindowUpdateFrame:
+		return c.onWindowUpdate(f)
+	case *http2.RSTStreamFrame:
+		return c.onReset(f)
+	case *http2.SettingsFrame:
+		return c.onSettings(f)
+	case *http2.PingFrame:
+		if !f.IsAck() {
+			_ = c.framer.WritePing(true, f.Data)
+		}
+	case *http2.GoAwayFrame:
+		c.onGoAway(f)
+	case *http2.PushPromiseFrame:
+		return malformed("http2: PUSH_PROMISE, which was forbidden")
+	}
+	return nil // unknown frames are to be ignored (RFC 9113 §4.1)
+}
+
+// known returns the stream of a frame; it is nil where the stream has ended. One
+// that was never opened is an error (RFC 9113 §5.1).
+func (c *h2Conn) known(id uint32) (*stream, error) {
+	if id%2 == 0 || id >= c.nextID {
+		return nil, malformed("http2: frame for stream %d, which is not open", id)
+	}
+	return c.streams[id], nil
+}
+
+func (c *h2Conn) onData(f *http2.DataFrame) error {
+	s, err := c.known(f.StreamID)
+	if err != nil {
+		return err
+	}
+	// Half of the window at a time, so that small frames do not double.
+	if c.owed += int64(f.Length); c.owed >= connWindow/2 {
+		_ = c.framer.WriteWindowUpdate(0, uint32(c.owed))
+		c.owed = 0
+	}
+	if s == nil {
+		return nil // on its way when the stream was reset
+	}
+	s.onData(f)
+	return nil
+}
+
+func (c *h2Conn) onHeaders(f *http2.MetaHeadersFrame) error {
+	s, err := c.known(f.StreamID)
+	if s == nil || err != nil {
+		return err
+	}
+	switch {
+	case f.Truncated:
+		s.resetLocked(http2.ErrCodeCancel, &MalformedError{
+			Reason: fmt.Sprintf("response head over %d bytes", c.cfg.MaxReplyHead), TooLarge: true,
+		})
+		return nil
+	case s.answered():
+		// No frames but DATA on a tunnel (RFC 9113 §8.5).
+		s.resetLocked(http2.ErrCodeProtocol, malformed("http2: HEADERS within a tunnel"))
+		return nil
+	}
+	status, err := strconv.Atoi(f.PseudoValue("status"))
+	if err != nil || status < 100 || status > 999 || len(f.PseudoValue("status")) != 3 {
+		s.resetLocked(http2.ErrCodeProtocol, malformed("http2: status %.10q", f.PseudoValue("status")))
+		return nil
+	}
+	if status < 200 {
+		s.onInformational(status, f.StreamEnded())
+		return nil
+	}
+	reply := Reply{Status: status}
+	for _, field := range f.RegularFields() {
+		reply.add(textproto.CanonicalMIMEHeaderKey(field.Name), field.Value)
+	}
+	reply.BodyLess = reply.BodyLess || f.StreamEnded()
+	s.onReply(reply, f.StreamEnded())
+	return nil
+}
+
+func (c *h2Conn) onWindowUpdate(f *http2.WindowUpdateFrame) error {
+	if f.StreamID == 0 {
+		if c.sendWindow += int64(f.Increment); c.sendWindow > maxWindow {
+			return http2.ConnectionError(http2.ErrCodeFlowControl)
+		}
+		c.wakeWriters()
+		return nil
+	}
+	s, err := c.known(f.StreamID)
+	if s == nil || err != nil {
+		return err
+	}
+	if s.sendWindow += int64(f.Increment); s.sendWindow > maxWindow {
+		s.resetLocked(http2.ErrCodeFlowControl, malformed("http2: window over 2^31-1"))
+		return nil
+	}
+	s.sendable.Broadcast()
+	return nil
+}
+
+func (c *h2Conn) onReset(f *http2.RSTStreamFrame) error {
+	s, err := c.known(f.StreamID)
+	if s == nil || err != nil {
+		return err
+	}
+	s.onReset(f.ErrCode)
+	return nil
+}
+
+func (c *h2Conn) onSettings(f *http2.SettingsFrame) error {
+	if f.IsAck() {
+		return nil
+	}
+	if err := f.ForeachSetting(c.onSetting); err != nil {
+		return err
+	}
+	_ = c.framer.WriteSettingsAck()
+	if !c.everReady {
+		c.everReady = true
+		close(c.settled)
+	}
+	c.pool.wake() // there may be more slots
+	return nil
+}
+
+func (c *h2Conn) onSetting(s http2.Setting) error {
+	if err := s.Valid(); err != nil {
+		return err
+	}
+	switch s.ID {
+	case http2.SettingMaxConcurrentStreams:
+		c.peerStreams = s.Val
+	case http2.SettingMaxFrameSize:
+		c.peerFrame = min(int(s.Val), maxSendFrame)
+	case http2.SettingHeaderTableSize:
+		c.henc.SetMaxDynamicTableSize(min(s.Val, 4096))
+	case http2.SettingInitialWindowSize:
+		// It moves the windows of open streams, too (RFC 9113 §6.9.2).
+		delta := int64(s.Val) - c.peerWindow
+		c.peerWindow = int64(s.Val)
+		for _, st := range c.streams {
+			if st.sendWindow += delta; st.sendWindow > maxWindow {
+				return http2.ConnectionError(http2.ErrCodeFlowControl)
+			}
+		}
+		c.wakeWriters()
+	}
+	return nil
+}
+
+// onGoAway lets no new stream begin. Those the peer will not look at fail at
+// once, and may be repeated elsewhere (RFC 9113 §6.8).
+func (c *h2Conn) onGoAway(f *http2.GoAwayFrame) {
+	c.draining = true
+	for id, s := range c.streams {
+		if id > f.LastStreamID {
+			s.failLocked(errGoAway, true)
+		}
+	}
+	if len(c.streams)+c.reserved == 0 {
+		c.finishLocked()
+	}
+	c.pool.wake()
+}
+
+// readEnd is what the end of a connection means for those on it.
+func readEnd(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
