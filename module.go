@@ -119,6 +119,8 @@ type Handler struct {
 	adminAddresses []hostPort
 	hosts          map[string]struct{}
 	poolID         string
+	names          *nameState
+	namesID        string
 	pool           *originPool
 	transport      Transport
 	tunnel         Tunnel
