@@ -147,10 +147,14 @@ func splitHostPort(s string, defaultPort uint16) (string, uint16, error) {
 
 // String is the server as ParseServer takes it.
 func (s Server) String() string {
+	out := string(s.Proto) + "://" + s.addr()
 	if s.Proto == DoH {
-		return s.URL
+		out = s.URL
 	}
-	return string(s.Proto) + "://" + s.addr()
+	if s.ServerName != "" && s.ServerName != s.Host {
+		out += "#" + s.ServerName
+	}
+	return out
 }
 
 func (s Server) addr() string { return net.JoinHostPort(s.Host, strconv.Itoa(int(s.Port))) }
