@@ -7,6 +7,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/caddyserver/caddy/v2/modules/caddytls"
+
+	"github.com/caddy-egress/egress/internal/dnscache"
 )
 
 func init() {
@@ -132,6 +134,13 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			max_pending_per_host          <count>|off
 //			pending_timeout               <duration>
 //			max_response_header           <size>
+//			resolvers                     <server...>
+//			hosts_override                <name> <ip...>
+//			prefer_ip                     4|6|4_only|6_only
+//			local_address                 <ip...> {
+//				pick round_robin|user_hash
+//			}
+//			interface                     <name>
 //			tls_insecure_skip_verify
 //			tls_trust_pool                <module> { ... }
 //			tls_client_auth               <automate_name> | <cert_file> <key_file>
@@ -154,9 +163,10 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 // settings of upstreams are those of reverse_proxy's transport.
 //
 // Subjects of acl are all, private, an IP address, a CIDR, an IP:port, a host
-// name, or *.name for the name and everything below it. basic_auth, ports,
-// hosts, admin_address, acl, route, upstream and upstreams may be repeated and add up; every other word
-// stands at most once.
+// name, or *.name for the name and everything below it. A server of resolvers is
+// an IP address, IP:port, or a URL with the scheme udp, tcp, tls or https.
+// basic_auth, ports, hosts, admin_address, acl, route, upstream, upstreams and
+// hosts_override may be repeated and add up; every other word stands at most once.
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return h.unmarshalCaddyfile(d, nil)
 }
@@ -315,7 +325,8 @@ func (h *Handler) unmarshalTransport(d *caddyfile.Dispenser) error {
 	}
 	t.addKeepAliveWords(d, words)
 	addTLSWords(d, &t.TLS, words)
-	return block(d, "transport", words)
+	t.addNameWords(d, words)
+	return block(d, "transport", words, "hosts_override")
 }
 
 func (t *Transport) addKeepAliveWords(d *caddyfile.Dispenser, words map[string]func() error) {
@@ -377,6 +388,38 @@ func addTLSWords(d *caddyfile.Dispenser, to **reverseproxy.TLSConfig, words map[
 		tls().CARaw = caddyconfig.JSONModuleObject(module, "provider", name, nil)
 		return nil
 	}
+}
+
+// addNameWords adds the words about names and addresses.
+func (t *Transport) addNameWords(d *caddyfile.Dispenser, words map[string]func() error) {
+	words["resolvers"] = func() error {
+		t.Resolver = new(Resolver)
+		return parsedWords(d, &t.Resolver.Addresses, dnscache.ParseServer)
+	}
+	words["hosts_override"] = func() error {
+		args := d.RemainingArgs()
+		if len(args) < 2 {
+			return d.Errf("hosts_override wants a name and at least one IP address, got %d arguments", len(args))
+		}
+		if t.HostsOverride == nil {
+			t.HostsOverride = make(map[string][]string)
+		}
+		if _, ok := t.HostsOverride[args[0]]; ok {
+			return d.Errf("hosts_override names '%s' twice", args[0])
+		}
+		t.HostsOverride[args[0]] = args[1:]
+		return nil
+	}
+	words["prefer_ip"] = func() error { return oneOf(d, &t.PreferIP, "4", "6", "4_only", "6_only") }
+	words["local_address"] = func() error {
+		if err := parsedWords(d, &t.LocalAddresses, parseAddress); err != nil {
+			return err
+		}
+		return block(d, "local_address", map[string]func() error{
+			"pick": func() error { return oneOf(d, &t.LocalAddressPick, pickRoundRobin, pickUserHash) },
+		})
+	}
+	words["interface"] = func() error { return str(d, &t.Interface) }
 }
 
 func (h *Handler) unmarshalTunnel(d *caddyfile.Dispenser) error {

@@ -94,6 +94,20 @@ func words(d *caddyfile.Dispenser, to *[]string) error {
 	return nil
 }
 
+// parsedWords reads words of which each must pass parse.
+func parsedWords[T any](d *caddyfile.Dispenser, to *[]string, parse func(string) (T, error)) error {
+	word := d.Val()
+	if err := words(d, to); err != nil {
+		return err
+	}
+	for _, arg := range *to {
+		if _, err := parse(arg); err != nil {
+			return d.Errf("bad %s '%s': %v", word, printableText(arg), err)
+		}
+	}
+	return nil
+}
+
 func replaceWords(d *caddyfile.Dispenser, to *[]string) error {
 	*to = nil
 	return words(d, to)

@@ -5,12 +5,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
-	"strings"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/target"
 )
@@ -18,7 +17,12 @@ import (
 // dialer is the one door through which connections leave: it resolves, checks
 // every address against the access rules, and dials the literal address that
 // was checked. There is no second look-up between check and dial, so a name
-// that changes its address in between gains nothing.
+// that changes its address in between gains nothing. Answers that were
+// remembered, stale ones included, and addresses of the hosts file pass the same
+// check each time.
+//
+// resolve.go finds the addresses, candidates.go checks and orders them,
+// dial_race.go tries them, source.go says where from.
 type dialer struct {
 	access        *accessList
 	self          *selfCheck
@@ -27,29 +31,9 @@ type dialer struct {
 	fallbackDelay time.Duration
 	tlsTimeout    time.Duration
 	tlsConfig     *tls.Config
-	resolve       func(ctx context.Context, host string) ([]netip.Addr, error)
-}
-
-// systemResolve asks the system resolver. The name is looked up as absolute:
-// search domains would let a client reach names that it did not say. Names of one
-// label (localhost, containers) are looked for in the hosts file first, where Go
-// does not find them by their absolute form.
-func systemResolve(ctx context.Context, host string) ([]netip.Addr, error) {
-	if !strings.Contains(host, ".") {
-		if addrs, err := hostsFile.LookupNetIP(ctx, "ip", host); err == nil {
-			return addrs, nil
-		}
-	}
-	return net.DefaultResolver.LookupNetIP(ctx, "ip", host+".")
-}
-
-// hostsFile is a resolver that has nobody to ask and so knows only what stands
-// in the hosts file.
-var hostsFile = &net.Resolver{
-	PreferGo: true,
-	Dial: func(context.Context, string, string) (net.Conn, error) {
-		return nil, errors.New("only the hosts file is asked")
-	},
+	names         *nameState
+	order         familyOrder
+	sources       *sources
 }
 
 // dial connects to the destination, in the given scheme ("https" with TLS). The
@@ -65,7 +49,13 @@ func (d *dialer) dial(ctx context.Context, dest target.Target, useTLS bool) (net
 }
 
 func (d *dialer) dialUncharged(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
-	conn, err := d.connect(ctx, dest)
+	conn, err := d.connect(ctx, hop{
+		host:  dest.Host,
+		addr:  dest.Addr,
+		port:  dest.Port,
+		check: func(a netip.Addr) error { return d.check(dest, a) },
+		from:  d.sources.pick(ctx),
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -75,49 +65,68 @@ func (d *dialer) dialUncharged(ctx context.Context, dest target.Target, useTLS b
 	return d.handshake(ctx, conn, dest.Host)
 }
 
-// connect resolves, checks and dials.
-func (d *dialer) connect(ctx context.Context, dest target.Target) (*net.TCPConn, error) {
-	ctx, cancel := context.WithTimeout(ctx, d.timeout)
-	defer cancel()
-	addrs, err := d.addresses(ctx, dest)
-	if err != nil {
-		return nil, err
-	}
-	if len(addrs) == 1 {
-		return d.dialAddr(ctx, addrs[0], dest.Port)
-	}
-	return race(ctx, interleave(addrs), d.fallbackDelay, func(ctx context.Context, a netip.Addr) (*net.TCPConn, error) {
-		return d.dialAddr(ctx, a, dest.Port)
-	})
+// dialUpstream connects to an upstream proxy that the configuration names. It is
+// the one exemption from the access rules, which are about destinations: what
+// clients ask for never decides what is dialed here. An address on which this
+// process listens is refused all the same, since it would be a loop. No
+// destination's circuit is asked or charged: the health of an upstream is its
+// own. host is a name, lower-case ASCII without a trailing dot, or an address.
+func (d *dialer) dialUpstream(ctx context.Context, host string, port uint16) (net.Conn, error) {
+	return d.dialUpstreamFrom(ctx, host, port, netip.Addr{})
 }
 
-// addresses returns the addresses of dest that may be dialed. When none may,
-// the error says why the first was refused.
-func (d *dialer) addresses(ctx context.Context, dest target.Target) ([]netip.Addr, error) {
-	if dest.IsAddr() {
-		return []netip.Addr{dest.Addr}, d.check(dest, dest.Addr)
+// dialUpstreamFrom is dialUpstream from a local address of the upstream's own. An
+// invalid one stands for those of the transport.
+func (d *dialer) dialUpstreamFrom(ctx context.Context, host string, port uint16, local netip.Addr) (net.Conn, error) {
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		addr = netip.Addr{}
 	}
-	resolved, err := d.resolve(ctx, dest.Host)
+	from := d.sources.only(local)
+	if !local.IsValid() {
+		from = d.sources.pick(ctx)
+	}
+	conn, err := d.connect(ctx, hop{
+		host:  host,
+		addr:  addr.Unmap(),
+		port:  port,
+		check: func(a netip.Addr) error { return d.checkLoop(a, port) },
+		from:  from,
+	})
 	if err != nil {
 		return nil, err
 	}
-	if len(resolved) == 0 {
-		return nil, &net.DNSError{Err: "no addresses", Name: dest.Host, IsNotFound: true}
+	return conn, nil
+}
+
+// hop is what is connected to next.
+type hop struct {
+	host  string
+	addr  netip.Addr // valid where host is an address
+	port  uint16
+	check func(netip.Addr) error
+	from  source
+}
+
+// connect resolves, checks and dials.
+func (d *dialer) connect(parent context.Context, to hop) (*net.TCPConn, error) {
+	ctx, cancel := context.WithTimeout(parent, d.timeout)
+	defer cancel()
+	order := to.from.restrict(d.order)
+	list := newCandidates(order, d.names.failed, to)
+	var arrivals <-chan dnscache.Answer
+	if to.addr.IsValid() {
+		list.add(dnscache.Answer{Addrs: []netip.Addr{to.addr}})
+	} else {
+		arrivals = d.names.resolve(ctx, to.host, order, list)
 	}
-	var allowed []netip.Addr
-	var refused error
-	for _, a := range resolved {
-		a = a.Unmap()
-		if err := d.check(dest, a); err == nil {
-			allowed = append(allowed, a)
-		} else if refused == nil {
-			refused = err
-		}
+	attempt := func(ctx context.Context, a netip.Addr) (*net.TCPConn, error) {
+		return d.attempt(ctx, parent, netip.AddrPortFrom(a, to.port), to.from)
 	}
-	if len(allowed) == 0 {
-		return nil, refused
+	if a, alone := list.alone(); alone && arrivals == nil {
+		return attempt(ctx, a)
 	}
-	return allowed, nil
+	return race(ctx, list, arrivals, d.fallbackDelay, attempt)
 }
 
 // check decides whether an address of dest may be dialed.
@@ -125,10 +134,35 @@ func (d *dialer) check(dest target.Target, a netip.Addr) error {
 	if err := d.access.checkAddr(dest, a); err != nil {
 		return err
 	}
-	if d.self.isSelf(a, dest.Port) && !d.access.opensSelf(a, dest.Port) {
-		return fmt.Errorf("%w: this server listens on %s", failLoop, netip.AddrPortFrom(a, dest.Port))
+	if d.access.opensSelf(a, dest.Port) {
+		return nil
+	}
+	return d.checkLoop(a, dest.Port)
+}
+
+// checkLoop refuses an address on which this process listens.
+func (d *dialer) checkLoop(a netip.Addr, port uint16) error {
+	if d.self.isSelf(a, port) {
+		return fmt.Errorf("%w: this server listens on %s", failLoop, netip.AddrPortFrom(a, port))
 	}
 	return nil
+}
+
+// attempt dials one address and remembers whether that failed. An attempt that
+// was given its time and lost to a later one counts as failed: the next dial
+// then begins with the one that answers.
+func (d *dialer) attempt(ctx, parent context.Context, a netip.AddrPort, from source) (*net.TCPConn, error) {
+	start := time.Now()
+	conn, err := dialAddr(ctx, a, from)
+	switch {
+	case err == nil:
+		d.names.failed.clear(a)
+	case parent.Err() != nil || ctx.Err() != nil && time.Since(start) < d.fallbackDelay:
+		// Nobody waits for it any more, or it had no time.
+	case classify(err).blame != blameProxy:
+		d.names.failed.mark(a)
+	}
+	return conn, err
 }
 
 // dialAddr dials one literal address: what stands in the string is an IP address,
@@ -139,105 +173,14 @@ func (d *dialer) check(dest target.Target, a netip.Addr) error {
 // Keep-alive probes are off: tunnels have an idle timer of their own and pooled
 // connections are looked at before use, so four system calls a connection can be
 // saved.
-func (d *dialer) dialAddr(ctx context.Context, a netip.Addr, port uint16) (*net.TCPConn, error) {
+func dialAddr(ctx context.Context, a netip.AddrPort, from source) (*net.TCPConn, error) {
 	nd := net.Dialer{KeepAlive: -1}
-	conn, err := nd.DialContext(ctx, "tcp", netip.AddrPortFrom(a, port).String())
+	from.apply(&nd, a.Addr())
+	conn, err := nd.DialContext(ctx, "tcp", a.String())
 	if err != nil {
-		return nil, err
+		return nil, from.explain(err)
 	}
 	return conn.(*net.TCPConn), nil
-}
-
-// race dials the addresses one after the other, each after delay or as soon as
-// the one before has failed, and takes the first connection that stands (RFC
-// 8305 §5).
-func race[C io.Closer](ctx context.Context, addrs []netip.Addr, delay time.Duration, dial func(context.Context, netip.Addr) (C, error)) (C, error) {
-	attempts, cancel := context.WithCancel(ctx)
-	defer cancel()
-	results := make(chan dialed[C], len(addrs))
-	next, pending := 0, 0
-	start := func() {
-		a := addrs[next]
-		next++
-		pending++
-		go func() {
-			conn, err := dial(attempts, a)
-			results <- dialed[C]{conn, err}
-		}()
-	}
-	start()
-	timer := time.NewTimer(delay)
-	defer timer.Stop()
-	var firstErr error
-	for {
-		select {
-		case <-timer.C:
-			if next < len(addrs) {
-				start()
-				timer.Reset(delay)
-			}
-		case r := <-results:
-			pending--
-			if r.err == nil {
-				go closeLosers(results, pending)
-				return r.conn, nil
-			}
-			if firstErr == nil {
-				firstErr = r.err
-			}
-			switch {
-			case ctx.Err() == nil && next < len(addrs):
-				start()
-				timer.Reset(delay)
-			case pending > 0:
-			case errors.Is(ctx.Err(), context.Canceled):
-				// Nobody waits any more: the addresses that were not given
-				// their time are no failure of the destination.
-				return r.conn, ctx.Err()
-			default:
-				return r.conn, firstErr
-			}
-		}
-	}
-}
-
-// dialed is what an attempt of a race brought.
-type dialed[C io.Closer] struct {
-	conn C
-	err  error
-}
-
-// closeLosers closes what the attempts that lost the race still bring. Their
-// context is cancelled, so they end at once.
-func closeLosers[C io.Closer](results <-chan dialed[C], pending int) {
-	for range pending {
-		if r := <-results; r.err == nil {
-			_ = r.conn.Close()
-		}
-	}
-}
-
-// interleave alternates the address families, beginning with the family of the
-// first address (RFC 8305 §4).
-func interleave(addrs []netip.Addr) []netip.Addr {
-	var same, other []netip.Addr
-	for _, a := range addrs {
-		if a.Is4() == addrs[0].Is4() {
-			same = append(same, a)
-		} else {
-			other = append(other, a)
-		}
-	}
-	out := make([]netip.Addr, 0, len(addrs))
-	for i := 0; i < max(len(same), len(other)); i++ {
-		if i < len(same) {
-			out = append(out, same[i])
-		}
-		if i < len(other) {
-			out = append(out, other[i])
-		}
-	}
-	return out
 }
 
 // tlsError is a TLS handshake that failed, so that a reset or an EOF within it

@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/net/dns/dnsmessage"
 
+	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -48,11 +49,40 @@ func addrs(list ...string) []netip.Addr {
 	return out
 }
 
+// allAtOnce is a backend that tells all addresses of a name, whatever their
+// family, when it is asked for those of IPv6, and none else. So it is asked once.
+type allAtOnce func(context.Context, string) ([]netip.Addr, error)
+
+func (b allAtOnce) Lookup(ctx context.Context, name string, f dnscache.Family) (dnscache.Reply, error) {
+	if f == dnscache.IPv4 {
+		return dnscache.Reply{TTL: time.Minute}, nil
+	}
+	list, err := b(ctx, name)
+	return dnscache.Reply{Addrs: list, TTL: time.Minute}, err
+}
+
+func (allAtOnce) CloseIdle() {}
+
+// forget lets the time of all answers pass.
+func (d *dialer) forget(b dnscache.Backend) {
+	d.names = newNameState(dnscache.New(dnscache.Config{Backend: b}))
+}
+
+// warm has a name resolved.
+func (d *dialer) warm(host string) {
+	for _, f := range []dnscache.Family{dnscache.IPv4, dnscache.IPv6} {
+		if _, fl := d.names.cache.Lookup(host, f); fl != nil {
+			<-fl.Done()
+			fl.Leave()
+		}
+	}
+}
+
 // newDialer is a dialer with rules and a resolver of the test's own. Nothing
 // counts as a listener of this process.
 func newDialer(t *testing.T, resolve func(context.Context, string) ([]netip.Addr, error), rules ...string) *dialer {
 	t.Helper()
-	return &dialer{
+	d := &dialer{
 		access:        mustAccessList(t, rules...),
 		self:          fakeSelf(nil, nil),
 		circuits:      newDestinations(DestinationCircuit{Off: true}, zap.NewNop()),
@@ -60,8 +90,9 @@ func newDialer(t *testing.T, resolve func(context.Context, string) ([]netip.Addr
 		fallbackDelay: 10 * time.Second, // no test here waits for it
 		tlsTimeout:    10 * time.Second,
 		tlsConfig:     new(tls.Config),
-		resolve:       resolve,
 	}
+	d.forget(allAtOnce(resolve))
+	return d
 }
 
 // listenAt are listeners on one port of several loopback addresses.
@@ -149,7 +180,7 @@ func TestDialChecksEveryAddress(t *testing.T) {
 		{"IPv4-mapped, mixed", []string{"allow 127.0.0.2/32"}, addrs("::ffff:127.0.0.1", "::ffff:127.0.0.2"), "127.0.0.2", nil},
 		{"NAT64 of loopback", []string{"allow 64:ff9b::/96"}, addrs("64:ff9b::7f00:1"), "", failDeniedAddress},
 		{"unspecified", nil, addrs("0.0.0.0", "::"), "", failDeniedAddress},
-		{"invalid", nil, []netip.Addr{{}}, "", failDeniedAddress},
+		{"invalid", nil, []netip.Addr{{}}, "", failDNS},
 		{"link-local with a zone", nil, addrs("fe80::1%lo"), "", failDeniedAddress},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -232,6 +263,7 @@ func TestDialRebinding(t *testing.T) {
 		t.Errorf("connected to %s", got)
 	}
 	for range 3 {
+		d.forget(allAtOnce(resolver.resolve))
 		if _, err := d.dial(t.Context(), dest, false); err == nil || classify(err) != failDeniedAddress {
 			t.Errorf("second answer: %v", err)
 		}
@@ -301,7 +333,8 @@ func TestDialResolverErrors(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			noLeaks(t)
 			server := &dnsServer{respond: tc.respond}
-			d := newDialer(t, server.resolver(t).resolveAddrs)
+			d := newDialer(t, nil)
+			d.forget(dnscache.System{Resolver: server.resolver(t)})
 			if tc.respond == nil {
 				d.timeout = 20 * time.Millisecond
 			}
@@ -318,7 +351,8 @@ func TestDialResolverCanceled(t *testing.T) {
 	noLeaks(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	server := &dnsServer{asked: func(string) { cancel() }}
-	d := newDialer(t, server.resolver(t).resolveAddrs)
+	d := newDialer(t, nil)
+	d.forget(dnscache.System{Resolver: server.resolver(t)})
 	d.circuits = newDestinations((*DestinationCircuit)(nil).withDefaults(), zap.NewNop())
 	_, err := d.dial(ctx, target.Target{Host: "origin.test", Port: 80}, false)
 	if !errors.Is(err, context.Canceled) {
@@ -332,36 +366,6 @@ func TestDialResolverCanceled(t *testing.T) {
 	}
 }
 
-// Names are looked up as absolute: search domains would let a client reach
-// names that it did not say.
-func TestSystemResolveIsAbsolute(t *testing.T) {
-	var mu sync.Mutex
-	var names []string
-	server := &dnsServer{
-		asked:   func(name string) { mu.Lock(); names = append(names, name); mu.Unlock() },
-		respond: func(m *dnsmessage.Message) { m.RCode = dnsmessage.RCodeNameError },
-	}
-	before := net.DefaultResolver
-	net.DefaultResolver = (*net.Resolver)(server.resolver(t))
-	t.Cleanup(func() { net.DefaultResolver = before })
-	for _, host := range []string{"intranet", "origin.test"} {
-		names = nil
-		if _, err := systemResolve(t.Context(), host); err == nil {
-			t.Errorf("%s: resolved", host)
-		}
-		mu.Lock()
-		if len(names) == 0 {
-			t.Errorf("%s: nothing was asked", host)
-		}
-		for _, name := range names {
-			if name != host+"." {
-				t.Errorf("%s: asked for %s", host, name)
-			}
-		}
-		mu.Unlock()
-	}
-}
-
 // dnsServer answers over a pipe, as a DNS server does over TCP.
 type dnsServer struct {
 	asked   func(name string)
@@ -371,10 +375,10 @@ type dnsServer struct {
 // resolver is Go's own resolver that asks this server. At the end of the test
 // the server goes away: the resolver goes on asking for a while after whoever
 // waited for the answer has left.
-func (s *dnsServer) resolver(t *testing.T) *goResolver {
+func (s *dnsServer) resolver(t *testing.T) *net.Resolver {
 	gone := make(chan struct{})
 	t.Cleanup(func() { close(gone) })
-	return (*goResolver)(&net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+	return &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
 		select {
 		case <-gone:
 			return nil, net.ErrClosed
@@ -394,13 +398,7 @@ func (s *dnsServer) resolver(t *testing.T) *goResolver {
 			s.serve(server)
 		}()
 		return client, nil
-	}})
-}
-
-type goResolver net.Resolver
-
-func (r *goResolver) resolveAddrs(ctx context.Context, host string) ([]netip.Addr, error) {
-	return (*net.Resolver)(r).LookupNetIP(ctx, "ip", host+".")
+	}}
 }
 
 func (s *dnsServer) serve(conn net.Conn) {
@@ -461,6 +459,7 @@ func TestDialTimeout(t *testing.T) {
 	port, _ := listenAt(t, "127.0.0.1")
 	for _, answer := range [][]netip.Addr{addrs("127.0.0.1"), addrs("127.0.0.1", "127.0.0.2")} {
 		d := newDialer(t, (&answers{list: [][]netip.Addr{answer}}).resolve, "allow 127.0.0.0/8")
+		d.warm("origin.test")
 		d.timeout = time.Nanosecond
 		_, err := d.dial(t.Context(), target.Target{Host: "origin.test", Port: port}, false)
 		if err == nil || classify(err) != failDialTimeout {
@@ -498,6 +497,7 @@ func TestDialWithOpenCircuit(t *testing.T) {
 		if _, err := d.dial(t.Context(), dest, false); err == nil || classify(err) != failRefused {
 			t.Fatal(err)
 		}
+		d.forget(allAtOnce(resolver.resolve))
 	}
 	_, err := d.dial(t.Context(), dest, false)
 	if err == nil || classify(err) != failCircuit || retryAfter(err) < time.Second {
@@ -640,7 +640,7 @@ func TestRace(t *testing.T) {
 				if tc.canceled > 0 {
 					time.AfterFunc(tc.canceled, cancel)
 				}
-				conn, err := race(ctx, list, delay, r.dial)
+				conn, err := race(ctx, candidatesOf(list...), nil, delay, r.dial)
 				if took := time.Since(r.begin); took != tc.takes {
 					t.Errorf("took %s, want %s", took, tc.takes)
 				}
@@ -710,20 +710,6 @@ func TestRaceClosesLosers(t *testing.T) {
 			accepted.Close()
 		}
 		last.Close()
-	}
-}
-
-func TestInterleave(t *testing.T) {
-	for _, tc := range []struct{ in, want string }{
-		{"192.0.2.1", "192.0.2.1"},
-		{"192.0.2.1 192.0.2.2", "192.0.2.1 192.0.2.2"},
-		{"2001:db8::1 2001:db8::2 192.0.2.1 192.0.2.2", "2001:db8::1 192.0.2.1 2001:db8::2 192.0.2.2"},
-		{"192.0.2.1 192.0.2.2 192.0.2.3 2001:db8::1", "192.0.2.1 2001:db8::1 192.0.2.2 192.0.2.3"},
-		{"2001:db8::1 192.0.2.1 192.0.2.2 192.0.2.3", "2001:db8::1 192.0.2.1 192.0.2.2 192.0.2.3"},
-	} {
-		if got := interleave(addrs(strings.Fields(tc.in)...)); !slices.Equal(got, addrs(strings.Fields(tc.want)...)) {
-			t.Errorf("%s: %v", tc.in, got)
-		}
 	}
 }
 

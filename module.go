@@ -136,6 +136,8 @@ type Handler struct {
 	groups         map[string]*group
 	unrouted       *Route // where there are no routes
 	poolID         string
+	names          *nameState
+	namesID        string
 	pool           *originPool
 	transport      Transport
 	tunnel         Tunnel

@@ -309,7 +309,7 @@ func (t *transaction) logFailure() {
 	switch t.out.failure {
 	case failLimit:
 		level = zap.WarnLevel
-	case failInternal:
+	case failInternal, failLocalAddress:
 		level = zap.ErrorLevel
 	}
 	if c := t.h.logger.Check(level, "request failed"); c != nil {

@@ -80,6 +80,39 @@ type Transport struct {
 	// renegotiation have no meaning here and are refused.
 	// handshake_timeout defaults to 10s.
 	TLS *reverseproxy.TLSConfig `json:"tls,omitempty"`
+
+	// Resolver is who is asked for the addresses of names, besides the hosts
+	// file of the system, which comes first. Answers are remembered for their
+	// time to live, at least 5s and at most 1h (30s those of the system's
+	// resolver, and those that say that there are no addresses at most); for
+	// up to 5m more where the resolver fails. Default: the system's resolver.
+	Resolver *Resolver `json:"resolver,omitempty"`
+
+	// HostsOverride are names with fixed addresses, which are asked for
+	// nowhere else. The addresses pass the same access rules as all others.
+	// Default: none.
+	HostsOverride map[string][]string `json:"hosts_override,omitempty"`
+
+	// PreferIP is the address family that is tried first, `4` or `6`, or the
+	// only one that is used, `4_only` or `6_only`. Default: `6`.
+	PreferIP string `json:"prefer_ip,omitempty"`
+
+	// LocalAddresses are IP addresses of this machine that connections leave
+	// from, to a destination of their family; if there is none of a family,
+	// that family is not used. Default: the system's choice.
+	LocalAddresses []string `json:"local_addresses,omitempty"`
+
+	// LocalAddressPick is how one of several is chosen: `round_robin`, by each
+	// new connection, or `user_hash`, the same one for all connections of a
+	// user (of a client address, where nobody logs in), as long as the list
+	// stays the same. With `user_hash`, pooled connections are shared only
+	// among users with the same address. Default: `round_robin`.
+	LocalAddressPick string `json:"local_address_pick,omitempty"`
+
+	// Interface is the network interface that connections leave by
+	// (SO_BINDTODEVICE). Linux only; an error elsewhere. Default: the one that
+	// the routes of the system say.
+	Interface string `json:"interface,omitempty"`
 }
 
 // KeepAlive is about connections that wait for their next request.
@@ -142,6 +175,7 @@ func (t *Transport) withDefaults() Transport {
 	}
 	setDefault(&tlsCfg.HandshakeTimeout, caddy.Duration(10*time.Second))
 	out.KeepAlive, out.TLS = &ka, &tlsCfg
+	out.setNameDefaults()
 	return out
 }
 
@@ -184,6 +218,9 @@ func (t *Transport) validate() error {
 		if n.value < noLimit {
 			return fmt.Errorf("transport.%s: %d is below 1 (-1 is off)", n.name, n.value)
 		}
+	}
+	if err := t.validateNames(); err != nil {
+		return err
 	}
 	return t.validateSizes()
 }
@@ -238,6 +275,7 @@ type poolKey struct {
 	tls  bool
 	host string
 	port uint16
+	slot uint32 // of sources that are kept apart by user
 }
 
 // originPool holds connections to origins. It lives in a caddy.UsagePool, so
@@ -297,6 +335,13 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	tlsConfig.NextProtos = []string{"http/1.1"}
 	tlsConfig.ClientSessionCache = tls.NewLRUClientSessionCache(1024)
 
+	local, err := t.localSources()
+	if err != nil {
+		return err
+	}
+	if h.names, h.namesID, err = t.provisionResolver(); err != nil {
+		return err
+	}
 	pool, _, err := pools.LoadOrNew(id, func() (caddy.Destructor, error) {
 		return &originPool{Pool: connpool.New[poolKey, *originConn](t.poolConfig())}, nil
 	})
@@ -313,19 +358,26 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		fallbackDelay: time.Duration(t.FallbackDelay),
 		tlsTimeout:    time.Duration(t.TLS.HandshakeTimeout),
 		tlsConfig:     tlsConfig,
-		resolve:       systemResolve,
+		names:         h.names,
+		order:         preferIP[t.PreferIP],
+		sources:       local,
 	}
+	h.warnAboutSources(local)
 	return nil
 }
 
-// releaseTransport gives the pool back, if it was acquired.
+// releaseTransport gives back what of the pool and the names was acquired.
 func (h *Handler) releaseTransport() error {
-	if h.poolID == "" {
-		return nil
+	var errs [2]error
+	if h.poolID != "" {
+		_, errs[0] = pools.Delete(h.poolID)
+		h.poolID = ""
 	}
-	_, err := pools.Delete(h.poolID)
-	h.poolID = ""
-	return err
+	if h.namesID != "" {
+		_, errs[1] = nameStates.Delete(h.namesID)
+		h.namesID = ""
+	}
+	return errors.Join(errs[:]...)
 }
 
 type lease = connpool.Lease[poolKey, *originConn]
@@ -340,9 +392,10 @@ const maxIdleUnsafe = 2 * time.Second
 func (t *transaction) acquire(fresh bool) (*lease, error) {
 	dest, useTLS := t.target, t.https
 	h := t.h
+	slot := h.dialer.sources.slot(t.r.Context())
 	req := connpool.Request[*originConn]{
 		Dial: func(ctx context.Context) (*originConn, error) {
-			conn, err := h.dialer.dial(ctx, dest, useTLS)
+			conn, err := h.dialer.dial(withSlot(ctx, slot), dest, useTLS)
 			if err != nil {
 				return nil, err
 			}
@@ -358,7 +411,7 @@ func (t *transaction) acquire(fresh bool) (*lease, error) {
 		req.MaxIdle = maxIdleUnsafe
 	}
 	start := time.Now()
-	l, err := t.h.pool.Get(t.r.Context(), poolKey{tls: useTLS, host: dest.Host, port: dest.Port}, req)
+	l, err := t.h.pool.Get(t.r.Context(), poolKey{tls: useTLS, host: dest.Host, port: dest.Port, slot: slot}, req)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,114 @@
+package egress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/caddy-egress/egress/internal/dnscache"
+)
+
+// familyOrder is which address families are used, and which one comes first.
+type familyOrder struct {
+	first dnscache.Family
+	only  bool // and no other
+}
+
+func (o familyOrder) allows(f dnscache.Family) bool { return !o.only || f == o.first }
+
+// candidates are the addresses of a hop that may be dialed and have not been yet.
+// No address gets in without having been checked: what comes out of next is what
+// is dialed.
+type candidates struct {
+	order  familyOrder
+	failed *failedAddrs
+	to     hop
+	turn   dnscache.Family // whose turn it is: families alternate (RFC 8305 §4)
+
+	// Addresses that failed lately come after all others.
+	good, bad [2][]netip.Addr
+
+	refused error // why the first address that was not let in was not
+	unknown error // why there are no addresses
+}
+
+func newCandidates(order familyOrder, failed *failedAddrs, to hop) *candidates {
+	return &candidates{order: order, failed: failed, to: to, turn: order.first}
+}
+
+// add takes the addresses of an answer in that may be dialed.
+func (c *candidates) add(answer dnscache.Answer) {
+	if answer.Err != nil && (c.unknown == nil || saysMore(answer.Err, c.unknown)) {
+		c.unknown = answer.Err
+	}
+	for _, a := range answer.Addrs {
+		a = a.Unmap()
+		err := c.to.check(a)
+		f := dnscache.FamilyOf(a)
+		if err == nil && !c.order.allows(f) {
+			err = fmt.Errorf("%w: %s is %s, and only %s is used", failUnroutable, a, f, c.order.first)
+		}
+		switch {
+		case err != nil:
+			if c.refused == nil {
+				c.refused = err
+			}
+		case c.failed.has(netip.AddrPortFrom(a, c.to.port)):
+			c.bad[f] = append(c.bad[f], a)
+		default:
+			c.good[f] = append(c.good[f], a)
+		}
+	}
+}
+
+// saysMore reports whether err explains a failure better than other: that the
+// resolver failed for one family matters more than that there is nothing of the
+// other.
+func saysMore(err, other error) bool {
+	a, aOK := errors.AsType[*net.DNSError](err)
+	b, bOK := errors.AsType[*net.DNSError](other)
+	return aOK && bOK && b.IsNotFound && !a.IsNotFound
+}
+
+// next returns the address to dial next.
+func (c *candidates) next() (netip.Addr, bool) {
+	for _, tier := range [...]*[2][]netip.Addr{&c.good, &c.bad} {
+		for _, f := range [...]dnscache.Family{c.turn, 1 - c.turn} {
+			if list := tier[f]; len(list) > 0 {
+				tier[f] = list[1:]
+				c.turn = 1 - f
+				return list[0], true
+			}
+		}
+	}
+	return netip.Addr{}, false
+}
+
+func (c *candidates) len() int {
+	return len(c.good[0]) + len(c.good[1]) + len(c.bad[0]) + len(c.bad[1])
+}
+
+// alone takes the only candidate out, if there is exactly one.
+func (c *candidates) alone() (netip.Addr, bool) {
+	if c.len() != 1 {
+		return netip.Addr{}, false
+	}
+	return c.next()
+}
+
+// failure is why there was nothing to dial.
+func (c *candidates) failure(ctx context.Context) error {
+	switch {
+	case c.len() > 0:
+		return ctx.Err() // there was no time for them
+	case c.refused != nil:
+		return c.refused
+	case ctx.Err() != nil:
+		return &net.DNSError{UnwrapErr: ctx.Err(), Err: "no answer in time", Name: c.to.host, IsTimeout: true}
+	case c.unknown != nil:
+		return c.unknown
+	}
+	return &net.DNSError{Err: "no addresses", Name: c.to.host, IsNotFound: true}
+}

@@ -1,0 +1,300 @@
+package dnscache
+
+import (
+	"context"
+	"hash/maphash"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Config is what a [Cache] is made of.
+type Config struct {
+	// Backend is asked for what is not known.
+	Backend Backend
+
+	// Static are names with fixed addresses, lower-case without trailing dot.
+	// They come before everything else.
+	Static map[string][]netip.Addr
+
+	// HostsFile is a file in the format of hosts(5) that comes next, "" for
+	// none. It is read again when it changes.
+	HostsFile string
+
+	// MaxNames is how many names are remembered. Default: DefaultMaxNames.
+	MaxNames int
+}
+
+// shards is a power of two: callers with different names seldom meet at a lock.
+const shards = 64
+
+// Cache resolves names and remembers the answers. It is safe for concurrent use.
+type Cache struct {
+	backend Backend
+	hosts   *hosts
+	seed    maphash.Seed
+	shards  [shards]shard
+}
+
+type shard struct {
+	max   int
+	mu    sync.RWMutex
+	names map[string]*entry
+}
+
+// entry is what is remembered of a name.
+type entry struct {
+	records [families]atomic.Pointer[record]
+	used    atomic.Int64 // unix time of the last look-up
+
+	flights [families]*Flight // guarded by shard.mu
+}
+
+// record is an answer with its times. It is never changed.
+type record struct {
+	Answer
+	expires    time.Time
+	staleUntil time.Time // zero for answers without addresses
+}
+
+// New returns a cache.
+func New(cfg Config) *Cache {
+	c := &Cache{
+		backend: cfg.Backend,
+		hosts:   newHosts(cfg.Static, cfg.HostsFile),
+		seed:    maphash.MakeSeed(),
+	}
+	limit := cfg.MaxNames
+	if limit <= 0 {
+		limit = DefaultMaxNames
+	}
+	for i := range c.shards {
+		// Rounded so that they add up to the limit: an empty shard refuses
+		// nothing, its names are served uncached.
+		c.shards[i].max = (limit + i) / shards
+		c.shards[i].names = make(map[string]*entry)
+	}
+	return c
+}
+
+// Lookup returns the addresses of a name in one family, if they are known, and
+// else a flight that will bring them. name is lower-case ASCII without a trailing
+// dot. The caller of a flight must leave it: see [Flight.Leave].
+//
+// An answer that is known allocates nothing.
+func (c *Cache) Lookup(name string, f Family) (Answer, *Flight) {
+	now := time.Now()
+	if addrs, ok := c.hosts.lookup(name, f, now); ok {
+		return addrs, nil
+	}
+	s := &c.shards[maphash.String(c.seed, name)%shards]
+	s.mu.RLock()
+	e := s.names[name]
+	s.mu.RUnlock()
+	if e != nil {
+		if r := e.records[f].Load(); r.fresh(now) {
+			e.touch(now)
+			return r.Answer, nil
+		}
+	}
+	return c.join(s, name, f, now)
+}
+
+// touch notes that an entry is in use. Most times nothing is written, so that
+// the memory stays in the caches of all processors.
+func (e *entry) touch(now time.Time) {
+	if u := now.Unix(); e.used.Load() != u {
+		e.used.Store(u)
+	}
+}
+
+// Len is how many names are remembered.
+func (c *Cache) Len() int {
+	n := 0
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.RLock()
+		n += len(s.names)
+		s.mu.RUnlock()
+	}
+	return n
+}
+
+// CloseIdle closes what the backend keeps open for its next question. The cache
+// can still be used.
+func (c *Cache) CloseIdle() { c.backend.CloseIdle() }
+
+// Flight is a question that is under way, and those who wait for its answer.
+type Flight struct {
+	cache *Cache
+	shard *shard
+	entry *entry
+	name  string
+	f     Family
+
+	cancel context.CancelFunc
+	done   chan struct{}
+	answer Answer // set before done is closed
+
+	// Guarded by shard.mu.
+	waiters int
+	landed  bool // done is closed
+}
+
+// join boards the flight for a name, a new one if there is none.
+func (c *Cache) join(s *shard, name string, f Family, now time.Time) (Answer, *Flight) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.names[name]
+	if e == nil {
+		e = new(entry)
+		s.insert(name, e, now)
+	}
+	e.touch(now)
+	if r := e.records[f].Load(); r.fresh(now) {
+		return r.Answer, nil // came in just now
+	}
+	fl := e.flights[f]
+	if fl == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), flightTimeout)
+		fl = &Flight{cache: c, shard: s, entry: e, name: name, f: f, cancel: cancel, done: make(chan struct{})}
+		e.flights[f] = fl
+		go fl.run(ctx)
+	}
+	fl.waiters++
+	return Answer{}, fl
+}
+
+// Done is closed when the answer is there.
+func (fl *Flight) Done() <-chan struct{} { return fl.done }
+
+// Answer is the answer, once Done is closed.
+func (fl *Flight) Answer() Answer { return fl.answer }
+
+// Leave says that the caller does not wait any more. Everybody who got a flight
+// from [Cache.Lookup] calls it once, whether the answer came or not. A flight
+// that everybody has left before its answer came is cancelled; it goes on for as
+// long as one is waiting, whoever was first.
+func (fl *Flight) Leave() {
+	fl.shard.mu.Lock()
+	defer fl.shard.mu.Unlock()
+	fl.waiters--
+	if fl.waiters == 0 && !fl.landed {
+		fl.land(Answer{Err: &net.DNSError{Err: "nobody waits", Name: fl.name, IsTemporary: true}})
+		fl.depart()
+		fl.cancel()
+	}
+}
+
+// land hands the answer out, if nobody has yet. Needs shard.mu.
+func (fl *Flight) land(a Answer) {
+	if !fl.landed {
+		fl.landed, fl.answer = true, a
+		close(fl.done)
+	}
+}
+
+// depart makes room for the next flight. Needs shard.mu.
+func (fl *Flight) depart() {
+	if fl.entry.flights[fl.f] == fl {
+		fl.entry.flights[fl.f] = nil
+	}
+}
+
+// run asks the backend and remembers what it says. Where it takes long and there
+// is a stale answer, that one is handed out meanwhile.
+func (fl *Flight) run(ctx context.Context) {
+	defer fl.cancel()
+	if r := fl.entry.records[fl.f].Load(); r.usableStale(time.Now()) {
+		timer := time.AfterFunc(StaleAfter, func() {
+			fl.shard.mu.Lock()
+			defer fl.shard.mu.Unlock()
+			if now := time.Now(); !fl.landed && r.usableStale(now) {
+				fl.land(fl.keep(r.stale(now)))
+			}
+		})
+		defer timer.Stop()
+	}
+	reply, err := fl.cache.backend.Lookup(ctx, fl.name, fl.f)
+	fl.shard.mu.Lock()
+	defer fl.shard.mu.Unlock()
+	if err != nil && fl.entry.flights[fl.f] != fl {
+		return // everybody has left: the failure may be our own doing
+	}
+	fl.depart()
+	fl.land(fl.remember(reply, err))
+}
+
+// remember keeps what the backend said and returns what callers get. Needs
+// shard.mu.
+func (fl *Flight) remember(reply Reply, err error) Answer {
+	now := time.Now()
+	if err != nil {
+		if r := fl.entry.records[fl.f].Load(); r.usableStale(now) {
+			return fl.keep(r.stale(now))
+		}
+		return fl.keep(&record{Answer: Answer{Err: failed(fl.name, err)}, expires: now.Add(FailureTTL)})
+	}
+	if addrs := usable(reply.Addrs); len(addrs) > 0 {
+		expires := now.Add(min(max(reply.TTL, MinTTL), MaxTTL))
+		return fl.keep(&record{Answer: Answer{Addrs: addrs}, expires: expires, staleUntil: expires.Add(StaleFor)})
+	}
+	if reply.NoName {
+		// There is nothing of the other family either: what is still
+		// remembered of it must not come back as stale.
+		other := &fl.entry.records[1-fl.f]
+		if r := other.Load(); r != nil && (r.Stale || !r.fresh(now)) {
+			other.Store(nil)
+		}
+	}
+	ttl := min(max(reply.TTL, MinNegativeTTL), MaxNegativeTTL)
+	return fl.keep(&record{Answer: Answer{Err: notFound(fl.name, fl.f, reply.NoName)}, expires: now.Add(ttl)})
+}
+
+func (fl *Flight) keep(r *record) Answer {
+	fl.entry.records[fl.f].Store(r)
+	return r.Answer
+}
+
+// usableStale reports whether the addresses of a record may be used if the name
+// cannot be asked for anew.
+func (r *record) usableStale(now time.Time) bool {
+	return r != nil && now.Before(r.staleUntil)
+}
+
+// fresh reports whether the time of a record is not over yet.
+func (r *record) fresh(now time.Time) bool { return r != nil && now.Before(r.expires) }
+
+// stale is the record for the time until the name is asked for again.
+func (r *record) stale(now time.Time) *record {
+	next := *r
+	next.Stale = true
+	next.expires = now.Add(StaleRecheck)
+	if next.staleUntil.Before(next.expires) {
+		next.expires = next.staleUntil
+	}
+	return &next
+}
+
+// usable returns the addresses of a reply that are used: unmapped, each once, not
+// too many.
+func usable(list []netip.Addr) []netip.Addr {
+	out := make([]netip.Addr, 0, min(len(list), MaxAddrs))
+	for _, a := range list {
+		if a = a.Unmap(); a.IsValid() && len(out) < MaxAddrs && !contains(out, a) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+func contains(list []netip.Addr, a netip.Addr) bool {
+	for _, b := range list {
+		if a == b {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,508 @@
+package dnscache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// script is a backend that does what it is told to.
+type script struct {
+	mu    sync.Mutex
+	reply map[string]Reply // by name, and by "name family"
+	err   error
+	after time.Duration
+
+	asked    atomic.Int32
+	canceled atomic.Int32
+}
+
+func (b *script) set(name string, r Reply) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.reply == nil {
+		b.reply = make(map[string]Reply)
+	}
+	b.reply[name] = r
+}
+
+func (b *script) fail(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.err = err
+}
+
+func (b *script) Lookup(ctx context.Context, name string, f Family) (Reply, error) {
+	b.asked.Add(1)
+	b.mu.Lock()
+	after := b.after
+	b.mu.Unlock()
+	select {
+	case <-time.After(after):
+	case <-ctx.Done():
+		b.canceled.Add(1)
+		return Reply{}, ctx.Err()
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.err != nil {
+		return Reply{}, b.err
+	}
+	if r, ok := b.reply[name+" "+f.String()]; ok {
+		return r, nil
+	}
+	return b.reply[name], nil
+}
+
+func (*script) CloseIdle() {}
+
+var errBroken = errors.New("SERVFAIL")
+
+// ask waits for the answer and reports whether it came from memory.
+func ask(c *Cache, name string, f Family) (Answer, bool) {
+	a, fl := c.Lookup(name, f)
+	if fl == nil {
+		return a, true
+	}
+	defer fl.Leave()
+	<-fl.Done()
+	return fl.Answer(), false
+}
+
+func isNotFound(err error) bool {
+	d, ok := errors.AsType[*net.DNSError](err)
+	return ok && d.IsNotFound
+}
+
+// Addresses are remembered for their time to live, within bounds.
+func TestCacheTTL(t *testing.T) {
+	for _, tc := range []struct {
+		ttl, want time.Duration
+	}{
+		{0, MinTTL},
+		{time.Second, MinTTL},
+		{time.Minute, time.Minute},
+		{MaxTTL, MaxTTL},
+		{24 * time.Hour, MaxTTL},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := new(script)
+			b.set("origin.test", Reply{Addrs: addrs("192.0.2.1"), TTL: tc.ttl})
+			c := New(Config{Backend: b})
+			if a, hit := ask(c, "origin.test", IPv4); hit || !slices.Equal(a.Addrs, addrs("192.0.2.1")) {
+				t.Fatalf("%+v, %t", a, hit)
+			}
+			time.Sleep(tc.want - 1)
+			if _, hit := ask(c, "origin.test", IPv4); !hit {
+				t.Errorf("TTL %s: asked again before %s", tc.ttl, tc.want)
+			}
+			time.Sleep(1)
+			b.set("origin.test", Reply{Addrs: addrs("192.0.2.2"), TTL: tc.ttl})
+			if a, hit := ask(c, "origin.test", IPv4); hit || a.Stale || !slices.Equal(a.Addrs, addrs("192.0.2.2")) {
+				t.Errorf("TTL %s: after %s %+v, %t", tc.ttl, tc.want, a, hit)
+			}
+		})
+	}
+}
+
+// That there are no addresses is remembered for shorter (RFC 2308 §5).
+func TestCacheNegativeTTL_RFC2308_5(t *testing.T) {
+	for _, noName := range []bool{false, true} {
+		for _, tc := range []struct {
+			ttl, want time.Duration
+		}{
+			{0, MinNegativeTTL},
+			{10 * time.Second, 10 * time.Second},
+			{time.Hour, MaxNegativeTTL},
+		} {
+			synctest.Test(t, func(t *testing.T) {
+				b := new(script)
+				b.set("origin.test", Reply{TTL: tc.ttl, NoName: noName})
+				c := New(Config{Backend: b})
+				if a, _ := ask(c, "origin.test", IPv6); a.Addrs != nil || !isNotFound(a.Err) {
+					t.Fatalf("%+v", a)
+				}
+				time.Sleep(tc.want - 1)
+				if _, hit := ask(c, "origin.test", IPv6); !hit {
+					t.Errorf("TTL %s: asked again before %s", tc.ttl, tc.want)
+				}
+				time.Sleep(1)
+				if _, hit := ask(c, "origin.test", IPv6); hit {
+					t.Errorf("TTL %s: remembered after %s", tc.ttl, tc.want)
+				}
+			})
+		}
+	}
+}
+
+// A failure with nothing to fall back to is remembered briefly (RFC 9520 §3.2).
+func TestCacheFailure_RFC9520_3_2(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &script{err: errBroken}
+		c := New(Config{Backend: b})
+		for range 3 {
+			a, _ := ask(c, "origin.test", IPv4)
+			if d, ok := errors.AsType[*net.DNSError](a.Err); !ok || !d.IsTemporary || d.IsNotFound || !errors.Is(a.Err, errBroken) {
+				t.Fatalf("%+v", a)
+			}
+		}
+		if n := b.asked.Load(); n != 1 {
+			t.Errorf("asked %d times", n)
+		}
+		time.Sleep(FailureTTL)
+		b.fail(context.DeadlineExceeded)
+		a, hit := ask(c, "origin.test", IPv4)
+		if d, ok := errors.AsType[*net.DNSError](a.Err); hit || !ok || !d.IsTimeout {
+			t.Errorf("%+v, %t", a, hit)
+		}
+	})
+}
+
+// Addresses whose time is over are used while the resolver fails, for a while
+// (RFC 8767). It is tried again now and then, and at once when it works.
+func TestCacheStale_RFC8767(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := new(script)
+		b.set("origin.test", Reply{Addrs: addrs("192.0.2.1"), TTL: time.Minute})
+		c := New(Config{Backend: b})
+		ask(c, "origin.test", IPv4)
+		time.Sleep(time.Minute)
+		b.fail(errBroken)
+		begin := time.Now()
+		asked := b.asked.Load()
+		for time.Since(begin) < StaleFor {
+			if a, _ := ask(c, "origin.test", IPv4); !a.Stale || a.Err != nil || !slices.Equal(a.Addrs, addrs("192.0.2.1")) {
+				t.Fatalf("after %s: %+v", time.Since(begin), a)
+			}
+			time.Sleep(time.Second)
+		}
+		if n := b.asked.Load() - asked; n != int32(StaleFor/StaleRecheck) {
+			t.Errorf("tried again %d times", n)
+		}
+		if a, _ := ask(c, "origin.test", IPv4); a.Err == nil || a.Addrs != nil {
+			t.Errorf("after %s: %+v", time.Since(begin), a)
+		}
+		b.fail(nil)
+		time.Sleep(FailureTTL)
+		if a, _ := ask(c, "origin.test", IPv4); a.Stale || len(a.Addrs) == 0 {
+			t.Errorf("works again: %+v", a)
+		}
+	})
+}
+
+// A name that does not exist any more has no stale addresses, of either family.
+func TestCacheNoNameIsNeverStale(t *testing.T) {
+	for _, before := range []string{"expired", "in use as stale"} {
+		synctest.Test(t, func(t *testing.T) {
+			b := new(script)
+			b.set("origin.test", Reply{Addrs: addrs("192.0.2.1"), TTL: time.Minute})
+			c := New(Config{Backend: b})
+			ask(c, "origin.test", IPv4)
+			ask(c, "origin.test", IPv6)
+			time.Sleep(time.Minute)
+			if before != "expired" {
+				b.fail(errBroken)
+				if a, _ := ask(c, "origin.test", IPv6); !a.Stale {
+					t.Fatalf("%+v", a)
+				}
+				b.fail(nil)
+			}
+			b.set("origin.test", Reply{NoName: true})
+			if a, _ := ask(c, "origin.test", IPv4); !isNotFound(a.Err) {
+				t.Fatalf("%+v", a)
+			}
+			b.fail(errBroken)
+			time.Sleep(2 * time.Second)
+			for _, f := range []Family{IPv4, IPv6} {
+				if a, _ := ask(c, "origin.test", f); a.Err == nil {
+					t.Errorf("%s, %s: %+v", before, f, a)
+				}
+			}
+		})
+	}
+}
+
+// A resolver that takes long is not waited for while there is a stale answer; its
+// own one counts when it comes (RFC 8767 §5).
+func TestCacheStaleMeanwhile_RFC8767_5(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := new(script)
+		b.set("origin.test", Reply{Addrs: addrs("192.0.2.1"), TTL: time.Minute})
+		c := New(Config{Backend: b})
+		ask(c, "origin.test", IPv4)
+		time.Sleep(time.Minute)
+		b.set("origin.test", Reply{Addrs: addrs("192.0.2.2"), TTL: time.Minute})
+		b.after = 3 * time.Second
+		begin := time.Now()
+		a, _ := ask(c, "origin.test", IPv4)
+		if took := time.Since(begin); !a.Stale || took != StaleAfter {
+			t.Errorf("%+v after %s", a, took)
+		}
+		if a, hit := ask(c, "origin.test", IPv4); !hit || !a.Stale {
+			t.Errorf("%+v, %t", a, hit)
+		}
+		time.Sleep(3*time.Second - StaleAfter)
+		synctest.Wait()
+		if a, hit := ask(c, "origin.test", IPv4); !hit || a.Stale || !slices.Equal(a.Addrs, addrs("192.0.2.2")) {
+			t.Errorf("%+v, %t", a, hit)
+		}
+		if n := b.asked.Load(); n != 2 {
+			t.Errorf("asked %d times", n)
+		}
+	})
+}
+
+// A stale answer that was handed out meanwhile stays in use when the resolver
+// fails in the end.
+func TestCacheStaleMeanwhileThenFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := new(script)
+		b.set("origin.test", Reply{Addrs: addrs("192.0.2.1"), TTL: time.Minute})
+		c := New(Config{Backend: b})
+		ask(c, "origin.test", IPv4)
+		time.Sleep(time.Minute)
+		b.fail(errBroken)
+		b.after = 3 * time.Second
+		ask(c, "origin.test", IPv4)
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if a, hit := ask(c, "origin.test", IPv4); !hit || !a.Stale {
+			t.Errorf("%+v, %t", a, hit)
+		}
+	})
+}
+
+// However many ask, a name is asked for once, and that goes on when the first one
+// leaves.
+func TestCacheSingleFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &script{after: time.Second}
+		b.set("origin.test", Reply{Addrs: addrs("192.0.2.1"), TTL: time.Minute})
+		c := New(Config{Backend: b})
+		_, first := c.Lookup("origin.test", IPv4)
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() {
+				if a, hit := ask(c, "origin.test", IPv4); hit || len(a.Addrs) != 1 {
+					t.Errorf("%+v, %t", a, hit)
+				}
+			})
+		}
+		synctest.Wait()
+		first.Leave()
+		wg.Wait()
+		if asked, canceled := b.asked.Load(), b.canceled.Load(); asked != 1 || canceled != 0 {
+			t.Errorf("asked %d times, %d of them cancelled", asked, canceled)
+		}
+	})
+}
+
+// A question that nobody waits for is given up, and is no failure of the name.
+func TestCacheEverybodyLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &script{after: time.Second}
+		b.set("origin.test", Reply{Addrs: addrs("192.0.2.1"), TTL: time.Minute})
+		c := New(Config{Backend: b})
+		_, one := c.Lookup("origin.test", IPv4)
+		_, two := c.Lookup("origin.test", IPv4)
+		if one != two {
+			t.Fatal("asked twice")
+		}
+		one.Leave()
+		two.Leave()
+		// The next one does not get the cancelled question's end.
+		if a, hit := ask(c, "origin.test", IPv4); hit || a.Err != nil {
+			t.Errorf("%+v, %t", a, hit)
+		}
+		if asked, canceled := b.asked.Load(), b.canceled.Load(); asked != 2 || canceled != 1 {
+			t.Errorf("asked %d times, %d of them cancelled", asked, canceled)
+		}
+	})
+}
+
+// A backend that does not end is ended.
+func TestCacheFlightTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := New(Config{Backend: &script{after: time.Hour}})
+		begin := time.Now()
+		a, _ := ask(c, "origin.test", IPv4)
+		if d, ok := errors.AsType[*net.DNSError](a.Err); !ok || !d.IsTimeout || time.Since(begin) != flightTimeout {
+			t.Errorf("%+v after %s", a, time.Since(begin))
+		}
+	})
+}
+
+// The cache never holds more names than its limit, and answers them all.
+func TestCacheIsBounded(t *testing.T) {
+	b := new(script)
+	c := New(Config{Backend: b, MaxNames: 1000})
+	for i := range 5000 {
+		name := fmt.Sprintf("n%d.test", i)
+		b.set(name, Reply{Addrs: addrs("192.0.2.1"), TTL: time.Minute})
+		if a, _ := ask(c, name, IPv4); len(a.Addrs) != 1 {
+			t.Fatalf("%s: %+v", name, a)
+		}
+	}
+	if n := c.Len(); n > 1000 || n < 900 {
+		t.Errorf("%d names", n)
+	}
+}
+
+// While nothing can make room, names are served all the same.
+func TestCacheServesUncached(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &script{after: time.Second}
+		c := New(Config{Backend: b, MaxNames: 1})
+		var wg sync.WaitGroup
+		for i := range 1000 {
+			name := fmt.Sprintf("n%d.test", i)
+			b.set(name, Reply{Addrs: addrs("192.0.2.1"), TTL: time.Minute})
+			wg.Go(func() {
+				if a, _ := ask(c, name, IPv4); len(a.Addrs) != 1 {
+					t.Errorf("%s: %+v", name, a)
+				}
+			})
+		}
+		wg.Wait()
+		if n := c.Len(); n > 1 {
+			t.Errorf("%d names", n)
+		}
+	})
+}
+
+// Names without addresses make room before names with some: a client that asks
+// for names which do not exist does not push out what others use.
+func TestCacheEvictsNegativeFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := new(script)
+		c := New(Config{Backend: b, MaxNames: 64 * 8})
+		for i := range 200 {
+			name := fmt.Sprintf("good%d.test", i)
+			b.set(name, Reply{Addrs: addrs("192.0.2.1"), TTL: time.Hour})
+			ask(c, name, IPv4)
+		}
+		for i := range 5000 {
+			ask(c, fmt.Sprintf("bad%d.test", i), IPv4)
+		}
+		left := 0
+		for i := range 200 {
+			if a, fl := c.Lookup(fmt.Sprintf("good%d.test", i), IPv4); fl == nil && len(a.Addrs) == 1 {
+				left++
+			} else if fl != nil {
+				fl.Leave()
+			}
+		}
+		synctest.Wait()
+		if left < 180 { // a shard may have got more than its share of good ones
+			t.Errorf("%d of 200 names are left", left)
+		}
+	})
+}
+
+// Of a long answer, some addresses are used: unmapped, each once.
+func TestCacheUsableAddresses(t *testing.T) {
+	var many []netip.Addr
+	for i := range 100 {
+		many = append(many, netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}))
+	}
+	b := new(script)
+	b.set("many.test", Reply{Addrs: many, TTL: time.Minute})
+	b.set("odd.test", Reply{Addrs: append(addrs("::ffff:192.0.2.1", "192.0.2.1", "2001:db8::1"), netip.Addr{}), TTL: time.Minute})
+	c := New(Config{Backend: b})
+	if a, _ := ask(c, "many.test", IPv4); !slices.Equal(a.Addrs, many[:MaxAddrs]) {
+		t.Errorf("%v", a.Addrs)
+	}
+	if a, _ := ask(c, "odd.test", IPv6); !slices.Equal(a.Addrs, addrs("192.0.2.1", "2001:db8::1")) {
+		t.Errorf("%v", a.Addrs)
+	}
+}
+
+// An answer from memory allocates nothing.
+func TestCacheHitAllocates(t *testing.T) {
+	b := new(script)
+	b.set("origin.test", Reply{Addrs: addrs("192.0.2.1", "192.0.2.2"), TTL: time.Hour})
+	b.set("none.test", Reply{NoName: true, TTL: time.Hour})
+	c := New(Config{Backend: b, Static: map[string][]netip.Addr{"static.test": addrs("192.0.2.3")}, HostsFile: hostsFileWith(t, "192.0.2.4 file.test")})
+	for _, name := range []string{"origin.test", "none.test", "static.test", "file.test"} {
+		ask(c, name, IPv4)
+		if n := testing.AllocsPerRun(1000, func() {
+			if _, fl := c.Lookup(name, IPv4); fl != nil {
+				t.Fatal("not remembered")
+			}
+		}); n > 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}
+
+// Many goroutines, few names, short lives: for the race detector, and for what
+// must hold in all of them.
+func TestCacheConcurrency(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &script{after: time.Millisecond}
+		for i := range 40 {
+			b.set(fmt.Sprintf("n%d.test", i), Reply{Addrs: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})}})
+		}
+		c := New(Config{Backend: b, MaxNames: 64})
+		var wg sync.WaitGroup
+		for g := range 32 {
+			wg.Go(func() {
+				for i := range 200 {
+					n := (g*7 + i) % 40
+					a, fl := c.Lookup(fmt.Sprintf("n%d.test", n), Family(g%2))
+					if fl != nil {
+						if i%5 == g%5 {
+							fl.Leave()
+							continue
+						}
+						<-fl.Done()
+						a = fl.Answer()
+						fl.Leave()
+					}
+					if len(a.Addrs) != 1 || a.Addrs[0].As4()[3] != byte(n) {
+						t.Errorf("n%d: %+v", n, a)
+					}
+					time.Sleep(time.Duration(i%7) * time.Second)
+				}
+			})
+		}
+		wg.Wait()
+		for i := range c.shards {
+			for name, e := range c.shards[i].names {
+				if e.flights != [families]*Flight{} {
+					t.Errorf("%s is still asked for", name)
+				}
+			}
+		}
+	})
+}
+
+func BenchmarkCacheHit(b *testing.B) {
+	s := new(script)
+	names := make([]string, 1000)
+	for i := range names {
+		names[i] = fmt.Sprintf("host%d.example.test", i)
+		s.set(names[i], Reply{Addrs: addrs("192.0.2.1"), TTL: time.Hour})
+	}
+	c := New(Config{Backend: s, HostsFile: hostsFileWith(b, "127.0.0.1 localhost")})
+	for _, name := range names {
+		ask(c, name, IPv4)
+	}
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for i := 0; pb.Next(); i++ {
+			if _, fl := c.Lookup(names[i%len(names)], IPv4); fl != nil {
+				b.Error("not remembered")
+				return
+			}
+		}
+	})
+}

@@ -1,0 +1,112 @@
+package dnscache
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func hostsFileWith(t testing.TB, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "hosts")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// What is static or in the hosts file is asked for nowhere else.
+func TestHosts(t *testing.T) {
+	file := hostsFileWith(t, `# a comment
+127.0.0.1	localhost loop.test.   # and one behind
+::1		localhost
+192.0.2.1 One.Test two.test
+192.0.2.2 two.test
+192.0.2.9 static.test
+not-an-address broken.test
+192.0.2.3
+`)
+	b := new(script)
+	c := New(Config{Backend: b, HostsFile: file, Static: map[string][]netip.Addr{
+		"static.test": addrs("198.51.100.1", "2001:db8::1"),
+		"mapped.test": addrs("::ffff:198.51.100.2"),
+	}})
+	for _, tc := range []struct {
+		name string
+		f    Family
+		want []netip.Addr
+	}{
+		{"localhost", IPv4, addrs("127.0.0.1")},
+		{"localhost", IPv6, addrs("::1")},
+		{"loop.test", IPv4, addrs("127.0.0.1")},
+		{"one.test", IPv4, addrs("192.0.2.1")},
+		{"one.test", IPv6, nil},
+		{"two.test", IPv4, addrs("192.0.2.1", "192.0.2.2")},
+		{"static.test", IPv4, addrs("198.51.100.1")},
+		{"static.test", IPv6, addrs("2001:db8::1")},
+		{"mapped.test", IPv4, addrs("198.51.100.2")},
+	} {
+		a, fl := c.Lookup(tc.name, tc.f)
+		if fl != nil || !slices.Equal(a.Addrs, tc.want) || tc.want == nil && !isNotFound(a.Err) {
+			t.Errorf("%s %s: %+v", tc.name, tc.f, a)
+		}
+	}
+	if b.asked.Load() != 0 {
+		t.Error("the backend was asked")
+	}
+	if a, _ := ask(c, "broken.test", IPv4); a.Err == nil || b.asked.Load() != 1 {
+		t.Errorf("broken.test: %+v", a)
+	}
+}
+
+// The hosts file is read again when it has changed, and not needed.
+func TestHostsFileChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "hosts")
+		c := New(Config{Backend: new(script), HostsFile: path})
+		known := func(name string) bool {
+			a, _ := ask(c, name, IPv4)
+			return len(a.Addrs) == 1
+		}
+		steps := []struct {
+			text string // "" removes the file
+			one  bool
+			two  bool
+		}{
+			{"", false, false},
+			{"192.0.2.1 one.test\n", true, false},
+			{"192.0.2.1 two.test\n", false, true}, // the same size
+			{"192.0.2.1 one.test two.test\n", true, true},
+			{"", false, false},
+			{"192.0.2.1 one.test\n", true, false},
+		}
+		for i, step := range steps {
+			if step.text == "" {
+				os.Remove(path)
+			} else {
+				if err := os.WriteFile(path, []byte(step.text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				// The clock of the file system is not that of the bubble.
+				stamp := time.Unix(1_000_000+int64(i), 0)
+				if err := os.Chtimes(path, stamp, stamp); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(hostsCheck + MaxNegativeTTL)
+			if one, two := known("one.test"), known("two.test"); one != step.one || two != step.two {
+				t.Errorf("step %d: %t %t", i, one, two)
+			}
+		}
+		if err := os.WriteFile(path, []byte("192.0.2.1 two.test\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if !known("one.test") {
+			t.Error("the file is looked at with every question")
+		}
+	})
+}

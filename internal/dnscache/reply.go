@@ -1,0 +1,85 @@
+package dnscache
+
+import (
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// maxAliases bounds the CNAME records that are followed in an answer.
+const maxAliases = 16
+
+// belongs reports whether m is an answer to q: the same ID and the same question
+// (RFC 5452 §9.1).
+func belongs(m, q *dns.Msg) bool {
+	return m.Response && m.Id == q.Id && m.Opcode == q.Opcode && len(m.Question) == 1 &&
+		m.Question[0].Qtype == q.Question[0].Qtype && m.Question[0].Qclass == q.Question[0].Qclass &&
+		strings.EqualFold(m.Question[0].Name, q.Question[0].Name)
+}
+
+// replyOf reads an answer. Only records of the name that was asked for count, or
+// of the name that its CNAME records lead to: what else stands in the answer was
+// not asked for. The time is the shortest of those on the way.
+func replyOf(m *dns.Msg, name string, f Family) Reply {
+	owner, ttl := name+".", uint32(MaxTTL/time.Second)
+	for range maxAliases {
+		alias := aliasOf(m, owner)
+		if alias == nil {
+			break
+		}
+		owner, ttl = alias.Target, min(ttl, alias.Hdr.Ttl)
+	}
+	var r Reply
+	for _, rr := range m.Answer {
+		if h := rr.Header(); h.Class != dns.ClassINET || !strings.EqualFold(h.Name, owner) {
+			continue
+		}
+		a, ok := addrOf(rr, f)
+		if !ok {
+			continue
+		}
+		r.Addrs = append(r.Addrs, a)
+		ttl = min(ttl, rr.Header().Ttl)
+	}
+	if len(r.Addrs) == 0 {
+		return Reply{TTL: negativeTTL(m), NoName: m.Rcode == dns.RcodeNameError}
+	}
+	r.TTL = time.Duration(ttl) * time.Second
+	return r
+}
+
+func aliasOf(m *dns.Msg, owner string) *dns.CNAME {
+	for _, rr := range m.Answer {
+		if c, ok := rr.(*dns.CNAME); ok && c.Hdr.Class == dns.ClassINET && strings.EqualFold(c.Hdr.Name, owner) {
+			return c
+		}
+	}
+	return nil
+}
+
+func addrOf(rr dns.RR, f Family) (netip.Addr, bool) {
+	switch rr := rr.(type) {
+	case *dns.A:
+		if f == IPv4 {
+			return netip.AddrFromSlice(rr.A.To4())
+		}
+	case *dns.AAAA:
+		if f == IPv6 {
+			return netip.AddrFromSlice(rr.AAAA)
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// negativeTTL is how long an answer without addresses holds (RFC 2308 §5); 0
+// where it does not say.
+func negativeTTL(m *dns.Msg) time.Duration {
+	for _, rr := range m.Ns {
+		if soa, ok := rr.(*dns.SOA); ok {
+			return time.Duration(min(soa.Hdr.Ttl, soa.Minttl)) * time.Second
+		}
+	}
+	return 0
+}

@@ -1,0 +1,260 @@
+package egress
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/target"
+)
+
+// This file contains what the settings of Transport about names and addresses
+// mean: resolver, hosts_override, prefer_ip, local_addresses and interface.
+
+// Resolver is who is asked for the addresses of names.
+type Resolver struct {
+	// Addresses are DNS servers. The first that can tell is believed; one that
+	// cannot be reached within 2s, or that says that it cannot tell, is
+	// followed by the next, and one that could not be reached is no longer
+	// asked first. Each is one of:
+	//
+	// - `192.0.2.1`, `192.0.2.1:5353`, `2001:db8::1`, `[2001:db8::1]:5353`,
+	//   `udp://192.0.2.1`: over UDP, and over TCP where an answer is truncated
+	// - `tcp://192.0.2.1`
+	// - `tls://192.0.2.1#dns.example`: DNS over TLS (RFC 7858), port 853; the
+	//   certificate must be valid for the name behind `#`, or for the host
+	// - `https://dns.example/dns-query`, `https://192.0.2.1/dns-query#dns.example`:
+	//   DNS over HTTPS (RFC 8484)
+	//
+	// A name as host is possible with tls and https; the resolver of the
+	// system is asked for its addresses. Their certificates are checked
+	// against the roots of the system. Servers are configured, so access
+	// rules do not apply to them, and neither do local_addresses and
+	// interface. At least one is needed.
+	Addresses []string `json:"addresses,omitempty"`
+}
+
+// The values of prefer_ip.
+var preferIP = map[string]familyOrder{
+	"6":      {dnscache.IPv6, false},
+	"4":      {dnscache.IPv4, false},
+	"6_only": {dnscache.IPv6, true},
+	"4_only": {dnscache.IPv4, true},
+}
+
+// The values of local_address_pick.
+const (
+	pickRoundRobin = "round_robin"
+	pickUserHash   = "user_hash"
+)
+
+// maxInterfaceName is what the kernel takes (IFNAMSIZ without the final zero).
+const maxInterfaceName = 15
+
+// setNameDefaults fills in the defaults of the settings about names.
+func (t *Transport) setNameDefaults() {
+	setDefault(&t.PreferIP, "6")
+	if len(t.LocalAddresses) > 0 {
+		setDefault(&t.LocalAddressPick, pickRoundRobin)
+	}
+}
+
+// validateNames checks the settings about names, which have their defaults.
+func (t *Transport) validateNames() error {
+	if _, err := t.dnsServers(); err != nil {
+		return err
+	}
+	if _, err := t.staticHosts(); err != nil {
+		return err
+	}
+	if _, ok := preferIP[t.PreferIP]; !ok {
+		return fmt.Errorf("transport.prefer_ip: unknown value '%s': one of 4, 6, 4_only, 6_only", t.PreferIP)
+	}
+	_, err := t.localSources()
+	return err
+}
+
+// dnsServers are the configured DNS servers, none where the system's resolver is
+// to be asked.
+func (t *Transport) dnsServers() ([]dnscache.Server, error) {
+	if t.Resolver == nil {
+		return nil, nil
+	}
+	if len(t.Resolver.Addresses) == 0 {
+		return nil, errors.New("transport.resolver.addresses: empty; leave resolver out to ask the system's")
+	}
+	var servers []dnscache.Server
+	for _, a := range t.Resolver.Addresses {
+		s, err := dnscache.ParseServer(a)
+		if err != nil {
+			return nil, fmt.Errorf("transport.resolver.addresses: '%s': %w", printableText(a), err)
+		}
+		servers = append(servers, s)
+	}
+	return servers, nil
+}
+
+// staticHosts are the names with fixed addresses, in canonical form.
+func (t *Transport) staticHosts() (map[string][]netip.Addr, error) {
+	out := make(map[string][]netip.Addr, len(t.HostsOverride))
+	for name, list := range t.HostsOverride {
+		host, addr, err := target.ParseHost(name)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("transport.hosts_override: '%s': %w", printableText(name), reasonOf(err))
+		case addr.IsValid():
+			return nil, fmt.Errorf("transport.hosts_override: '%s' is an address; write a name", printableText(name))
+		case out[host] != nil:
+			return nil, fmt.Errorf("transport.hosts_override: '%s' stands there twice", host)
+		case len(list) == 0:
+			return nil, fmt.Errorf("transport.hosts_override: '%s' has no addresses", host)
+		}
+		for _, text := range list {
+			a, err := parseAddress(text)
+			if err != nil {
+				return nil, fmt.Errorf("transport.hosts_override: '%s': '%s': %w", host, printableText(text), err)
+			}
+			out[host] = append(out[host], a)
+		}
+	}
+	return out, nil
+}
+
+// localSources is where connections leave from, nil where it is the system's
+// choice.
+func (t *Transport) localSources() (*sources, error) {
+	if err := t.validateInterface(); err != nil {
+		return nil, err
+	}
+	if len(t.LocalAddresses) == 0 && t.LocalAddressPick != "" {
+		return nil, errors.New("transport.local_address_pick: there are no local_addresses to pick from")
+	}
+	if len(t.LocalAddresses) == 0 && t.Interface == "" {
+		return nil, nil
+	}
+	s := &sources{device: t.Interface}
+	seen := make(map[netip.Addr]bool)
+	for _, text := range t.LocalAddresses {
+		a, err := parseAddress(text)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("transport.local_addresses: '%s': %w", printableText(text), err)
+		case a.IsUnspecified() || a.IsMulticast():
+			return nil, fmt.Errorf("transport.local_addresses: '%s' is no address of a machine", a)
+		case seen[a]:
+			return nil, fmt.Errorf("transport.local_addresses: '%s' stands there twice", a)
+		}
+		seen[a] = true
+		f := dnscache.FamilyOf(a)
+		s.addrs[f] = append(s.addrs[f], a)
+	}
+	if o := preferIP[t.PreferIP]; o.only && len(t.LocalAddresses) > 0 && len(s.addrs[o.first]) == 0 {
+		return nil, fmt.Errorf("transport.local_addresses: none is %s, and prefer_ip %s uses no others", o.first, t.PreferIP)
+	}
+	switch t.LocalAddressPick {
+	case "", pickRoundRobin:
+	case pickUserHash:
+		s.sticky = true
+	default:
+		return nil, fmt.Errorf("transport.local_address_pick: unknown value '%s': one of round_robin, user_hash", t.LocalAddressPick)
+	}
+	return s, nil
+}
+
+func (t *Transport) validateInterface() error {
+	switch {
+	case t.Interface == "":
+		return nil
+	case !canBindToInterface:
+		return errors.New("transport.interface: possible on Linux only")
+	case len(t.Interface) > maxInterfaceName || strings.ContainsAny(t.Interface, "/ \x00"):
+		return fmt.Errorf("transport.interface: '%s' is no name of a network interface", printableText(t.Interface))
+	}
+	return nil
+}
+
+// warnAboutSources tells of local addresses and interfaces that this machine does
+// not have now. It is no error: they may come later, or be bound to all the same
+// (net.ipv4.ip_nonlocal_bind).
+func (h *Handler) warnAboutSources(s *sources) {
+	if s == nil {
+		return
+	}
+	if _, err := net.InterfaceByName(s.device); s.device != "" && err != nil {
+		h.logger.Warn("there is no such network interface now; connections fail until there is",
+			zap.String("interface", s.device), zap.Error(err))
+	}
+	for _, a := range slices.Concat(s.addrs[:]...) {
+		if !h.dialer.self.isLocal(a) {
+			h.logger.Warn("local address is not on an interface of this machine; connections from it may fail",
+				zap.String("address", a.String()))
+		}
+	}
+}
+
+// parseAddress parses an IP address of a configuration.
+func parseAddress(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	switch {
+	case err != nil:
+		return a, errors.New("not an IP address")
+	case a.Zone() != "":
+		return a, errors.New("zones are not supported")
+	}
+	return a.Unmap(), nil
+}
+
+// provisionResolver gets the state of names that belongs to the settings, and
+// returns the name under which it is to be given back.
+func (t *Transport) provisionResolver() (*nameState, string, error) {
+	id, err := t.resolverID()
+	if err != nil {
+		return nil, "", err
+	}
+	state, _, err := nameStates.LoadOrNew(id, func() (caddy.Destructor, error) { return t.newNameState() })
+	if err != nil {
+		return nil, "", err
+	}
+	return state.(*nameState), id, nil
+}
+
+// resolverID names what resolves names by the settings that matter to it.
+func (t *Transport) resolverID() (string, error) {
+	canonical, err := json.Marshal(struct {
+		Resolver *Resolver
+		Hosts    map[string][]string
+	}{t.Resolver, t.HostsOverride})
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(canonical)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+func (t *Transport) newNameState() (*nameState, error) {
+	servers, err := t.dnsServers()
+	if err != nil {
+		return nil, err
+	}
+	static, err := t.staticHosts()
+	if err != nil {
+		return nil, err
+	}
+	cfg := dnscache.Config{Backend: dnscache.System{}, Static: static, HostsFile: dnscache.SystemHostsFile()}
+	if len(servers) > 0 {
+		if cfg.Backend, err = dnscache.NewClient(servers, nil); err != nil {
+			return nil, err
+		}
+	}
+	return newNameState(dnscache.New(cfg)), nil
+}

@@ -1,0 +1,138 @@
+package egress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync/atomic"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-egress/egress/internal/dnscache"
+)
+
+// sources are where connections leave from, by configuration: local addresses, a
+// network interface, or both. nil leaves it to the system.
+type sources struct {
+	addrs  [2][]netip.Addr // by family
+	device string
+	sticky bool // each user has an address of its own
+	turn   atomic.Uint64
+}
+
+// source is where one connection leaves from. The zero value leaves it to the
+// system.
+type source struct {
+	addrs  [2]netip.Addr // by family; with one of them, the other family is not used
+	device string
+}
+
+// pick returns the source for a request, whose context ctx is.
+func (s *sources) pick(ctx context.Context) source {
+	if s == nil {
+		return source{}
+	}
+	var n uint64
+	if s.sticky {
+		n = uint64(s.slot(ctx) - 1)
+	} else {
+		n = s.turn.Add(1) - 1
+	}
+	out := source{device: s.device}
+	for f, list := range s.addrs {
+		if size := uint64(len(list)); size > 0 {
+			out.addrs[f] = list[n%size]
+			if s.sticky {
+				n /= size
+			}
+		}
+	}
+	return out
+}
+
+// only is a source with one address, on the same interface as the others.
+func (s *sources) only(a netip.Addr) source {
+	var out source
+	if s != nil {
+		out.device = s.device
+	}
+	out.addrs[dnscache.FamilyOf(a)] = a.Unmap()
+	return out
+}
+
+// slotKey is where a context carries the slot of a request that may be over.
+type slotKey struct{}
+
+// withSlot keeps the slot of a request for a dial that may outlive it.
+func withSlot(ctx context.Context, slot uint32) context.Context {
+	if slot == 0 {
+		return ctx
+	}
+	return context.WithValue(ctx, slotKey{}, slot)
+}
+
+// slot says which source a request has: its user's, or that of its client
+// address where there is no user. Connections are shared only by requests of the
+// same slot. It is 0 where sources are not kept apart by user.
+func (s *sources) slot(ctx context.Context) uint32 {
+	if s == nil || !s.sticky {
+		return 0
+	}
+	if slot, ok := ctx.Value(slotKey{}).(uint32); ok {
+		return slot
+	}
+	who := ""
+	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		who, _ = repl.GetString("http.auth.user.id")
+	}
+	if who == "" {
+		who, _ = caddyhttp.GetVar(ctx, caddyhttp.ClientIPVarKey).(string)
+	}
+	h := fnv.New64a()
+	_, _ = io.WriteString(h, who)
+	pairs := max(len(s.addrs[0]), 1) * max(len(s.addrs[1]), 1)
+	return uint32(h.Sum64()%uint64(pairs)) + 1
+}
+
+// restrict leaves of the families those in which the source has an address.
+func (s source) restrict(o familyOrder) familyOrder {
+	v4, v6 := s.addrs[dnscache.IPv4].IsValid(), s.addrs[dnscache.IPv6].IsValid()
+	switch {
+	case v4 && !v6:
+		return familyOrder{dnscache.IPv4, true}
+	case v6 && !v4:
+		return familyOrder{dnscache.IPv6, true}
+	}
+	return o
+}
+
+// apply makes nd dial from the source. The kernel chooses the port when it knows
+// the destination, where it can: a port that is chosen before is used up for all
+// destinations (see control).
+func (s source) apply(nd *net.Dialer, to netip.Addr) {
+	if local := s.addrs[dnscache.FamilyOf(to)]; local.IsValid() {
+		nd.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, 0))
+	}
+	if nd.LocalAddr != nil || s.device != "" {
+		nd.Control = s.control
+	}
+}
+
+// failLocalAddress is a source that this machine does not have.
+var failLocalAddress = &failure{500, "proxy_configuration_error", blameProxy, "connections cannot be made from the configured local address"}
+
+// explain tells a source that cannot be used from a destination that cannot be
+// reached.
+func (s source) explain(err error) error {
+	call, ok := errors.AsType[*os.SyscallError](err)
+	if !ok || call.Syscall != "bind" && call.Syscall != "setsockopt" {
+		return err
+	}
+	return fmt.Errorf("%w: %w", failLocalAddress, err)
+}
