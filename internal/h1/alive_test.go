@@ -262,6 +262,7 @@ func TestAliveTLS(t *testing.T) {
 					t.Errorf("alive is %v", got)
 				}
 				if tc.want && tc.name != "a part of a record" {
+					_ = client.SetDeadline(time.Time{})
 					checkQuietExchange(t, c, server)
 				}
 			})
