@@ -124,6 +124,8 @@ type Handler struct {
 	tunnel         Tunnel
 	dialer         *dialer
 	via            viaNames
+	retryBudget    *retryBudget
+	pins           *pins
 }
 
 // CaddyModule returns the Caddy module information.
@@ -149,7 +151,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 			return err
 		}
 	}
+	h.retryBudget, h.pins = new(retryBudget), newPins(h.transport.poolConfig())
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		h.pins.follow(server)
 		h.warnAboutServer(server)
 	}
 	return nil
@@ -226,6 +230,9 @@ func (h *Handler) Validate() error {
 // Cleanup releases what Provision acquired. Requests may still be under way:
 // they finish.
 func (h *Handler) Cleanup() error {
+	if h.pins != nil {
+		h.pins.close()
+	}
 	return h.releaseTransport()
 }
 

@@ -302,22 +302,23 @@ func (u *upload) blame(err error) error {
 	return &explained{failRequest, fmt.Errorf("reading the request body: %w", *clientErr)}
 }
 
-// untouched reports whether nothing was read from the client yet.
-func (u *upload) untouched() bool { return u.done == nil }
-
-// rewind reports whether the whole body is at hand, and prepares it to be sent
-// again.
-func (u *upload) rewind() bool {
+// replayable reports whether all of the body that was read is at hand. The
+// attempt has ended.
+func (u *upload) replayable() bool {
 	if u.done == nil {
-		return true
+		return true // nothing was read
 	}
 	if !u.clean.Load() {
 		return false
 	}
 	<-u.done // its connection is closed: it ends at once
+	return !u.lost
+}
+
+// rewind prepares a replayable body to be sent again.
+func (u *upload) rewind() {
 	u.done = nil
 	u.drop.Store(false)
-	return !u.lost
 }
 
 // keep remembers what was read, as long as it is little and may be sent again.

@@ -17,7 +17,8 @@ func (c *Conn) Alive() bool {
 		return c.socket == nil || c.socket.quiet()
 	}
 	if e, ok := c.tls.NetConn().(*eofConn); ok && e.socket != nil {
-		return e.tlsQuiet(c.tls)
+		n, err := e.readAtHand(c.tls)
+		return n == 0 && errors.Is(err, os.ErrDeadlineExceeded)
 	}
 	if !tlsQuiet(c.tls, longAgo) {
 		return false
@@ -36,6 +37,42 @@ func (c *Conn) Alive() bool {
 		quiet = c.socket.quiet()
 	}
 	return quiet
+}
+
+// errUnsolicited is a response that was there before its request.
+var errUnsolicited = &ProtocolError{Reason: "bytes before the request was sent"}
+
+// Silent looks at a new connection within its first exchange, before anything is
+// written. It returns a *ProtocolError where the peer has sent something already,
+// which would be taken for the answer, and the error of reading where the
+// connection has ended. It does not wait. Connections that cannot be looked at
+// count as silent.
+func (c *Conn) Silent() error {
+	if c.tls != nil {
+		e, ok := c.tls.NetConn().(*eofConn)
+		if !ok || e.socket == nil {
+			return nil
+		}
+		return spoken(e.readAtHand(c.tls))
+	}
+	if c.socket == nil || c.socket.quiet() {
+		return nil
+	}
+	err := c.fill()
+	return spoken(c.w-c.r, err)
+}
+
+// spoken is what the result of reading at a new connection means.
+func spoken(n int, err error) error {
+	switch {
+	case n > 0:
+		return errUnsolicited
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil
+	case err == io.EOF:
+		return ErrClosedBeforeResponse
+	}
+	return err
 }
 
 // recordWait is for the reading of records that are in the socket already. It is
@@ -89,14 +126,14 @@ func (c *eofConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// tlsQuiet reports whether t, the TLS connection over c, has no data for us. It
-// takes in the records that have come, which need not carry data: servers send
+// readAtHand reads a byte from t, the TLS connection over c, if one has come. It
+// takes in the records that are there, which need not carry data: servers send
 // session tickets when they please.
-func (c *eofConn) tlsQuiet(t *tls.Conn) bool {
+func (c *eofConn) readAtHand(t *tls.Conn) (int, error) {
 	c.atHand = true
 	n, err := t.Read(c.byte[:])
 	c.atHand = false
-	return n == 0 && errors.Is(err, os.ErrDeadlineExceeded)
+	return n, err
 }
 
 // cutOff reports whether the TLS connection has ended without a closure alert,
