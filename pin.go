@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"reflect"
@@ -68,8 +69,18 @@ func newPins(cfg connpool.Config) *pins {
 	}
 }
 
-// follow has the pins of a client's connection closed when that closes.
+// clientConnKey is the context key of a client's connection.
+type clientConnKey struct{}
+
+// follow makes the connections of clients known to their requests, and has the
+// pins of each closed when it closes.
 func (p *pins) follow(server *caddyhttp.Server) {
+	server.RegisterConnContext(func(ctx context.Context, c net.Conn) context.Context {
+		if ctx.Value(clientConnKey{}) != nil {
+			return ctx // another handler of the server was first
+		}
+		return context.WithValue(ctx, clientConnKey{}, c)
+	})
 	server.RegisterConnState(func(c net.Conn, state http.ConnState) {
 		if state == http.StateClosed || state == http.StateHijacked {
 			p.drop(c)
@@ -259,7 +270,7 @@ func (t *transaction) clientConn() net.Conn {
 	if t.r.ProtoMajor != 1 {
 		return nil
 	}
-	c, _ := t.r.Context().Value(caddyhttp.ConnCtxKey).(net.Conn)
+	c, _ := t.r.Context().Value(clientConnKey{}).(net.Conn)
 	if c == nil || reflect.TypeOf(c).Kind() != reflect.Pointer {
 		return nil // no identity
 	}
