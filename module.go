@@ -230,9 +230,6 @@ func (h *Handler) Validate() error {
 // Cleanup releases what Provision acquired. Requests may still be under way:
 // they finish.
 func (h *Handler) Cleanup() error {
-	if h.pins != nil {
-		h.pins.close()
-	}
 	return h.releaseTransport()
 }
 

@@ -36,7 +36,6 @@ type pins struct {
 	clients sync.Map     // the client connections that have some, for others to see it without the lock
 
 	mu       sync.Mutex
-	closed   bool
 	byClient map[net.Conn][]*pin // each in the order of their last use
 	byOrigin map[poolKey]int     // how many there are
 	oldest   *pin                // of all, in the same order: a ring
@@ -114,11 +113,10 @@ func (p *pins) put(client net.Conn, user string, origin poolKey, l *lease, keep 
 	if keep > 0 {
 		idle = min(idle, keep)
 	}
-	p.mu.Lock()
-	if p.closed || p.perOrigin <= 0 || p.max <= 0 || idle <= 0 {
-		p.mu.Unlock()
+	if p.perOrigin <= 0 || p.max <= 0 || idle <= 0 {
 		return false
 	}
+	p.mu.Lock()
 	evicted := p.makeRoom(client, user, origin)
 	e := &pin{client: client, user: user, origin: origin, lease: l}
 	e.timer = time.AfterFunc(idle, func() { p.expire(e) })
@@ -240,21 +238,6 @@ func (p *pins) drop(client net.Conn) {
 	}
 	p.mu.Unlock()
 	discard(own)
-}
-
-// close closes them all and takes no more.
-func (p *pins) close() {
-	p.mu.Lock()
-	p.closed = true
-	var gone []*pin
-	for e := range p.all() {
-		gone = append(gone, e)
-	}
-	for _, e := range gone {
-		p.remove(e)
-	}
-	p.mu.Unlock()
-	discard(gone)
 }
 
 func discard(gone []*pin) {
