@@ -89,6 +89,9 @@ func (u *upload) run() {
 	for !u.clean.Load() {
 		n, err := u.t.body.Read((*buf)[chunkRoom : chunkRoom+32<<10])
 		u.read += int64(n)
+		// Kept even if the attempt has failed meanwhile: a body is sent again
+		// whole or not at all.
+		u.keep((*buf)[chunkRoom : chunkRoom+n])
 		switch {
 		case u.length >= 0 && u.read > u.length, err == io.EOF && u.read < u.length:
 			// HTTP/3 does not see to it that a body is as long as it said.
@@ -111,7 +114,6 @@ func (u *upload) run() {
 // to go on.
 func (u *upload) forward(buf []byte, n int) bool {
 	if !u.drop.Load() {
-		u.keep(buf[chunkRoom : chunkRoom+n])
 		err := u.write(buf, n)
 		if err == nil {
 			u.sent.Add(int64(n))
