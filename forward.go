@@ -51,55 +51,108 @@ func (t *transaction) exchange() error {
 		t.upload = newUpload(t)
 	}
 	t.bound = namesConnectionAuth(t.r.Header["Authorization"])
+	t.h.retryBudget.begin()
+	defer func() {
+		t.retries.end()
+		t.h.retryBudget.end()
+	}()
 	for {
-		again, err := t.attempt(*buf, t.upload)
-		if !again {
+		err := t.attempt(*buf)
+		if err == nil || !t.mayRetry(err) {
 			return err
 		}
 	}
 }
 
-// attempt runs the exchange on one connection. again is true where the retry
-// table of upstream connections allows another attempt, which is made on a fresh
-// connection, once.
-func (t *transaction) attempt(head []byte, up *upload) (again bool, err error) {
-	l, err := t.acquire(t.out.attempts > 0)
-	t.out.attempts++
+// attempt runs the exchange on one connection. Whether there is another one is
+// for the retry rules to say.
+func (t *transaction) attempt(head []byte) error {
+	l, err := t.choose()
 	if err != nil {
-		return false, err
+		return err
 	}
 	c := l.Conn().Conn
 	c.Begin()
-	stop := context.AfterFunc(t.r.Context(), func() { _ = c.Close() })
+	w := watch{ctx: t.r.Context(), conn: c}
 	settled := false
 	defer func() {
 		if !settled { // a writer has panicked
-			stop()
+			w.end()
 			_ = c.Close()
 			c.End()
 			l.Discard()
 		}
 	}()
-	resp, err := t.roundTrip(c, l.Reused(), head, up)
-	undisturbed := stop()
-	uploaded := true
-	if up != nil {
-		uploaded = up.settle(err)
+	resp, err := t.roundTrip(c, head, &w)
+	undisturbed := w.end()
+	if up := t.upload; up != nil {
+		undisturbed = up.settle(err) && undisturbed
 		t.out.bytesUp = up.sent.Load()
 		err = up.blame(err)
 	}
 	settled = true
-	if reusable := c.End(); reusable && err == nil && undisturbed && uploaded && !t.bound && !t.h.pool.retired.Load() {
-		l.Release(keepFor(resp.KeepAlive))
+	if reusable := c.End(); reusable && undisturbed && err == nil {
+		t.giveBack(l, resp)
 	} else {
 		l.Discard()
 	}
-	if err == nil {
-		return false, nil
-	}
-	stale, ok := errors.AsType[*staleError](err)
-	return ok && t.mayRetry(stale, up), err
+	return err
 }
+
+// choose gets the connection for an attempt: the one that is pinned to this
+// client, or one of the pool. A second attempt is made on a fresh one.
+func (t *transaction) choose() (*lease, error) {
+	first := t.out.attempts == 0
+	t.out.attempts++
+	if first {
+		if l := t.takePinned(); l != nil {
+			return l, nil
+		}
+	}
+	return t.acquire(!first)
+}
+
+// giveBack ends an exchange whose connection can carry another one.
+func (t *transaction) giveBack(l *lease, resp h1.Response) {
+	switch {
+	case t.h.pool.retired.Load():
+		l.Discard()
+	case t.bound:
+		t.pin(l, keepFor(resp.KeepAlive))
+	default:
+		l.Release(keepFor(resp.KeepAlive))
+	}
+}
+
+// watch closes the connection to the origin when the client goes away. It starts
+// when there is something to wait for: most exchanges have nothing.
+type watch struct {
+	ctx  context.Context
+	conn *h1.Conn
+	stop func() bool
+}
+
+func (w *watch) start() {
+	if w.stop == nil {
+		c := w.conn
+		w.stop = context.AfterFunc(w.ctx, func() { _ = c.Close() })
+	}
+}
+
+// first is the deadline of a first wait, which ends earlier where the watch has
+// yet to start.
+func (w *watch) first(deadline time.Time) time.Time {
+	if w.stop != nil {
+		return deadline
+	}
+	if soon := time.Now().Add(firstWait); soon.Before(deadline) {
+		return soon
+	}
+	return deadline
+}
+
+// end stops the watch. It reports whether the connection was left alone.
+func (w *watch) end() (undisturbed bool) { return w.stop == nil || w.stop() }
 
 // keepFor is how long a connection may stay idle whose origin promised to keep
 // it for the given time: a second less, to be first. 0 is the pool's own.
@@ -110,56 +163,23 @@ func keepFor(promised time.Duration) time.Duration {
 	return max(promised-time.Second, time.Millisecond)
 }
 
-// staleError is a connection that failed before any byte of a response came.
-type staleError struct {
-	written bool // some of the request may have reached the origin
-	err     error
-}
-
-func (e *staleError) Error() string { return e.err.Error() }
-func (e *staleError) Unwrap() error { return e.err }
-
-// mayRetry is the retry table for origins reached directly. A fresh connection
-// is never given a second chance: what is wrong there is not the pool's doing.
-func (t *transaction) mayRetry(stale *staleError, up *upload) bool {
-	switch {
-	case !t.out.reused || t.out.attempts > 1 || t.clientGone():
-		return false
-	case !stale.written:
-		return up == nil || up.untouched()
-	case !safeToRepeat(t.r.Method):
-		return false
-	default:
-		return up == nil || up.rewind()
-	}
-}
-
-// safeToRepeat reports whether a method is idempotent (RFC 9110 §9.2.2). An
-// Idempotency-Key makes no difference: it is the client who may repeat then.
-func safeToRepeat(method string) bool {
-	switch method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
-		return true
-	}
-	return false
-}
-
-// errUnsolicited is a response that was there before its request.
-var errUnsolicited = &h1.ProtocolError{Reason: "bytes before the request was sent"}
-
 // roundTrip writes the request, reads the response and relays it.
-func (t *transaction) roundTrip(c *h1.Conn, reused bool, head []byte, up *upload) (h1.Response, error) {
-	if !reused && !t.https && !c.Alive() {
-		// What an origin says before it was asked would be taken for the
-		// answer. (With TLS, what is there may be a session ticket.)
-		return h1.Response{}, errUnsolicited
+func (t *transaction) roundTrip(c *h1.Conn, head []byte, w *watch) (h1.Response, error) {
+	if !t.out.reused {
+		if err := c.Silent(); err != nil {
+			return h1.Response{}, err
+		}
+	}
+	up := t.upload
+	if up != nil || len(head) > surelyWritten {
+		w.start()
 	}
 	if n, err := c.Write(head); err != nil {
 		return h1.Response{}, &staleError{written: n > 0, err: err}
 	}
 	hd := heads.Get().(*h1.Head)
 	defer heads.Put(hd)
-	if err := t.readFinalHead(c, hd, up); err != nil {
+	if err := t.readFinalHead(c, hd, w); err != nil {
 		return h1.Response{}, noResponse(c, err)
 	}
 	t.out.ttfb = time.Since(t.start)
@@ -177,8 +197,16 @@ func (t *transaction) roundTrip(c *h1.Conn, reused bool, head []byte, up *upload
 		up.finalHead(hd.Status)
 	}
 	t.writeResponseHead(hd, resp)
-	return resp, t.relayBody(c, resp)
+	return resp, t.relayBody(c, resp, w)
 }
+
+// surelyWritten is the size of a head that any socket takes at once.
+const surelyWritten = 4 << 10
+
+// firstWait is how long a response head is waited for before the client is
+// watched: a watch costs more than the whole waiting of a quick answer does. A
+// client that leaves earlier is noticed then.
+const firstWait = 100 * time.Millisecond
 
 // noResponse sorts an error of reading the response head: nothing came at all,
 // or it took too long, or what came is malformed.
@@ -197,27 +225,36 @@ func noResponse(c *h1.Conn, err error) error {
 // informational ones (RFC 9110 §15.2). It starts the upload: at once, or where
 // the client expects a 100, when the origin has said so or has been silent for
 // long enough (§10.1.1).
-func (t *transaction) readFinalHead(c *h1.Conn, hd *h1.Head, up *upload) error {
+func (t *transaction) readFinalHead(c *h1.Conn, hd *h1.Head, w *watch) error {
+	up := t.upload
+	deadline := t.headDeadline()
 	waiting := up != nil && up.expectsContinue
 	switch {
 	case waiting:
-		if err := c.SetReadDeadline(time.Now().Add(time.Duration(t.h.transport.ExpectContinueTimeout))); err != nil {
-			return err
-		}
+		deadline = time.Now().Add(time.Duration(t.h.transport.ExpectContinueTimeout))
 	case up != nil:
 		up.start(c)
-	default:
-		if err := c.SetReadDeadline(t.headDeadline()); err != nil {
+	}
+	if up == nil || waiting {
+		if err := c.SetReadDeadline(w.first(deadline)); err != nil {
 			return err
 		}
 	}
 	for informational := 0; ; {
 		err := c.ReadHead(hd, int(t.h.transport.MaxResponseHeader))
-		if waiting && errors.Is(err, os.ErrDeadlineExceeded) {
-			waiting = false
-			t.writeContinue(up)
-			up.start(c)
-			continue
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			switch {
+			case w.stop == nil:
+				w.start()
+				if err = c.SetReadDeadline(deadline); err == nil {
+					continue
+				}
+			case waiting:
+				waiting = false
+				t.writeContinue(up)
+				up.start(c)
+				continue
+			}
 		}
 		if err != nil {
 			return err
@@ -261,7 +298,7 @@ func (t *transaction) headDeadline() time.Time {
 //
 // The writer is used directly, not by io.Copy: net/http's ReadFrom flushes the
 // head on its own and takes a new buffer each time.
-func (t *transaction) relayBody(c *h1.Conn, resp h1.Response) error {
+func (t *transaction) relayBody(c *h1.Conn, resp h1.Response, w *watch) error {
 	if c.BodyDone() {
 		if t.r.ProtoMajor == 3 {
 			t.flush() // or a Content-Length of 0 would be made up
@@ -272,6 +309,7 @@ func (t *transaction) relayBody(c *h1.Conn, resp h1.Response) error {
 	defer copyBuffers.Put(buf)
 	if c.Buffered() == 0 {
 		t.flush()
+		w.start()
 	}
 	body := c.Body()
 	for {
@@ -286,6 +324,7 @@ func (t *transaction) relayBody(c *h1.Conn, resp h1.Response) error {
 		case err == nil:
 			if c.Buffered() == 0 {
 				t.flush()
+				w.start()
 			}
 		case err == io.EOF:
 			t.writeTrailer(c)

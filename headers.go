@@ -66,7 +66,7 @@ func listed(options []string, name string) bool {
 
 // namesConnectionAuth reports whether a scheme is named that authenticates the
 // connection and not the request: NTLM, and Negotiate, which often means it (RFC
-// 4559). Such a connection is never given to another client.
+// 4559). Such a connection is pinned to its client.
 func namesConnectionAuth(values []string) bool {
 	for _, v := range values {
 		for part := range strings.SplitSeq(v, ",") {

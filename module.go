@@ -143,6 +143,8 @@ type Handler struct {
 	tunnel         Tunnel
 	dialer         *dialer
 	via            viaNames
+	retryBudget    *retryBudget
+	pins           *pins
 }
 
 // CaddyModule returns the Caddy module information.
@@ -168,7 +170,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 			return err
 		}
 	}
+	h.retryBudget, h.pins = new(retryBudget), newPins(h.transport.poolConfig())
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		h.pins.follow(server)
 		h.warnAboutServer(server)
 	}
 	return nil

@@ -71,9 +71,26 @@ func (t *transaction) writeResponseHead(hd *h1.Head, resp h1.Response) {
 	if hd.Status >= http.StatusInternalServerError {
 		t.logAsInfo()
 	}
+	delete(header, "Proxy-Support")
+	if t.bound {
+		t.offerSessionAuth(hd, header)
+	}
 	t.closeClientConnection()
 	t.committed = true
 	t.w.WriteHeader(hd.Status)
+}
+
+// offerSessionAuth tells the client of a challenge that authenticates the
+// connection that its own connection to this proxy will do for that (RFC 4559
+// §6): it does not try otherwise.
+func (t *transaction) offerSessionAuth(hd *h1.Head, header http.Header) {
+	if hd.Status != http.StatusUnauthorized || t.clientConn() == nil || !authenticatesConnection(hd) {
+		return
+	}
+	header["Proxy-Support"] = []string{"Session-Based-Authentication"}
+	if t.r.ProtoAtLeast(1, 1) { // 1.0 needs the field to keep the connection
+		header["Connection"] = []string{"Proxy-Support"}
+	}
 }
 
 // lengthText is the one canonical form of the length: the origin's own text

@@ -41,11 +41,13 @@ type transaction struct {
 	authority string // as the request has it
 	target    target.Target
 	body      io.Reader // of the request
+	user      string    // who has authenticated, if anybody
 	upload    *upload   // nil where there is no body, or none was asked for
-	bound     bool      // the connection to the origin is this client's own
-	committed bool      // the client has been sent the head of a response
-	aborted   bool      // the client's connection or stream is about to be broken
-	bodyRead  bool      // the client's body was read to its clean end, or there is none
+	retries   retries
+	bound     bool // the connection to the origin is this client's own
+	committed bool // the client has been sent the head of a response
+	aborted   bool // the client's connection or stream is about to be broken
+	bodyRead  bool // the client's body was read to its clean end, or there is none
 	out       outcome
 }
 

@@ -89,6 +89,9 @@ func (u *upload) run() {
 	for !u.clean.Load() {
 		n, err := u.t.body.Read((*buf)[chunkRoom : chunkRoom+32<<10])
 		u.read += int64(n)
+		// Kept even if the attempt has failed meanwhile: a body is sent again
+		// whole or not at all.
+		u.keep((*buf)[chunkRoom : chunkRoom+n])
 		switch {
 		case u.length >= 0 && u.read > u.length, err == io.EOF && u.read < u.length:
 			// HTTP/3 does not see to it that a body is as long as it said.
@@ -111,7 +114,6 @@ func (u *upload) run() {
 // to go on.
 func (u *upload) forward(buf []byte, n int) bool {
 	if !u.drop.Load() {
-		u.keep(buf[chunkRoom : chunkRoom+n])
 		err := u.write(buf, n)
 		if err == nil {
 			u.sent.Add(int64(n))
@@ -302,22 +304,23 @@ func (u *upload) blame(err error) error {
 	return &explained{failRequest, fmt.Errorf("reading the request body: %w", *clientErr)}
 }
 
-// untouched reports whether nothing was read from the client yet.
-func (u *upload) untouched() bool { return u.done == nil }
-
-// rewind reports whether the whole body is at hand, and prepares it to be sent
-// again.
-func (u *upload) rewind() bool {
+// replayable reports whether all of the body that was read is at hand. The
+// attempt has ended.
+func (u *upload) replayable() bool {
 	if u.done == nil {
-		return true
+		return true // nothing was read
 	}
 	if !u.clean.Load() {
 		return false
 	}
 	<-u.done // its connection is closed: it ends at once
+	return !u.lost
+}
+
+// rewind prepares a replayable body to be sent again.
+func (u *upload) rewind() {
 	u.done = nil
 	u.drop.Store(false)
-	return !u.lost
 }
 
 // keep remembers what was read, as long as it is little and may be sent again.

@@ -143,6 +143,61 @@ func TestAlive(t *testing.T) {
 	}
 }
 
+// TestSilent: what the peer of a new connection does before it is asked.
+func TestSilent(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		do   func(server net.Conn) error
+		want error
+	}{
+		{"quiet", nil, nil},
+		{"response", func(server net.Conn) error {
+			_, err := io.WriteString(server, lines(okLine))
+			return err
+		}, errUnsolicited},
+		{"closed", net.Conn.Close, ErrClosedBeforeResponse},
+		{"closed after a response", func(server net.Conn) error {
+			_, _ = io.WriteString(server, lines(okLine))
+			return server.Close()
+		}, errUnsolicited},
+	} {
+		check := func(t *testing.T, client, server net.Conn, raw *net.TCPConn) {
+			if tc.do != nil {
+				if err := tc.do(server); err != nil {
+					t.Fatal(err)
+				}
+				awaitReadable(t, raw)
+			}
+			c := begun(client)
+			if err := c.Silent(); err != tc.want {
+				t.Errorf("got %v, want %v", err, tc.want)
+			}
+			if tc.want == nil {
+				c.End()
+				checkQuietExchange(t, c, server)
+			}
+		}
+		t.Run(tc.name, func(t *testing.T) {
+			client, server := tcpPair(t)
+			check(t, client, server, client)
+		})
+		t.Run(tc.name+", TLS", func(t *testing.T) {
+			client, server, raw := tlsPair(t, tlsOptions{version: tls.VersionTLS12, noteEOF: true})
+			check(t, client, server, raw)
+		})
+	}
+	// TLS 1.3: a ticket is no response, and a refused client certificate comes
+	// as the alert that it is.
+	client, server, raw := tlsPair(t, tlsOptions{version: tls.VersionTLS13, clientAuth: tls.RequestClientCert, noteEOF: true})
+	awaitReadable(t, raw)
+	c := begun(client)
+	if err := c.Silent(); err != nil {
+		t.Errorf("with a session ticket: %v", err)
+	}
+	c.End()
+	checkQuietExchange(t, c, server)
+}
+
 // TestAliveUnknown: what is no socket cannot be looked at.
 func TestAliveUnknown(t *testing.T) {
 	ours, theirs := net.Pipe()
@@ -262,6 +317,7 @@ func TestAliveTLS(t *testing.T) {
 					t.Errorf("alive is %v", got)
 				}
 				if tc.want && tc.name != "a part of a record" {
+					_ = client.SetDeadline(time.Time{})
 					checkQuietExchange(t, c, server)
 				}
 			})

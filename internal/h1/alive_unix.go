@@ -8,28 +8,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lookAt looks at a socket without taking anything from it. Control is used
-// instead of Read because Read honours deadlines, and an idle connection may
-// carry an expired one.
-func lookAt(raw syscall.RawConn) socketState {
-	state := socketClosed
-	err := raw.Control(func(fd uintptr) {
-		var b [1]byte
-		for {
-			n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-			switch {
-			case err == unix.EINTR:
-				continue
-			case err == unix.EAGAIN || err == unix.EWOULDBLOCK:
-				state = socketQuiet
-			case err == nil && n > 0:
-				state = socketWaiting
-			}
+// socket lets an idle connection be looked at. What a look needs is allocated
+// once.
+type socket struct {
+	raw  syscall.RawConn
+	look func(fd uintptr)
+	fds  [1]unix.PollFd
+	calm bool
+}
+
+func newSocket(raw syscall.RawConn) *socket {
+	s := &socket{raw: raw}
+	s.look = s.poll
+	return s
+}
+
+// quiet reports whether the socket is open and there is nothing to be read, an
+// end or an error included. It takes nothing from it. Control is used instead of
+// Read because Read honours deadlines, and an idle connection may carry an
+// expired one.
+func (s *socket) quiet() bool {
+	s.calm = false
+	return s.raw.Control(s.look) == nil && s.calm
+}
+
+func (s *socket) poll(fd uintptr) {
+	s.fds[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+	for {
+		n, err := unix.Poll(s.fds[:], 0)
+		if err != unix.EINTR {
+			s.calm = n == 0 && err == nil
 			return
 		}
-	})
-	if err != nil {
-		return socketClosed
 	}
-	return state
 }

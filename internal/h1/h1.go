@@ -58,9 +58,9 @@ var readBuffers = sync.Pool{New: func() any { b := make([]byte, readBufferSize);
 // is not safe for concurrent use, with two exceptions: Close may be called at
 // any time, and Write may run while another goroutine reads.
 type Conn struct {
-	nc  net.Conn
-	raw syscall.RawConn // of the TCP connection; nil when it cannot be reached
-	tls *tls.Conn       // nil on plain connections
+	nc     net.Conn
+	socket *socket   // of the TCP connection; nil when it cannot be looked at
+	tls    *tls.Conn // nil on plain connections
 
 	pooled *[]byte // what goes back to readBuffers
 	buf    []byte  // pooled, or larger where a head needed it
@@ -80,7 +80,12 @@ func NewConn(nc net.Conn) *Conn {
 		c.tls, inner = t, t.NetConn()
 	}
 	if sc, ok := inner.(syscall.Conn); ok {
-		c.raw, _ = sc.SyscallConn()
+		if raw, err := sc.SyscallConn(); err == nil {
+			c.socket = newSocket(raw)
+		}
+	}
+	if e, ok := inner.(*eofConn); ok {
+		e.socket = c.socket
 	}
 	return c
 }

@@ -1,0 +1,173 @@
+package egress
+
+import (
+	"errors"
+	"net/http"
+	"sync/atomic"
+)
+
+// maxRetries bounds the retries of one request, whatever the budget allows.
+const maxRetries = 2
+
+// lostAttempt is what the retry rules look at: an attempt that has ended without
+// a response that the client could be given.
+type lostAttempt struct {
+	clientGone bool // nobody waits for an answer any more
+	retries    int  // retries that came before
+	stale      bool // the connection ended, or failed, before any byte of a response
+	reused     bool // it had carried an exchange before, or had been idle
+	written    bool // some of the request may have reached the origin
+	idempotent bool // the method is safe to repeat
+	replayable bool // there is no body, or all that was read of it is at hand
+}
+
+// retryRules are the retry table for origins reached directly, in the order in
+// which they are asked: the first that applies decides. What none applies to is
+// not retried.
+//
+// That a dial has failed is no case of its own: the dialer has tried every
+// address of the destination by then, and there is no other way to it.
+var retryRules = []struct {
+	name    string
+	applies func(*lostAttempt) bool
+	retry   bool
+}{
+	{"the client has left", func(a *lostAttempt) bool { return a.clientGone }, false},
+	{"the origin has begun to answer, or took too long, or was never reached", func(a *lostAttempt) bool { return !a.stale }, false},
+	{"what is wrong with a fresh connection is not the pool's doing", func(a *lostAttempt) bool { return !a.reused }, false},
+	{"a direct path is tried again once", func(a *lostAttempt) bool { return a.retries > 0 }, false},
+	{"the body is gone", func(a *lostAttempt) bool { return !a.replayable }, false},
+	{"nothing was written", func(a *lostAttempt) bool { return !a.written }, true},
+	{"the origin may have acted on it", func(a *lostAttempt) bool { return !a.idempotent }, false},
+	{"an idempotent request met a connection that had just been closed", func(*lostAttempt) bool { return true }, true},
+}
+
+// retryable asks the rules.
+func (a *lostAttempt) retryable() bool {
+	for i := range retryRules {
+		if r := &retryRules[i]; r.applies(a) {
+			return r.retry
+		}
+	}
+	return false
+}
+
+// mayRetry reports whether the request, whose last attempt has failed with err,
+// is sent again; if so, its body has been prepared for that.
+func (t *transaction) mayRetry(err error) bool {
+	stale, ok := errors.AsType[*staleError](err)
+	if !ok {
+		return false // the usual failure; the rules would say so as well
+	}
+	a := lostAttempt{
+		clientGone: t.clientGone(),
+		retries:    t.retries.made,
+		stale:      true,
+		reused:     t.out.reused,
+		written:    stale.written,
+		idempotent: safeToRepeat(t.r.Method),
+		replayable: t.upload == nil || t.upload.replayable(),
+	}
+	if !a.retryable() || !t.retries.next(t.h.retryBudget) {
+		return false
+	}
+	if t.upload != nil {
+		t.upload.rewind()
+	}
+	return true
+}
+
+// staleError is a connection that ended, or failed, before any byte of a response
+// came.
+type staleError struct {
+	written bool // some of the request may have reached the origin
+	err     error
+}
+
+func (e *staleError) Error() string { return e.err.Error() }
+func (e *staleError) Unwrap() error { return e.err }
+
+// safeToRepeat reports whether a method is idempotent (RFC 9110 §9.2.2). An
+// Idempotency-Key makes no difference: it is the client who may repeat then.
+func safeToRepeat(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	return false
+}
+
+// The budget of a handler: retries at once that are always allowed, and the
+// share of the requests in flight from which on there may be more.
+const (
+	retryBudgetMin     = 3
+	retryBudgetPercent = 20
+)
+
+// retryBudget keeps retries from multiplying the load on destinations that are
+// failing already. It counts the requests in flight and, among them, those whose
+// current attempt is a retry. The zero value is ready for use.
+//
+// The first retry of a request is always let through: one connection that has
+// just been closed, or one upstream that has just died, must not be the client's
+// problem. It counts all the same, and so leaves less room for second ones.
+type retryBudget struct {
+	requests atomic.Int64
+	retries  atomic.Int64
+}
+
+// limit is how many retries may be in flight.
+func (b *retryBudget) limit() int64 {
+	return max(retryBudgetMin, b.requests.Load()*retryBudgetPercent/100)
+}
+
+// begin and end frame a request.
+func (b *retryBudget) begin() { b.requests.Add(1) }
+func (b *retryBudget) end()   { b.requests.Add(-1) }
+
+// take asks for the retry of a request that has made so many before. What was
+// taken is given back by giveBack when the attempt has ended.
+func (b *retryBudget) take(before int) bool {
+	switch {
+	case before >= maxRetries:
+		return false
+	case before == 0:
+		b.retries.Add(1)
+		return true
+	}
+	for {
+		n := b.retries.Load()
+		if n >= b.limit() {
+			return false
+		}
+		if b.retries.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+func (b *retryBudget) giveBack() { b.retries.Add(-1) }
+
+// retries are those of one request.
+type retries struct {
+	made int
+	held *retryBudget // that the current attempt, a retry, has its place from
+}
+
+// next asks the budget for one more retry. The attempt before has ended.
+func (r *retries) next(b *retryBudget) bool {
+	r.end()
+	if !b.take(r.made) {
+		return false
+	}
+	r.made, r.held = r.made+1, b
+	return true
+}
+
+// end gives the place of the last attempt back.
+func (r *retries) end() {
+	if r.held != nil {
+		r.held.giveBack()
+		r.held = nil
+	}
+}

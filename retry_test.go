@@ -1,0 +1,123 @@
+package egress
+
+import (
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// TestRetryTable holds the rules to the table for origins reached directly, over
+// all there is to look at, said in another way: by the rows that are retried.
+func TestRetryTable(t *testing.T) {
+	for bits := range 1 << 7 {
+		bit := func(n int) bool { return bits>>n&1 == 1 }
+		a := lostAttempt{
+			clientGone: bit(0), stale: bit(1), reused: bit(2), written: bit(3),
+			idempotent: bit(4), replayable: bit(5),
+		}
+		if bit(6) {
+			a.retries = 1
+		}
+		lostRace := a.stale && a.reused && a.retries == 0 && !a.clientGone
+		nothingWritten := lostRace && !a.written && a.replayable
+		repeated := lostRace && a.written && a.idempotent && a.replayable
+		if want := nothingWritten || repeated; a.retryable() != want {
+			t.Errorf("%+v: retryable is %v, want %v", a, !want, want)
+		}
+	}
+}
+
+func TestSafeToRepeat_RFC9110_9_2_2(t *testing.T) {
+	for method, want := range map[string]bool{
+		"GET": true, "HEAD": true, "OPTIONS": true, "TRACE": true, "PUT": true, "DELETE": true,
+		"POST": false, "PATCH": false, "CONNECT": false, "PROPFIND": false, "get": false, "": false,
+	} {
+		if safeToRepeat(method) != want {
+			t.Errorf("%s: got %v", method, !want)
+		}
+	}
+}
+
+func TestRetryBudget(t *testing.T) {
+	var b retryBudget
+	for range 15 {
+		b.begin()
+	}
+	take := func(before int, want bool) {
+		t.Helper()
+		if b.take(before) != want {
+			t.Fatalf("take(%d) is %v with %d retries of %d", before, !want, b.retries.Load(), b.limit())
+		}
+	}
+	for range 3 {
+		take(1, true) // the minimum, though 20% of 15 is 3 as well
+	}
+	take(1, false)
+	take(0, true) // a first one is never refused, but counts
+	take(2, false)
+	b.giveBack()
+	take(1, false)
+	b.giveBack()
+	take(1, true)
+	for range 10 {
+		b.begin()
+	}
+	take(1, true) // 5 of 25
+	take(1, true)
+	take(1, false)
+	take(2, false) // at most two retries of a request, whatever room there is
+}
+
+// TestRetryBudget_Model: however requests begin, retry and end, the counters are
+// those of a simple count, second retries are refused exactly at the limit, and
+// in the end everything is back at zero.
+func TestRetryBudget_Model(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var b retryBudget
+		var live []*retries
+		holding := func() (n int64) {
+			for _, r := range live {
+				if r.held != nil {
+					n++
+				}
+			}
+			return n
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"begin": func(*rapid.T) {
+				b.begin()
+				live = append(live, new(retries))
+			},
+			"retry": func(t *rapid.T) {
+				if len(live) == 0 {
+					t.Skip("no request")
+				}
+				r := rapid.SampledFrom(live).Draw(t, "request")
+				made := r.made
+				r.end()
+				others := holding()
+				want := made == 0 || made < 2 && others < max(3, int64(len(live))/5)
+				if got := r.next(&b); got != want {
+					t.Fatalf("retry %d with %d others of %d requests: %v", made+1, others, len(live), got)
+				}
+			},
+			"end": func(t *rapid.T) {
+				if len(live) == 0 {
+					t.Skip("no request")
+				}
+				i := rapid.IntRange(0, len(live)-1).Draw(t, "request")
+				live[i].end()
+				b.end()
+				live = append(live[:i], live[i+1:]...)
+			},
+			"": func(t *rapid.T) {
+				if got := b.retries.Load(); got != holding() {
+					t.Fatalf("%d retries counted, %d are in flight", got, holding())
+				}
+				if got := b.requests.Load(); got != int64(len(live)) {
+					t.Fatalf("%d requests counted, %d are in flight", got, len(live))
+				}
+			},
+		})
+	})
+}
