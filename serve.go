@@ -42,6 +42,7 @@ type transaction struct {
 	bound     bool      // the connection to the origin is this client's own
 	committed bool      // the client has been sent the head of a response
 	aborted   bool      // the client's connection or stream is about to be broken
+	held      holding   // counted against the client's limits
 	bodyRead  bool      // the client's body was read to its clean end, or there is none
 	out       outcome
 }
@@ -210,6 +211,7 @@ func (t *transaction) leave() {
 	if t.upload != nil {
 		t.upload.join(!t.aborted)
 	}
+	t.letGo()
 	if !t.bodyRead && t.r.ProtoMajor == 1 {
 		_ = http.NewResponseController(t.w).SetReadDeadline(longAgo)
 	}

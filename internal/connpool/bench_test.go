@@ -24,9 +24,9 @@ func BenchmarkGetRelease(b *testing.B) {
 			b.Run(fmt.Sprintf("goroutines=%d/keys=%d", goroutines, keys), func(b *testing.B) {
 				p := New[string, *nopConn](benchConfig)
 				defer p.Close()
-				req := Request[*nopConn]{
+				req := wants[*nopConn]{
 					Dial: func(context.Context) (*nopConn, error) { return new(nopConn), nil },
-				}
+				}.req()
 				ctx, cancel := context.WithCancel(context.Background())
 				defer cancel()
 				names := make([]string, keys)
@@ -77,7 +77,7 @@ func cycle(b *testing.B, ctx context.Context, p *Pool[string, *nopConn], names [
 func BenchmarkDial(b *testing.B) {
 	p := New[string, *nopConn](benchConfig)
 	defer p.Close()
-	req := Request[*nopConn]{Dial: func(context.Context) (*nopConn, error) { return new(nopConn), nil }}
+	req := wants[*nopConn]{Dial: func(context.Context) (*nopConn, error) { return new(nopConn), nil }}.req()
 	b.ReportAllocs()
 	for b.Loop() {
 		l, err := p.Get(context.Background(), "k", req)
@@ -94,7 +94,7 @@ func BenchmarkEvict(b *testing.B) {
 	cfg.MaxIdle = 1024
 	p := New[int, *nopConn](cfg)
 	defer p.Close()
-	req := Request[*nopConn]{Dial: func(context.Context) (*nopConn, error) { return new(nopConn), nil }}
+	req := wants[*nopConn]{Dial: func(context.Context) (*nopConn, error) { return new(nopConn), nil }}.req()
 	b.ReportAllocs()
 	i := 0
 	for b.Loop() {
@@ -113,7 +113,7 @@ func BenchmarkHandover(b *testing.B) {
 	cfg.MaxConnsPerKey = 1
 	p := New[string, *nopConn](cfg)
 	defer p.Close()
-	req := Request[*nopConn]{Dial: func(context.Context) (*nopConn, error) { return new(nopConn), nil }}
+	req := wants[*nopConn]{Dial: func(context.Context) (*nopConn, error) { return new(nopConn), nil }}.req()
 	b.ReportAllocs()
 	var wg sync.WaitGroup
 	for range 2 {

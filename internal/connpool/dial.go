@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// dial is one call of Request.Dial under way. All fields but cancel are
+// dial is one call of Requester.Dial under way. All fields but cancel are
 // guarded by host.mu.
 type dial[K comparable, C Conn] struct {
 	cancel context.CancelFunc
@@ -41,9 +41,9 @@ func (h *host[K, C]) startDial(w *waiter[K, C]) {
 		ctx, d.cancel = context.WithCancel(ctx)
 	}
 	w.dial = d
-	open := w.req.Dial
+	by := w.req.By // the waiter may be gone when the goroutine runs
 	go func() {
-		conn, err := open(ctx)
+		conn, err := by.Dial(ctx)
 		d.cancel()
 		h.endDial(d, conn, err)
 	}()

@@ -77,7 +77,7 @@ func (m *machine) get(t *rapid.T) {
 	}
 	calls := make(chan *call, 1)
 	slow := m.f.slow(r.key, calls)
-	req := Request[*conn]{
+	req := wants[*conn]{
 		MaxIdle: r.maxIdle,
 		Dial: func(ctx context.Context) (*conn, error) {
 			go func() { m.newDials <- &modelDial{<-calls, r} }()
@@ -88,7 +88,7 @@ func (m *machine) get(t *rapid.T) {
 			return c, err
 		},
 		Accept: r.acceptsClass,
-	}
+	}.req()
 	r.getting = goGet(m.p, r.key, req)
 	m.waiting = append(m.waiting, r)
 }
