@@ -16,12 +16,12 @@ var benchConfig = Config{
 	MaxPendingPerKey: 128, MaxPending: 4096, PendingTimeout: 5 * time.Second, MaxDialsPerKey: 8,
 }
 
-// BenchmarkGetRelease is the reuse path: an idle connection taken and given
-// back.
-func BenchmarkGetRelease(b *testing.B) {
+// BenchmarkGetPut is the reuse path: an idle connection taken and given back,
+// without and with a budget that pools share.
+func BenchmarkGetPut(b *testing.B) {
 	for _, goroutines := range []int{1, 2, 8} {
 		for _, keys := range []int{1, 100, 10_000} {
-			b.Run(fmt.Sprintf("goroutines=%d/keys=%d", goroutines, keys), func(b *testing.B) {
+			b.Run(fmt.Sprintf("goroutines=%d/hosts=%d", goroutines, keys), func(b *testing.B) {
 				p := New[string, *nopConn](benchConfig)
 				defer p.Close()
 				req := wants[*nopConn]{

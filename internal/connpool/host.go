@@ -28,6 +28,7 @@ type host[K comparable, C Conn] struct {
 	open    int  // slots in use: idle, leased, being dialed, being closed
 	dialing int  // of these, being dialed
 	closing int  // of these, about to be free
+	standby bool // of these being dialed, one is EnsureIdle's
 
 	idle list[Lease[K, C]] // most recently used first
 
@@ -37,7 +38,7 @@ type host[K comparable, C Conn] struct {
 	pending list[waiter[K, C]] // waiting for a slot
 
 	// Dials whose requester is served or gone.
-	losers    list[dial[K, C]] // it took another connection: theirs will be pooled
+	losers    list[dial[K, C]] // it took another connection, or there is none: theirs will be pooled
 	abandoned list[dial[K, C]] // it left: wanted only while there are waiters
 }
 

@@ -136,6 +136,7 @@ type wants[C Conn] struct {
 	Dial    func(context.Context) (C, error)
 	Accept  func(C) bool
 	MaxIdle time.Duration
+	Tag     any // for the test to know it again
 }
 
 func (w wants[C]) req() Request[C] { return Request[C]{By: requester[C]{w}, MaxIdle: w.MaxIdle} }
