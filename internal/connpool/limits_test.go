@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -214,6 +215,72 @@ func TestCancelManyWaiters(t *testing.T) {
 		(<-calls).succeed()
 		synctest.Wait()
 		hung.lease.Release(0)
+	})
+}
+
+// The same by its structure: leaving touches the two neighbours in the line and
+// nobody else, so that it costs the same however long the line is. All others
+// are out of reach while it happens: who walks along the line stumbles.
+func TestCancelTouchesNobodyElse(t *testing.T) {
+	const n = 1000
+	type waiterNode = node[waiter[string, *conn]]
+	cfg := with(func(c *Config) { c.MaxConnsPerKey = 1; c.MaxPendingPerKey = n; c.MaxPending = n })
+	inBubble(t, cfg, func(t *testing.T, p *testPool, f *farm) {
+		l := get(t, p, f, "k")
+		h := l.host
+		accepts := 0
+		gs := make([]*getting, n)
+		for i := range gs {
+			gs[i] = goGet(p, "k", wants[*conn]{Dial: f.dial("k"), Accept: func(*conn) bool { accepts++; return true }}.req())
+			synctest.Wait()
+		}
+		for _, i := range []int{0, 1, n / 2, n - 2, n - 1} {
+			h.mu.Lock()
+			w := h.pending.all()[slices.IndexFunc(h.pending.all(), func(w *waiter[string, *conn]) bool { return w.ctx == gs[i].ctx })]
+			// Cut the line two places from it, and two from its ends.
+			cuts := make(map[**waiterNode]*waiterNode)
+			cut := func(link **waiterNode) {
+				if _, ok := cuts[link]; !ok && *link != nil && (*link).item != nil {
+					cuts[link] = *link
+					*link = new(waiterNode) // without a waiter
+				}
+			}
+			if a := w.node.prev; a != nil {
+				cut(&a.prev)
+			}
+			if b := w.node.next; b != nil {
+				cut(&b.next)
+			}
+			if a := h.pending.front; a != &w.node && a.next != &w.node {
+				cut(&a.next)
+			}
+			if b := h.pending.back; b != &w.node && b.prev != &w.node {
+				cut(&b.prev)
+			}
+			if len(cuts) == 0 {
+				t.Error("the line was not cut")
+			}
+			h.mu.Unlock()
+			gs[i].cancel()
+			synctest.Wait()
+			h.mu.Lock()
+			for link, to := range cuts {
+				*link = to
+			}
+			h.mu.Unlock()
+			if gs[i].err != context.Canceled {
+				t.Errorf("waiter %d: %v", i, gs[i].err)
+			}
+		}
+		if accepts != 0 {
+			t.Errorf("waiters were asked %d times", accepts)
+		}
+		wantStats(t, p, Stats{Open: 1, Leased: 1, Pending: n - 5, Keys: 1})
+		for _, g := range gs {
+			g.cancel()
+		}
+		synctest.Wait()
+		l.Release(0)
 	})
 }
 

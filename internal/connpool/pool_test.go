@@ -156,6 +156,7 @@ type getting struct {
 	done   chan struct{}
 	lease  *testLease
 	err    error
+	ctx    context.Context
 	cancel context.CancelFunc
 }
 
@@ -170,7 +171,7 @@ func (g *getting) isDone() bool {
 
 func goGet(p *testPool, key string, req Request[*conn]) *getting {
 	ctx, cancel := context.WithCancel(context.Background())
-	g := &getting{done: make(chan struct{}), cancel: cancel}
+	g := &getting{done: make(chan struct{}), ctx: ctx, cancel: cancel}
 	go func() {
 		defer close(g.done)
 		g.lease, g.err = p.Get(ctx, key, req)
