@@ -130,6 +130,9 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			max_conn_lifetime             <duration>|off
 //			max_conns                     <count>|off
 //			max_conns_per_host            <count>|off
+//			max_per_client                <count>|off
+//			max_per_user                  <count>|off
+//			reuse_unsafe                  never|recent|always
 //			max_pending                   <count>|off
 //			max_pending_per_host          <count>|off
 //			pending_timeout               <duration>
@@ -319,6 +322,9 @@ func (h *Handler) unmarshalTransport(d *caddyfile.Dispenser) error {
 		"pending_timeout":         func() error { return duration(d, &t.PendingTimeout, "") },
 		"max_conns":               func() error { return count(d, &t.MaxConns, "off") },
 		"max_conns_per_host":      func() error { return count(d, &t.MaxConnsPerHost, "off") },
+		"max_per_client":          func() error { return count(d, &t.MaxPerClient, "off") },
+		"max_per_user":            func() error { return count(d, &t.MaxPerUser, "off") },
+		"reuse_unsafe":            func() error { return oneOf(d, &t.ReuseUnsafe, reusePolicies...) },
 		"max_pending":             func() error { return count(d, &t.MaxPending, "off") },
 		"max_pending_per_host":    func() error { return count(d, &t.MaxPendingPerHost, "off") },
 		"max_response_header":     func() error { return size(d, &t.MaxResponseHeader) },

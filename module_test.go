@@ -86,9 +86,17 @@ func TestDefaults(t *testing.T) {
 		PendingTimeout:   5 * time.Second,
 		MaxDialsPerKey:   8,
 		DialTimeout:      20 * time.Second,
+		MaxKeys:          10_000,
+		Shared:           idleBudget,
 	}
 	if got := h.transport.poolConfig(); got != wantPool {
 		t.Errorf("pool\n got %+v\nwant %+v", got, wantPool)
+	}
+	if h.pool.clients != nil || h.pool.users != nil {
+		t.Error("clients or users are counted without a limit")
+	}
+	if got := h.transport.unsafeIdle(); got != 2*time.Second {
+		t.Errorf("reuse_unsafe is %s", got)
 	}
 	if h.transport.ResponseHeaderTimeout != caddy.Duration(5*time.Minute) ||
 		h.transport.ExpectContinueTimeout != caddy.Duration(time.Second) ||
@@ -118,13 +126,20 @@ func TestSettingsOff(t *testing.T) {
 		"transport": {
 			"keep_alive": {"enabled": false},
 			"max_conn_lifetime": -1, "max_conns": -1, "max_conns_per_host": -1,
+			"max_per_client": -1, "max_per_user": -1,
 			"max_pending": -1, "max_pending_per_host": -1
 		},
 		"tunnel": {"idle_timeout": -1, "timeout": -1, "half_close_timeout": -1}
 	}`)
-	want := connpool.Config{PendingTimeout: 5 * time.Second, MaxDialsPerKey: 8, DialTimeout: 20 * time.Second}
+	want := connpool.Config{
+		PendingTimeout: 5 * time.Second, MaxDialsPerKey: 8, DialTimeout: 20 * time.Second,
+		MaxKeys: 10_000, Shared: idleBudget,
+	}
 	if got := h.transport.poolConfig(); got != want {
 		t.Errorf("pool\n got %+v\nwant %+v", got, want)
+	}
+	if h.pool.clients != nil || h.pool.users != nil {
+		t.Error("clients or users are counted without a limit")
 	}
 	if !h.destinations.off {
 		t.Error("the circuit is on")
@@ -190,6 +205,9 @@ func TestBadJSON(t *testing.T) {
 		{`{"transport": {"max_conns": -2}}`, "transport.max_conns: -2 is below 1 (-1 is off)"},
 		{`{"transport": {"max_conns_per_host": -2}}`, "transport.max_conns_per_host: -2 is below 1 (-1 is off)"},
 		{`{"transport": {"max_pending": -2}}`, "transport.max_pending: -2 is below 1 (-1 is off)"},
+		{`{"transport": {"max_per_client": -2}}`, "transport.max_per_client: -2 is below 1 (-1 is off)"},
+		{`{"transport": {"max_per_user": -2}}`, "transport.max_per_user: -2 is below 1 (-1 is off)"},
+		{`{"transport": {"reuse_unsafe": "Always"}}`, `transport.reuse_unsafe: unknown value "Always": one of never, recent, always`},
 		{`{"transport": {"max_pending_per_host": -2}}`, "transport.max_pending_per_host: -2 is below 1 (-1 is off)"},
 		{`{"transport": {"max_response_header_size": 1023}}`, "transport.max_response_header_size: 1023 is not between 1024 and 16777216 bytes"},
 		{`{"transport": {"max_response_header_size": 16777217}}`, "transport.max_response_header_size: 16777217 is not between 1024 and 16777216 bytes"},

@@ -35,9 +35,13 @@ func (t *transaction) logged() bool {
 // the placeholder.
 func (t *transaction) setUser(user string) {
 	if repl, ok := t.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Set("http.auth.user.id", user)
+		repl.Set(userPlaceholder, user)
 	}
 }
+
+// userPlaceholder is where Caddy keeps the authenticated user, ours or that of
+// another handler.
+const userPlaceholder = "http.auth.user.id"
 
 const placeholderPrefix = "http.egress."
 
@@ -87,7 +91,7 @@ func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), '
 
 // path is how the request left: empty where it did not.
 func (o *outcome) path() string {
-	if o.attempts == 0 || o.failure != nil && (o.failure.blame == blamePolicy || o.failure == failLimit || o.failure == failCircuit) {
+	if o.attempts == 0 || o.failure != nil && (o.failure.blame == blamePolicy || o.failure == failLimit || o.failure == failHolding || o.failure == failCircuit) {
 		return ""
 	}
 	return "direct"

@@ -74,6 +74,7 @@ var (
 	failIncomplete    = &failure{502, "http_response_incomplete", blameOrigin, "response of the destination is incomplete"}
 	failHeadTimeout   = &failure{504, "http_response_timeout", blameOrigin, "destination did not answer in time"}
 	failLimit         = &failure{503, "connection_limit_reached", blameProxy, "too many connections"}
+	failHolding       = &failure{503, "connection_limit_reached", blameClient, "too many requests of this client or user at once"}
 	failCircuit       = &failure{503, "destination_unavailable", blameOrigin, "destination has failed repeatedly and is given a pause"}
 	failCanceled      = &failure{499, "", blameClient, "client went away"}
 	failInternal      = &failure{500, "proxy_internal_error", blameProxy, "internal error"}
@@ -110,6 +111,9 @@ func classify(err error) *failure {
 	if _, ok := errors.AsType[*connpool.LimitError](err); ok {
 		return failLimit
 	}
+	if _, ok := errors.AsType[*holdingError](err); ok {
+		return failHolding
+	}
 	if _, ok := errors.AsType[*circuitOpenError](err); ok {
 		return failCircuit
 	}
@@ -127,6 +131,9 @@ func classifyNetwork(err error) *failure {
 	if errors.Is(err, context.Canceled) {
 		return failCanceled
 	}
+	if outOfDescriptors(err) {
+		return failLimit // also where it is the resolver that needs one
+	}
 	if d, ok := errors.AsType[*net.DNSError](err); ok {
 		if d.IsTimeout {
 			return failDNSTimeout
@@ -139,8 +146,8 @@ func classifyNetwork(err error) *failure {
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return failRefused
-	case isAny(err, syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.EMFILE, syscall.ENFILE) && !noIPv6(err):
-		return failLimit // local ports or descriptors are used up
+	case isAny(err, syscall.EADDRNOTAVAIL, syscall.EADDRINUSE) && !noIPv6(err):
+		return failLimit // local ports are used up
 	case isAny(err, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.ENETDOWN,
 		syscall.EADDRNOTAVAIL, syscall.EACCES, syscall.EPERM):
 		return failUnroutable
@@ -295,7 +302,7 @@ func retryAfter(err error) time.Duration {
 	if c, ok := errors.AsType[*circuitOpenError](err); ok {
 		return max(c.retryAfter, time.Second)
 	}
-	if classify(err) == failLimit {
+	if f := classify(err); f == failLimit || f == failHolding {
 		return time.Second
 	}
 	return 0

@@ -88,6 +88,8 @@ func TestClassify(t *testing.T) {
 		{"canceled", context.Canceled, 499, "", "client"},
 		{"canceled dial", &net.OpError{Op: "dial", Err: context.Canceled}, 499, "", "client"},
 		{"canceled handshake", &tlsError{context.Canceled}, 499, "", "client"},
+		{"limit of the client", &holdingError{"max_per_client"}, 503, "connection_limit_reached", "client"},
+		{"no descriptors to resolve", &net.DNSError{Err: "dial udp", UnwrapErr: opError(syscall.EMFILE)}, 503, "connection_limit_reached", "proxy"},
 		{"no descriptors", opError(syscall.EMFILE), 503, "connection_limit_reached", "proxy"},
 		{"no descriptors on the system", opError(syscall.ENFILE), 503, "connection_limit_reached", "proxy"},
 		{"no local ports", opError(syscall.EADDRNOTAVAIL), 503, "connection_limit_reached", "proxy"},
@@ -116,7 +118,7 @@ var proxyErrors = strings.Fields(`dns_timeout dns_error destination_not_found de
 var allFailures = []*failure{
 	failTarget, failRequest, failAuth, failDenied, failDeniedAddress, failLoop, failDNS, failDNSTimeout, failRefused,
 	failUnroutable, failDialTimeout, failTerminated, failCertificate, failTLS, failTLSAlert, failProtocol, failHeaderSize,
-	failIncomplete, failHeadTimeout, failLimit, failCircuit, failInternal,
+	failIncomplete, failHeadTimeout, failLimit, failHolding, failCircuit, failInternal,
 }
 
 // Every failure that a client is told about is in the terms of RFC 9209, and
@@ -195,6 +197,7 @@ func TestRetryAfter(t *testing.T) {
 		{fmt.Errorf("wrapped: %w", &circuitOpenError{"x:80", time.Minute}), "60"},
 		{&connpool.LimitError{}, "1"},
 		{opError(syscall.EMFILE), "1"},
+		{&holdingError{"max_per_user"}, "1"},
 		{failRefused, ""},
 		{denyLoopback, ""},
 	} {

@@ -41,13 +41,14 @@ type transaction struct {
 	authority string // as the request has it
 	target    target.Target
 	body      io.Reader // of the request
-	user      string    // who has authenticated, if anybody
 	upload    *upload   // nil where there is no body, or none was asked for
+	slot      uint32    // of the local addresses that are kept apart by user
 	retries   retries
-	bound     bool // the connection to the origin is this client's own
-	committed bool // the client has been sent the head of a response
-	aborted   bool // the client's connection or stream is about to be broken
-	bodyRead  bool // the client's body was read to its clean end, or there is none
+	bound     bool    // the connection to the origin is this client's own
+	committed bool    // the client has been sent the head of a response
+	aborted   bool    // the client's connection or stream is about to be broken
+	held      holding // counted against the client's limits
+	bodyRead  bool    // the client's body was read to its clean end, or there is none
 	out       outcome
 }
 
@@ -216,6 +217,7 @@ func (t *transaction) leave() {
 	if t.upload != nil {
 		t.upload.join(!t.aborted)
 	}
+	t.letGo()
 	if !t.bodyRead && t.r.ProtoMajor == 1 {
 		_ = http.NewResponseController(t.w).SetReadDeadline(longAgo)
 	}

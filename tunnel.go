@@ -20,7 +20,7 @@ import (
 func (t *transaction) connect() error {
 	start := time.Now()
 	t.out.attempts = 1
-	origin, err := t.h.dialer.dial(t.r.Context(), t.target, false)
+	origin, err := t.h.dial(t.r.Context(), t.target, false)
 	if err != nil {
 		return err
 	}

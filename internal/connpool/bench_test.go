@@ -14,19 +14,19 @@ var benchConfig = Config{
 	MaxConnsPerKey: 64, MaxConns: 100_000,
 	MaxIdlePerKey: 32, MaxIdle: 100_000, IdleTimeout: 55 * time.Second, MaxLifetime: 10 * time.Minute,
 	MaxPendingPerKey: 128, MaxPending: 4096, PendingTimeout: 5 * time.Second, MaxDialsPerKey: 8,
+	MaxKeys: 100_000, Shared: NewBudget(100_000),
 }
 
-// BenchmarkGetRelease is the reuse path: an idle connection taken and given
-// back.
-func BenchmarkGetRelease(b *testing.B) {
+// BenchmarkGetPut is the reuse path: an idle connection taken and given back.
+func BenchmarkGetPut(b *testing.B) {
 	for _, goroutines := range []int{1, 2, 8} {
 		for _, keys := range []int{1, 100, 10_000} {
-			b.Run(fmt.Sprintf("goroutines=%d/keys=%d", goroutines, keys), func(b *testing.B) {
+			b.Run(fmt.Sprintf("goroutines=%d/hosts=%d", goroutines, keys), func(b *testing.B) {
 				p := New[string, *nopConn](benchConfig)
 				defer p.Close()
-				req := Request[*nopConn]{
+				req := wants[*nopConn]{
 					Dial: func(context.Context) (*nopConn, error) { return new(nopConn), nil },
-				}
+				}.req()
 				ctx, cancel := context.WithCancel(context.Background())
 				defer cancel()
 				names := make([]string, keys)
@@ -77,7 +77,7 @@ func cycle(b *testing.B, ctx context.Context, p *Pool[string, *nopConn], names [
 func BenchmarkDial(b *testing.B) {
 	p := New[string, *nopConn](benchConfig)
 	defer p.Close()
-	req := Request[*nopConn]{Dial: func(context.Context) (*nopConn, error) { return new(nopConn), nil }}
+	req := wants[*nopConn]{Dial: func(context.Context) (*nopConn, error) { return new(nopConn), nil }}.req()
 	b.ReportAllocs()
 	for b.Loop() {
 		l, err := p.Get(context.Background(), "k", req)
@@ -94,7 +94,7 @@ func BenchmarkEvict(b *testing.B) {
 	cfg.MaxIdle = 1024
 	p := New[int, *nopConn](cfg)
 	defer p.Close()
-	req := Request[*nopConn]{Dial: func(context.Context) (*nopConn, error) { return new(nopConn), nil }}
+	req := wants[*nopConn]{Dial: func(context.Context) (*nopConn, error) { return new(nopConn), nil }}.req()
 	b.ReportAllocs()
 	i := 0
 	for b.Loop() {
@@ -113,11 +113,52 @@ func BenchmarkHandover(b *testing.B) {
 	cfg.MaxConnsPerKey = 1
 	p := New[string, *nopConn](cfg)
 	defer p.Close()
-	req := Request[*nopConn]{Dial: func(context.Context) (*nopConn, error) { return new(nopConn), nil }}
+	req := wants[*nopConn]{Dial: func(context.Context) (*nopConn, error) { return new(nopConn), nil }}.req()
 	b.ReportAllocs()
 	var wg sync.WaitGroup
 	for range 2 {
 		wg.Go(func() { cycle(b, context.Background(), p, []string{"k"}, b.N/2, req) })
 	}
 	wg.Wait()
+}
+
+// BenchmarkCancel is a request that leaves a queue of that length: the time must
+// not depend on it.
+func BenchmarkCancel(b *testing.B) {
+	for _, waiters := range []int{1, 100, 10_000} {
+		b.Run(fmt.Sprintf("waiters=%d", waiters), func(b *testing.B) {
+			p := New[string, *nopConn](Config{MaxConnsPerKey: 1, MaxPendingPerKey: waiters, MaxPending: waiters})
+			defer p.Close()
+			req := wants[*nopConn]{Dial: func(context.Context) (*nopConn, error) { return new(nopConn), nil }}.req()
+			l, err := p.Get(context.Background(), "k", req)
+			if err != nil {
+				b.Fatal(err)
+			}
+			h := l.host
+			line := make([]*waiter[string, *nopConn], waiters)
+			join := func(i int) {
+				w := p.newWaiter(context.Background(), req)
+				h.mu.Lock()
+				h.pending.pushBack(&w.node, w)
+				h.mu.Unlock()
+				line[i] = w
+			}
+			for i := range line {
+				join(i)
+			}
+			b.ReportAllocs()
+			b.ResetTimer()
+			for n := range b.N {
+				i := n * 7919 % waiters // any order
+				p.leave(h, line[i])
+				p.forget(line[i])
+				join(i)
+			}
+			b.StopTimer()
+			for _, w := range line {
+				p.leave(h, w)
+			}
+			l.Release(0)
+		})
+	}
 }

@@ -114,24 +114,49 @@ type Config struct {
 
 	// DialTimeout bounds each dial. Default: 0, none.
 	DialTimeout time.Duration
+
+	// MaxKeys is the most keys that the pool keeps track of: those with a
+	// connection or a waiter. Above it, an idle connection that has not been
+	// used for long is closed to make room; where that does not help, the
+	// request is served without a record of its key: its connection is its
+	// own, is closed when it is given back, and MaxConnsPerKey,
+	// MaxPendingPerKey and MaxDialsPerKey do not see it. Default: 0, no limit.
+	MaxKeys int
+
+	// Shards is into how many parts the map of keys is divided, so that
+	// those who look up different keys seldom meet. 1 makes a pool for one or
+	// few keys small. Rounded up to a power of two. Default: 0, which is 64.
+	Shards int
+
+	// Shared limits the idle connections of several pools together.
+	// Default: nil, no limit.
+	Shared *Budget
 }
 
-// Request says how one caller of Get wants its connection.
-type Request[C Conn] struct {
+// Requester is who asks for a connection. It is an interface rather than a
+// pair of functions so that asking allocates nothing.
+type Requester[C Conn] interface {
 	// Dial opens a connection. It runs in a goroutine of its own, without any
-	// lock, and must not panic. Its context has the values of Get's context
-	// but not its end: it is cancelled after Config.DialTimeout, when nobody
-	// wants the result any more, when the pool closes, and when Dial returns.
-	Dial func(context.Context) (C, error)
+	// lock, may run on when Get has returned, and must not panic. Its context
+	// has the values of Get's context but not its end: it is cancelled after
+	// Config.DialTimeout, when nobody wants the result any more, when the
+	// pool closes, and when Dial returns.
+	Dial(context.Context) (C, error)
 
 	// Accept is asked before a connection that this request did not dial is
 	// given to it: the place to apply the access rules of the request. One it
-	// refuses stays for others. Nil accepts all.
+	// refuses stays for others.
 	//
 	// It is called with a lock held and also from other goroutines while Get
 	// waits, though never after Get has returned: it must be quick, must not
 	// panic and must not use the pool.
-	Accept func(C) bool
+	Accept(C) bool
+}
+
+// Request says how one caller of Get wants its connection.
+type Request[C Conn] struct {
+	// By is who asks. Required.
+	By Requester[C]
 
 	// MaxIdle takes only connections that have been idle for less than this.
 	// A connection that another request gives back has been idle for no time.
@@ -145,7 +170,7 @@ func (r *Request[C]) takes(conn C, reused bool, idle time.Duration) bool {
 	if r.MaxIdle < 0 && reused || r.MaxIdle > 0 && idle >= r.MaxIdle {
 		return false
 	}
-	return r.Accept == nil || r.Accept(conn)
+	return r.By.Accept(conn)
 }
 
 // ErrClosed is returned by Get when the pool is closed, before or while it
@@ -190,7 +215,7 @@ type Stats struct {
 	Leased  int // connections handed out, and those just being closed
 	Dialing int // dials under way
 	Pending int // requests waiting for a slot
-	Keys    int // keys with a connection or a waiter
+	Keys    int // keys with a connection or a waiter, at most MaxKeys
 }
 
 // Pool is a keyed pool of connections. Its methods may be called at any time
@@ -201,11 +226,15 @@ type Pool[K comparable, C Conn] struct {
 	slack time.Duration // how inexact the janitor may be to run less often
 	seed  maphash.Seed
 
-	shards [shardCount]shard[K, C]
+	shards []shard[K, C] // a power of two of them
+
+	waiters sync.Pool // of *waiter[K, C]; of each pool its own, for synctest's sake
 
 	closed  atomic.Bool
-	wakeAt  atomic.Int64 // when the janitor's timer fires; 0: it is not armed
-	blocked atomic.Int64 // length of blockedHosts
+	done    chan struct{} // closed with the pool, for those that no key leads to
+	keys    atomic.Int64  // hosts in the shards
+	wakeAt  atomic.Int64  // when the janitor's timer fires; 0: it is not armed
+	blocked atomic.Int64  // length of blockedHosts
 	pending atomic.Int64
 	dialing atomic.Int64
 	open    atomic.Int64
@@ -225,7 +254,7 @@ type Pool[K comparable, C Conn] struct {
 func New[K comparable, C Conn](cfg Config) *Pool[K, C] {
 	for _, n := range []*int{
 		&cfg.MaxConnsPerKey, &cfg.MaxConns, &cfg.MaxIdlePerKey, &cfg.MaxIdle,
-		&cfg.MaxPendingPerKey, &cfg.MaxPending, &cfg.MaxDialsPerKey,
+		&cfg.MaxPendingPerKey, &cfg.MaxPending, &cfg.MaxDialsPerKey, &cfg.MaxKeys,
 	} {
 		*n = max(*n, 0)
 	}
@@ -234,22 +263,25 @@ func New[K comparable, C Conn](cfg Config) *Pool[K, C] {
 		// A moment is never 0, which stands for "none".
 		epoch: time.Now().Add(-time.Nanosecond),
 		// A connection may have to wait for it twice: in arm and in sweep.
-		slack: min(max(cfg.IdleTimeout/32, time.Millisecond), time.Second/2),
-		seed:  maphash.MakeSeed(),
+		slack:  min(max(cfg.IdleTimeout/32, time.Millisecond), time.Second/2),
+		seed:   maphash.MakeSeed(),
+		shards: make([]shard[K, C], shardsFor(cfg.Shards)),
+		done:   make(chan struct{}),
 	}
-	for i := range p.shards {
-		p.shards[i].hosts = make(map[K]*host[K, C])
-	}
+	cfg.Shared.add(memberOf(p))
 	return p
 }
 
 // Get returns a connection of the key: an idle one, the most recently used
 // first, or whichever comes first of one that another request gives back and
-// one that req.Dial opens. The caller owns it until it calls Release or
+// one that req.By dials. The caller owns it until it calls Release or
 // Discard on the lease, exactly once.
 //
 // The error is the context's cause when ctx ends first, ErrClosed, a
-// *LimitError, or what req.Dial returned to this call.
+// *LimitError, or what Dial returned to this call.
+//
+// Get and Release of an idle connection allocate nothing, and neither does a
+// wait for a connection that somebody else gives back, but for the first few.
 func (p *Pool[K, C]) Get(ctx context.Context, key K, req Request[C]) (*Lease[K, C], error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
@@ -295,6 +327,7 @@ func (p *Pool[K, C]) Close() {
 	if p.closed.Swap(true) {
 		return
 	}
+	close(p.done)
 	p.stopJanitor()
 	// A Get that has seen the pool open has changed its host before the loop
 	// locks it; any other sees the pool closed.
@@ -313,7 +346,7 @@ func (p *Pool[K, C]) Stats() Stats {
 		Dialing: int(p.dialing.Load()),
 		Pending: int(p.pending.Load()),
 		Open:    int(p.open.Load()),
-		Keys:    p.countHosts(),
+		Keys:    int(p.keys.Load()),
 	}
 	s.Leased = max(s.Open-s.Idle-s.Dialing, 0)
 	return s

@@ -7,12 +7,14 @@ import (
 	"time"
 )
 
-// dial is one call of Request.Dial under way. All fields but cancel are
+// dial is one call of Requester.Dial under way. All fields but cancel are
 // guarded by host.mu.
 type dial[K comparable, C Conn] struct {
 	cancel context.CancelFunc
 	owner  *waiter[K, C]    // who asked for it, nil once served or gone
 	node   node[dial[K, C]] // in host.losers or host.abandoned while it has no owner and is wanted
+
+	standby bool // of EnsureIdle
 }
 
 // giveUp cancels a dial that nobody wants. Its slot is free when it returns.
@@ -27,26 +29,32 @@ func (d *dial[K, C]) giveUp() {
 func (h *host[K, C]) startDial(w *waiter[K, C]) {
 	h.leavePending(w)
 	h.dialers.pushBack(&w.node, w)
+	// The result may serve somebody else, so the end of this request is not
+	// the end of its dial: trimDials decides that.
+	d, ctx := h.newDial(context.WithoutCancel(w.ctx))
+	d.owner = w
+	w.dial = d
+	by := w.req.By // the waiter may be gone when the goroutine runs
+	go func() {
+		conn, err := by.Dial(ctx)
+		d.cancel()
+		h.endDial(d, conn, err)
+	}()
+}
+
+// newDial records a dial, whose slot of MaxConns the caller has, and gives it a
+// context. Needs h.mu.
+func (h *host[K, C]) newDial(ctx context.Context) (*dial[K, C], context.Context) {
 	h.open++
 	h.dialing++
 	h.pool.dialing.Add(1)
-
-	// The result may serve somebody else, so the end of this request is not
-	// the end of its dial: trimDials decides that.
-	ctx := context.WithoutCancel(w.ctx)
-	d := &dial[K, C]{owner: w}
+	d := new(dial[K, C])
 	if t := h.pool.cfg.DialTimeout; t > 0 {
 		ctx, d.cancel = context.WithTimeout(ctx, t)
 	} else {
 		ctx, d.cancel = context.WithCancel(ctx)
 	}
-	w.dial = d
-	open := w.req.Dial
-	go func() {
-		conn, err := open(ctx)
-		d.cancel()
-		h.endDial(d, conn, err)
-	}()
+	return d, ctx
 }
 
 // endDial finds an owner for what a dial brought: who asked for it, or as for
@@ -58,6 +66,9 @@ func (h *host[K, C]) endDial(d *dial[K, C], conn C, err error) {
 	var stale []*Lease[K, C]
 	h.mu.Lock()
 	d.node.remove()
+	if d.standby {
+		h.standby = false
+	}
 	h.dialing--
 	p.dialing.Add(-1)
 	w := d.owner

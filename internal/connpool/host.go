@@ -11,6 +11,10 @@ type host[K comparable, C Conn] struct {
 	pool *Pool[K, C]
 	key  K
 
+	// loose is one that the map had no room for. It serves one request, and
+	// keeps nothing idle, since nobody would find it.
+	loose bool
+
 	// oldest is since when the least recently used idle connection is idle,
 	// 0 if none is. Written under mu, read by victim without it.
 	oldest atomic.Int64
@@ -24,6 +28,7 @@ type host[K comparable, C Conn] struct {
 	open    int  // slots in use: idle, leased, being dialed, being closed
 	dialing int  // of these, being dialed
 	closing int  // of these, about to be free
+	standby bool // of these being dialed, one is EnsureIdle's
 
 	idle list[Lease[K, C]] // most recently used first
 
@@ -33,7 +38,7 @@ type host[K comparable, C Conn] struct {
 	pending list[waiter[K, C]] // waiting for a slot
 
 	// Dials whose requester is served or gone.
-	losers    list[dial[K, C]] // it took another connection: theirs will be pooled
+	losers    list[dial[K, C]] // it took another connection, or there is none: theirs will be pooled
 	abandoned list[dial[K, C]] // it left: wanted only while there are waiters
 }
 
@@ -93,7 +98,7 @@ func (h *host[K, C]) park(l *Lease[K, C], now time.Duration) {
 	if h.idle.n == 1 {
 		h.oldest.Store(int64(now))
 	}
-	h.pool.idle.Add(1)
+	h.pool.countIdle(1)
 	h.pool.arm(l.expires)
 }
 
@@ -101,7 +106,7 @@ func (h *host[K, C]) park(l *Lease[K, C], now time.Duration) {
 func (h *host[K, C]) unpark(l *Lease[K, C]) {
 	wasOldest := h.idle.back == &l.node
 	l.node.remove()
-	h.pool.idle.Add(-1)
+	h.pool.countIdle(-1)
 	if !wasOldest {
 		return
 	}
@@ -173,7 +178,7 @@ func (h *host[K, C]) place(l *Lease[K, C], now time.Duration) (stale []*Lease[K,
 		return nil
 	}
 	// Beside a waiter that does not take it, it would only be in the way.
-	if !p.keepsIdle() || h.full() && h.closing < h.pending.n && !h.dialsFull() {
+	if h.loose || !p.keepsIdle() || h.full() && h.closing < h.pending.n && !h.dialsFull() {
 		h.closing++
 		return append(stale, l)
 	}

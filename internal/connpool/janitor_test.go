@@ -126,7 +126,7 @@ func TestMaxLifetimeAtHandover(t *testing.T) {
 		c.MaxConnsPerKey = 1
 	}), func(t *testing.T, p *testPool, f *farm) {
 		l := get(t, p, f, "k")
-		g := goGet(p, "k", Request[*conn]{Dial: f.dial("k")})
+		g := goGet(p, "k", wants[*conn]{Dial: f.dial("k")}.req())
 		time.Sleep(2 * time.Minute)
 		l.Release(0)
 		synctest.Wait()

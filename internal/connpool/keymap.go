@@ -3,37 +3,58 @@ package connpool
 import (
 	"hash/maphash"
 	"iter"
+	"math/bits"
 	"math/rand/v2"
 	"sync"
 )
 
-// shardCount spreads the keys so that those who look up different keys seldom
-// meet. A power of two.
-const shardCount = 64
+// defaultShards is how many parts the map has where Config does not say.
+const defaultShards = 64
+
+// shardsFor returns the number of parts for what Config says.
+func shardsFor(n int) int {
+	if n <= 0 {
+		return defaultShards
+	}
+	return 1 << bits.Len(uint(min(n, 1<<16)-1))
+}
 
 // shard is one part of the map from key to host. Its lock is held for the
 // look-up alone: no other lock is taken under it.
 type shard[K comparable, C Conn] struct {
 	mu    sync.RWMutex
-	hosts map[K]*host[K, C] // guarded by mu
+	hosts map[K]*host[K, C] // guarded by mu; nil until the first
 
 	_ [32]byte // to a cache line of its own
 }
 
 func (p *Pool[K, C]) shardOf(key K) *shard[K, C] {
-	return &p.shards[maphash.Comparable(p.seed, key)%shardCount]
+	if len(p.shards) == 1 {
+		return &p.shards[0]
+	}
+	return &p.shards[maphash.Comparable(p.seed, key)&uint64(len(p.shards)-1)]
 }
 
 // lockHost returns the host of key with its lock held, a new one if there is
-// none. The caller ends with unlock.
+// none: in the map, or where that is full, a loose one. The caller holds no
+// lock, and ends with unlock.
 func (p *Pool[K, C]) lockHost(key K) *host[K, C] {
 	s := p.shardOf(key)
-	for {
+	for tried := false; ; {
 		s.mu.RLock()
 		h := s.hosts[key]
 		s.mu.RUnlock()
 		if h == nil {
 			h = p.addHost(s, key)
+		}
+		if h == nil && !tried {
+			tried = true
+			p.evict() // the last connection of its key, perhaps
+			p.after(nil)
+			continue
+		}
+		if h == nil {
+			h = &host[K, C]{pool: p, key: key, loose: true}
 		}
 		h.mu.Lock()
 		if !h.dead {
@@ -46,14 +67,23 @@ func (p *Pool[K, C]) lockHost(key K) *host[K, C] {
 	}
 }
 
+// addHost returns the host of key, a new one if there is none, nil if the map
+// is full.
 func (p *Pool[K, C]) addHost(s *shard[K, C], key K) *host[K, C] {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	h := s.hosts[key]
-	if h == nil {
-		h = &host[K, C]{pool: p, key: key}
-		s.hosts[key] = h
+	if h := s.hosts[key]; h != nil {
+		return h
 	}
+	if n := p.keys.Add(1); p.cfg.MaxKeys > 0 && n > int64(p.cfg.MaxKeys) {
+		p.keys.Add(-1)
+		return nil
+	}
+	if s.hosts == nil {
+		s.hosts = make(map[K]*host[K, C])
+	}
+	h := &host[K, C]{pool: p, key: key}
+	s.hosts[key] = h
 	return h
 }
 
@@ -65,6 +95,7 @@ func (p *Pool[K, C]) removeHost(h *host[K, C]) {
 	defer s.mu.Unlock()
 	if s.hosts[h.key] == h {
 		delete(s.hosts, h.key)
+		p.keys.Add(-1)
 	}
 }
 
@@ -75,7 +106,7 @@ func (p *Pool[K, C]) unlock(h *host[K, C]) {
 	empty := h.open == 0 && h.pending.n == 0
 	h.dead = empty
 	h.mu.Unlock()
-	if empty {
+	if empty && !h.loose {
 		p.removeHost(h)
 	}
 }
@@ -108,17 +139,6 @@ func (p *Pool[K, C]) hosts(pred func(oldest int64) bool) iter.Seq[*host[K, C]] {
 // hasIdle selects the hosts with an idle connection.
 func hasIdle(oldest int64) bool { return oldest != 0 }
 
-func (p *Pool[K, C]) countHosts() int {
-	n := 0
-	for i := range p.shards {
-		s := &p.shards[i]
-		s.mu.RLock()
-		n += len(s.hosts)
-		s.mu.RUnlock()
-	}
-	return n
-}
-
 // sampleSize is how many hosts with an idle connection compete to lose one.
 const sampleSize = 16
 
@@ -129,9 +149,9 @@ const sampleSize = 16
 func (p *Pool[K, C]) victim() *host[K, C] {
 	var best *host[K, C]
 	var since int64
-	seen, start := 0, rand.IntN(shardCount)
-	for i := 0; i < shardCount && seen < sampleSize; i++ {
-		s := &p.shards[(start+i)%shardCount]
+	seen, start := 0, rand.IntN(len(p.shards))
+	for i := 0; i < len(p.shards) && seen < sampleSize; i++ {
+		s := &p.shards[(start+i)%len(p.shards)]
 		s.mu.RLock()
 		for _, h := range s.hosts {
 			oldest := h.oldest.Load()

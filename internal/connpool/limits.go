@@ -65,8 +65,8 @@ func (p *Pool[K, C]) nextBlocked() *host[K, C] {
 }
 
 // after does what follows a change of a host and cannot be done under its
-// lock: it closes what was taken out, keeps to MaxIdle and serves the line for
-// MaxConns. Called without locks.
+// lock: it closes what was taken out, keeps to MaxIdle and to what pools share,
+// and serves the line for MaxConns. Called without locks.
 //
 // No wake-up is lost: a key joins the line before it looks for a free slot or
 // an idle connection for the last time, and a slot becomes free or a
@@ -75,7 +75,7 @@ func (p *Pool[K, C]) after(stale []*Lease[K, C]) {
 	if len(stale) > 0 {
 		p.closeAll(stale)
 	}
-	for p.idle.Load() > int64(p.cfg.MaxIdle) && p.evict() {
+	for (p.idle.Load() > int64(p.cfg.MaxIdle) || p.cfg.Shared.exceeded()) && p.evict() {
 	}
 	if p.blocked.Load() > 0 {
 		p.relieve()
@@ -123,15 +123,29 @@ func (p *Pool[K, C]) evict() bool {
 		if h == nil {
 			return false
 		}
-		h.mu.Lock()
-		if h.idle.n == 0 { // somebody took it
-			p.unlock(h)
-			continue
+		if p.evictFrom(h) {
+			return true
 		}
-		l := h.condemn(h.idle.back.item)
-		p.unlock(h)
-		p.closeAll([]*Lease[K, C]{l})
-		return true
 	}
 	return false
+}
+
+// evictFrom closes the idle connection of a key that has not been used for
+// longest, and reports whether there was one.
+func (p *Pool[K, C]) evictFrom(h *host[K, C]) bool {
+	h.mu.Lock()
+	if h.idle.n == 0 { // somebody took it
+		p.unlock(h)
+		return false
+	}
+	l := h.condemn(h.idle.back.item)
+	p.unlock(h)
+	p.closeAll([]*Lease[K, C]{l})
+	return true
+}
+
+// countIdle notes idle connections more or less.
+func (p *Pool[K, C]) countIdle(d int64) {
+	p.idle.Add(d)
+	p.cfg.Shared.count(d)
 }

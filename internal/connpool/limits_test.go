@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,7 +16,7 @@ func TestWaitersAreServedInOrder(t *testing.T) {
 		l := get(t, p, f, "k")
 		var gs []*getting
 		for range 10 {
-			gs = append(gs, goGet(p, "k", Request[*conn]{Dial: f.dial("k")}))
+			gs = append(gs, goGet(p, "k", wants[*conn]{Dial: f.dial("k")}.req()))
 			synctest.Wait()
 		}
 		gs[3].cancel()
@@ -45,9 +46,9 @@ func TestReturnedConnectionGoesToTheDialingFirst(t *testing.T) {
 	inBubble(t, with(func(c *Config) { c.MaxConnsPerKey = 2 }), func(t *testing.T, p *testPool, f *farm) {
 		l := get(t, p, f, "k")
 		calls := make(chan *call, 1)
-		a := goGet(p, "k", Request[*conn]{Dial: f.slow("k", calls)})
+		a := goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls)}.req())
 		synctest.Wait()
-		b := goGet(p, "k", Request[*conn]{Dial: f.slow("k", calls)})
+		b := goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls)}.req())
 		synctest.Wait()
 		l.Release(0)
 		synctest.Wait()
@@ -70,11 +71,11 @@ func TestHandoverAsksAccept(t *testing.T) {
 	inBubble(t, with(func(c *Config) { c.MaxConnsPerKey = 1 }), func(t *testing.T, p *testPool, f *farm) {
 		l := get(t, p, f, "k")
 		calls := make(chan *call, 1)
-		picky := goGet(p, "k", Request[*conn]{Dial: f.slow("k", calls), Accept: func(*conn) bool { return false }})
+		picky := goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls), Accept: func(*conn) bool { return false }}.req())
 		synctest.Wait()
-		fresh := goGet(p, "k", Request[*conn]{Dial: f.slow("k", calls), MaxIdle: -1})
+		fresh := goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls), MaxIdle: -1}.req())
 		synctest.Wait()
-		easy := goGet(p, "k", Request[*conn]{Dial: f.slow("k", calls), MaxIdle: time.Nanosecond})
+		easy := goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls), MaxIdle: time.Nanosecond}.req())
 		synctest.Wait()
 		l.Release(0)
 		synctest.Wait()
@@ -106,7 +107,7 @@ func TestRefusedIdleMakesRoomAtTheLimit(t *testing.T) {
 				old, young := get(t, p, f, "k"), get(t, p, f, "k")
 				old.Release(0)
 				young.Release(0)
-				l, err := p.Get(context.Background(), "k", Request[*conn]{Dial: f.dial("k"), MaxIdle: -1})
+				l, err := p.Get(context.Background(), "k", wants[*conn]{Dial: f.dial("k"), MaxIdle: -1}.req())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -136,15 +137,15 @@ func TestQueueLimits(t *testing.T) {
 		t.Run(tt.scope, func(t *testing.T) {
 			inBubble(t, tt.cfg, func(t *testing.T, p *testPool, f *farm) {
 				calls := make(chan *call, 3)
-				goGet(p, "k", Request[*conn]{Dial: f.slow("k", calls)})
+				goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls)}.req())
 				synctest.Wait()
 				if tt.cfg.MaxPending > 0 && tt.cfg.MaxPendingPerKey > 0 {
-					goGet(p, "k", Request[*conn]{Dial: f.slow("k", calls)})
+					goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls)}.req())
 				}
 				synctest.Wait()
 				before := p.Stats()
 				start := time.Now()
-				_, err := p.Get(context.Background(), tt.key, Request[*conn]{Dial: f.slow(tt.key, calls)})
+				_, err := p.Get(context.Background(), tt.key, wants[*conn]{Dial: f.slow(tt.key, calls)}.req())
 				wantScope(t, err, tt.scope, false)
 				if d := time.Since(start); d != 0 {
 					t.Errorf("refused after %v", d)
@@ -160,7 +161,7 @@ func TestPendingTimeout(t *testing.T) {
 	inBubble(t, with(func(c *Config) { c.MaxConnsPerKey = 1; c.PendingTimeout = 5 * time.Second }), func(t *testing.T, p *testPool, f *farm) {
 		l := get(t, p, f, "k")
 		start := time.Now()
-		_, err := p.Get(context.Background(), "k", Request[*conn]{Dial: f.dial("k")})
+		_, err := p.Get(context.Background(), "k", wants[*conn]{Dial: f.dial("k")}.req())
 		wantScope(t, err, ScopeTimeout, true)
 		if d := time.Since(start); d != 5*time.Second {
 			t.Errorf("after %v", d)
@@ -169,7 +170,7 @@ func TestPendingTimeout(t *testing.T) {
 
 		// The time of the dial does not count.
 		calls := make(chan *call, 1)
-		g := goGet(p, "k", Request[*conn]{Dial: f.slow("k", calls)})
+		g := goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls)}.req())
 		time.Sleep(4 * time.Second)
 		l.Discard()
 		time.Sleep(time.Hour)
@@ -193,11 +194,11 @@ func TestCancelManyWaiters(t *testing.T) {
 	cfg := with(func(c *Config) { c.MaxConnsPerKey = 1; c.MaxPendingPerKey = n; c.MaxPending = n })
 	inBubble(t, cfg, func(t *testing.T, p *testPool, f *farm) {
 		calls := make(chan *call, 1)
-		hung := goGet(p, "k", Request[*conn]{Dial: f.slow("k", calls)})
+		hung := goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls)}.req())
 		synctest.Wait()
 		gs := make([]*getting, n)
 		for i := range gs {
-			gs[i] = goGet(p, "k", Request[*conn]{Dial: f.dial("k")})
+			gs[i] = goGet(p, "k", wants[*conn]{Dial: f.dial("k")}.req())
 		}
 		synctest.Wait()
 		wantStats(t, p, Stats{Open: 1, Dialing: 1, Pending: n, Keys: 1})
@@ -217,6 +218,72 @@ func TestCancelManyWaiters(t *testing.T) {
 	})
 }
 
+// The same by its structure: leaving touches the two neighbours in the line and
+// nobody else, so that it costs the same however long the line is. All others
+// are out of reach while it happens: who walks along the line stumbles.
+func TestCancelTouchesNobodyElse(t *testing.T) {
+	const n = 1000
+	type waiterNode = node[waiter[string, *conn]]
+	cfg := with(func(c *Config) { c.MaxConnsPerKey = 1; c.MaxPendingPerKey = n; c.MaxPending = n })
+	inBubble(t, cfg, func(t *testing.T, p *testPool, f *farm) {
+		l := get(t, p, f, "k")
+		h := l.host
+		accepts := 0
+		gs := make([]*getting, n)
+		for i := range gs {
+			gs[i] = goGet(p, "k", wants[*conn]{Dial: f.dial("k"), Accept: func(*conn) bool { accepts++; return true }}.req())
+			synctest.Wait()
+		}
+		for _, i := range []int{0, 1, n / 2, n - 2, n - 1} {
+			h.mu.Lock()
+			w := h.pending.all()[slices.IndexFunc(h.pending.all(), func(w *waiter[string, *conn]) bool { return w.ctx == gs[i].ctx })]
+			// Cut the line two places from it, and two from its ends.
+			cuts := make(map[**waiterNode]*waiterNode)
+			cut := func(link **waiterNode) {
+				if _, ok := cuts[link]; !ok && *link != nil && (*link).item != nil {
+					cuts[link] = *link
+					*link = new(waiterNode) // without a waiter
+				}
+			}
+			if a := w.node.prev; a != nil {
+				cut(&a.prev)
+			}
+			if b := w.node.next; b != nil {
+				cut(&b.next)
+			}
+			if a := h.pending.front; a != &w.node && a.next != &w.node {
+				cut(&a.next)
+			}
+			if b := h.pending.back; b != &w.node && b.prev != &w.node {
+				cut(&b.prev)
+			}
+			if len(cuts) == 0 {
+				t.Error("the line was not cut")
+			}
+			h.mu.Unlock()
+			gs[i].cancel()
+			synctest.Wait()
+			h.mu.Lock()
+			for link, to := range cuts {
+				*link = to
+			}
+			h.mu.Unlock()
+			if gs[i].err != context.Canceled {
+				t.Errorf("waiter %d: %v", i, gs[i].err)
+			}
+		}
+		if accepts != 0 {
+			t.Errorf("waiters were asked %d times", accepts)
+		}
+		wantStats(t, p, Stats{Open: 1, Leased: 1, Pending: n - 5, Keys: 1})
+		for _, g := range gs {
+			g.cancel()
+		}
+		synctest.Wait()
+		l.Release(0)
+	})
+}
+
 func TestGlobalLimitEvictsIdleOfAnotherKey(t *testing.T) {
 	inBubble(t, with(func(c *Config) { c.MaxConns = 2; c.MaxPending = 0 }), func(t *testing.T, p *testPool, f *farm) {
 		get(t, p, f, "a").Release(0)
@@ -224,7 +291,7 @@ func TestGlobalLimitEvictsIdleOfAnotherKey(t *testing.T) {
 		c := get(t, p, f, "c")
 		d := get(t, p, f, "d")
 		wantStats(t, p, Stats{Open: 2, Leased: 2, Keys: 2})
-		_, err := p.Get(context.Background(), "e", Request[*conn]{Dial: f.dial("e")})
+		_, err := p.Get(context.Background(), "e", wants[*conn]{Dial: f.dial("e")}.req())
 		wantScope(t, err, ScopeConns, false)
 		c.Release(0)
 		get(t, p, f, "e").Release(0)
@@ -238,11 +305,11 @@ func TestGlobalLimitWakesOtherKeys(t *testing.T) {
 		t.Run(end, func(t *testing.T) {
 			inBubble(t, with(func(c *Config) { c.MaxConns = 1 }), func(t *testing.T, p *testPool, f *farm) {
 				calls := make(chan *call, 1)
-				holder := goGet(p, "holder", Request[*conn]{Dial: f.slow("holder", calls)})
+				holder := goGet(p, "holder", wants[*conn]{Dial: f.slow("holder", calls)}.req())
 				synctest.Wait()
 				var gs []*getting
 				for _, key := range []string{"a", "b", "c"} {
-					gs = append(gs, goGet(p, key, Request[*conn]{Dial: f.dial(key)}))
+					gs = append(gs, goGet(p, key, wants[*conn]{Dial: f.dial(key)}.req()))
 					synctest.Wait()
 				}
 				gs[1].cancel()
@@ -266,7 +333,7 @@ func TestGlobalLimitWakesOtherKeys(t *testing.T) {
 				if !gs[0].isDone() || gs[2].isDone() {
 					t.Fatal("not the first in line was served")
 				}
-				newcomer := goGet(p, "d", Request[*conn]{Dial: f.dial("d")})
+				newcomer := goGet(p, "d", wants[*conn]{Dial: f.dial("d")}.req())
 				synctest.Wait()
 				gs[0].lease.Release(0)
 				synctest.Wait()
@@ -314,9 +381,9 @@ func TestRelieveOfAKeyThatWantsNothing(t *testing.T) {
 func TestGlobalLimitIsFairBetweenKeys(t *testing.T) {
 	inBubble(t, with(func(c *Config) { c.MaxConns = 1 }), func(t *testing.T, p *testPool, f *farm) {
 		a := get(t, p, f, "a")
-		b := goGet(p, "b", Request[*conn]{Dial: f.dial("b")})
+		b := goGet(p, "b", wants[*conn]{Dial: f.dial("b")}.req())
 		synctest.Wait()
-		a2 := goGet(p, "a", Request[*conn]{Dial: f.dial("a")})
+		a2 := goGet(p, "a", wants[*conn]{Dial: f.dial("a")}.req())
 		synctest.Wait()
 		a.Discard()
 		synctest.Wait()

@@ -21,6 +21,7 @@ type request struct {
 	class   int // takes connections of this class, 0 takes all
 	maxIdle time.Duration
 	dialed  bool
+	loose   bool // the pool keeps no record of its key; as of the last check
 	began   time.Time
 }
 
@@ -48,12 +49,13 @@ type machine struct {
 	dials    []*modelDial
 	newDials chan *modelDial
 	errDial  error
+	others   int // idle connections of other pools in the budget
 }
 
 func drawConfig(t *rapid.T) Config {
 	n := func(name string, vs ...int) int { return rapid.SampledFrom(vs).Draw(t, name) }
 	d := func(name string, vs ...time.Duration) time.Duration { return rapid.SampledFrom(vs).Draw(t, name) }
-	return Config{
+	cfg := Config{
 		MaxConnsPerKey:   n("MaxConnsPerKey", 0, 1, 2, 3),
 		MaxConns:         n("MaxConns", 0, 1, 2, 4),
 		MaxIdlePerKey:    n("MaxIdlePerKey", 0, 1, 2, 10),
@@ -65,7 +67,13 @@ func drawConfig(t *rapid.T) Config {
 		PendingTimeout:   d("PendingTimeout", 0, 5*time.Second),
 		MaxDialsPerKey:   n("MaxDialsPerKey", 0, 1, 2),
 		DialTimeout:      d("DialTimeout", 0, 20*time.Second),
+		MaxKeys:          n("MaxKeys", 0, 0, 1, 2),
+		Shards:           n("Shards", 0, 1, 3),
 	}
+	if limit := n("Budget", -1, -1, 0, 2, 4); limit >= 0 {
+		cfg.Shared = NewBudget(limit)
+	}
+	return cfg
 }
 
 func (m *machine) get(t *rapid.T) {
@@ -77,7 +85,7 @@ func (m *machine) get(t *rapid.T) {
 	}
 	calls := make(chan *call, 1)
 	slow := m.f.slow(r.key, calls)
-	req := Request[*conn]{
+	req := wants[*conn]{
 		MaxIdle: r.maxIdle,
 		Dial: func(ctx context.Context) (*conn, error) {
 			go func() { m.newDials <- &modelDial{<-calls, r} }()
@@ -88,9 +96,21 @@ func (m *machine) get(t *rapid.T) {
 			return c, err
 		},
 		Accept: r.acceptsClass,
-	}
+		Tag:    r,
+	}.req()
 	r.getting = goGet(m.p, r.key, req)
 	m.waiting = append(m.waiting, r)
+}
+
+// ensure dials ahead. Its dials are those of a request that nobody waits for.
+func (m *machine) ensure(t *rapid.T) {
+	r := &request{key: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "key")}
+	calls := make(chan *call, 1)
+	slow := m.f.slow(r.key, calls)
+	m.p.EnsureIdle(r.key, rapid.IntRange(0, 3).Draw(t, "standby"), func(ctx context.Context) (*conn, error) {
+		go func() { m.newDials <- &modelDial{<-calls, r} }()
+		return slow(ctx)
+	})
 }
 
 func pick[T any](t *rapid.T, name string, s []T) (T, int) {
@@ -123,6 +143,18 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 			m.takeLease(t).Release(keep)
 		},
 		"discard":  func(t *rapid.T) { m.takeLease(t).Discard() },
+		"discard2": func(t *rapid.T) { m.takeLease(t).Discard() },
+		"ensure":   m.ensure,
+		"reclaim": func(t *rapid.T) {
+			if m.cfg.Shared == nil {
+				t.Skip("no budget")
+			}
+			idle := m.p.Stats().Idle
+			n := rapid.IntRange(1, 3).Draw(t, "reclaim")
+			if got := m.cfg.Shared.Reclaim(n); got != min(n, idle) {
+				t.Fatalf("reclaimed %d of %d, asked for %d", got, idle, n)
+			}
+		},
 		"connect":  func(t *rapid.T) { m.takeDial(t).succeed() },
 		"connect2": func(t *rapid.T) { m.takeDial(t).succeed() },
 		"refuse":   func(t *rapid.T) { m.takeDial(t).fail(m.errDial) },
@@ -199,7 +231,7 @@ func (m *machine) done(t *rapid.T, r *request, earlier []*request) {
 		}
 		m.leased = append(m.leased, r.lease)
 		for _, e := range earlier {
-			if r.lease.Reused() && e.key == r.key && e.maxIdle >= 0 && e.acceptsClass(c) {
+			if r.lease.Reused() && e.key == r.key && !e.loose && e.maxIdle >= 0 && e.acceptsClass(c) {
 				t.Fatal("a connection went past an earlier waiter that takes it")
 			}
 		}
@@ -224,10 +256,13 @@ func (m *machine) done(t *rapid.T, r *request, earlier []*request) {
 // check is the invariant.
 func (m *machine) check(t *rapid.T) {
 	m.settle(t)
+	m.markLoose(t)
 	// First come, first served: on each key, those with a dial come first.
 	gap := make(map[string]bool)
 	for _, r := range m.waiting {
-		if !r.dialed {
+		if r.loose {
+			continue
+		} else if !r.dialed {
 			gap[r.key] = true
 		} else if gap[r.key] {
 			t.Fatal("a request dials while an earlier one has no slot")
@@ -244,10 +279,13 @@ func (m *machine) check(t *rapid.T) {
 			blocked++
 		}
 	}
+	blocked += m.addLoose(&sum)
 	sum.Leased = len(m.leased)
 	if s != sum {
 		t.Fatalf("stats %+v, sum of hosts %+v", s, sum)
 	}
+	m.checkBudget(t, s)
+	m.checkStandby(t)
 	if s.Idle > m.cfg.MaxIdle || s.Pending > m.cfg.MaxPending {
 		t.Fatalf("above the limits: %+v", s)
 	}
@@ -256,6 +294,82 @@ func (m *machine) check(t *rapid.T) {
 	}
 	if s.Idle > 0 && m.p.wakeAt.Load() == 0 {
 		t.Fatal("idle connections and no janitor")
+	}
+}
+
+// markLoose finds out which requests the pool keeps no record of.
+func (m *machine) markLoose(t *rapid.T) {
+	tracked := make(map[any]bool)
+	for h := range m.p.hosts(nil) {
+		h.mu.Lock()
+		for _, line := range []*list[waiter[string, *conn]]{&h.dialers, &h.pending} {
+			for _, w := range line.all() {
+				tracked[w.req.By.(requester[*conn]).w.Tag] = true
+			}
+		}
+		h.mu.Unlock()
+	}
+	for _, r := range m.waiting {
+		if r.loose = !tracked[r]; r.loose && m.cfg.MaxKeys == 0 {
+			t.Fatal("a request without a record of its key, and no limit of keys")
+		}
+	}
+}
+
+// addLoose adds to the numbers of the keys what no key has, and returns how many
+// of these requests wait for MaxConns.
+func (m *machine) addLoose(sum *Stats) (blocked int) {
+	for _, l := range m.leased {
+		if l.host.loose {
+			sum.Open++
+		}
+	}
+	for _, r := range m.waiting {
+		switch {
+		case r.loose && r.dialed:
+			sum.Open++
+			sum.Dialing++
+		case r.loose:
+			sum.Pending++
+		}
+	}
+	m.p.blockedMu.Lock()
+	defer m.p.blockedMu.Unlock()
+	for _, h := range m.p.blockedHosts.all() {
+		if h.loose {
+			blocked++
+		}
+	}
+	return blocked
+}
+
+// checkBudget checks what pools share, and the number of keys.
+func (m *machine) checkBudget(t *rapid.T, s Stats) {
+	if m.cfg.MaxKeys > 0 && s.Keys > m.cfg.MaxKeys {
+		t.Fatalf("%d keys", s.Keys)
+	}
+	b := m.cfg.Shared
+	if b == nil {
+		return
+	}
+	if b.Idle() != s.Idle+m.others {
+		t.Fatalf("%d idle in the budget, %d here and %d elsewhere", b.Idle(), s.Idle, m.others)
+	}
+	if b.max > 0 && s.Idle > max(0, int(b.max)-m.others) {
+		t.Fatalf("%d idle here and %d elsewhere, budget %d", s.Idle, m.others, b.max)
+	}
+}
+
+// checkStandby checks that of each key one connection at most is dialed ahead.
+func (m *machine) checkStandby(t *rapid.T) {
+	ahead := make(map[string]bool)
+	for _, d := range m.dials {
+		if d.by.getting == nil {
+			if ahead[d.key] {
+				t.Fatalf("two dials ahead at once for %s", d.key)
+			}
+			ahead[d.key] = true
+		}
 	}
 }
 
@@ -278,6 +392,9 @@ func (m *machine) checkHost(t *rapid.T, h *host[string, *conn], sum *Stats) (blo
 	}
 	if h.closing != 0 {
 		t.Fatal("closing at rest")
+	}
+	if m.cfg.MaxConnsPerKey > 0 && h.open > m.cfg.MaxConnsPerKey {
+		t.Fatal("more connections than the key may have")
 	}
 	if h.idle.n > m.cfg.MaxIdlePerKey || h.pending.n > m.cfg.MaxPendingPerKey {
 		t.Fatal("above the limits of the key")
@@ -309,7 +426,7 @@ func (m *machine) checkIdle(t *rapid.T, h *host[string, *conn], now time.Duratio
 		}
 		oldest = int64(l.since)
 		for _, r := range m.waiting {
-			if r.key == h.key && now < l.expires && r.takesIdle(l.conn, now-l.since) {
+			if r.key == h.key && !r.loose && now < l.expires && r.takesIdle(l.conn, now-l.since) {
 				t.Fatal("a waiter beside an idle connection that it takes")
 			}
 		}
@@ -367,13 +484,21 @@ func history(t *testing.T, rt *rapid.T) {
 	synctest.Test(t, func(*testing.T) {
 		defer func() { failure = recover() }()
 		cfg := drawConfig(rt)
+		tracked := cfg
+		if cfg.MaxKeys > 0 {
+			tracked.MaxConnsPerKey = 0 // requests without a record have no such limit
+		}
 		m := &machine{
 			cfg: cfg,
 			p:   New[string, *conn](cfg),
-			f:   newFarm(rt, cfg),
+			f:   newFarm(rt, tracked),
 			// large enough never to block
 			newDials: make(chan *modelDial, 10_000),
 			errDial:  errors.New("refused"),
+		}
+		if cfg.Shared != nil {
+			m.others = rapid.IntRange(0, 3).Draw(rt, "others")
+			cfg.Shared.count(int64(m.others))
 		}
 		defer m.p.Close() // ends what would keep the bubble open
 		rt.Repeat(m.actions())

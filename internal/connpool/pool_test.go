@@ -131,6 +131,21 @@ func (f *farm) slow(key string, calls chan<- *call) func(context.Context) (*conn
 	}
 }
 
+// wants is a Request in the words of a test. A nil Accept accepts all.
+type wants[C Conn] struct {
+	Dial    func(context.Context) (C, error)
+	Accept  func(C) bool
+	MaxIdle time.Duration
+	Tag     any // for the test to know it again
+}
+
+func (w wants[C]) req() Request[C] { return Request[C]{By: requester[C]{w}, MaxIdle: w.MaxIdle} }
+
+type requester[C Conn] struct{ w wants[C] }
+
+func (r requester[C]) Dial(ctx context.Context) (C, error) { return r.w.Dial(ctx) }
+func (r requester[C]) Accept(c C) bool                     { return r.w.Accept == nil || r.w.Accept(c) }
+
 type (
 	testPool  = Pool[string, *conn]
 	testLease = Lease[string, *conn]
@@ -141,6 +156,7 @@ type getting struct {
 	done   chan struct{}
 	lease  *testLease
 	err    error
+	ctx    context.Context
 	cancel context.CancelFunc
 }
 
@@ -155,7 +171,7 @@ func (g *getting) isDone() bool {
 
 func goGet(p *testPool, key string, req Request[*conn]) *getting {
 	ctx, cancel := context.WithCancel(context.Background())
-	g := &getting{done: make(chan struct{}), cancel: cancel}
+	g := &getting{done: make(chan struct{}), ctx: ctx, cancel: cancel}
 	go func() {
 		defer close(g.done)
 		g.lease, g.err = p.Get(ctx, key, req)
@@ -195,7 +211,7 @@ func inBubble(t *testing.T, cfg Config, f func(t *testing.T, p *testPool, f *far
 
 func get(t testing.TB, p *testPool, f *farm, key string) *testLease {
 	t.Helper()
-	l, err := p.Get(context.Background(), key, Request[*conn]{Dial: f.dial(key)})
+	l, err := p.Get(context.Background(), key, wants[*conn]{Dial: f.dial(key)}.req())
 	if err != nil {
 		t.Fatalf("Get(%s): %v", key, err)
 	}
@@ -309,7 +325,7 @@ func TestContext(t *testing.T) {
 		cause := errors.New("the client went away")
 		ctx, cancel := context.WithCancelCause(context.Background())
 		cancel(cause)
-		if _, err := p.Get(ctx, "k", Request[*conn]{Dial: f.dial("k")}); err != cause {
+		if _, err := p.Get(ctx, "k", wants[*conn]{Dial: f.dial("k")}.req()); err != cause {
 			t.Errorf("dead context: %v", err)
 		}
 		wantStats(t, p, Stats{})
@@ -318,7 +334,7 @@ func TestContext(t *testing.T) {
 		ctx, cancel = context.WithCancelCause(context.WithValue(context.Background(), ctxKey{}, "v"))
 		time.AfterFunc(time.Millisecond, func() { cancel(cause) })
 		calls := make(chan *call, 1)
-		if _, err := p.Get(ctx, "k", Request[*conn]{Dial: f.slow("k", calls)}); err != cause {
+		if _, err := p.Get(ctx, "k", wants[*conn]{Dial: f.slow("k", calls)}.req()); err != cause {
 			t.Errorf("context ends while dialing: %v", err)
 		}
 		if v := (<-calls).ctx.Value(ctxKey{}); v != "v" {
@@ -327,7 +343,7 @@ func TestContext(t *testing.T) {
 		synctest.Wait()
 		wantStats(t, p, Stats{})
 
-		_, err := p.Get(context.Background(), "k", Request[*conn]{Dial: f.slow("k", calls)})
+		_, err := p.Get(context.Background(), "k", wants[*conn]{Dial: f.slow("k", calls)}.req())
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("dial timeout: %v", err)
 		}
@@ -339,10 +355,10 @@ func TestAcceptRefusedStaysIdle(t *testing.T) {
 		a := get(t, p, f, "k")
 		ca := a.Conn()
 		a.Release(0)
-		l, err := p.Get(context.Background(), "k", Request[*conn]{
+		l, err := p.Get(context.Background(), "k", wants[*conn]{
 			Dial:   f.dial("k"),
 			Accept: func(c *conn) bool { return c != ca },
-		})
+		}.req())
 		if err != nil || l.Conn() == ca {
 			t.Fatalf("got the refused connection, or %v", err)
 		}
@@ -372,7 +388,7 @@ func TestMaxIdleAge(t *testing.T) {
 			inBubble(t, roomy, func(t *testing.T, p *testPool, f *farm) {
 				get(t, p, f, "k").Release(0)
 				time.Sleep(tt.age)
-				l, err := p.Get(context.Background(), "k", Request[*conn]{Dial: f.dial("k"), MaxIdle: tt.maxIdle})
+				l, err := p.Get(context.Background(), "k", wants[*conn]{Dial: f.dial("k"), MaxIdle: tt.maxIdle}.req())
 				if err != nil || l.Reused() != tt.reused {
 					t.Errorf("reused %v, error %v", l.Reused(), err)
 				}
@@ -387,8 +403,8 @@ func TestCloseSemantics(t *testing.T) {
 		get(t, p, f, "idle").Release(0)
 		leased := get(t, p, f, "k")
 		calls := make(chan *call, 2)
-		dialing := goGet(p, "k", Request[*conn]{Dial: f.slow("k", calls)})
-		waiting := goGet(p, "k", Request[*conn]{Dial: f.slow("k", calls)})
+		dialing := goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls)}.req())
+		waiting := goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls)}.req())
 		synctest.Wait()
 		wantStats(t, p, Stats{Open: 3, Idle: 1, Leased: 1, Dialing: 1, Pending: 1, Keys: 2})
 		p.Close()
@@ -401,7 +417,7 @@ func TestCloseSemantics(t *testing.T) {
 			t.Error("dial not cancelled")
 		}
 		wantStats(t, p, Stats{Open: 1, Leased: 1, Keys: 1})
-		if _, err := p.Get(context.Background(), "k", Request[*conn]{Dial: f.dial("k")}); err != ErrClosed {
+		if _, err := p.Get(context.Background(), "k", wants[*conn]{Dial: f.dial("k")}.req()); err != ErrClosed {
 			t.Errorf("Get after Close: %v", err)
 		}
 		if leased.Conn().closed.Load() {
@@ -460,11 +476,11 @@ func TestReuseAllocatesNothing(t *testing.T) {
 	key := richKey{"direct", "http", netip.MustParseAddrPort("[2001:db8::1]:80"), new(int)}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	req := Request[*nopConn]{
+	req := wants[*nopConn]{
 		Dial:    func(context.Context) (*nopConn, error) { return new(nopConn), nil },
 		Accept:  func(*nopConn) bool { return true },
 		MaxIdle: time.Minute,
-	}
+	}.req()
 	n := testing.AllocsPerRun(1000, func() {
 		l, err := p.Get(ctx, key, req)
 		if err != nil {

@@ -16,7 +16,7 @@ func TestIdleReturnsWhileDialing(t *testing.T) {
 	inBubble(t, with(func(c *Config) { c.MaxConnsPerKey = 2 }), func(t *testing.T, p *testPool, f *farm) {
 		first := get(t, p, f, "k")
 		calls := make(chan *call, 1)
-		g := goGet(p, "k", Request[*conn]{Dial: f.slow("k", calls)})
+		g := goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls)}.req())
 		synctest.Wait()
 		wantStats(t, p, Stats{Open: 2, Leased: 1, Dialing: 1, Keys: 1})
 		first.Release(0)
@@ -44,7 +44,7 @@ func TestLosingDialWithoutIdlePoolIsCancelled(t *testing.T) {
 	inBubble(t, with(func(c *Config) { c.MaxIdle = 0 }), func(t *testing.T, p *testPool, f *farm) {
 		first := get(t, p, f, "k")
 		calls := make(chan *call, 1)
-		g := goGet(p, "k", Request[*conn]{Dial: f.slow("k", calls)})
+		g := goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls)}.req())
 		synctest.Wait()
 		first.Release(0)
 		synctest.Wait()
@@ -61,7 +61,7 @@ func TestLosingDialWithoutIdlePoolIsCancelled(t *testing.T) {
 func TestReturnedConnectionIsLookedAtBeforeHandover(t *testing.T) {
 	inBubble(t, with(func(c *Config) { c.MaxConnsPerKey = 1 }), func(t *testing.T, p *testPool, f *farm) {
 		first := get(t, p, f, "k")
-		g := goGet(p, "k", Request[*conn]{Dial: f.dial("k")})
+		g := goGet(p, "k", wants[*conn]{Dial: f.dial("k")}.req())
 		synctest.Wait()
 		first.Conn().dead.Store(true)
 		first.Release(0)
@@ -76,9 +76,9 @@ func TestReturnedConnectionIsLookedAtBeforeHandover(t *testing.T) {
 func TestAbandonedDialServesTheNext(t *testing.T) {
 	inBubble(t, with(func(c *Config) { c.MaxConnsPerKey = 1 }), func(t *testing.T, p *testPool, f *farm) {
 		calls := make(chan *call, 1)
-		a := goGet(p, "k", Request[*conn]{Dial: f.slow("k", calls)})
+		a := goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls)}.req())
 		synctest.Wait()
-		b := goGet(p, "k", Request[*conn]{Dial: f.slow("k", calls)})
+		b := goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls)}.req())
 		synctest.Wait()
 		a.cancel()
 		synctest.Wait()
@@ -101,12 +101,12 @@ func TestAbandonedDialServesTheNext(t *testing.T) {
 func TestAbandonedDialIsNotForThoseWhoRefuseIt(t *testing.T) {
 	inBubble(t, with(func(c *Config) { c.MaxConnsPerKey = 1 }), func(t *testing.T, p *testPool, f *farm) {
 		calls := make(chan *call, 2)
-		a := goGet(p, "k", Request[*conn]{Dial: f.slow("k", calls)})
+		a := goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls)}.req())
 		synctest.Wait()
-		b := goGet(p, "k", Request[*conn]{
+		b := goGet(p, "k", wants[*conn]{
 			Dial:   f.slow("k", calls),
 			Accept: func(*conn) bool { return false },
-		})
+		}.req())
 		synctest.Wait()
 		a.cancel()
 		synctest.Wait()
@@ -131,7 +131,7 @@ func TestUnwantedDialsAreCancelled(t *testing.T) {
 		calls := make(chan *call, 3)
 		var gs []*getting
 		for range 3 {
-			gs = append(gs, goGet(p, "k", Request[*conn]{Dial: f.slow("k", calls)}))
+			gs = append(gs, goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls)}.req()))
 			synctest.Wait()
 		}
 		c := []*call{<-calls, <-calls, <-calls}
@@ -160,10 +160,10 @@ func TestUnwantedDialsAreCancelled(t *testing.T) {
 func TestCancelledDialThatSucceedsIsPooled(t *testing.T) {
 	inBubble(t, roomy, func(t *testing.T, p *testPool, f *farm) {
 		goOn := make(chan struct{})
-		g := goGet(p, "k", Request[*conn]{Dial: func(context.Context) (*conn, error) {
+		g := goGet(p, "k", wants[*conn]{Dial: func(context.Context) (*conn, error) {
 			<-goOn
 			return f.dial("k")(context.Background())
-		}})
+		}}.req())
 		synctest.Wait()
 		g.cancel()
 		synctest.Wait()
@@ -178,7 +178,7 @@ func TestFailedDialConcernsOnlyItsRequester(t *testing.T) {
 		calls := make(chan *call, 1)
 		var gs []*getting
 		for range 3 {
-			gs = append(gs, goGet(p, "k", Request[*conn]{Dial: f.slow("k", calls)}))
+			gs = append(gs, goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls)}.req()))
 			synctest.Wait()
 		}
 		refused := errors.New("refused")
@@ -206,7 +206,7 @@ func TestDialLimit(t *testing.T) {
 		calls := make(chan *call, 5)
 		var gs []*getting
 		for range 5 {
-			gs = append(gs, goGet(p, "k", Request[*conn]{Dial: f.slow("k", calls)}))
+			gs = append(gs, goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls)}.req()))
 			synctest.Wait()
 		}
 		wantStats(t, p, Stats{Open: 2, Dialing: 2, Pending: 3, Keys: 1})
@@ -229,7 +229,7 @@ func TestServedAndCancelledAtOnce(t *testing.T) {
 	inBubble(t, with(func(c *Config) { c.MaxConnsPerKey = 1 }), func(t *testing.T, p *testPool, f *farm) {
 		for range 100 {
 			l := get(t, p, f, "k")
-			g := goGet(p, "k", Request[*conn]{Dial: f.dial("k")})
+			g := goGet(p, "k", wants[*conn]{Dial: f.dial("k")}.req())
 			synctest.Wait()
 			go l.Release(0)
 			go g.cancel()
@@ -247,9 +247,9 @@ func TestServedAndCancelledAtOnce(t *testing.T) {
 func TestFreshConnectionOfAnotherIsFresh(t *testing.T) {
 	inBubble(t, with(func(c *Config) { c.MaxConnsPerKey = 1; c.PendingTimeout = time.Minute }), func(t *testing.T, p *testPool, f *farm) {
 		calls := make(chan *call, 1)
-		a := goGet(p, "k", Request[*conn]{Dial: f.slow("k", calls)})
+		a := goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls)}.req())
 		synctest.Wait()
-		b := goGet(p, "k", Request[*conn]{Dial: f.slow("k", calls), MaxIdle: -1})
+		b := goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls), MaxIdle: -1}.req())
 		synctest.Wait()
 		a.cancel()
 		synctest.Wait()

@@ -64,7 +64,7 @@ func stress(p *testPool, f *farm, requests, keys int) (served, other int) {
 	for range requests {
 		key := strconv.Itoa(rand.IntN(keys))
 		class := rand.IntN(3)
-		req := Request[*conn]{Dial: f.flaky(key, class)}
+		req := wants[*conn]{Dial: f.flaky(key, class)}
 		if class > 0 {
 			req.Accept = func(c *conn) bool { return c.class == class }
 		}
@@ -75,7 +75,7 @@ func stress(p *testPool, f *farm, requests, keys int) (served, other int) {
 		if rand.IntN(5) == 0 {
 			ctx, cancel = context.WithTimeout(ctx, time.Duration(rand.IntN(1000))*time.Microsecond)
 		}
-		l, err := p.Get(ctx, key, req)
+		l, err := p.Get(ctx, key, req.req())
 		cancel()
 		if err != nil {
 			other++
@@ -162,7 +162,7 @@ func TestReleaseRacingEnqueue(t *testing.T) {
 				key := keys[i%len(keys)]
 				wg.Go(func() {
 					for n := range 1000 {
-						l, err := p.Get(context.Background(), key, Request[*conn]{Dial: f.dial(key)})
+						l, err := p.Get(context.Background(), key, wants[*conn]{Dial: f.dial(key)}.req())
 						if err != nil {
 							t.Errorf("lost wake-up: %v", err)
 							return
@@ -211,7 +211,7 @@ func TestManyKeysFlatMemory(t *testing.T) {
 	dial := func(context.Context) (*nopConn, error) { return new(nopConn), nil }
 	pass := func(from, to int) uint64 {
 		for i := from; i < to; i++ {
-			l, err := p.Get(context.Background(), i, Request[*nopConn]{Dial: dial})
+			l, err := p.Get(context.Background(), i, wants[*nopConn]{Dial: dial}.req())
 			if err != nil {
 				t.Fatal(err)
 			}

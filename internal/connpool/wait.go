@@ -10,6 +10,7 @@ type waiter[K comparable, C Conn] struct {
 	ctx  context.Context // for the values of its dial
 	req  Request[C]
 	done chan struct{} // capacity 1: it is settled
+	late *time.Timer   // for Config.PendingTimeout; nil until it is needed
 
 	// Guarded by host.mu until done is signalled.
 
@@ -18,6 +19,23 @@ type waiter[K comparable, C Conn] struct {
 	dial    *dial[K, C]        // its own, once it has a slot
 	lease   *Lease[K, C]
 	err     error
+}
+
+// newWaiter borrows a waiter; forget gives it back.
+func (p *Pool[K, C]) newWaiter(ctx context.Context, req Request[C]) *waiter[K, C] {
+	w, _ := p.waiters.Get().(*waiter[K, C])
+	if w == nil {
+		w = &waiter[K, C]{done: make(chan struct{}, 1)}
+	}
+	w.ctx, w.req = ctx, req
+	return w
+}
+
+// forget ends the use of a waiter whose wait has ended: it is in no line, no
+// dial has it for its owner, and nothing is left in its channels.
+func (p *Pool[K, C]) forget(w *waiter[K, C]) {
+	*w = waiter[K, C]{done: w.done, late: w.late}
+	p.waiters.Put(w)
 }
 
 // settle ends the wait. The waiter is in no line any more. Needs host.mu.
@@ -29,7 +47,7 @@ func (w *waiter[K, C]) settle(l *Lease[K, C], err error) {
 // join lines a request up, with a dial of its own if there is a slot, and
 // returns when it is settled. Needs h.mu and releases it.
 func (p *Pool[K, C]) join(ctx context.Context, h *host[K, C], req Request[C]) (*Lease[K, C], error) {
-	w := &waiter[K, C]{ctx: ctx, req: req, done: make(chan struct{}, 1)}
+	w := p.newWaiter(ctx, req)
 	h.pending.pushBack(&w.node, w)
 	stale, _ := h.advance(false)
 	waits := w.node.in == &h.pending
@@ -50,6 +68,7 @@ func (p *Pool[K, C]) join(ctx context.Context, h *host[K, C], req Request[C]) (*
 		h.dismiss(w)
 		h.trimDials()
 		p.unlock(h)
+		p.forget(w)
 		return nil, &LimitError{Scope: scope}
 	}
 	p.unlock(h)
@@ -81,13 +100,33 @@ func (h *host[K, C]) refusal() string {
 }
 
 // await waits until w is settled, its context ends, or it has waited for a
-// slot for the given time; 0 is no limit.
+// slot for the given time; 0 is no limit. w is gone when it returns.
 func (p *Pool[K, C]) await(h *host[K, C], w *waiter[K, C], timeout time.Duration) (*Lease[K, C], error) {
-	var expired <-chan time.Time
+	l, err := p.wait(h, w, w.expire(timeout))
 	if timeout > 0 {
-		t := time.NewTimer(timeout)
-		defer t.Stop()
-		expired = t.C
+		w.late.Stop() // leaves nothing in its channel
+	}
+	p.forget(w)
+	return l, err
+}
+
+// expire returns a channel that tells of the end of the given time; 0 is never.
+func (w *waiter[K, C]) expire(timeout time.Duration) <-chan time.Time {
+	switch {
+	case timeout <= 0:
+		return nil
+	case w.late == nil:
+		w.late = time.NewTimer(timeout)
+	default:
+		w.late.Reset(timeout)
+	}
+	return w.late.C
+}
+
+func (p *Pool[K, C]) wait(h *host[K, C], w *waiter[K, C], expired <-chan time.Time) (*Lease[K, C], error) {
+	var closed <-chan struct{}
+	if h.loose {
+		closed = p.done // Close finds the others through the map
 	}
 	for {
 		select {
@@ -96,6 +135,9 @@ func (p *Pool[K, C]) await(h *host[K, C], w *waiter[K, C], timeout time.Duration
 		case <-w.ctx.Done():
 			p.leave(h, w)
 			return nil, context.Cause(w.ctx)
+		case <-closed:
+			p.leave(h, w)
+			return nil, ErrClosed
 		case <-expired:
 			if p.leaveLate(h, w) {
 				return nil, &LimitError{Scope: ScopeTimeout, Timeout: true}
@@ -110,6 +152,7 @@ func (p *Pool[K, C]) leave(h *host[K, C], w *waiter[K, C]) {
 	if w.node.in == nil { // settled in the meantime
 		l := w.lease
 		p.unlock(h)
+		<-w.done
 		if l != nil {
 			l.state.Store(statePooled)
 			p.putBack(l)
