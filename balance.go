@@ -101,8 +101,9 @@ func (s *Selection) Reset() {
 
 // MarkTried makes the member with index i ineligible for the rest of the
 // request, in whatever Members it appears.
-func (s *Selection) MarkTried(i int) {
-	key := s.Members[i].Key()
+func (s *Selection) MarkTried(i int) { s.markTried(s.Members[i].Key()) }
+
+func (s *Selection) markTried(key uint64) {
 	if s.wasTried(key) {
 		return
 	}

@@ -198,7 +198,7 @@ func (e *tlsError) Timeout() bool {
 
 // handshake puts TLS over conn, which it closes on failure. The certificate
 // must be valid for the name or address that the client asked for.
-func (d *dialer) handshake(ctx context.Context, conn *net.TCPConn, host string) (net.Conn, error) {
+func (d *dialer) handshake(ctx context.Context, conn net.Conn, host string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.tlsTimeout)
 	defer cancel()
 	cfg := d.tlsConfig.Clone()

@@ -43,10 +43,6 @@ func (t *transaction) exchange() error {
 			requestHeads.Put(buf)
 		}
 	}()
-	var err error
-	if *buf, err = t.appendRequestHead((*buf)[:0]); err != nil {
-		return err
-	}
 	if !t.bodyRead {
 		t.upload = newUpload(t)
 	}
@@ -56,12 +52,36 @@ func (t *transaction) exchange() error {
 		t.retries.end()
 		t.h.retryBudget.end()
 	}()
-	for {
-		err := t.attempt(*buf)
-		if err == nil || !t.mayRetry(err) {
+	return t.overPaths(func() (err error) {
+		// The head depends on the path, but its first attempt has none before it.
+		if *buf, err = t.appendRequestHead((*buf)[:0]); err != nil {
 			return err
 		}
+		if t.paths.current.member == nil {
+			return t.attempt(*buf)
+		}
+		return t.attemptVia(*buf)
+	})
+}
+
+// attemptVia is an attempt through an upstream, which is told how it went.
+func (t *transaction) attemptVia(head []byte) error {
+	p := t.paths.current
+	p.health.StartExchange()
+	defer p.health.EndExchange()
+	err := t.attempt(head)
+	switch {
+	case t.paths.told:
+	case err == nil:
+		t.observed(verdictSuccess)
+	default:
+		e := t.viaError(err)
+		if !e.stale || !t.out.reused {
+			t.observed(e.verdict)
+		}
+		return e
 	}
+	return err
 }
 
 // attempt runs the exchange on one connection. Whether there is another one is
@@ -104,6 +124,11 @@ func (t *transaction) attempt(head []byte) error {
 func (t *transaction) choose() (*lease, error) {
 	first := t.out.attempts == 0
 	t.out.attempts++
+	if t.paths.current.member != nil {
+		fresh := t.again
+		t.again = false
+		return t.acquireVia(fresh)
+	}
 	if first {
 		if l := t.takePinned(); l != nil {
 			return l, nil
@@ -115,7 +140,7 @@ func (t *transaction) choose() (*lease, error) {
 // giveBack ends an exchange whose connection can carry another one.
 func (t *transaction) giveBack(l *lease, resp h1.Response) {
 	switch {
-	case t.h.pool.retired.Load():
+	case t.currentPool().retired.Load(), t.bound && t.paths.current.member != nil:
 		l.Discard()
 	case t.bound:
 		t.pin(l, keepFor(resp.KeepAlive))
@@ -186,6 +211,14 @@ func (t *transaction) roundTrip(c *h1.Conn, head []byte, w *watch) (h1.Response,
 	resp, err := c.Frame(hd, t.r.Method)
 	if err != nil {
 		return resp, err
+	}
+	if t.absolute() {
+		if err := t.ownAnswer(hd); err != nil {
+			return resp, err
+		}
+	}
+	if t.paths.current.member != nil {
+		t.observed(verdictSuccess)
 	}
 	if hd.Status == http.StatusProxyAuthRequired {
 		// The client would take it for our own challenge and send its

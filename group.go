@@ -16,6 +16,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/filewatch"
 	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/quantile"
 )
 
 // This file contains the life of a group of upstream proxies: how it comes to its
@@ -28,7 +29,8 @@ type group struct {
 	lb      LoadBalancing
 	policy  SelectionPolicy
 	budget  *retryBudget
-	connect *quantile // of the time it takes to connect, for hedging
+	connect *quantile.Estimator // of the time it takes to connect, for hedging
+	targets map[string]*checkTarget
 	health  *health.Group
 	checker *health.Checker // nil without active checks
 	checks  *activeChecks
@@ -90,8 +92,8 @@ func (h *Handler) provisionGroup(ctx caddy.Context, name string, cfg *UpstreamGr
 	if err != nil {
 		return err
 	}
-	g.budget = newRetryBudget(*g.lb.RetryBudget)
-	g.connect = new(quantile)
+	g.budget = newRetryBudget(*g.lb.RetryBudget, max(g.lb.Retries, 0))
+	g.connect = new(quantile.Estimator)
 	g.health = health.NewGroup(healthConfig)
 	if g.factory, err = h.newMemberFactory(ctx, g); err != nil {
 		return err
@@ -123,7 +125,7 @@ func (g *group) provisionModules(ctx caddy.Context) error {
 	g.events = app.(*caddyevents.App)
 	lb := g.cfg.LoadBalancing
 	if lb == nil || len(lb.SelectionPolicyRaw) == 0 {
-		lb = &LoadBalancing{SelectionPolicyRaw: json.RawMessage(`{"policy":"` + defaultPolicy + `"}`)}
+		lb = &LoadBalancing{SelectionPolicyRaw: json.RawMessage(`{"policy":"p2c_ewma"}`)}
 	}
 	module, err := ctx.LoadModule(lb, "SelectionPolicyRaw")
 	if err != nil {

@@ -142,7 +142,8 @@ func (g *group) tellOne(m *member, t health.Transition) {
 		c.Write(fields...)
 	}
 	if g.events.ShouldEmit(string(event)) {
-		g.events.Emit(g.ctx, string(event), map[string]any{
+		// Handlers of events may take their time, which is not that of a request.
+		go g.events.Emit(g.ctx, string(event), map[string]any{
 			"group": g.name, "upstream": m.name, "reason": string(t.Reason),
 		})
 	}

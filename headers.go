@@ -146,12 +146,22 @@ func (t *transaction) appendRequestHead(b []byte) ([]byte, error) {
 	}
 	b = append(b, r.Method...)
 	b = append(b, ' ')
+	if t.absolute() {
+		b = append(b, "http://"...)
+		b = t.appendHost(b)
+		if requestTarget == "*" {
+			requestTarget = "" // RFC 9112 §3.2.4
+		}
+	}
 	b = append(b, requestTarget...)
 	b = append(b, " HTTP/1.1\r\nHost: "...)
 	b = t.appendHost(b)
 	b = append(b, '\r', '\n')
-	if b, err = t.appendEndToEnd(b); err != nil {
+	if b, err = t.appendEndToEnd(b, t.requestHeader()); err != nil {
 		return b, err
+	}
+	if t.absolute() {
+		b = t.paths.current.appendProxyFields(b)
 	}
 	if !t.h.HideVia {
 		b = h1.AppendField(b, "Via", t.h.via.request[versionIndex(r)])
@@ -161,12 +171,12 @@ func (t *transaction) appendRequestHead(b []byte) ([]byte, error) {
 }
 
 // appendEndToEnd writes the client's fields without those that end here.
-func (t *transaction) appendEndToEnd(b []byte) ([]byte, error) {
+func (t *transaction) appendEndToEnd(b []byte, header http.Header) ([]byte, error) {
 	var options []string
 	for _, v := range t.r.Header["Connection"] {
 		options = connectionOptions(options, v)
 	}
-	for name, values := range t.r.Header {
+	for name, values := range header {
 		if hopByHop(name) || name == "Content-Length" || name == "Host" || name == "Max-Forwards" || listed(options, name) {
 			continue
 		}

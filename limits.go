@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"syscall"
 
 	"github.com/caddyserver/caddy/v2"
@@ -44,7 +45,7 @@ func (t *transaction) hold() error {
 	held := holding{taken: true}
 	ctx := t.r.Context()
 	if p.clients != nil {
-		held.client, _ = caddyhttp.GetVar(ctx, caddyhttp.ClientIPVarKey).(string)
+		held.client = clientIP(t.r)
 	}
 	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok && p.users != nil {
 		held.user, _ = repl.GetString(userPlaceholder)
@@ -58,6 +59,12 @@ func (t *transaction) hold() error {
 	}
 	t.held = held
 	return nil
+}
+
+// clientIP is the address of the client as Caddy's {client_ip} has it.
+func clientIP(r *http.Request) string {
+	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	return ip
 }
 
 // letGo ends what hold has begun, if it has.

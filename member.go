@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"net"
+	"net/http"
 	"net/netip"
 	"reflect"
 	"time"
@@ -29,6 +30,7 @@ type member struct {
 	group  *group
 	spec   *upstreamSpec
 	name   string // for people: the URL without credentials
+	fields []h1.Field // told the upstream beside a request
 	key    uint64
 	health *upstreamHealth
 	conns  *upstreamConns
@@ -89,7 +91,7 @@ func (f *memberFactory) makeTLS(c *reverseproxy.TLSConfig) (*madeTLS, error) {
 // member makes a member, or takes up the state that one of the same identity has
 // left. It is called with the lock of the group held.
 func (f *memberFactory) member(s *upstreamSpec, healthID string) (*member, error) {
-	m := &member{group: f.group, spec: s, name: s.addr.String(), key: hashKey(healthID), healthID: healthID}
+	m := &member{group: f.group, spec: s, name: s.addr.String(), key: hashKey(healthID), healthID: healthID, fields: s.proxyFields()}
 	var made *madeTLS
 	var tlsJSON []byte
 	if s.addr.scheme == schemeHTTPS {
@@ -137,10 +139,10 @@ func hashKey(id string) uint64 {
 // connect makes the connections of an upstream: none is opened yet, but for those
 // on standby.
 func (f *memberFactory) connect(s *upstreamSpec, made *madeTLS) (*upstreamConns, error) {
-	c := new(upstreamConns)
+	c := &upstreamConns{dial: f.dialFunc(s), lookup: f.h.dialer.forUpstreams().lookupUnchecked}
 	cfg := proxydial.Config{
 		Scheme:            proxydial.Scheme(s.addr.scheme),
-		Dial:              f.dialFunc(s),
+		Dial:              c.dial,
 		MaxTunnelsPerConn: s.MaxTunnelsPerConn,
 		ProxyProtocol:     map[string]int{"v1": 1, "v2": 2}[s.ProxyProtocol],
 	}
@@ -249,7 +251,7 @@ func (m forTunnel) Available() bool { return !m.fullForTunnel() }
 
 // clientAddrs are the addresses that a PROXY protocol header tells.
 func (t *transaction) clientAddrs() proxydial.Client {
-	local, _ := t.r.Context().Value(localAddrKey).(net.Addr)
+	local, _ := t.r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	c := proxydial.Client{Source: parseAddrPort(t.r.RemoteAddr)}
 	if local != nil {
 		c.Destination = parseAddrPort(local.String())

@@ -165,6 +165,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		h.provisionPolicy,
 		h.provisionTunnel,
 		h.provisionTransport,
+		h.provisionGroups,
+		h.provisionRoutes,
 	} {
 		if err := step(ctx); err != nil {
 			return err

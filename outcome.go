@@ -206,6 +206,8 @@ type outcome struct {
 	failure *failure // nil on success
 	err     error    // the error behind failure
 
+	group       string     // of upstreams; empty for a direct path
+	upstream    string     // of the last attempt, without credentials
 	remote      netip.Addr // that was dialed
 	reused      bool
 	attempts    int

@@ -19,7 +19,8 @@ type paths struct {
 	fallback  *destinationPath
 	selection *Selection // nil as long as no member was chosen
 	current   path
-	tries     int // of members of the group
+	tries     int  // of members of the group
+	told      bool // how the current attempt went
 	report    report
 }
 
@@ -42,6 +43,9 @@ func (t *transaction) enter() error {
 		return nil
 	}
 	t.out.group = g.name
+	if err := t.checkBehind(); err != nil {
+		return err
+	}
 	report, err := t.h.destinations.allow(t.target, t.https, g.name)
 	if err != nil {
 		return err
@@ -51,14 +55,26 @@ func (t *transaction) enter() error {
 	return nil
 }
 
+// checkBehind applies the rules to a destination that an upstream will resolve: by
+// its name, or, where the operator wants that, by its addresses as we see them.
+func (t *transaction) checkBehind() error {
+	if t.h.ResolveNames {
+		return t.h.dialer.checkNames(t.r.Context(), t.target)
+	}
+	return t.h.access.checkUnresolved(t.target)
+}
+
 // leaveGroup ends what enter has begun, with the result of the request there.
 func (t *transaction) leaveGroup(err error) {
 	g := t.paths.to.group
-	if g == nil || t.paths.report.done() {
+	if g == nil {
 		return
 	}
 	t.retries.end()
 	g.budget.end()
+	if t.committed {
+		err = nil // it has answered; how its answer ended is no matter of reaching it
+	}
 	t.paths.report.tell(err)
 }
 
@@ -110,7 +126,6 @@ func (t *transaction) choosePath() error {
 		return nil
 	}
 	if t.again {
-		t.again = false
 		return nil
 	}
 	if t.paths.selection == nil {
@@ -120,7 +135,7 @@ func (t *transaction) choosePath() error {
 	if err != nil {
 		return err
 	}
-	t.paths.current = p
+	t.paths.current, t.paths.told = p, false
 	t.paths.tries++
 	t.out.upstream = p.name
 	return nil
@@ -132,7 +147,7 @@ func (t *transaction) newSelection() *Selection {
 		Request:     t.r,
 		User:        t.user,
 		Session:     t.session,
-		ClientIP:    t.clientIP(),
+		ClientIP:    clientIP(t.r),
 		Destination: t.target.String(),
 	}
 }
@@ -148,11 +163,23 @@ func (t *transaction) fallsBack(err error) bool {
 		if !ok || !e.ownFault() || !t.mayRepeat(err) {
 			return false
 		}
+		if t.upload != nil {
+			t.upload.rewind()
+		}
 	}
 	t.paths.to, t.paths.fallback = *t.paths.fallback, nil
 	t.paths.selection, t.paths.current, t.paths.tries = nil, path{}, 0
+	t.again = false
 	t.out.upstream = ""
 	return true
+}
+
+// mayRepeat reports whether the request could be sent again if there were another
+// path for it.
+func (t *transaction) mayRepeat(err error) bool {
+	a, ok := t.lost(err)
+	a.exhausted = false
+	return ok && a.retryable()
 }
 
 // pauseBetween waits between two attempts, where the operator wants that.
@@ -174,11 +201,26 @@ func (t *transaction) pauseBetween() error {
 // observed tells the group how the attempt on the current path ended.
 func (t *transaction) observed(v verdict) {
 	p := t.paths.current
-	if p.member == nil {
+	if p.member == nil || t.paths.told {
 		return
 	}
+	t.paths.told = true
 	p.group.observe(p, v, destinationNumber(t.target))
-	t.paths.current.probe = 0
+}
+
+// exhausted reports whether no more members of the group may be tried: as many were,
+// or for as long.
+func (t *transaction) exhausted() bool {
+	g := t.paths.to.group
+	return g == nil || t.paths.tries > max(g.lb.Retries, 0) || time.Since(t.start) > time.Duration(g.lb.TryDuration)
+}
+
+// budget is what retries of the request are taken from.
+func (t *transaction) budget() *retryBudget {
+	if g := t.paths.to.group; g != nil {
+		return g.budget
+	}
+	return t.h.retryBudget
 }
 
 // destinationNumber is what health knows a destination by.

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -153,7 +154,14 @@ func (t *transaction) acquire(fresh bool) (*lease, error) {
 	if err := t.hold(); err != nil {
 		return nil, err
 	}
-	req := connpool.Request[*originConn]{By: (*originRequest)(t)}
+	t.slot = t.h.dialer.sources.slot(t.r.Context())
+	key := poolKey{tls: t.https, host: t.target.Host, port: t.target.Port, slot: t.slot}
+	return t.get(t.h.pool.Pool, key, connpool.Request[*originConn]{By: (*originRequest)(t)}, fresh)
+}
+
+// get takes a connection from a pool: one that suits the request, or, with fresh,
+// a new one.
+func (t *transaction) get(pool *connpool.Pool[poolKey, *originConn], key poolKey, req connpool.Request[*originConn], fresh bool) (*lease, error) {
 	switch {
 	case fresh:
 		req.MaxIdle = -1
@@ -161,9 +169,7 @@ func (t *transaction) acquire(fresh bool) (*lease, error) {
 		req.MaxIdle = t.h.transport.unsafeIdle()
 	}
 	start := time.Now()
-	t.slot = t.h.dialer.sources.slot(t.r.Context())
-	key := poolKey{tls: t.https, host: t.target.Host, port: t.target.Port, slot: t.slot}
-	l, err := t.h.pool.Get(t.r.Context(), key, req)
+	l, err := pool.Get(t.r.Context(), key, req)
 	if err != nil {
 		return nil, err
 	}

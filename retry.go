@@ -6,7 +6,8 @@ import (
 	"sync/atomic"
 )
 
-// maxRetries bounds the retries of one request, whatever the budget allows.
+// maxRetries bounds the retries of a request that leaves directly, whatever the
+// budget allows. Through a group, it is the group's lb_retries.
 const maxRetries = 2
 
 // lostAttempt is what the retry rules look at: an attempt that has ended without
@@ -19,13 +20,18 @@ type lostAttempt struct {
 	written    bool // some of the request may have reached the origin
 	idempotent bool // the method is safe to repeat
 	replayable bool // there is no body, or all that was read of it is at hand
+
+	upstream  bool // it went through an upstream proxy
+	elsewhere bool // the upstream has failed or refused; another one may do better
+	exhausted bool // as many upstreams were tried as may be, or for as long
+	resent    bool // a request that may have been acted on was sent again already
 }
 
-// retryRules are the retry table for origins reached directly, in the order in
-// which they are asked: the first that applies decides. What none applies to is
-// not retried.
+// retryRules are the retry table of upstream connections, in the order in which
+// they are asked: the first that applies decides. What none applies to is not
+// retried.
 //
-// That a dial has failed is no case of its own: the dialer has tried every
+// That a direct dial has failed is no case of its own: the dialer has tried every
 // address of the destination by then, and there is no other way to it.
 var retryRules = []struct {
 	name    string
@@ -33,13 +39,15 @@ var retryRules = []struct {
 	retry   bool
 }{
 	{"the client has left", func(a *lostAttempt) bool { return a.clientGone }, false},
-	{"the origin has begun to answer, or took too long, or was never reached", func(a *lostAttempt) bool { return !a.stale }, false},
-	{"what is wrong with a fresh connection is not the pool's doing", func(a *lostAttempt) bool { return !a.reused }, false},
-	{"a direct path is tried again once", func(a *lostAttempt) bool { return a.retries > 0 }, false},
+	{"the origin has begun to answer, or took too long, or was never reached", func(a *lostAttempt) bool { return !a.stale && !a.elsewhere }, false},
+	{"what is wrong with a fresh connection is not the pool's doing", func(a *lostAttempt) bool { return !a.upstream && !a.reused }, false},
+	{"a direct path is tried again once", func(a *lostAttempt) bool { return !a.upstream && a.retries > 0 }, false},
+	{"enough upstreams were tried", func(a *lostAttempt) bool { return a.exhausted }, false},
 	{"the body is gone", func(a *lostAttempt) bool { return !a.replayable }, false},
 	{"nothing was written", func(a *lostAttempt) bool { return !a.written }, true},
 	{"the origin may have acted on it", func(a *lostAttempt) bool { return !a.idempotent }, false},
-	{"an idempotent request met a connection that had just been closed", func(*lostAttempt) bool { return true }, true},
+	{"it was sent again once already", func(a *lostAttempt) bool { return a.resent }, false},
+	{"an idempotent request met a connection that had just been closed, or an upstream that failed", func(*lostAttempt) bool { return true }, true},
 }
 
 // retryable asks the rules.
@@ -52,25 +60,49 @@ func (a *lostAttempt) retryable() bool {
 	return false
 }
 
+// lost describes the attempt that has ended with err; ok is false where nothing can
+// be done about it, which is the usual failure.
+func (t *transaction) lost(err error) (a lostAttempt, ok bool) {
+	a = lostAttempt{
+		clientGone: t.clientGone(),
+		retries:    t.retries.made,
+		reused:     t.out.reused,
+		idempotent: t.kind == isTunnel || safeToRepeat(t.r.Method),
+		replayable: t.upload == nil || t.upload.replayable(),
+		resent:     t.resent,
+	}
+	if e, via := errors.AsType[*upstreamError](err); via {
+		a.upstream = true
+		a.stale, a.written = e.stale, e.sent
+		a.elsewhere = !e.final && e.elsewhere()
+		a.exhausted = t.exhausted()
+		return a, a.stale || a.elsewhere
+	}
+	stale, ok := errors.AsType[*staleError](err)
+	if ok {
+		a.stale, a.written = true, stale.written
+	}
+	return a, ok
+}
+
+// wouldRetry reports whether the rules allow the request, whose attempt is about
+// to fail with err, to be sent again.
+func (t *transaction) wouldRetry(err error) bool {
+	a, ok := t.lost(err)
+	return ok && a.retryable()
+}
+
 // mayRetry reports whether the request, whose last attempt has failed with err,
 // is sent again; if so, its body has been prepared for that.
 func (t *transaction) mayRetry(err error) bool {
-	stale, ok := errors.AsType[*staleError](err)
-	if !ok {
-		return false // the usual failure; the rules would say so as well
-	}
-	a := lostAttempt{
-		clientGone: t.clientGone(),
-		retries:    t.retries.made,
-		stale:      true,
-		reused:     t.out.reused,
-		written:    stale.written,
-		idempotent: safeToRepeat(t.r.Method),
-		replayable: t.upload == nil || t.upload.replayable(),
-	}
-	if !a.retryable() || !t.retries.next(t.h.retryBudget) {
+	a, ok := t.lost(err)
+	if !ok || !a.retryable() || !t.retries.next(t.budget()) {
 		return false
 	}
+	t.resent = t.resent || a.written
+	// A connection of the pool that was just closed says nothing about its
+	// upstream: the same one is asked again.
+	t.again = a.upstream && a.stale && a.reused
 	if t.upload != nil {
 		t.upload.rewind()
 	}
@@ -97,28 +129,34 @@ func safeToRepeat(method string) bool {
 	return false
 }
 
-// The budget of a handler: retries at once that are always allowed, and the
-// share of the requests in flight from which on there may be more.
+// The budget: retries at once that are always allowed, and the share of the
+// requests in flight from which on there may be more.
 const (
-	retryBudgetMin     = 3
-	retryBudgetPercent = 20
+	retryBudgetMin   = 3
+	retryBudgetShare = 0.2
 )
 
 // retryBudget keeps retries from multiplying the load on destinations that are
 // failing already. It counts the requests in flight and, among them, those whose
-// current attempt is a retry. The zero value is ready for use.
+// current attempt is a retry.
 //
 // The first retry of a request is always let through: one connection that has
 // just been closed, or one upstream that has just died, must not be the client's
 // problem. It counts all the same, and so leaves less room for second ones.
 type retryBudget struct {
+	share    float64 // of the requests in flight
+	most     int     // retries of one request
 	requests atomic.Int64
 	retries  atomic.Int64
 }
 
+func newRetryBudget(share float64, most int) *retryBudget {
+	return &retryBudget{share: share, most: most}
+}
+
 // limit is how many retries may be in flight.
 func (b *retryBudget) limit() int64 {
-	return max(retryBudgetMin, b.requests.Load()*retryBudgetPercent/100)
+	return max(retryBudgetMin, int64(float64(b.requests.Load())*b.share))
 }
 
 // begin and end frame a request.
@@ -129,7 +167,7 @@ func (b *retryBudget) end()   { b.requests.Add(-1) }
 // taken is given back by giveBack when the attempt has ended.
 func (b *retryBudget) take(before int) bool {
 	switch {
-	case before >= maxRetries:
+	case before >= b.most:
 		return false
 	case before == 0:
 		b.retries.Add(1)

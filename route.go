@@ -199,9 +199,6 @@ func (t *transaction) chooseRoute() error {
 		return err
 	}
 	t.route = r
-	if r.to.deny {
-		return &explained{failDenied, errRouteDenies}
-	}
 	return nil
 }
 

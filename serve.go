@@ -37,6 +37,9 @@ type transaction struct {
 	user      string // authenticated; empty without authentication
 	session   string // that the client has named in its credentials
 	route     *Route
+	paths     paths
+	again     bool   // the next attempt is on a fresh connection of the same path
+	resent    bool   // a request that may have been acted on was sent again
 	https     bool   // the origin is spoken to over TLS
 	authority string // as the request has it
 	target    target.Target
@@ -70,6 +73,9 @@ func (h *Handler) serve(t *transaction) error {
 		return t.finish(err)
 	}
 	if err := t.authorize(); err != nil {
+		return t.finish(err)
+	}
+	if err := t.chooseRoute(); err != nil {
 		return t.finish(err)
 	}
 	if t.kind == isTunnel {

@@ -77,7 +77,7 @@ func (g *group) check(ctx context.Context, hm *health.Member, text string) error
 		}
 		return conn.Close()
 	case checkTLS:
-		return checkError(m.conns.dialer.CheckConnect(ctx))
+		return checkError(m.conns.dialer.CheckTLS(ctx))
 	}
 	t := g.targets[text]
 	conn, err := m.checkPath(ctx, t)
@@ -166,7 +166,7 @@ func (c *activeChecks) get(ctx context.Context, conn net.Conn, t *checkTarget, m
 	write := r.Write
 	if t.overProxy(m) {
 		write = r.WriteProxy
-		m.addOwnFields(r.Header)
+		m.setProxyFields(r.Header)
 	}
 	if err := write(conn); err != nil {
 		return err

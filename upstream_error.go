@@ -15,6 +15,8 @@ type upstreamError struct {
 	upstream string
 	verdict  verdict
 	sent     bool // the upstream may have acted on the request
+	stale    bool // the connection ended before any byte of an answer
+	final    bool // the attempt has got as far as the origin
 	err      error
 }
 

@@ -3,17 +3,13 @@ package egress
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
-	"hash/maphash"
 	"net"
-	"sync/atomic"
-	"time"
+	"net/netip"
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
 )
@@ -35,16 +31,16 @@ func (*upstreamHealth) Destruct() error { return nil }
 // and those of its dialer for tunnels. They stay as long as every setting does
 // that matters to them.
 type upstreamConns struct {
-	pool    *originPool
-	dialer  *proxydial.Dialer
-	retired atomic.Bool
+	pool   *originPool
+	dialer *proxydial.Dialer
+	dial   func(context.Context) (net.Conn, error) // to the upstream's address
+	lookup func(context.Context, string) (netip.Addr, error)
 }
 
 // Destruct lets go of what is idle when no configuration uses the upstream any
 // more. What is under way finishes.
 func (c *upstreamConns) Destruct() error {
-	c.retired.Store(true)
-	c.dialer.Drain()
+	c.dialer.Retire()
 	return c.pool.Destruct()
 }
 

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"path"
+	pathpkg "path"
 	"strconv"
 	"strings"
 
@@ -98,7 +98,7 @@ func (a upstreamAddress) onSocket(u *url.URL) (upstreamAddress, error) {
 	if u.Host != "" || !strings.HasPrefix(u.Path, "/") {
 		return upstreamAddress{}, fmt.Errorf("the path of a unix socket must be absolute: %s%s:///run/proxy.sock", a.scheme, unixSuffix)
 	}
-	a.socket = path.Clean(u.Path)
+	a.socket = pathpkg.Clean(u.Path)
 	return a, nil
 }
 

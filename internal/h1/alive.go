@@ -100,7 +100,25 @@ func tlsQuiet(t *tls.Conn, deadline time.Time) bool {
 // NoteEOF wraps the connection below a TLS client connection so that a body that
 // ends with the connection is complete only where TLS has said so (RFC 9112
 // §9.8). crypto/tls takes a bare end of the TCP connection for the same.
-func NoteEOF(nc *net.TCPConn) net.Conn { return &eofConn{TCPConn: nc} }
+func NoteEOF(nc net.Conn) net.Conn {
+	if tcp, ok := nc.(*net.TCPConn); ok {
+		return &eofConn{TCPConn: tcp}
+	}
+	return &streamEOF{Conn: nc}
+}
+
+// streamEOF is any other connection, such as a tunnel through a proxy, that
+// remembers its end.
+type streamEOF struct {
+	net.Conn
+	ended bool
+}
+
+func (c *streamEOF) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.ended = c.ended || err == io.EOF
+	return n, err
+}
 
 // eofConn is a TCP connection that remembers its end, and can be read without
 // waiting. Its fields belong to the goroutine that reads.
@@ -142,6 +160,11 @@ func (c *Conn) cutOff() bool {
 	if c.tls == nil {
 		return false
 	}
-	e, ok := c.tls.NetConn().(*eofConn)
-	return ok && e.ended
+	switch e := c.tls.NetConn().(type) {
+	case *eofConn:
+		return e.ended
+	case *streamEOF:
+		return e.ended
+	}
+	return false
 }

@@ -211,3 +211,6 @@ func (g *Group) mayEject(u *Upstream) bool {
 	}
 	return others > 0 && float64(ejected+1) <= g.cfg.MaxEjected*float64(ready)+rounding
 }
+
+// Config is the tuning of the circuits of the members. It must not be changed.
+func (g *Group) Config() *UpstreamConfig { return &g.cfg.UpstreamConfig }
