@@ -1,0 +1,99 @@
+// Package holdings counts what each of many holders holds of something scarce
+// (connections, tunnels), so that one holder cannot take it all.
+package holdings
+
+import (
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+)
+
+// shardCount spreads the holders so that two seldom meet at one lock. A power
+// of two.
+const shardCount = 32
+
+// roomy is the size from which on the map of a shard is thrown away once it is
+// empty: a map does not shrink, and a crowd of holders that has left would keep
+// its memory.
+const roomy = 64
+
+// Counter counts what each holder holds, up to a limit. Only those who hold
+// something take memory. Its methods may be called at any time from any
+// goroutine, there is no lock over all holders, and once the maps have grown to
+// the usual number of holders nothing allocates.
+type Counter[K comparable] struct {
+	max    int
+	seed   maphash.Seed
+	total  atomic.Int64
+	shards [shardCount]shard[K]
+}
+
+// shard is one part of the map from holder to number.
+type shard[K comparable] struct {
+	mu   sync.Mutex
+	held map[K]int // guarded by mu; nobody has 0
+	peak int       // guarded by mu; most holders since held was made
+
+	_ [64 - 24]byte // to a cache line of its own
+}
+
+// New returns a counter that lets each holder have max at once. 0 and less is
+// no limit: it counts all the same.
+func New[K comparable](max int) *Counter[K] {
+	return &Counter[K]{max: max, seed: maphash.MakeSeed()}
+}
+
+func (c *Counter[K]) shardOf(k K) *shard[K] {
+	return &c.shards[maphash.Comparable(c.seed, k)%shardCount]
+}
+
+// Acquire gives k one more, unless it has as many as it may: then it changes
+// nothing and returns false. Each true wants one Release.
+func (c *Counter[K]) Acquire(k K) bool {
+	s := c.shardOf(k)
+	s.mu.Lock()
+	n := s.held[k]
+	if c.max > 0 && n >= c.max {
+		s.mu.Unlock()
+		return false
+	}
+	if s.held == nil {
+		s.held = make(map[K]int)
+	}
+	s.held[k] = n + 1
+	s.peak = max(s.peak, len(s.held))
+	s.mu.Unlock()
+	c.total.Add(1)
+	return true
+}
+
+// Release takes one from k. One that k does not have is not taken.
+func (c *Counter[K]) Release(k K) {
+	s := c.shardOf(k)
+	s.mu.Lock()
+	n := s.held[k]
+	switch {
+	case n > 1:
+		s.held[k] = n - 1
+	case n == 1:
+		delete(s.held, k)
+		if len(s.held) == 0 && s.peak >= roomy {
+			s.held, s.peak = nil, 0
+		}
+	}
+	s.mu.Unlock()
+	if n > 0 {
+		c.total.Add(-1)
+	}
+}
+
+// Count returns what k holds.
+func (c *Counter[K]) Count(k K) int {
+	s := c.shardOf(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.held[k]
+}
+
+// Total returns what all hold together.
+func (c *Counter[K]) Total() int { return int(c.total.Load()) }
