@@ -153,6 +153,11 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			idle_timeout       <duration>|off
 //			timeout            <duration>|off
 //			half_close_timeout <duration>|off
+//			max_tunnels        <count>|off
+//			max_per_client     <count>|off
+//			max_per_user       <count>|off
+//			rate_per_tunnel    <size>|off
+//			rate_per_user      <size>|off
 //		}
 //
 //		# what it tells
@@ -438,6 +443,11 @@ func (h *Handler) unmarshalTunnel(d *caddyfile.Dispenser) error {
 		"idle_timeout":       func() error { return duration(d, &t.IdleTimeout, "off") },
 		"timeout":            func() error { return duration(d, &t.Timeout, "off") },
 		"half_close_timeout": func() error { return duration(d, &t.HalfCloseTimeout, "off") },
+		"max_tunnels":        func() error { return count(d, &t.MaxTunnels, "off") },
+		"max_per_client":     func() error { return count(d, &t.MaxPerClient, "off") },
+		"max_per_user":       func() error { return count(d, &t.MaxPerUser, "off") },
+		"rate_per_tunnel":    func() error { return byteRate(d, &t.RatePerTunnel) },
+		"rate_per_user":      func() error { return byteRate(d, &t.RatePerUser) },
 	})
 }
 

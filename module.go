@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"net"
 	"strconv"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -111,7 +110,7 @@ type Handler struct {
 	// Transport is how origins are reached.
 	Transport *Transport `json:"transport,omitempty"`
 
-	// Tunnel holds the timers of tunnels.
+	// Tunnel holds the timers and limits of tunnels.
 	Tunnel *Tunnel `json:"tunnel,omitempty"`
 
 	// Forwarded is what the Forwarded field (RFC 7239) tells the origin of
@@ -141,6 +140,7 @@ type Handler struct {
 	pool           *originPool
 	transport      Transport
 	tunnel         Tunnel
+	tunnels        *tunnelUse
 	dialer         *dialer
 	via            viaNames
 	retryBudget    *retryBudget
@@ -235,11 +235,6 @@ func (h *Handler) provisionPolicy(caddy.Context) error {
 	return nil
 }
 
-func (h *Handler) provisionTunnel(caddy.Context) error {
-	h.tunnel = h.Tunnel.withDefaults()
-	return h.tunnel.validate()
-}
-
 // Validate checks what can be checked only when everything is provisioned.
 func (h *Handler) Validate() error {
 	if h.Auth != nil && !h.Auth.enabled() {
@@ -251,6 +246,7 @@ func (h *Handler) Validate() error {
 // Cleanup releases what Provision acquired. Requests may still be under way:
 // they finish.
 func (h *Handler) Cleanup() error {
+	h.releaseTunnels()
 	return h.releaseTransport()
 }
 
@@ -283,42 +279,6 @@ func validServerName(s string) bool {
 		}
 	}
 	return s != ""
-}
-
-// Tunnel holds the timers of tunnels.
-type Tunnel struct {
-	// IdleTimeout ends a tunnel in which no byte has moved in either
-	// direction for so long. Default: 15m; -1 for never.
-	IdleTimeout caddy.Duration `json:"idle_timeout,omitempty"`
-
-	// Timeout ends a tunnel of that age, however busy. Default: none.
-	Timeout caddy.Duration `json:"timeout,omitempty"`
-
-	// HalfCloseTimeout is how long a tunnel may go on after one side has
-	// ended its direction. Default: 60s; -1 for as long as it likes.
-	HalfCloseTimeout caddy.Duration `json:"half_close_timeout,omitempty"`
-}
-
-func (t *Tunnel) withDefaults() Tunnel {
-	out := Tunnel{}
-	if t != nil {
-		out = *t
-	}
-	setDefault(&out.IdleTimeout, caddy.Duration(15*time.Minute))
-	setDefault(&out.HalfCloseTimeout, caddy.Duration(time.Minute))
-	return out
-}
-
-func (t *Tunnel) validate() error {
-	for _, d := range []struct {
-		name  string
-		value caddy.Duration
-	}{{"idle_timeout", t.IdleTimeout}, {"timeout", t.Timeout}, {"half_close_timeout", t.HalfCloseTimeout}} {
-		if d.value < 0 && d.value != noLimit {
-			return fmt.Errorf("tunnel.%s: %s is not positive (-1 is off)", d.name, time.Duration(d.value))
-		}
-	}
-	return nil
 }
 
 // accessLogModule lends its ID to the logger of tunnels' access-log lines: it is

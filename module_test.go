@@ -145,7 +145,7 @@ func TestSettingsOff(t *testing.T) {
 		t.Error("the circuit is on")
 	}
 	tx := transaction{h: h}
-	if cfg := tx.relayConfig(); cfg.IdleTimeout != 0 || cfg.HalfCloseTimeout != 0 || cfg.Lifetime != 0 {
+	if cfg := tx.relayConfig(new(tunnelSlot)); cfg.IdleTimeout != 0 || cfg.HalfCloseTimeout != 0 || cfg.Lifetime != 0 {
 		t.Errorf("tunnel timers %+v", cfg)
 	}
 }
@@ -224,6 +224,11 @@ func TestBadJSON(t *testing.T) {
 
 		{`{"tunnel": {"idle_timeout": -2}}`, "tunnel.idle_timeout: -2ns is not positive (-1 is off)"},
 		{`{"tunnel": {"timeout": "-1s"}}`, "tunnel.timeout: -1s is not positive (-1 is off)"},
+		{`{"tunnel": {"max_tunnels": -2}}`, "tunnel.max_tunnels: -2 is below 1 (-1 is off)"},
+		{`{"tunnel": {"max_per_client": -2}}`, "tunnel.max_per_client: -2 is below 1 (-1 is off)"},
+		{`{"tunnel": {"max_per_user": -2}}`, "tunnel.max_per_user: -2 is below 1 (-1 is off)"},
+		{`{"tunnel": {"rate_per_tunnel": -2}}`, "tunnel.rate_per_tunnel: -2 is below 1 (-1 is off)"},
+		{`{"tunnel": {"rate_per_user": -2}}`, "tunnel.rate_per_user: -2 is below 1 (-1 is off)"},
 		{`{"tunnel": {"half_close_timeout": -2}}`, "tunnel.half_close_timeout: -2ns is not positive (-1 is off)"},
 
 		// Caddy itself refuses what no field takes.

@@ -18,6 +18,11 @@ import (
 // connect serves CONNECT: it connects to the destination first, and only then
 // tells the client that the tunnel is up (RFC 9110 §9.3.6).
 func (t *transaction) connect() error {
+	slot, err := t.takeSlot()
+	if err != nil {
+		return err
+	}
+	defer slot.release() // unless it was moved
 	start := time.Now()
 	t.out.attempts = 1
 	origin, err := t.h.dial(t.r.Context(), t.target, false)
@@ -27,15 +32,18 @@ func (t *transaction) connect() error {
 	t.out.dial = time.Since(start)
 	t.out.remote = remoteAddr(origin)
 	if t.r.ProtoMajor == 1 {
-		return t.tunnelConn(origin)
+		return t.tunnelConn(origin, &slot)
 	}
-	return t.tunnelStream(origin)
+	return t.tunnelStream(origin, &slot)
 }
 
-// relayConfig is what the timers of the configuration mean for a relay.
-func (t *transaction) relayConfig() relay.Config {
+// relayConfig is what timers and rates of the configuration mean for a relay.
+func (t *transaction) relayConfig(slot *tunnelSlot) relay.Config {
 	off := func(d time.Duration) time.Duration { return max(d, 0) }
+	up, down := slot.rates(t.h.tunnel.RatePerTunnel)
 	return relay.Config{
+		UpRates:          up,
+		DownRates:        down,
 		IdleTimeout:      off(time.Duration(t.h.tunnel.IdleTimeout)),
 		HalfCloseTimeout: off(time.Duration(t.h.tunnel.HalfCloseTimeout)),
 		Lifetime:         off(time.Duration(t.h.tunnel.Timeout)),
@@ -52,7 +60,7 @@ const connected = "HTTP/1.1 200 Connection established\r\n\r\n"
 // net/http's buffers and a deep stack alive for as long as the tunnel lives.
 // The access-log line that Caddy would write at that moment is written by us
 // when the tunnel ends.
-func (t *transaction) tunnelConn(origin net.Conn) error {
+func (t *transaction) tunnelConn(origin net.Conn, slot *tunnelSlot) error {
 	line := t.tunnelLog() // looks at the chain of writers, so before Hijack
 	client, early, err := t.hijack()
 	if err != nil {
@@ -65,15 +73,18 @@ func (t *transaction) tunnelConn(origin net.Conn) error {
 		t.out.failure, t.out.err = failCanceled, err
 		return nil // gone before the tunnel was up; there is nobody to tell
 	}
-	cfg := t.relayConfig()
+	cfg := t.relayConfig(slot)
 	cfg.EarlyUp = early
-	rl := relay.New(asStream(innermostConn(client)), asStream(origin), cfg)
-	if line == nil {
-		rl.Start(func(relay.Result) {})
-		return nil
+	if line != nil {
+		caddyhttp.SetVar(t.r.Context(), caddyhttp.LogSkipVar, true)
 	}
-	caddyhttp.SetVar(t.r.Context(), caddyhttp.LogSkipVar, true)
-	rl.Start(line.write)
+	moved := slot.move()
+	relay.New(asStream(innermostConn(client)), asStream(origin), cfg).Start(func(result relay.Result) {
+		moved.release()
+		if line != nil {
+			line.write(result)
+		}
+	})
 	return nil
 }
 

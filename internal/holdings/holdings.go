@@ -49,11 +49,15 @@ func (c *Counter[K]) shardOf(k K) *shard[K] {
 
 // Acquire gives k one more, unless it has as many as it may: then it changes
 // nothing and returns false. Each true wants one Release.
-func (c *Counter[K]) Acquire(k K) bool {
+func (c *Counter[K]) Acquire(k K) bool { return c.AcquireUpTo(k, c.max) }
+
+// AcquireUpTo is Acquire with another limit than the counter's, for one that
+// changes while things are held.
+func (c *Counter[K]) AcquireUpTo(k K, most int) bool {
 	s := c.shardOf(k)
 	s.mu.Lock()
 	n := s.held[k]
-	if c.max > 0 && n >= c.max {
+	if most > 0 && n >= most {
 		s.mu.Unlock()
 		return false
 	}

@@ -162,3 +162,19 @@ func BenchmarkAcquireRelease(b *testing.B) {
 		})
 	}
 }
+
+// The limit may be another one each time.
+func TestAcquireUpTo(t *testing.T) {
+	c := New[string](1)
+	for i, step := range []struct {
+		most int
+		want bool
+	}{{1, true}, {1, false}, {2, true}, {1, false}, {0, true}, {3, false}, {4, true}} {
+		if got := c.AcquireUpTo("a", step.most); got != step.want {
+			t.Errorf("step %d, up to %d with %d held: %v", i, step.most, c.Count("a"), got)
+		}
+	}
+	if c.Total() != 4 {
+		t.Errorf("%d held in all; want 4", c.Total())
+	}
+}

@@ -122,6 +122,9 @@ func (r *Relay) closeStreams() {
 		return
 	}
 	r.closed = true
+	if r.stop != nil {
+		close(r.stop)
+	}
 	r.mu.Lock()
 	resetClient, resetOrigin := r.resetClient, r.resetOrigin
 	r.mu.Unlock()

@@ -267,7 +267,7 @@ func start(t testing.TB, r *Relay) func() Result {
 	t.Helper()
 	results := make(chan Result, 2)
 	r.Start(func(res Result) { results <- res })
-	t.Cleanup(func() { r.Close(ReasonClosed) })
+	t.Cleanup(func() { r.End(ReasonClosed) })
 	return func() Result {
 		t.Helper()
 		select {

@@ -14,7 +14,7 @@ func TestCloseBeforeStart(t *testing.T) {
 	} {
 		client, origin := fakeLink(t), tcpLink(t)
 		r := New(client.near, origin.near, Config{EarlyUp: []byte("never sent"), IdleTimeout: time.Hour})
-		r.Close(ReasonPolicy)
+		r.End(ReasonPolicy)
 		mustEnd(t, client.far)
 		mustEnd(t, origin.far)
 		if res := run(r); res.Reason != ReasonPolicy || res.Err != nil || res.BytesUp != 0 {
@@ -33,7 +33,7 @@ func TestMisuse(t *testing.T) {
 	if res := start(t, r)(); res.Err != ErrStarted {
 		t.Errorf("third start: %+v", res)
 	}
-	r.Close(200)
+	r.End(200)
 	if res := wait(); res.Reason.String() != "unknown" {
 		t.Errorf("result %+v", res)
 	}

@@ -62,7 +62,7 @@ func TestModel(t *testing.T) {
 				expectEnd(rt, far[1-s], syscall.ECONNRESET)
 			case "close":
 				m.end = ReasonPolicy
-				r.Close(ReasonPolicy)
+				r.End(ReasonPolicy)
 			}
 		}
 		res := <-results

@@ -36,6 +36,7 @@ type pump struct {
 	src, dst Stream
 	early    []byte
 	moved    atomic.Int64 // bytes the destination took
+	pacer    *pacer       // nil without rates
 
 	// tcp replaces the portable copy where the platform can wait for a TCP
 	// source without holding a buffer; otherwise nil.
@@ -127,8 +128,27 @@ func (p *pump) step(buf []byte) (n int, rerr, werr error) {
 	return 0, io.ErrNoProgress, nil
 }
 
-// write delivers b to the destination and counts what it took.
+// write delivers b to the destination, as fast as it may.
 func (p *pump) write(b []byte) error {
+	if p.pacer == nil {
+		return p.writeNow(b)
+	}
+	for len(b) > 0 {
+		piece := b[:min(len(b), p.pacer.piece())]
+		if err := p.pacer.wait(len(piece)); err != nil {
+			return err
+		}
+		p.relay.touch() // to wait for one's turn is not to be idle
+		if err := p.writeNow(piece); err != nil {
+			return err
+		}
+		b = b[len(piece):]
+	}
+	return nil
+}
+
+// writeNow delivers b and counts what the destination took.
+func (p *pump) writeNow(b []byte) error {
 	n, err := p.dst.Write(b)
 	p.moved.Add(int64(n))
 	if err == nil && n < len(b) {

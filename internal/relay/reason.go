@@ -10,10 +10,10 @@ const (
 	ReasonIdle                          // Config.IdleTimeout
 	ReasonHalfClose                     // Config.HalfCloseTimeout
 	ReasonLifetime                      // Config.Lifetime
-	ReasonClosed                        // Close, without a particular reason
-	ReasonDrain                         // Close: the process or the configuration goes away
-	ReasonPolicy                        // Close: the access rules now forbid the tunnel
-	ReasonAdmin                         // Close: an operator asked for it
+	ReasonClosed                        // End, without a particular reason
+	ReasonDrain                         // End: the process or the configuration goes away
+	ReasonPolicy                        // End: the access rules now forbid the tunnel
+	ReasonAdmin                         // End: an operator asked for it
 	ReasonClientError                   // the client's side broke: reset, protocol error
 	ReasonOriginError                   // the origin's side broke
 )

@@ -68,6 +68,11 @@ type Config struct {
 	// Start. Default: 0, no limit.
 	Lifetime time.Duration
 
+	// UpRates and DownRates are the limits that the bytes to the origin and
+	// those to the client keep to, all of them. Waiting for one's turn ends
+	// with the tunnel, whatever ends it. Default: none.
+	UpRates, DownRates []*Rate
+
 	// EarlyUp are bytes the client sent before the relay began. The origin
 	// gets them first, and they count. The relay keeps the slice until then.
 	EarlyUp []byte
@@ -103,7 +108,7 @@ const (
 )
 
 // Relay is one tunnel. Make it with New, then call Run or Start, once. Counts,
-// Close and Spliced may be called at any time from any goroutine.
+// End and Spliced may be called at any time from any goroutine.
 type Relay struct {
 	client, origin Stream
 	idle           time.Duration
@@ -130,6 +135,7 @@ type Relay struct {
 	timer       *time.Timer
 
 	ticks sync.WaitGroup // timers armed or running: none outlives the relay
+	stop  chan struct{}  // closed with the streams; nil without rates
 
 	closing sync.Mutex // held while the streams are being closed
 	closed  bool       // guarded by closing
@@ -145,8 +151,13 @@ func New(client, origin Stream, cfg Config) *Relay {
 		halfClose: cfg.HalfCloseTimeout,
 		lifetime:  cfg.Lifetime,
 	}
+	if len(cfg.UpRates) > 0 || len(cfg.DownRates) > 0 {
+		r.stop = make(chan struct{})
+	}
 	r.up.init(r, ReasonClient, r.client, r.origin, cfg.EarlyUp)
 	r.down.init(r, ReasonOrigin, r.origin, r.client, cfg.EarlyDown)
+	r.up.pacer = newPacer(cfg.UpRates, r.stop)
+	r.down.pacer = newPacer(cfg.DownRates, r.stop)
 	return r
 }
 
@@ -189,11 +200,11 @@ func (r *Relay) Counts() (up, down int64) {
 	return r.up.moved.Load(), r.down.moved.Load()
 }
 
-// Close ends the tunnel from outside and closes both streams; Run returns, or
+// End ends the tunnel from outside and closes both streams; Run returns, or
 // done is called, soon after. The reason appears in the Result unless the
 // tunnel was ending for another one; 0 stands for ReasonClosed. A second call
-// does nothing. Before Run or Start, Close makes these end at once.
-func (r *Relay) Close(reason Reason) {
+// does nothing. Before Run or Start, End makes these end at once.
+func (r *Relay) End(reason Reason) {
 	if reason == 0 {
 		reason = ReasonClosed
 	}

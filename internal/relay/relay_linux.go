@@ -103,13 +103,22 @@ func (t *tcpPump) onReadable(fd uintptr) bool {
 	if t.buf == nil {
 		t.buf = t.borrow()
 	}
-	n, err := retry(func() (int, error) { return unix.Read(int(fd), t.buf[:]) })
+	room := t.room(bufferSize)
+	n, err := retry(func() (int, error) { return unix.Read(int(fd), t.buf[:room]) })
 	if err == unix.EAGAIN {
 		t.release()
 		return false
 	}
 	t.n, t.err = max(n, 0), os.NewSyscallError("read", err)
 	return true
+}
+
+// room is how many bytes to take at once where size would fit.
+func (t *tcpPump) room(size int) int {
+	if t.pacer == nil || t.to == nil {
+		return size // without a socket to write to, write cuts what was read
+	}
+	return min(size, t.pacer.piece())
 }
 
 // spliceIn moves bytes from the socket into a pipe. ok is false if that cannot
@@ -125,7 +134,7 @@ func (t *tcpPump) spliceIn(fd int) (done, ok bool) {
 		t.lent.Add(1)
 	}
 	n, err := retry(func() (int, error) {
-		n, err := unix.Splice(fd, nil, t.pipe.w, nil, t.pipe.size, spliceFlags)
+		n, err := unix.Splice(fd, nil, t.pipe.w, nil, t.room(t.pipe.size), spliceFlags)
 		return int(n), err
 	})
 	switch err {
@@ -155,6 +164,12 @@ func (t *tcpPump) deliver() error {
 		t.out = t.buf[:t.n]
 	}
 	t.waited = false
+	if t.pacer != nil {
+		if err := t.pacer.wait(t.n); err != nil {
+			return err
+		}
+		t.waited = true // so that to wait for one's turn is not to be idle
+	}
 	err := t.to.Write(t.writable)
 	t.out = nil
 	if err != nil {

@@ -17,7 +17,7 @@ func TestSpliced(t *testing.T) {
 		if got, want := r.Spliced(), k.name == "tcp_tcp"; got != want {
 			t.Errorf("%s: spliced %v; want %v", k.name, got, want)
 		}
-		r.Close(0)
+		r.End(0)
 	}
 }
 
@@ -257,7 +257,7 @@ func TestCloseInABurst(t *testing.T) {
 		wait := start(t, r)
 		go func() { _, _ = send(origin.far, 1, 1<<30, false) }()
 		eventually(t, "splicing", func() bool { return r.down.spliced.Load() > 0 || stalled(r) })
-		r.Close(ReasonDrain)
+		r.End(ReasonDrain)
 		res := wait()
 		client.far.(*net.TCPConn).SetDeadline(time.Now().Add(10 * time.Second))
 		got, err := io.Copy(io.Discard, struct{ io.Reader }{client.far})
@@ -284,4 +284,26 @@ func TestCloseInABurst(t *testing.T) {
 func stalled(r *Relay) bool {
 	_, down := r.Counts()
 	return down > 1<<20
+}
+
+// A rate does not keep the kernel from moving the bytes, nor does waiting for
+// one's turn leave anything behind when the tunnel ends.
+func TestSpliceAtARate(t *testing.T) {
+	const bps = 64 << 20
+	client, origin := tcpLink(t), tcpLink(t)
+	r := New(client.near, origin.near, Config{DownRates: []*Rate{NewRate(bps)}})
+	wait := start(t, r)
+	m := newMeter(bps)
+	go func() { _, _ = send(origin.far, 1, 1<<30, false) }()
+	if err := m.read(t, client.far, bps/2); err != nil {
+		t.Fatal(err)
+	}
+	if r.down.spliced.Load() == 0 {
+		t.Error("nothing was spliced")
+	}
+	r.End(ReasonDrain)
+	wait()
+	if n := r.down.lent.Load(); n != 0 {
+		t.Errorf("%d buffers and pipes were not given back", n)
+	}
 }

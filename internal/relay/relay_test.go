@@ -237,7 +237,7 @@ func TestClose(t *testing.T) {
 			mustRead(t, origin.far, "x")
 			var wg sync.WaitGroup
 			for range 4 {
-				wg.Go(func() { r.Close(reason) })
+				wg.Go(func() { r.End(reason) })
 			}
 			wg.Wait()
 			mustEnd(t, client.far)
@@ -249,7 +249,7 @@ func TestClose(t *testing.T) {
 			if res := wait(); res.Reason != want || res.Err != nil || res.BytesUp != 1 {
 				t.Errorf("result %+v; want %v and no error", res, want)
 			}
-			r.Close(ReasonAdmin) // too late, and harmless
+			r.End(ReasonAdmin) // too late, and harmless
 		})
 	}
 }
@@ -272,7 +272,7 @@ func TestCloseWhileWriting(t *testing.T) {
 			last = down
 			return down > 0 && down == was
 		})
-		r.Close(ReasonDrain)
+		r.End(ReasonDrain)
 		if res := wait(); res.Reason != ReasonDrain {
 			t.Errorf("result %+v", res)
 		}

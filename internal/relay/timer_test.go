@@ -145,7 +145,7 @@ func TestNoLimits(t *testing.T) {
 		time.Sleep(1000 * time.Hour)
 		mustWrite(t, origin, "late")
 		mustRead(t, client, "late")
-		r.Close(ReasonAdmin)
+		r.End(ReasonAdmin)
 		return Result{BytesDown: 4, Reason: ReasonAdmin, Duration: 1000 * time.Hour}
 	})
 }
@@ -210,7 +210,7 @@ func TestLimitsRaceWithClose(t *testing.T) {
 			results := make(chan Result, 2)
 			r.Start(func(res Result) { results <- res })
 			time.Sleep(time.Second)
-			r.Close(ReasonDrain)
+			r.End(ReasonDrain)
 			synctest.Wait()
 			if len(results) != 1 {
 				t.Fatalf("done was called %d times", len(results))

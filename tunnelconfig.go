@@ -1,0 +1,117 @@
+package egress
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/dustin/go-humanize"
+)
+
+// Tunnel holds the timers and limits of tunnels. Where a limit counts or
+// measures, 0 means none and -1 is off, which is the same.
+type Tunnel struct {
+	// IdleTimeout ends a tunnel in which no byte has moved in either
+	// direction for so long. Default: 15m; -1 for never.
+	IdleTimeout caddy.Duration `json:"idle_timeout,omitempty"`
+
+	// Timeout ends a tunnel of that age, however busy. Default: none.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	// HalfCloseTimeout is how long a tunnel may go on after one side has
+	// ended its direction. Default: 60s; -1 for as long as it likes.
+	HalfCloseTimeout caddy.Duration `json:"half_close_timeout,omitempty"`
+
+	// MaxTunnels limits the tunnels of this handler. A CONNECT over it gets
+	// 503 at once, with `connection_limit_reached` in Proxy-Status (RFC 9209
+	// §2.3.12). A tunnel counts from before its destination is dialed until
+	// it is closed, also while it outlives the configuration that it began
+	// under. Default: no limit.
+	MaxTunnels int `json:"max_tunnels,omitempty"`
+
+	// MaxPerClient limits the tunnels of one client, known by its IP address
+	// as Caddy's `{client_ip}` has it. Tunnels that were opened while there
+	// was no such limit do not count. Default: no limit.
+	MaxPerClient int `json:"max_per_client,omitempty"`
+
+	// MaxPerUser limits the tunnels of one authenticated user. A tunnel
+	// without a user is not limited by it, and those that were opened while
+	// there was no such limit do not count. Default: no limit.
+	MaxPerUser int `json:"max_per_user,omitempty"`
+
+	// RatePerTunnel limits the bytes per second of a tunnel, in each
+	// direction by itself. After a pause, a quarter of a second's worth may
+	// pass at once, but at least 4 KiB. Default: no limit.
+	RatePerTunnel int64 `json:"rate_per_tunnel,omitempty"`
+
+	// RatePerUser limits the bytes per second of all tunnels of a user
+	// through this handler together, in each direction by itself, with the same burst. A reload
+	// changes it for the tunnels that are there, once the user opens
+	// another. A tunnel without a user is not limited by it. Default: no
+	// limit.
+	RatePerUser int64 `json:"rate_per_user,omitempty"`
+}
+
+func (t *Tunnel) withDefaults() Tunnel {
+	out := Tunnel{}
+	if t != nil {
+		out = *t
+	}
+	setDefault(&out.IdleTimeout, caddy.Duration(15*time.Minute))
+	setDefault(&out.HalfCloseTimeout, caddy.Duration(time.Minute))
+	return out
+}
+
+// validate checks settings that have their defaults.
+func (t *Tunnel) validate() error {
+	for _, d := range []struct {
+		name  string
+		value caddy.Duration
+	}{{"idle_timeout", t.IdleTimeout}, {"timeout", t.Timeout}, {"half_close_timeout", t.HalfCloseTimeout}} {
+		if d.value < 0 && d.value != noLimit {
+			return fmt.Errorf("tunnel.%s: %s is not positive (-1 is off)", d.name, time.Duration(d.value))
+		}
+	}
+	for _, n := range []struct {
+		name  string
+		value int64
+	}{
+		{"max_tunnels", int64(t.MaxTunnels)},
+		{"max_per_client", int64(t.MaxPerClient)},
+		{"max_per_user", int64(t.MaxPerUser)},
+		{"rate_per_tunnel", t.RatePerTunnel},
+		{"rate_per_user", t.RatePerUser},
+	} {
+		if n.value < noLimit {
+			return fmt.Errorf("tunnel.%s: %d is below 1 (-1 is off)", n.name, n.value)
+		}
+	}
+	return nil
+}
+
+func (h *Handler) provisionTunnel(ctx caddy.Context) error {
+	h.tunnel = h.Tunnel.withDefaults()
+	if err := h.tunnel.validate(); err != nil {
+		return err
+	}
+	return h.acquireTunnels(ctx)
+}
+
+// byteRate reads a size that passes in a second, or the word off.
+func byteRate(d *caddyfile.Dispenser, to *int64) error {
+	word, arg, err := one(d)
+	if err != nil {
+		return err
+	}
+	if arg == "off" {
+		*to = noLimit
+		return nil
+	}
+	n, err := humanize.ParseBytes(arg)
+	if err != nil || n == 0 || n > 1<<40 {
+		return d.Errf("bad %s '%s': not a size in bytes (per second), or off", word, arg)
+	}
+	*to = int64(n)
+	return nil
+}

@@ -1,0 +1,306 @@
+package egress
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-egress/egress/internal/holdings"
+	"github.com/caddy-egress/egress/internal/relay"
+)
+
+// This file contains what the tunnels of a handler hold together: how many
+// there are, of whom, and the rates that users share.
+
+// tunnelBook counts the tunnels of one handler. It lives in a caddy.UsagePool,
+// under the handler's place in the configuration, and outlives configurations:
+// tunnels of an old one still count in the next.
+type tunnelBook struct {
+	total   atomic.Int64
+	clients *holdings.Counter[string]
+	users   *holdings.Counter[string]
+
+	mu    sync.Mutex
+	rates map[string]*userRate // guarded by mu; only of users with tunnels
+}
+
+// userRate is what the tunnels of a user share.
+type userRate struct {
+	user     string
+	up, down *relay.Rate
+	perSec   int64 // guarded by the book's mu
+	tunnels  int   // guarded by the book's mu
+}
+
+// Destruct does nothing: what the book counts is gone.
+func (*tunnelBook) Destruct() error { return nil }
+
+var tunnelBooks = caddy.NewUsagePool()
+
+// tunnelUse is one configuration's hold on a book. The handler and each of its
+// tunnels have a part in it, so the book is released by whoever goes last.
+type tunnelUse struct {
+	book   *tunnelBook
+	key    string
+	places *serverPlaces
+	parts  atomic.Int64
+
+	giveBack func() // release, as a value made once
+}
+
+func loadTunnelBook(key string) (*tunnelBook, error) {
+	book, _, err := tunnelBooks.LoadOrNew(key, func() (caddy.Destructor, error) {
+		return &tunnelBook{clients: holdings.New[string](0), users: holdings.New[string](0)}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return book.(*tunnelBook), nil
+}
+
+// take adds a part, and returns the book with the function that gives the part
+// back. Where all were given back already, a request that outlived its
+// configuration has come late: it gets a hold of its own.
+func (u *tunnelUse) take() (*tunnelBook, func(), error) {
+	for n := u.parts.Load(); n > 0; n = u.parts.Load() {
+		if u.parts.CompareAndSwap(n, n+1) {
+			return u.book, u.giveBack, nil
+		}
+	}
+	book, err := loadTunnelBook(u.key)
+	if err != nil {
+		return nil, nil, err
+	}
+	return book, func() { _, _ = tunnelBooks.Delete(u.key) }, nil
+}
+
+func (u *tunnelUse) release() {
+	if u.parts.Add(-1) == 0 {
+		_, _ = tunnelBooks.Delete(u.key) // it was loaded
+	}
+}
+
+// serverPlaces numbers the handlers of a server, in the order in which they are
+// provisioned.
+type serverPlaces struct {
+	server         *caddyhttp.Server
+	next, handlers int // guarded by placesMu
+}
+
+var (
+	placesMu sync.Mutex
+	places   = map[*caddyhttp.Server]*serverPlaces{} // guarded by placesMu
+)
+
+// takePlace returns what a handler is known by across reloads: the addresses of
+// its server, and which of the handlers there it is.
+func takePlace(server *caddyhttp.Server) (*serverPlaces, string) {
+	placesMu.Lock()
+	defer placesMu.Unlock()
+	p := places[server]
+	if p == nil {
+		p = &serverPlaces{server: server}
+		places[server] = p
+	}
+	p.next++
+	p.handlers++
+	return p, fmt.Sprintf("%s#%d", strings.Join(server.Listen, ","), p.next)
+}
+
+func (p *serverPlaces) leave() {
+	placesMu.Lock()
+	defer placesMu.Unlock()
+	if p.handlers--; p.handlers == 0 {
+		delete(places, p.server)
+	}
+}
+
+// acquireTunnels loads the handler's book.
+func (h *Handler) acquireTunnels(ctx caddy.Context) error {
+	use := &tunnelUse{key: fmt.Sprintf("%p", h)} // no server: nothing to be known by
+	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		use.places, use.key = takePlace(server)
+	}
+	book, err := loadTunnelBook(use.key)
+	if err != nil {
+		return err
+	}
+	use.book, use.giveBack = book, use.release
+	use.parts.Store(1)
+	h.tunnels = use
+	return nil
+}
+
+// releaseTunnels gives the handler's own part back, if it has one. Requests may
+// still be under way, so the handler keeps what it knows.
+func (h *Handler) releaseTunnels() {
+	if h.tunnels == nil {
+		return
+	}
+	if h.tunnels.places != nil {
+		h.tunnels.places.leave()
+	}
+	h.tunnels.release()
+}
+
+// tunnelSlot is what one tunnel holds, until it is closed. The zero value holds
+// nothing.
+type tunnelSlot struct {
+	book         *tunnelBook
+	giveBack     func() // the tunnel's part in the book
+	counted      bool
+	client, user string // "" where none is counted
+	rate         *userRate
+}
+
+// Refusals, for logs. None is charged to the destination.
+var (
+	errMaxTunnels   = errors.New("tunnel.max_tunnels is reached")
+	errMaxPerClient = errors.New("the client has as many tunnels as it may (tunnel.max_per_client)")
+	errMaxPerUser   = errors.New("the user has as many tunnels as they may (tunnel.max_per_user)")
+)
+
+// takeSlot counts a tunnel that is about to be opened, or refuses it.
+func (t *transaction) takeSlot() (slot tunnelSlot, err error) {
+	defer func() {
+		if err != nil {
+			slot.release()
+		}
+	}()
+	if slot.book, slot.giveBack, err = t.h.tunnels.take(); err != nil {
+		return slot, err
+	}
+	cfg := &t.h.tunnel
+	if cfg.MaxPerClient > 0 {
+		client, _ := caddyhttp.GetVar(t.r.Context(), caddyhttp.ClientIPVarKey).(string)
+		if client != "" && !slot.book.clients.AcquireUpTo(client, cfg.MaxPerClient) {
+			return slot, &explained{failLimit, errMaxPerClient}
+		}
+		slot.client = client
+	}
+	if cfg.MaxPerUser > 0 || cfg.RatePerUser > 0 {
+		if err := slot.takeUser(t.authenticatedUser(), cfg); err != nil {
+			return slot, err
+		}
+	}
+	if slot.counted = slot.book.count(cfg.MaxTunnels); !slot.counted {
+		return slot, &explained{failLimit, errMaxTunnels}
+	}
+	return slot, nil
+}
+
+// takeUser counts the tunnel against the limits of its user, if it has one.
+func (s *tunnelSlot) takeUser(user string, cfg *Tunnel) error {
+	if user == "" {
+		return nil
+	}
+	if cfg.MaxPerUser > 0 {
+		if !s.book.users.AcquireUpTo(user, cfg.MaxPerUser) {
+			return &explained{failLimit, errMaxPerUser}
+		}
+		s.user = user
+	}
+	if cfg.RatePerUser > 0 {
+		s.rate = s.book.shareRate(user, cfg.RatePerUser)
+	}
+	return nil
+}
+
+// count adds a tunnel, up to a limit if there is one.
+func (b *tunnelBook) count(most int) bool {
+	for {
+		n := b.total.Load()
+		if most > 0 && n >= int64(most) {
+			return false
+		}
+		if b.total.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+// authenticatedUser is the user whom we, or a handler before us, know the client
+// as; "" if nobody does.
+func (t *transaction) authenticatedUser() string {
+	repl, ok := t.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return ""
+	}
+	user, _ := repl.GetString("http.auth.user.id")
+	return user
+}
+
+// release gives back all that the tunnel holds. A second call does nothing.
+func (s *tunnelSlot) release() {
+	if s.client != "" {
+		s.book.clients.Release(s.client)
+	}
+	if s.user != "" {
+		s.book.users.Release(s.user)
+	}
+	if s.rate != nil {
+		s.book.leaveRate(s.rate)
+	}
+	if s.counted {
+		s.book.total.Add(-1)
+	}
+	if s.giveBack != nil {
+		s.giveBack()
+	}
+	*s = tunnelSlot{}
+}
+
+// move hands what the tunnel holds to the result.
+func (s *tunnelSlot) move() tunnelSlot {
+	moved := *s
+	*s = tunnelSlot{}
+	return moved
+}
+
+// shareRate returns the rate of a user for one more tunnel.
+func (b *tunnelBook) shareRate(user string, perSec int64) *userRate {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r := b.rates[user]
+	switch {
+	case r == nil:
+		if b.rates == nil {
+			b.rates = make(map[string]*userRate)
+		}
+		r = &userRate{user: user, perSec: perSec, up: relay.NewRate(perSec), down: relay.NewRate(perSec)}
+		b.rates[user] = r
+	case r.perSec != perSec: // the configuration has changed
+		r.perSec = perSec
+		r.up.Set(perSec)
+		r.down.Set(perSec)
+	}
+	r.tunnels++
+	return r
+}
+
+// leaveRate forgets the rate of a user with its last tunnel.
+func (b *tunnelBook) leaveRate(r *userRate) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if r.tunnels--; r.tunnels == 0 {
+		delete(b.rates, r.user)
+	}
+}
+
+// rates are the limits that a tunnel keeps to, up and down.
+func (s *tunnelSlot) rates(perTunnel int64) (up, down []*relay.Rate) {
+	if perTunnel > 0 {
+		up = append(up, relay.NewRate(perTunnel))
+		down = append(down, relay.NewRate(perTunnel))
+	}
+	if s.rate != nil {
+		up = append(up, s.rate.up)
+		down = append(down, s.rate.down)
+	}
+	return up, down
+}
