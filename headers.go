@@ -11,8 +11,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-egress/egress/internal/h1"
 )
 
@@ -334,7 +332,7 @@ func (t *transaction) appendClient(b []byte) []byte {
 
 // clientAddr is Caddy's {client_ip}.
 func (t *transaction) clientAddr() (netip.Addr, bool) {
-	ip, _ := caddyhttp.GetVar(t.r.Context(), caddyhttp.ClientIPVarKey).(string)
+	ip := clientIP(t.r)
 	if ip == "" {
 		ip, _, _ = net.SplitHostPort(t.r.RemoteAddr)
 	}

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"syscall"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/connpool"
@@ -43,12 +42,11 @@ func (t *transaction) hold() error {
 		return nil
 	}
 	held := holding{taken: true}
-	ctx := t.r.Context()
 	if p.clients != nil {
 		held.client = clientIP(t.r)
 	}
-	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok && p.users != nil {
-		held.user, _ = repl.GetString(userPlaceholder)
+	if p.users != nil {
+		held.user = t.authenticatedUser()
 	}
 	if !acquireHolding(p.clients, held.client) {
 		return &holdingError{"max_per_client"}

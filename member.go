@@ -29,7 +29,7 @@ import (
 type member struct {
 	group  *group
 	spec   *upstreamSpec
-	name   string // for people: the URL without credentials
+	name   string     // for people: the URL without credentials
 	fields []h1.Field // told the upstream beside a request
 	key    uint64
 	health *upstreamHealth

@@ -35,7 +35,9 @@ func init() {
 //
 // Placeholder | Description
 // ------------|---------------
-// `{http.egress.path}` | How the request left: `direct`
+// `{http.egress.path}` | How the request left: `direct` or `upstream`
+// `{http.egress.group}` | The group of upstream proxies that the route chose
+// `{http.egress.upstream}` | The upstream proxy of the last attempt, without credentials
 // `{http.egress.remote_ip}` | IP address that was dialed
 // `{http.egress.reused}` | Whether the connection was used before
 // `{http.egress.attempts}` | How many connections were tried
@@ -45,7 +47,7 @@ func init() {
 // `{http.egress.bytes_up}` | Bytes from the client to the origin: body, or tunnel
 // `{http.egress.bytes_down}` | Bytes from the origin to the client: body, or tunnel
 // `{http.egress.close_reason}` | Why a tunnel ended: `client`, `origin`, `idle`, …
-// `{http.egress.blame}` | Who a failure is charged to: `client`, `policy`, `dns`, `origin`, `network`, `proxy`
+// `{http.egress.blame}` | Who a failure is charged to: `client`, `policy`, `dns`, `origin`, `upstream`, `network`, `proxy`
 // `{http.egress.reason}` | What failed, as the error type of RFC 9209
 // `{http.egress.error}` | The error behind a failure, for logs: it may name addresses and rules
 // `{http.egress.auth_error}` | Why authentication failed: `missing`, `malformed`, `unknown_user`, `bad_password`
@@ -172,7 +174,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 			return err
 		}
 	}
-	h.retryBudget, h.pins = new(retryBudget), newPins(h.transport.poolConfig())
+	h.retryBudget, h.pins = newRetryBudget(retryBudgetShare, maxRetries), newPins(h.transport.poolConfig())
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
 		h.pins.follow(server)
 		h.warnAboutServer(server)
@@ -247,6 +249,9 @@ func (h *Handler) Validate() error {
 // they finish.
 func (h *Handler) Cleanup() error {
 	h.releaseTunnels()
+	for _, g := range h.groups {
+		g.close()
+	}
 	return h.releaseTransport()
 }
 

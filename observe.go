@@ -54,6 +54,10 @@ func (t *transaction) placeholder(key string) (any, bool) {
 	switch key[len(placeholderPrefix):] {
 	case "path":
 		return o.path(), true
+	case "group":
+		return o.group, true
+	case "upstream":
+		return o.upstream, true
 	case "remote_ip":
 		return o.remoteIP(), true
 	case "reused":
@@ -91,6 +95,9 @@ func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), '
 
 // path is how the request left: empty where it did not.
 func (o *outcome) path() string {
+	if o.attempts > 0 && o.upstream != "" {
+		return "upstream"
+	}
 	if o.attempts == 0 || o.failure != nil && (o.failure.blame == blamePolicy || o.failure == failLimit || o.failure == failHolding || o.failure == failCircuit) {
 		return ""
 	}
@@ -125,6 +132,12 @@ func (o *outcome) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 		enc.AddString("path", path)
 		enc.AddInt("attempts", o.attempts)
 		enc.AddBool("reused", o.reused)
+	}
+	if o.group != "" {
+		enc.AddString("group", o.group)
+	}
+	if o.upstream != "" {
+		enc.AddString("upstream", o.upstream)
 	}
 	if ip := o.remoteIP(); ip != "" {
 		enc.AddString("remote_ip", ip)

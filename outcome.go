@@ -108,6 +108,9 @@ func classify(err error) *failure {
 	if _, ok := errors.AsType[*target.Error](err); ok {
 		return failTarget
 	}
+	if _, ok := errors.AsType[*noUpstreamError](err); ok {
+		return failNoUpstream
+	}
 	if _, ok := errors.AsType[*connpool.LimitError](err); ok {
 		return failLimit
 	}

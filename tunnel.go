@@ -23,18 +23,14 @@ func (t *transaction) connect() error {
 		return err
 	}
 	defer slot.release() // unless it was moved
-	start := time.Now()
-	t.out.attempts = 1
-	origin, err := t.h.dial(t.r.Context(), t.target, false)
+	far, err := t.openTunnel(&slot)
 	if err != nil {
 		return err
 	}
-	t.out.dial = time.Since(start)
-	t.out.remote = remoteAddr(origin)
 	if t.r.ProtoMajor == 1 {
-		return t.tunnelConn(origin, &slot)
+		return t.tunnelConn(far, &slot)
 	}
-	return t.tunnelStream(origin, &slot)
+	return t.tunnelStream(far, &slot)
 }
 
 // relayConfig is what timers and rates of the configuration mean for a relay.
@@ -60,7 +56,8 @@ const connected = "HTTP/1.1 200 Connection established\r\n\r\n"
 // net/http's buffers and a deep stack alive for as long as the tunnel lives.
 // The access-log line that Caddy would write at that moment is written by us
 // when the tunnel ends.
-func (t *transaction) tunnelConn(origin net.Conn, slot *tunnelSlot) error {
+func (t *transaction) tunnelConn(far farEnd, slot *tunnelSlot) error {
+	origin := far.conn
 	line := t.tunnelLog() // looks at the chain of writers, so before Hijack
 	client, early, err := t.hijack()
 	if err != nil {
@@ -74,7 +71,7 @@ func (t *transaction) tunnelConn(origin net.Conn, slot *tunnelSlot) error {
 		return nil // gone before the tunnel was up; there is nobody to tell
 	}
 	cfg := t.relayConfig(slot)
-	cfg.EarlyUp = early
+	cfg.EarlyUp, cfg.EarlyDown = early, far.early
 	if line != nil {
 		caddyhttp.SetVar(t.r.Context(), caddyhttp.LogSkipVar, true)
 	}

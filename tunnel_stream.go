@@ -11,7 +11,8 @@ import (
 
 // tunnelStream relays over the HTTP/2 or HTTP/3 stream of a CONNECT request
 // (RFC 9113 §8.5, RFC 9114 §4.4). The handler lives as long as the tunnel.
-func (t *transaction) tunnelStream(origin net.Conn, slot *tunnelSlot) error {
+func (t *transaction) tunnelStream(far farEnd, slot *tunnelSlot) error {
+	origin := far.conn
 	defer overrideIdleTimeouts(t.r)()
 	client := newClientStream(t)
 	header := t.w.Header()
@@ -23,7 +24,9 @@ func (t *transaction) tunnelStream(origin net.Conn, slot *tunnelSlot) error {
 		_ = origin.Close()
 		return &explained{failCanceled, err}
 	}
-	result := relay.New(client, asStream(origin), t.relayConfig(slot)).Run()
+	cfg := t.relayConfig(slot)
+	cfg.EarlyDown = far.early
+	result := relay.New(client, asStream(origin), cfg).Run()
 	t.out.account(result, t.start)
 	if client.aborted || result.Err != nil {
 		t.aborted = true

@@ -156,6 +156,7 @@ type tunnelSlot struct {
 	counted      bool
 	client, user string // "" where none is counted
 	rate         *userRate
+	member       *member // the upstream it goes through, if any
 }
 
 // Refusals, for logs. None is charged to the destination.
@@ -177,7 +178,7 @@ func (t *transaction) takeSlot() (slot tunnelSlot, err error) {
 	}
 	cfg := &t.h.tunnel
 	if cfg.MaxPerClient > 0 {
-		client, _ := caddyhttp.GetVar(t.r.Context(), caddyhttp.ClientIPVarKey).(string)
+		client := clientIP(t.r)
 		if client != "" && !slot.book.clients.AcquireUpTo(client, cfg.MaxPerClient) {
 			return slot, &explained{failLimit, errMaxPerClient}
 		}
@@ -231,7 +232,7 @@ func (t *transaction) authenticatedUser() string {
 	if !ok {
 		return ""
 	}
-	user, _ := repl.GetString("http.auth.user.id")
+	user, _ := repl.GetString(userPlaceholder)
 	return user
 }
 
@@ -248,6 +249,9 @@ func (s *tunnelSlot) release() {
 	}
 	if s.counted {
 		s.book.total.Add(-1)
+	}
+	if s.member != nil {
+		s.member.health.EndTunnel()
 	}
 	if s.giveBack != nil {
 		s.giveBack()

@@ -10,6 +10,9 @@ import (
 	"github.com/caddy-egress/egress/internal/proxydial"
 )
 
+// errUpstreamFull is an upstream that got its last tunnel just now.
+var errUpstreamFull = errors.New("upstream.max_tunnels is reached")
+
 // upstreamError is an attempt through an upstream that has failed.
 type upstreamError struct {
 	upstream string
