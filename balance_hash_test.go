@@ -134,20 +134,21 @@ func TestRendezvousBoundedLoad(t *testing.T) {
 	member(s, home).down.Store(false)
 
 	// Under load: 1.25 times the fair share, which grows with the others.
-	rest(100)
-	fair := func(inFlight int) float64 {
-		return float64(inFlight+200+1) * share(s.Members[home]) / 4
-	}
-	last := 0
-	for n := range 1000 {
-		member(s, home).inFlight.Store(int64(n))
-		if rendezvous(s, 1) != home {
-			break
+	for others := 100; others < 110; others++ {
+		rest(int64(others))
+		most := 0
+		for most < 1000 {
+			member(s, home).inFlight.Store(int64(most))
+			if rendezvous(s, 1) != home {
+				break
+			}
+			most++
 		}
-		last = n + 1
-	}
-	if want := int(math.Floor(1.25 * fair(last-1))); last != want {
-		t.Errorf("at most %d in flight, want %d", last, want)
+		// The one to come counts, on both sides.
+		fair := float64(most+2*others) * share(s.Members[home]) / 4
+		if want := int(math.Floor(1.25 * fair)); most != want {
+			t.Errorf("others have %d in flight: at most %d, want %d", others, most, want)
+		}
 	}
 }
 
