@@ -118,6 +118,7 @@ func TestP2CPrefersTheCheaper(t *testing.T) {
 		{"weight outweighed", [2]time.Duration{fast, fast}, [2]int64{4, 10}, [2]int{1, 2}, [2]float64{1, 1}, 0},
 		{"factor", [2]time.Duration{fast, slow}, [2]int64{0, 0}, [2]int{1, 1}, [2]float64{0.05, 1}, 1},
 		{"equal cost", [2]time.Duration{fast, slow}, [2]int64{9, 0}, [2]int{1, 1}, [2]float64{1, 1}, -1},
+		{"equal cost by weight", [2]time.Duration{fast, fast}, [2]int64{0, 2}, [2]int{1, 3}, [2]float64{1, 1}, -1},
 		{"unknown is as good as the other", [2]time.Duration{slow, 0}, [2]int64{1, 0}, [2]int{1, 1}, [2]float64{1, 1}, 1},
 		{"unknown is no better than the other", [2]time.Duration{slow, 0}, [2]int64{0, 1}, [2]int{1, 1}, [2]float64{1, 1}, 0},
 		{"both unknown", [2]time.Duration{}, [2]int64{1, 0}, [2]int{1, 1}, [2]float64{1, 1}, 1},
@@ -133,7 +134,7 @@ func TestP2CPrefersTheCheaper(t *testing.T) {
 			const rounds = 1000
 			counts := shares(s, loadedPolicy(t, `{"policy":"p2c_ewma"}`), rounds)
 			if test.want < 0 {
-				near(t, "first", counts[0], rounds, 0.5)
+				near(t, "first", counts[0], rounds, float64(test.weights[0])/float64(test.weights[0]+test.weights[1]))
 			} else if counts[test.want] != rounds {
 				t.Errorf("selected %v, want only %d", counts, test.want)
 			}
