@@ -108,7 +108,7 @@ func TestAuthEnabled(t *testing.T) {
 // An Auth that nobody provisioned must not let anybody in.
 func TestAuthUnprovisionedFailsClosed(t *testing.T) {
 	a := &Auth{Basic: []BasicUser{{"bob", "secret"}}}
-	if user, failure := a.authenticate(basicHeader("bob", "secret")); user != "" || failure != authUnknownUser {
+	if user, _, failure := a.authenticate(basicHeader("bob", "secret")); user != "" || failure != authUnknownUser {
 		t.Errorf("got %q, %q", user, failure)
 	}
 }
@@ -213,7 +213,7 @@ func TestAuthPlaceholders(t *testing.T) {
 		BasicUser{"hashed", "{env.EGRESS_TEST_HASH}"},
 		BasicUser{"braces", "a{b}c"})
 	for user, password := range map[string]string{"env-user": "env:pass", "hashed": "secret", "braces": "a{b}c"} {
-		if got, failure := a.authenticate(basicHeader(user, password)); got != user || failure != "" {
+		if got, _, failure := a.authenticate(basicHeader(user, password)); got != user || failure != "" {
 			t.Errorf("%s: got %q, %q", user, got, failure)
 		}
 	}
@@ -283,7 +283,7 @@ func TestAuthHeaderForms(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			a := newAuth(t, users...)
-			if user, failure := a.authenticate(tc.header); user != tc.user || failure != tc.failure {
+			if user, _, failure := a.authenticate(tc.header); user != tc.user || failure != tc.failure {
 				t.Errorf("got %q, %q; want %q, %q", user, failure, tc.user, tc.failure)
 			}
 		})
@@ -305,10 +305,10 @@ func TestAuthHashes(t *testing.T) {
 	}
 	for range 2 { // the second time from memory
 		for _, u := range users {
-			if user, failure := a.authenticate(basicHeader(u.Username, "secret")); user != u.Username || failure != "" {
+			if user, _, failure := a.authenticate(basicHeader(u.Username, "secret")); user != u.Username || failure != "" {
 				t.Errorf("%s: got %q, %q", u.Password, user, failure)
 			}
-			if user, failure := a.authenticate(basicHeader(u.Username, "Secret")); user != "" || failure != authBadPassword {
+			if user, _, failure := a.authenticate(basicHeader(u.Username, "Secret")); user != "" || failure != authBadPassword {
 				t.Errorf("%s, wrong password: got %q, %q", u.Password, user, failure)
 			}
 		}
@@ -353,7 +353,7 @@ func TestAuthStrangerNeverPasses(t *testing.T) {
 	a := newAuth(t, BasicUser{"bob", bcrypt4})
 	a.classes[0].comparer = comparerFunc(func(_, _ []byte) (bool, error) { return true, nil })
 	a.stranger.class = a.classes[0]
-	if user, failure := a.authenticate(basicHeader("eve", "secret")); user != "" || failure != authUnknownUser {
+	if user, _, failure := a.authenticate(basicHeader("eve", "secret")); user != "" || failure != authUnknownUser {
 		t.Errorf("got %q, %q", user, failure)
 	}
 }
@@ -361,7 +361,7 @@ func TestAuthStrangerNeverPasses(t *testing.T) {
 func TestAuthPlainOnlyDoesNoSlowWork(t *testing.T) {
 	a := newAuth(t, BasicUser{"bob", "secret"})
 	a.verifier = nil // would panic
-	if _, failure := a.authenticate(basicHeader("eve", "x")); failure != authUnknownUser {
+	if _, _, failure := a.authenticate(basicHeader("eve", "x")); failure != authUnknownUser {
 		t.Errorf("got %q", failure)
 	}
 }
@@ -375,17 +375,17 @@ func TestAuthMemoryOverReload(t *testing.T) {
 	same := newAuth(t, BasicUser{"bob", bcrypt4})
 	same.verifier = old.verifier
 	counters := countComparers(same)
-	if user, _ := same.authenticate(basicHeader("bob", "secret")); user != "bob" || takeCounts(counters) != "[0]" {
+	if user, _, _ := same.authenticate(basicHeader("bob", "secret")); user != "bob" || takeCounts(counters) != "[0]" {
 		t.Error("the check was repeated after a reload")
 	}
 
 	otherHash := "$2a$04$h98ohS5O9ZfSs8RfoMKGZeksYkAck5mMrBn.Q8gbckgLTkIBOFWIa" // of "other"
 	changed := newAuth(t, BasicUser{"bob", otherHash})
 	changed.verifier = old.verifier
-	if _, failure := changed.authenticate(basicHeader("bob", "secret")); failure != authBadPassword {
+	if _, _, failure := changed.authenticate(basicHeader("bob", "secret")); failure != authBadPassword {
 		t.Errorf("old password: got %q", failure)
 	}
-	if user, _ := changed.authenticate(basicHeader("bob", "other")); user != "bob" {
+	if user, _, _ := changed.authenticate(basicHeader("bob", "other")); user != "bob" {
 		t.Error("new password refused")
 	}
 }
@@ -410,7 +410,7 @@ func TestAuthComparerErrorIsAFailure(t *testing.T) {
 	a.classes[0].comparer = comparerFunc(func(hashed, _ []byte) (bool, error) {
 		return true, errors.New("cannot read " + string(hashed))
 	})
-	if user, failure := a.authenticate(basicHeader("bob", "secret")); user != "" || failure != authBadPassword {
+	if user, _, failure := a.authenticate(basicHeader("bob", "secret")); user != "" || failure != authBadPassword {
 		t.Errorf("got %q, %q", user, failure)
 	}
 	got := log.String()
@@ -445,7 +445,7 @@ func TestAuthEqualChecksRunOnce(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 20 {
 			wg.Go(func() {
-				if user, _ := a.authenticate(basicHeader("bob", "secret")); user != "bob" {
+				if user, _, _ := a.authenticate(basicHeader("bob", "secret")); user != "bob" {
 					t.Errorf("got %q", user)
 				}
 			})
@@ -531,14 +531,14 @@ func TestAuthConcurrent(t *testing.T) {
 		wg.Go(func() {
 			for j := range 4 {
 				for _, user := range []string{"b4", "argon", "plain"} {
-					if got, failure := a.authenticate(basicHeader(user, "secret")); got != user {
+					if got, _, failure := a.authenticate(basicHeader(user, "secret")); got != user {
 						t.Errorf("%s: got %q, %q", user, got, failure)
 					}
-					if got, failure := a.authenticate(basicHeader(user, fmt.Sprint(i, j%3))); got != "" || failure != authBadPassword {
+					if got, _, failure := a.authenticate(basicHeader(user, fmt.Sprint(i, j%3))); got != "" || failure != authBadPassword {
 						t.Errorf("%s, wrong password: got %q, %q", user, got, failure)
 					}
 				}
-				if got, failure := a.authenticate(basicHeader("eve", "secret")); got != "" || failure != authUnknownUser {
+				if got, _, failure := a.authenticate(basicHeader("eve", "secret")); got != "" || failure != authUnknownUser {
 					t.Errorf("stranger: got %q, %q", got, failure)
 				}
 				a.verifier.remember(sumCredential([]byte{byte(i)}, nil, []byte{byte(j)}))
@@ -563,7 +563,7 @@ func BenchmarkAuth(b *testing.B) {
 		{"missing", a, http.Header{}, authMissing},
 	} {
 		b.Run(bc.name, func(b *testing.B) {
-			if _, failure := bc.auth.authenticate(bc.header); failure != bc.want {
+			if _, _, failure := bc.auth.authenticate(bc.header); failure != bc.want {
 				b.Fatal(failure)
 			}
 			b.ReportAllocs()

@@ -30,7 +30,7 @@ func BenchmarkSelectOneUp(b *testing.B) {
 		b.Run(strings.Trim(config, "{}"), func(b *testing.B) {
 			s := selectionOf(equalWeights(1000)...)
 			for i := range 999 {
-				member(s, i).down.Store(true)
+				memberAt(s, i).down.Store(true)
 			}
 			benchmarkSelect(b, loadedPolicy(b, config), s, 1)
 		})

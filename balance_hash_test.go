@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// places is where destination_hash puts so many keys.
-func places(s *Selection, keys int) []int {
+// placesOf is where destination_hash puts so many keys.
+func placesOf(s *Selection, keys int) []int {
 	p, where := DestinationHashSelection{}, make([]int, keys)
 	for k := range where {
 		s.Destination = fmt.Sprintf("host%d.example:443", k)
@@ -20,9 +20,9 @@ func places(s *Selection, keys int) []int {
 func TestRendezvousIsInProportionToShare(t *testing.T) {
 	const keys = 60_000
 	s := selectionOf(1, 2, 3, 1)
-	member(s, 3).setFactor(0.1)
+	memberAt(s, 3).setFactor(0.1)
 	counts := make([]int, 4)
-	for _, i := range places(s, keys) {
+	for _, i := range placesOf(s, keys) {
 		counts[i]++
 	}
 	for i, share := range []float64{1, 2, 3, 0.1} {
@@ -35,7 +35,7 @@ func TestRendezvousOfPoorKeys(t *testing.T) {
 	const keys, n = 30_000, 10
 	s := selectionOf(equalWeights(n)...)
 	for i := range n {
-		member(s, i).key = uint64(i)
+		memberAt(s, i).key = uint64(i)
 	}
 	counts := make([]int, n)
 	for k := range keys {
@@ -52,28 +52,28 @@ func TestRendezvousIsTheSameEverywhere(t *testing.T) {
 	if h := stableHash(fnvOffset, "foobar"); h != 0x85944171f73967e8 { // FNV-1a's own test vector
 		t.Errorf("stableHash is %#x", h)
 	}
-	if got, want := places(selectionOf(1, 2, 3, 1), 16), []int{1, 2, 2, 2, 1, 1, 2, 2, 3, 3, 2, 2, 0, 0, 1, 2}; !slices.Equal(got, want) {
-		t.Errorf("places %v, want %v", got, want)
+	if got, want := placesOf(selectionOf(1, 2, 3, 1), 16), []int{1, 2, 2, 2, 1, 1, 2, 2, 3, 3, 2, 2, 0, 0, 1, 2}; !slices.Equal(got, want) {
+		t.Errorf("placesOf %v, want %v", got, want)
 	}
 }
 
 func TestRendezvousMovesOnlyTheKeysOfAMemberThatGoes(t *testing.T) {
 	const keys = 20_000
 	s := selectionOf(1, 2, 1, 3, 1)
-	before := places(s, keys)
-	member(s, 3).down.Store(true)
-	for k, now := range places(s, keys) {
+	before := placesOf(s, keys)
+	memberAt(s, 3).down.Store(true)
+	for k, now := range placesOf(s, keys) {
 		if before[k] == 3 && now == 3 || before[k] != 3 && now != before[k] {
 			t.Fatalf("key %d moved from %d to %d when 3 went", k, before[k], now)
 		}
 	}
-	member(s, 3).down.Store(false)
-	if !slices.Equal(places(s, keys), before) {
+	memberAt(s, 3).down.Store(false)
+	if !slices.Equal(placesOf(s, keys), before) {
 		t.Error("not all keys are back when the member is")
 	}
 	// The order of the configuration does not matter.
 	slices.Reverse(s.Members)
-	for k, now := range places(s, keys) {
+	for k, now := range placesOf(s, keys) {
 		if 4-now != before[k] {
 			t.Fatalf("key %d moved from %d to %d when the order changed", k, before[k], 4-now)
 		}
@@ -85,12 +85,12 @@ func TestRendezvousMovesOnlyTheKeysOfAMemberThatGoes(t *testing.T) {
 func TestRendezvousSlowStartMovesEachKeyOnce(t *testing.T) {
 	const keys = 20_000
 	s := selectionOf(1, 1, 1, 1)
-	member(s, 2).down.Store(true)
-	before := places(s, keys)
-	member(s, 2).down.Store(false)
+	memberAt(s, 2).down.Store(true)
+	before := placesOf(s, keys)
+	memberAt(s, 2).down.Store(false)
 	for _, f := range []float64{0.1, 0.3, 0.6, 1} {
-		member(s, 2).setFactor(f)
-		now := places(s, keys)
+		memberAt(s, 2).setFactor(f)
+		now := placesOf(s, keys)
 		taken := 0
 		for k := range keys {
 			if now[k] != before[k] && now[k] != 2 {
@@ -111,33 +111,33 @@ func TestRendezvousBoundedLoad(t *testing.T) {
 	rest := func(inFlight int64) {
 		for i := range s.Members {
 			if i != home {
-				member(s, i).inFlight.Store(inFlight)
+				memberAt(s, i).inFlight.Store(inFlight)
 			}
 		}
 	}
 	// Alone in an idle group: up to 32.
-	member(s, home).inFlight.Store(31)
+	memberAt(s, home).inFlight.Store(31)
 	if got := rendezvous(s, 1); got != home {
 		t.Errorf("31 in flight, others idle: %d, want %d", got, home)
 	}
-	member(s, home).inFlight.Store(32)
+	memberAt(s, home).inFlight.Store(32)
 	next := rendezvous(s, 1)
 	if next == home {
 		t.Errorf("32 in flight, others idle: still %d", next)
 	}
 	// What passes on goes where it would go without its own member.
-	member(s, home).down.Store(true)
+	memberAt(s, home).down.Store(true)
 	if got := rendezvous(s, 1); got != next {
 		t.Errorf("passed to %d, next in line is %d", next, got)
 	}
-	member(s, home).down.Store(false)
+	memberAt(s, home).down.Store(false)
 
 	// Under load: 1.25 times the fair share, which grows with the others.
 	for others := 100; others < 110; others++ {
 		rest(int64(others))
 		most := 0
 		for most < 1000 {
-			member(s, home).inFlight.Store(int64(most))
+			memberAt(s, home).inFlight.Store(int64(most))
 			if rendezvous(s, 1) != home {
 				break
 			}
@@ -158,7 +158,7 @@ func TestRendezvousKeepsEveryMemberWithinTheBound(t *testing.T) {
 	const n, load = 8, 4000
 	s := selectionOf(1, 1, 1, 1, 1, 1, 1, 3)
 	for k := range load {
-		member(s, rendezvous(s, uint64(k%3))).inFlight.Add(1)
+		memberAt(s, rendezvous(s, uint64(k%3))).inFlight.Add(1)
 	}
 	for i, m := range s.Members {
 		if limit := loadBound * load * share(m) / (n + 2); float64(m.InFlight()) > limit+1 {

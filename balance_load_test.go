@@ -26,9 +26,9 @@ func TestLeastConnRelativeToShare(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			s := selectionOf(test.weights...)
 			for i := range test.weights {
-				member(s, i).inFlight.Store(test.inFlight[i])
+				memberAt(s, i).inFlight.Store(test.inFlight[i])
 				if test.factors != nil {
-					member(s, i).setFactor(test.factors[i])
+					memberAt(s, i).setFactor(test.factors[i])
 				}
 			}
 			const rounds = 3000
@@ -50,7 +50,7 @@ func TestLeastConnRelativeToShare(t *testing.T) {
 func TestLeastConnIdle(t *testing.T) {
 	const rounds = 30_000
 	s := selectionOf(1, 3, 1)
-	member(s, 2).setFactor(0.1)
+	memberAt(s, 2).setFactor(0.1)
 	counts := shares(s, loadedPolicy(t, `{"policy":"least_conn"}`), rounds)
 	near(t, "weight 1", counts[0], rounds, 1/4.1)
 	near(t, "weight 3", counts[1], rounds, 3/4.1)
@@ -66,16 +66,16 @@ func keepInFlight(s *Selection, p SelectionPolicy, load, rounds int) []float64 {
 	for k := range rounds {
 		if len(running) == load {
 			j := rand.IntN(load)
-			member(s, running[j]).inFlight.Add(-1)
+			memberAt(s, running[j]).inFlight.Add(-1)
 			running[j] = running[load-1]
 			running = running[:load-1]
 		}
 		i := p.Select(s)
-		member(s, i).inFlight.Add(1)
+		memberAt(s, i).inFlight.Add(1)
 		running = append(running, i)
 		if k >= rounds/2 {
 			for i := range s.Members {
-				average[i] += float64(member(s, i).InFlight()) / float64(rounds-rounds/2)
+				average[i] += float64(memberAt(s, i).InFlight()) / float64(rounds-rounds/2)
 			}
 		}
 	}
@@ -86,9 +86,9 @@ func TestLoadSettlesInProportionToShare(t *testing.T) {
 	for _, config := range []string{`{"policy":"least_conn"}`, `{"policy":"p2c_ewma"}`, `{"policy":"random_choose","choose":3}`} {
 		t.Run(config, func(t *testing.T) {
 			s := selectionOf(1, 3, 1, 2)
-			member(s, 2).setFactor(0.1)
+			memberAt(s, 2).setFactor(0.1)
 			for i := range s.Members {
-				member(s, i).latency.Store(int64(20 * time.Millisecond))
+				memberAt(s, i).latency.Store(int64(20 * time.Millisecond))
 			}
 			got := keepInFlight(s, loadedPolicy(t, config), 610, 30_000)
 			for i, want := range []float64{100, 300, 10, 200} {
@@ -127,9 +127,9 @@ func TestP2CPrefersTheCheaper(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			s := selectionOf(test.weights[:]...)
 			for i := range 2 {
-				member(s, i).latency.Store(int64(test.latency[i]))
-				member(s, i).inFlight.Store(test.inFlight[i])
-				member(s, i).setFactor(test.factors[i])
+				memberAt(s, i).latency.Store(int64(test.latency[i]))
+				memberAt(s, i).inFlight.Store(test.inFlight[i])
+				memberAt(s, i).setFactor(test.factors[i])
 			}
 			const rounds = 1000
 			counts := shares(s, loadedPolicy(t, `{"policy":"p2c_ewma"}`), rounds)
@@ -148,7 +148,7 @@ func TestP2CTakesTwoAtRandom(t *testing.T) {
 	const n, rounds = 20, 40_000
 	s := selectionOf(equalWeights(n)...)
 	for i := range n {
-		member(s, i).latency.Store(int64(i+1) * int64(time.Millisecond))
+		memberAt(s, i).latency.Store(int64(i+1) * int64(time.Millisecond))
 	}
 	counts := shares(s, loadedPolicy(t, `{"policy":"p2c_ewma"}`), rounds)
 	for i := range n {
@@ -161,13 +161,13 @@ func TestP2CUnknownLatencyIsNoMagnet(t *testing.T) {
 	const n = 10
 	s := selectionOf(equalWeights(n)...)
 	for i := 1; i < n; i++ {
-		member(s, i).latency.Store(int64(50 * time.Millisecond))
+		memberAt(s, i).latency.Store(int64(50 * time.Millisecond))
 	}
 	p := loadedPolicy(t, `{"policy":"p2c_ewma"}`)
 	for range 1000 { // and none of them has connected yet
-		member(s, p.Select(s)).inFlight.Add(1)
+		memberAt(s, p.Select(s)).inFlight.Add(1)
 	}
-	if got := member(s, 0).InFlight(); got < 80 || got > 120 {
+	if got := memberAt(s, 0).InFlight(); got < 80 || got > 120 {
 		t.Errorf("%d of 1000 went to the new member of 10", got)
 	}
 }

@@ -24,7 +24,7 @@ func TestFirst(t *testing.T) {
 	if got := sequence(s, p, 4); got != "aaaa" {
 		t.Errorf("got %s, want aaaa", got)
 	}
-	member(s, 0).down.Store(true)
+	memberAt(s, 0).down.Store(true)
 	if got := sequence(s, p, 4); got != "bbbb" {
 		t.Errorf("first down: got %s, want bbbb", got)
 	}
@@ -38,13 +38,13 @@ func TestFirstHonoursFactor(t *testing.T) {
 	const rounds = 20_000
 	p := loadedPolicy(t, `{"policy":"first"}`)
 	s := selectionOf(1, 1, 1)
-	member(s, 0).setFactor(0.1)
+	memberAt(s, 0).setFactor(0.1)
 	counts := shares(s, p, rounds)
 	near(t, "first, coming back", counts[0], rounds, 0.1)
 	near(t, "second", counts[1], rounds, 0.9)
 
-	member(s, 1).down.Store(true)
-	member(s, 2).setFactor(0.5)
+	memberAt(s, 1).down.Store(true)
+	memberAt(s, 2).setFactor(0.5)
 	counts = shares(s, p, rounds)
 	near(t, "first, when all hold back", counts[0], rounds, 0.1+0.9*0.5)
 	near(t, "third", counts[2], rounds, 0.9*0.5)
@@ -57,16 +57,16 @@ func TestRoundRobinSequence(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 	// The member behind one that is down does not get two turns.
-	member(s, 1).down.Store(true)
+	memberAt(s, 1).down.Store(true)
 	if got := sequence(s, p, 7); got != "cdacdac" {
 		t.Errorf("second down: got %s", got)
 	}
-	member(s, 2).down.Store(true)
+	memberAt(s, 2).down.Store(true)
 	if got := sequence(s, p, 5); got != "dadad" {
 		t.Errorf("second and third down: got %s", got)
 	}
-	member(s, 1).down.Store(false)
-	member(s, 2).down.Store(false)
+	memberAt(s, 1).down.Store(false)
+	memberAt(s, 2).down.Store(false)
 	if got := sequence(s, p, 5); got != "abcda" {
 		t.Errorf("all up again: got %s", got)
 	}
@@ -77,7 +77,7 @@ func TestRoundRobinAmongFewEligible(t *testing.T) {
 	for _, config := range []string{`{"policy":"round_robin"}`, `{"policy":"weighted_round_robin"}`} {
 		s := selectionOf(equalWeights(1000)...)
 		for i := range s.Members {
-			member(s, i).down.Store(i != 17 && i != 18 && i != 900)
+			memberAt(s, i).down.Store(i != 17 && i != 18 && i != 900)
 		}
 		counts := shares(s, loadedPolicy(t, config), 300)
 		if counts[17] != 100 || counts[18] != 100 || counts[900] != 100 {
@@ -90,8 +90,8 @@ func TestRoundRobinAmongFewEligible(t *testing.T) {
 func TestRoundRobinAllHoldBack(t *testing.T) {
 	const rounds = 20_000
 	s := selectionOf(1, 1)
-	member(s, 0).setFactor(0.001)
-	member(s, 1).setFactor(0.003)
+	memberAt(s, 0).setFactor(0.001)
+	memberAt(s, 1).setFactor(0.003)
 	counts := shares(s, loadedPolicy(t, `{"policy":"round_robin"}`), rounds)
 	if share := float64(counts[0]) / rounds; share < 0.22 || share > 0.28 {
 		t.Errorf("a third of the other's factor: %v, want about 0.25", share)
@@ -151,12 +151,12 @@ func TestWeightedRoundRobinIsSmooth(t *testing.T) {
 
 func TestWeightedRoundRobinHugeWeights(t *testing.T) {
 	s := selectionOf(1_000_003, 500_001, 1, math.MaxInt)
-	member(s, 3).down.Store(true)
+	memberAt(s, 3).down.Store(true)
 	p := new(WeightedRoundRobinSelection)
 	if n := len(p.turns(s.Members).cycle); n > maxTurns+len(s.Members) {
 		t.Errorf("a cycle of %d turns", n)
 	}
-	member(s, 3).weight.Store(1)
+	memberAt(s, 3).weight.Store(1)
 	p = new(WeightedRoundRobinSelection)
 	counts := shares(s, p, 15_000)
 	if counts[0] < 9_900 || counts[0] > 10_100 || counts[1] < 4_900 || counts[1] > 5_100 {
@@ -182,7 +182,7 @@ func TestWeightedRoundRobinWhenMembersChange(t *testing.T) {
 	}
 	// A weight changes in place; that is seen at the latest when it is the
 	// turn of its member.
-	member(s, 0).weight.Store(4)
+	memberAt(s, 0).weight.Store(4)
 	sequence(s, p, 1)
 	counts := shares(s, p, 600)
 	if counts[0] != 400 || counts[1] != 100 {

@@ -10,8 +10,8 @@ func TestRandomIsInProportionToShare(t *testing.T) {
 	for _, n := range []int{2, 5, 60} { // fewer and more than are probed
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			s, sum := selectionOf(equalWeights(n)...), float64(n)+2-0.5
-			member(s, 0).weight.Store(3)
-			member(s, 1).setFactor(0.5)
+			memberAt(s, 0).weight.Store(3)
+			memberAt(s, 1).setFactor(0.5)
 			counts := shares(s, loadedPolicy(t, `{"policy":"random"}`), rounds)
 			near(t, "weight 3", counts[0], rounds, 3/sum)
 			near(t, "factor 0.5", counts[1], rounds, 0.5/sum)
@@ -27,9 +27,9 @@ func TestRandomAmongFewEligible(t *testing.T) {
 	const n, rounds = 200, 20_000
 	s := selectionOf(equalWeights(n)...)
 	for i := range n {
-		member(s, i).down.Store(i != 0 && i != 100 && i != 199)
+		memberAt(s, i).down.Store(i != 0 && i != 100 && i != 199)
 	}
-	member(s, 100).weight.Store(2)
+	memberAt(s, 100).weight.Store(2)
 	counts := shares(s, loadedPolicy(t, `{"policy":"random"}`), rounds)
 	near(t, "first", counts[0], rounds, 0.25)
 	near(t, "middle", counts[100], rounds, 0.5)
@@ -41,13 +41,13 @@ func TestRandomAmongFewEligible(t *testing.T) {
 func TestSamplerForgetsTheHeaviest(t *testing.T) {
 	const n, rounds = 30, 30_000
 	s := selectionOf(equalWeights(n)...)
-	member(s, 0).weight.Store(1000)
+	memberAt(s, 0).weight.Store(1000)
 	p := new(RandomSelection)
 	shares(s, p, 1000)
 	if got := p.sampler.heaviest.Load(); got != 1000 {
 		t.Errorf("heaviest %d, want 1000", got)
 	}
-	member(s, 0).weight.Store(2)
+	memberAt(s, 0).weight.Store(2)
 	shares(s, p, 1000)
 	if got := p.sampler.heaviest.Load(); got != 2 {
 		t.Errorf("heaviest %d, want 2", got)
@@ -63,7 +63,7 @@ func TestRandomChooseTakesTheLeastLoadedOfTheChosen(t *testing.T) {
 		t.Run(fmt.Sprint(choose), func(t *testing.T) {
 			s := selectionOf(equalWeights(n)...)
 			for i := range n {
-				member(s, i).inFlight.Store(int64(10 + i))
+				memberAt(s, i).inFlight.Store(int64(10 + i))
 			}
 			counts := shares(s, loadedPolicy(t, fmt.Sprintf(`{"policy":"random_choose","choose":%d}`, choose)), rounds)
 			// Member i wins if it is chosen, and the others are chosen

@@ -33,7 +33,7 @@ func (m *fakeMember) InFlight() int          { return int(m.inFlight.Load()) }
 func (m *fakeMember) Latency() time.Duration { return time.Duration(m.latency.Load()) }
 func (m *fakeMember) Available() bool        { return !m.down.Load() }
 func (m *fakeMember) setFactor(f float64)    { m.factor.Store(math.Float64bits(f)) }
-func member(s *Selection, i int) *fakeMember { return s.Members[i].(*fakeMember) }
+func memberAt(s *Selection, i int) *fakeMember { return s.Members[i].(*fakeMember) }
 
 // selectionOf makes a selection among members of these weights.
 func selectionOf(weights ...int) *Selection {
@@ -132,7 +132,7 @@ func TestSelectNoneEligible(t *testing.T) {
 		for _, n := range []int{1, 3, 100} {
 			s := selectionOf(equalWeights(n)...)
 			for i := range n {
-				member(s, i).down.Store(true)
+				memberAt(s, i).down.Store(true)
 			}
 			if got := p.Select(s); got != -1 {
 				t.Errorf("%d members, all down: %d, want -1", n, got)
@@ -146,19 +146,19 @@ func TestSelectOnlyOneEligible(t *testing.T) {
 		for _, n := range []int{1, 2, 9, 1000} {
 			s := selectionOf(equalWeights(n)...)
 			for i := range n {
-				member(s, i).down.Store(true)
+				memberAt(s, i).down.Store(true)
 			}
 			for range 20 {
 				i := rand.IntN(n)
-				member(s, i).down.Store(false)
+				memberAt(s, i).down.Store(false)
 				// A factor of nothing and no weight is no reason to
 				// serve nobody.
-				member(s, i).setFactor([]float64{1, 0.01, 0, -1, math.NaN()}[rand.IntN(5)])
-				member(s, i).weight.Store(rand.Int64N(3))
+				memberAt(s, i).setFactor([]float64{1, 0.01, 0, -1, math.NaN()}[rand.IntN(5)])
+				memberAt(s, i).weight.Store(rand.Int64N(3))
 				if got := p.Select(s); got != i {
 					t.Errorf("%d members, only %d up: %d", n, i, got)
 				}
-				member(s, i).down.Store(true)
+				memberAt(s, i).down.Store(true)
 			}
 		}
 	})
@@ -169,7 +169,7 @@ func TestSelectOnlyOneEligible(t *testing.T) {
 func TestSelectBehindHeavyMemberThatIsDown(t *testing.T) {
 	forEveryPolicy(t, func(t *testing.T, p SelectionPolicy) {
 		s := selectionOf(1_000_000, 1)
-		member(s, 0).down.Store(true)
+		memberAt(s, 0).down.Store(true)
 		for range 50 {
 			if got := p.Select(s); got != 1 {
 				t.Fatalf("got %d, want 1", got)
@@ -240,7 +240,7 @@ func TestSelectHonoursFactor(t *testing.T) {
 				t.Skip("has its own test")
 			}
 			s := selectionOf(equalWeights(n)...)
-			member(s, 1).setFactor(0.1)
+			memberAt(s, 1).setFactor(0.1)
 			got := 0
 			for k := range rounds {
 				s.ClientIP = fmt.Sprint("192.0.2.", k)
@@ -268,10 +268,10 @@ func TestSelectDoesNotAllocate(t *testing.T) {
 			s.Request.Header.Set("X-Session", "abc")
 			s.Request.Header.Set("Cookie", `theme=dark; sid="abc"`)
 			for i := range n {
-				member(s, i).inFlight.Store(int64(i % 50))
-				member(s, i).down.Store(i%10 == 5)
+				memberAt(s, i).inFlight.Store(int64(i % 50))
+				memberAt(s, i).down.Store(i%10 == 5)
 				if i%7 == 3 {
-					member(s, i).setFactor(0.5)
+					memberAt(s, i).setFactor(0.5)
 				}
 			}
 			p.Select(s) // weighted_round_robin lays out its turns
@@ -298,7 +298,7 @@ func TestSelectWhileAvailabilityFlips(t *testing.T) {
 				default:
 				}
 				if i := rand.IntN(n); i != steady {
-					m := member(s, i)
+					m := memberAt(s, i)
 					m.down.Store(!m.down.Load())
 					m.inFlight.Store(rand.Int64N(100))
 					m.weight.Store(1 + rand.Int64N(3))

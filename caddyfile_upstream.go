@@ -137,20 +137,9 @@ func (g *UpstreamGroup) addBalancingWords(d *caddyfile.Dispenser, words map[stri
 		}
 		return g.LoadBalancing
 	}
-	words["lb_policy"] = func() error {
-		if !d.NextArg() {
-			return d.ArgErr()
-		}
-		name := d.Val()
-		module, err := caddyfile.UnmarshalModule(d, policyNamespace+"."+name)
-		if err != nil {
-			return err
-		}
-		if _, ok := module.(SelectionPolicy); !ok {
-			return d.Errf("lb_policy: module '%s' is no selection policy", name)
-		}
-		lb().SelectionPolicyRaw = caddyconfig.JSONModuleObject(module, "policy", name, nil)
-		return nil
+	words["lb_policy"] = func() (err error) {
+		lb().SelectionPolicyRaw, err = unmarshalPolicy(d)
+		return err
 	}
 	words["lb_retries"] = func() error { return count(d, &lb().Retries, "off") }
 	words["lb_try_duration"] = func() error { return duration(d, &lb().TryDuration, "") }

@@ -1,7 +1,6 @@
 package egress
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -123,26 +122,18 @@ func (g *group) provisionModules(ctx caddy.Context) error {
 		return err
 	}
 	g.events = app.(*caddyevents.App)
-	lb := g.cfg.LoadBalancing
-	if lb == nil || len(lb.SelectionPolicyRaw) == 0 {
-		lb = &LoadBalancing{SelectionPolicyRaw: json.RawMessage(`{"policy":"p2c_ewma"}`)}
-	}
-	module, err := ctx.LoadModule(lb, "SelectionPolicyRaw")
+	g.policy, err = loadPolicy(ctx, &g.lb, "SelectionPolicyRaw", g.lb.SelectionPolicyRaw, new(PeakEWMASelection))
 	if err != nil {
 		return fmt.Errorf("load_balancing.selection_policy: %w", err)
 	}
-	policy, ok := module.(SelectionPolicy)
-	if !ok {
-		return fmt.Errorf("load_balancing.selection_policy: %T is no selection policy", module)
-	}
-	g.policy = policy
 	if len(g.cfg.DynamicRaw) == 0 {
 		return nil
 	}
-	module, err = ctx.LoadModule(g.cfg, "DynamicRaw")
+	module, err := ctx.LoadModule(g.cfg, "DynamicRaw")
 	if err != nil {
 		return fmt.Errorf("dynamic: %w", err)
 	}
+	var ok bool
 	if g.source, ok = module.(reverseproxy.UpstreamSource); !ok {
 		return fmt.Errorf("dynamic: %T is no source of upstreams", module)
 	}

@@ -48,6 +48,13 @@ func (c *circuitTest) ask(dest target.Target) report {
 	return report
 }
 
+// end asks for a destination that must be let through, and tells how it went.
+func (c *circuitTest) end(dest target.Target, err error) {
+	c.Helper()
+	r := c.ask(dest)
+	r.tell(err)
+}
+
 // refused asks for a destination that must be refused, and returns for how
 // long.
 func (c *circuitTest) refused(dest target.Target) time.Duration {
@@ -70,7 +77,7 @@ func (c *circuitTest) refused(dest target.Target) time.Duration {
 func (c *circuitTest) fail(dest target.Target, n int) {
 	c.Helper()
 	for range n {
-		c.ask(dest)(errRefused)
+		c.end(dest, errRefused)
 	}
 }
 
@@ -95,7 +102,7 @@ func TestCircuitOpensAndCloses(t *testing.T) {
 		if after := c.refused(dest); after != 2*time.Second {
 			t.Errorf("open for %s", after)
 		}
-		c.ask(origin(2))(nil) // others are not concerned
+		c.end(origin(2), nil) // others are not concerned
 		time.Sleep(900 * time.Millisecond)
 		if after := c.refused(dest); after != 1100*time.Millisecond {
 			t.Errorf("open for another %s", after)
@@ -106,9 +113,9 @@ func TestCircuitOpensAndCloses(t *testing.T) {
 		for range 50 {
 			c.refused(dest)
 		}
-		probe(nil)
+		probe.tell(nil)
 		for range 50 {
-			c.ask(dest)(nil)
+			c.end(dest, nil)
 		}
 		c.tracked(0)
 		messages := make([]string, 0, 2)
@@ -135,13 +142,13 @@ func TestCircuitPausesGrow(t *testing.T) {
 				t.Errorf("open for %s, want %d ms", after, want)
 			}
 			time.Sleep(after)
-			c.ask(dest)(errRefused)
+			c.end(dest, errRefused)
 		}
 		if n := c.logs.Len(); n != 1 {
 			t.Errorf("%d lines in the log, want one for the change of state", n)
 		}
 		time.Sleep(c.refused(dest))
-		c.ask(dest)(nil)
+		c.end(dest, nil)
 		c.fail(dest, 5)
 		if after := c.refused(dest); after != 2*time.Second {
 			t.Errorf("open for %s after it had recovered", after)
@@ -160,9 +167,9 @@ func TestCircuitProbeGivesTurnBack(t *testing.T) {
 				for range 3 {
 					probe := c.ask(dest)
 					c.refused(dest)
-					probe(err)
+					probe.tell(err)
 				}
-				c.ask(dest)(nil)
+				c.end(dest, nil)
 				c.tracked(0)
 			})
 		})
@@ -191,7 +198,7 @@ func TestCircuitIsNotCharged(t *testing.T) {
 		t.Run(err.Error(), func(t *testing.T) {
 			c := newCircuitTest(t)
 			for range 100 {
-				c.ask(origin(1))(err)
+				c.end(origin(1), err)
 			}
 			c.tracked(0)
 		})
@@ -212,7 +219,7 @@ func TestCircuitIsCharged(t *testing.T) {
 		t.Run(err.Error(), func(t *testing.T) {
 			c := newCircuitTest(t)
 			for range 5 {
-				c.ask(origin(1))(err)
+				c.end(origin(1), err)
 			}
 			c.refused(origin(1))
 		})
@@ -224,7 +231,7 @@ func TestCircuitCountsFailuresInARow(t *testing.T) {
 	c, dest := newCircuitTest(t), origin(1)
 	for range 10 {
 		c.fail(dest, 4)
-		c.ask(dest)(nil)
+		c.end(dest, nil)
 		c.tracked(0)
 	}
 }
@@ -237,7 +244,7 @@ func TestCircuitWindow(t *testing.T) {
 			c.fail(dest, 1)
 			time.Sleep(8 * time.Second)
 		}
-		c.ask(dest)(nil)
+		c.end(dest, nil)
 	})
 }
 
@@ -247,12 +254,12 @@ func TestCircuitLateResults(t *testing.T) {
 		c, dest := newCircuitTest(t), origin(1)
 		late := []report{c.ask(dest), c.ask(dest), c.ask(dest)}
 		c.fail(dest, 5)
-		late[0](errRefused)
-		late[1](context.Canceled)
+		late[0].tell(errRefused)
+		late[1].tell(context.Canceled)
 		if after := c.refused(dest); after != 2*time.Second {
 			t.Errorf("open for %s", after)
 		}
-		late[2](nil)
+		late[2].tell(nil)
 		c.ask(dest)
 		c.tracked(0)
 	})
@@ -291,7 +298,7 @@ func TestCircuitTracksSoMany(t *testing.T) {
 		c.fail(origin(maxDestinations+1), 5)
 		c.refused(origin(maxDestinations + 1))
 		c.refused(origin(0))
-		probe(errRefused)
+		probe.tell(errRefused)
 		c.tracked(2)
 	})
 }
@@ -383,7 +390,8 @@ func TestCircuitOneProbeOfMany(t *testing.T) {
 			if n := through.Load(); n != 1 {
 				t.Fatalf("%d requests went through", n)
 			}
-			(<-probe)(errRefused)
+			last := <-probe
+			last.tell(errRefused)
 		}
 	})
 }

@@ -39,7 +39,7 @@ func TestSafeToRepeat_RFC9110_9_2_2(t *testing.T) {
 }
 
 func TestRetryBudget(t *testing.T) {
-	var b retryBudget
+	b := newRetryBudget(retryBudgetShare, maxRetries)
 	for range 15 {
 		b.begin()
 	}
@@ -73,7 +73,7 @@ func TestRetryBudget(t *testing.T) {
 // in the end everything is back at zero.
 func TestRetryBudget_Model(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		var b retryBudget
+		b := newRetryBudget(retryBudgetShare, maxRetries)
 		var live []*retries
 		holding := func() (n int64) {
 			for _, r := range live {
@@ -97,7 +97,7 @@ func TestRetryBudget_Model(t *testing.T) {
 				r.end()
 				others := holding()
 				want := made == 0 || made < 2 && others < max(3, int64(len(live))/5)
-				if got := r.next(&b); got != want {
+				if got := r.next(b); got != want {
 					t.Fatalf("retry %d with %d others of %d requests: %v", made+1, others, len(live), got)
 				}
 			},

@@ -3,12 +3,12 @@ package egress
 // elsewhere says what to write instead of words that people bring along from
 // other directives.
 var elsewhere = map[string]string{
-	"fail_duration":     "circuit { window … } for upstreams, destination_circuit { window … } for destinations",
-	"max_fails":         "circuit { consecutive_failures … } for upstreams, destination_circuit { failures … } for destinations",
+	"fail_duration":     "circuit { window … } or destination_circuit { window … }",
+	"max_fails":         "circuit { consecutive_failures … } or destination_circuit { failures … }",
 	"unhealthy_status":  "nothing: the answer of an origin is no sign of its health, nor of that of an upstream",
 	"unhealthy_latency": "nothing: lb_policy p2c_ewma avoids slow upstreams",
 	"to":                "upstream",
-	"health_uri":        "health_check http <url>",
+	"health_uri":        "health_check",
 	"dial_timeout":      "transport { dial_timeout … }",
 	"max_idle_conns":    "transport { keepalive_idle_conns … }",
 	"basicauth":         "basic_auth",
