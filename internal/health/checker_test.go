@@ -41,7 +41,7 @@ type lab struct {
 	results []CheckOutcome
 }
 
-// newLab starts checks of n members without jitter.
+// newLab returns a lab of n members, whose checks begin with restart, without jitter.
 func newLab(t *testing.T, n int, change func(*CheckerConfig)) *lab {
 	l := &lab{
 		t: t, g: newGroup(t, n, exactConfig()), start: time.Now(),
@@ -61,7 +61,6 @@ func newLab(t *testing.T, n int, change func(*CheckerConfig)) *lab {
 	if change != nil {
 		change(&l.cfg)
 	}
-	l.restart()
 	return l
 }
 
@@ -155,6 +154,7 @@ func TestCheckerTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 1, nil)
 		defer func() { l.c.Stop() }()
+		l.restart()
 		l.wait(25 * sec)
 		l.expect("up", &l.checks, "0 0, 10 0, 20 0")
 		l.set(errTarget, 0)
@@ -176,6 +176,7 @@ func TestCheckerTimesWhileDown(t *testing.T) {
 		l := newLab(t, 1, nil)
 		defer func() { l.c.Stop() }()
 		l.set(errTarget, 0)
+		l.restart()
 		l.wait(4 * time.Minute)
 		l.expect("down at once", &l.checks, "0 0, 10 0, 26 0, 51.6 0, 1m32.56 0, 2m32.56 0, 3m32.56 0")
 		l.set(nil, 0)
@@ -189,6 +190,7 @@ func TestCheckerIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 1, nil)
 		defer func() { l.c.Stop() }()
+		l.restart()
 		time.Sleep(135 * sec)
 		l.expect("nobody uses it", &l.checks, "0 0, 10 0, 1m10 0, 2m10 0")
 		l.wait(11 * sec) // in use again at 135: 10 s after the last one
@@ -205,7 +207,6 @@ func TestCheckerIdle(t *testing.T) {
 func TestCheckerJitter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 1, nil)
-		l.c.Stop()
 		var times []time.Time
 		l.cfg.Check = func(context.Context, *Member, string) error {
 			times = append(times, time.Now())
@@ -236,6 +237,7 @@ func TestCheckerTimeout(t *testing.T) {
 		l := newLab(t, 1, func(c *CheckerConfig) { c.Targets = []string{"a", "b"} })
 		defer func() { l.c.Stop() }()
 		l.setHang(true)
+		l.restart()
 		l.wait(7 * sec)
 		l.expect("each target has its time", &l.checks, "0 0 a, 3 0 b")
 		l.expect("edges", &l.edges, "6 0 unhealthy")
@@ -247,6 +249,7 @@ func TestCheckerTargets(t *testing.T) {
 		l := newLab(t, 1, func(c *CheckerConfig) { c.Targets = []string{"a", "b"} })
 		defer func() { l.c.Stop() }()
 		l.setTarget("a", errTarget)
+		l.restart()
 		l.wait(15 * sec)
 		l.expect("one that passes is enough", &l.checks, "0 0 a, 0 0 b, 10 0 a, 10 0 b")
 		l.set(ErrUnreachable, 0)
@@ -263,6 +266,7 @@ func TestTargetDown(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			l := newLab(t, n, func(c *CheckerConfig) { c.Targets = []string{"a"} })
 			defer func() { l.c.Stop() }()
+			l.restart()
 			l.wait(12 * sec)
 			l.take(&l.edges)
 			// The members are not checked at the same time.
@@ -295,6 +299,7 @@ func TestOneFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 3, func(c *CheckerConfig) { c.Targets = []string{"a"} })
 		defer func() { l.c.Stop() }()
+		l.restart()
 		l.wait(5 * sec)
 		l.take(&l.edges)
 		l.take(&l.checks)
@@ -314,6 +319,7 @@ func TestAllUnreachable(t *testing.T) {
 		l := newLab(t, 3, func(c *CheckerConfig) { c.Targets = []string{"a"} })
 		defer func() { l.c.Stop() }()
 		l.set(fmt.Errorf("%w: refused", ErrUnreachable), 0, 1, 2)
+		l.restart()
 		l.wait(sec)
 		for i := range 3 {
 			if l.status(i).Active != Down {
@@ -329,6 +335,7 @@ func TestNoTargets(t *testing.T) {
 		l := newLab(t, 3, nil)
 		defer func() { l.c.Stop() }()
 		l.set(errTarget, 0, 1, 2)
+		l.restart()
 		l.wait(sec)
 		if l.status(0).Active != Down || l.status(2).Active != Down {
 			t.Error("not down")
@@ -342,6 +349,7 @@ func TestHeldByOneThatLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2, func(c *CheckerConfig) { c.Targets = []string{"a"}; c.Timeout = time.Hour })
 		defer func() { l.c.Stop() }()
+		l.restart()
 		l.wait(5 * sec)
 		l.take(&l.checks)
 		members := l.g.Members()
@@ -365,6 +373,7 @@ func TestStopCountsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 50, func(c *CheckerConfig) { c.Targets = []string{"a"} })
 		l.setHang(true)
+		l.restart()
 		time.Sleep(sec)
 		before := time.Now()
 		l.c.Stop()
@@ -387,6 +396,7 @@ func TestReloads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 3, nil)
 		defer func() { l.c.Stop() }()
+		l.restart()
 		l.wait(5 * sec)
 		l.take(&l.checks)
 		for range 200 {
@@ -436,6 +446,7 @@ func TestTwoCheckers(t *testing.T) {
 		if err := other.SetMembers(l.g.Members()); err != nil {
 			t.Fatal(err)
 		}
+		l.restart()
 		synctest.Wait()
 		c, err := startChecker(other, l.cfg, func() float64 { return 0.5 })
 		if err != nil {
@@ -457,6 +468,7 @@ func TestMembersComeAndGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2, nil)
 		defer func() { l.c.Stop() }()
+		l.restart()
 		l.wait(5 * sec)
 		l.take(&l.checks)
 		members := l.g.Members()
@@ -476,6 +488,7 @@ func TestCheckNow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2, nil)
 		defer func() { l.c.Stop() }()
+		l.restart()
 		l.wait(5 * sec)
 		l.take(&l.checks)
 		l.c.CheckNow(l.g.Members()[1])
@@ -499,6 +512,7 @@ func TestMaintenanceEndsChecks(t *testing.T) {
 		defer func() { l.c.Stop() }()
 		l.g.Members()[0].Upstream.SetAdmin(Maint)
 		l.g.Members()[1].Upstream.SetAdmin(Drain)
+		l.restart()
 		l.wait(15 * sec)
 		l.expect("only the drained one", &l.checks, "0 1, 10 1")
 		l.g.Members()[0].Upstream.SetAdmin(Ready)
@@ -513,6 +527,7 @@ func TestConcurrencyIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 1000, nil)
 		l.setHang(true)
+		l.restart()
 		l.wait(100 * sec)
 		l.c.Stop()
 		if l.most != 32 {
@@ -533,6 +548,7 @@ func TestUnauthorizedCheck(t *testing.T) {
 		l := newLab(t, 2, func(c *CheckerConfig) { c.Targets = []string{"a"}; c.ProvesAuth = true })
 		defer func() { l.c.Stop() }()
 		l.set(fmt.Errorf("407: %w", ErrUnauthorized), 0)
+		l.restart()
 		l.wait(2 * time.Minute)
 		l.expect("edges", &l.edges, "0 1 , 26 0 auth_failed")
 		if s := l.status(0); s.Active != Unknown || s.InRotation() {

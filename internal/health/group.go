@@ -1,8 +1,10 @@
 package health
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -85,7 +87,8 @@ func (g *Group) replace(members []*Member) error {
 	for _, m := range g.Members() {
 		before[m.Upstream] = true
 	}
-	members = append([]*Member(nil), members...)
+	members = slices.Clone(members)
+	slices.SortStableFunc(members, func(a, b *Member) int { return cmp.Compare(a.Priority, b.Priority) })
 	g.members.Store(&members)
 	for u := range next {
 		if !before[u] {
@@ -114,7 +117,7 @@ func (g *Group) Close() {
 	_ = g.replace(nil) // no members: no error
 }
 
-// Members returns the members. The slice must not be changed.
+// Members returns the members, by priority. The slice must not be changed.
 func (g *Group) Members() []*Member { return *g.members.Load() }
 
 // Available returns who may be picked at now. It also tells the Checker that the

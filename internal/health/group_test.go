@@ -88,10 +88,11 @@ func TestSurvey(t *testing.T) {
 		{"edk1kdd", "0 2 | 3 (panic)"},
 		{"edd1kd1e", "3 5 | 0! (panic)"},
 	} {
-		cfg := exactConfig()
-		cfg.MaxEjected = 1
-		s, _ := survey(instantAt(sec), &cfg, membersOf(tc.members))
-		if got := picks(s); got != tc.want {
+		g := NewGroup(GroupConfig{UpstreamConfig: exactConfig()})
+		if err := g.SetMembers(membersOf(tc.members)); err != nil {
+			t.Fatal(err)
+		}
+		if got := picks(g.Available(at(sec))); got != tc.want {
 			t.Errorf("%s: %q, want %q", tc.members, got, tc.want)
 		}
 	}

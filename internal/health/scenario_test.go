@@ -60,6 +60,7 @@ func TestScenario22(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			l := newLab(t, 3, func(c *CheckerConfig) { c.Targets = []string{"check.example:443"} })
 			defer func() { l.c.Stop() }()
+			l.restart()
 			l.wait(5 * sec)
 			l.take(&l.edges)
 			if deadUplink {
@@ -109,6 +110,7 @@ func TestScenario22TargetDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 3, func(c *CheckerConfig) { c.Targets = []string{"check.example:443"} })
 		defer func() { l.c.Stop() }()
+		l.restart()
 		l.wait(5 * sec)
 		l.take(&l.edges)
 		l.setTarget("check.example:443", errTarget)
@@ -200,6 +202,7 @@ func TestUnanswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2, func(c *CheckerConfig) { c.Targets = []string{"a"} })
 		defer func() { l.c.Stop() }()
+		l.restart()
 		l.wait(5 * sec)
 		m := l.g.Members()[0]
 		timeout := func(started time.Time) Outcome {
