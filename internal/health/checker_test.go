@@ -252,10 +252,14 @@ func TestCheckerTargets(t *testing.T) {
 		l.restart()
 		l.wait(15 * sec)
 		l.expect("one that passes is enough", &l.checks, "0 0 a, 0 0 b, 10 0 a, 10 0 b")
+		l.setTarget("a", nil)
+		l.setTarget("b", errTarget)
+		l.wait(10 * sec)
+		l.expect("the first will do", &l.checks, "20 0 a")
 		l.set(ErrUnreachable, 0)
 		l.wait(10 * sec)
-		l.expect("no other target helps", &l.checks, "20 0 a, 21 0 a, 22 0 a")
-		l.expect("edges", &l.edges, "0 0 , 22 0 unhealthy")
+		l.expect("no other target helps", &l.checks, "30 0 a, 31 0 a, 32 0 a")
+		l.expect("edges", &l.edges, "0 0 , 32 0 unhealthy")
 	})
 }
 
@@ -313,6 +317,27 @@ func TestOneFails(t *testing.T) {
 	})
 }
 
+// TestOneFailsSlowly: a pass of another one while the check was under way is proof
+// enough.
+func TestOneFailsSlowly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 2, func(c *CheckerConfig) { c.Targets = []string{"a"} })
+		defer func() { l.c.Stop() }()
+		l.restart()
+		l.wait(4 * sec)
+		l.take(&l.checks)
+		l.set(errHang, 0)
+		l.c.CheckNow(l.g.Members()[0])
+		l.wait(sec)
+		l.c.CheckNow(l.g.Members()[1])
+		l.wait(2500 * time.Millisecond)
+		l.expect("no witness was needed", &l.checks, "4 0 a, 5 1 a")
+		if r := l.outcomes(); len(r) != 4 || r[3] != Failed {
+			t.Errorf("%v", r)
+		}
+	})
+}
+
 // TestAllUnreachable: that is not the target's fault.
 func TestAllUnreachable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -365,6 +390,58 @@ func TestHeldByOneThatLeaves(t *testing.T) {
 		l.expect("alone, its failures are its own", &l.checks, "45 0 a, 46 0 a, 47 0 a")
 		if l.status(0).Active != Down {
 			t.Errorf("is %s", l.status(0).Active)
+		}
+	})
+}
+
+// TestHeldThatLeaves: nobody is asked any more about a member that is gone.
+func TestHeldThatLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 3, func(c *CheckerConfig) { c.Targets = []string{"a"} })
+		defer func() { l.c.Stop() }()
+		l.restart()
+		l.wait(5 * sec)
+		members := l.g.Members()
+		l.set(errTarget, 0)
+		l.set(errHang, 1, 2)
+		l.c.CheckNow(members[0])
+		l.wait(sec)
+		if err := l.g.SetMembers(members[1:]); err != nil {
+			t.Fatal(err)
+		}
+		l.set(nil, 1, 2)
+		l.wait(2500 * time.Millisecond) // until the witness has timed out, and been told on
+		l.take(&l.checks)
+		l.wait(30 * sec)
+		if n := len(strings.Split(l.take(&l.checks), ",")); n > 8 {
+			t.Errorf("%d checks of 2 members in 30 s", n)
+		}
+		if s := members[0].Upstream.Status(); s.Active != Up || s.CheckFailed {
+			t.Errorf("the one that left: %+v", s)
+		}
+	})
+}
+
+// TestCheckedThatLeaves: the check under way of a member that goes counts as
+// nothing, and no other follows.
+func TestCheckedThatLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 2, nil)
+		defer func() { l.c.Stop() }()
+		l.set(errHang, 0)
+		l.restart()
+		l.wait(sec)
+		members := l.g.Members()
+		if err := l.g.SetMembers(members[1:]); err != nil {
+			t.Fatal(err)
+		}
+		l.wait(60 * sec)
+		if s := members[0].Upstream.Status(); s != (Status{}) {
+			t.Errorf("%+v", s)
+		}
+		got := l.take(&l.checks)
+		if n := strings.Count(got+",", "0 0,"); n != 1 {
+			t.Errorf("%d checks of the one that left: %q", n, got)
 		}
 	})
 }

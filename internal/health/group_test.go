@@ -232,12 +232,18 @@ func TestCapOfEveryGroup(t *testing.T) {
 // TestConcurrentEjection: members that fail at the same time do not exceed the cap
 // together.
 func TestConcurrentEjection(t *testing.T) {
-	for range 20 {
+	for range 300 {
 		g := newGroup(t, 8, exactConfig())
 		var wg sync.WaitGroup
+		begin := make(chan struct{})
 		for i := range 8 {
-			wg.Go(func() { groupObserve(g, i, 0, 5, Observation{Kind: Failure}) })
+			groupObserve(g, i, 0, 4, Observation{Kind: Failure})
+			wg.Go(func() {
+				<-begin
+				groupObserve(g, i, 0, 1, Observation{Kind: Failure})
+			})
 		}
+		close(begin)
 		wg.Wait()
 		if s := g.Available(at(0)); s.InRotation != 4 {
 			t.Fatalf("%d of 8 in rotation", s.InRotation)

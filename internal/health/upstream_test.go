@@ -405,3 +405,23 @@ func TestAdmin(t *testing.T) {
 	}
 	probeAt(t, v, time.Hour)
 }
+
+// TestBreakerGivesOneTurn: only an open circuit whose time is over has one to give.
+func TestBreakerGivesOneTurn(t *testing.T) {
+	for _, tc := range []struct {
+		state State
+		now   time.Duration
+		want  bool
+	}{
+		{Closed, 20 * sec, false}, {HalfOpen, 20 * sec, false}, {Open, 10*sec - 1, false}, {Open, 10 * sec, true},
+	} {
+		b := breaker{state: tc.state, until: instantAt(10 * sec)}
+		if tok := b.tryProbe(instantAt(tc.now)); (tok != 0) != tc.want {
+			t.Errorf("%s at %s: token %d", tc.state, tc.now, tok)
+		}
+	}
+	b := breaker{state: Open, probe: ^Token(0)}
+	if tok := b.tryProbe(1); tok == 0 {
+		t.Error("a token that is none")
+	}
+}
