@@ -275,6 +275,10 @@ func TestMembership(t *testing.T) {
 	if got := picks(g.Available(at(0))); got != "3 | 1'" {
 		t.Errorf("after bad input: %q", got)
 	}
+	// Nobody is shown the members of before, not even while others look.
+	if err := g.SetMembers(old[:2]); err != nil || g.snapshot.Load() != nil {
+		t.Errorf("%v; the old snapshot is still there", err)
+	}
 	// With the healthy ones gone, the ejected one is better than nothing.
 	if err := g.SetMembers(old[:1]); err != nil {
 		t.Fatal(err)

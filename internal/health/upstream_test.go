@@ -214,6 +214,25 @@ func TestSuccessRate(t *testing.T) {
 	}
 }
 
+// TestSuccessRateStartsAnew: what was counted before a circuit opened does not open
+// it again.
+func TestSuccessRateStartsAnew(t *testing.T) {
+	u := new(Upstream)
+	repeat(u, 0, 4, Observation{Kind: Failure})
+	repeat(u, 0, 4, Observation{Kind: Success})
+	for range 6 {
+		observe(u, 0, Observation{Kind: Success})
+		repeat(u, 0, 2, Observation{Kind: Failure})
+	}
+	if u.Status().Circuit != Open {
+		t.Fatal("10 of 26 did not open it")
+	}
+	observe(u, 10*sec, Observation{Kind: Success, Probe: probeAt(t, u, 10*sec)})
+	if tr := repeat(u, 10*sec, 4, Observation{Kind: Failure}); tr.Changed() {
+		t.Errorf("opened again: %s", tr.Reason)
+	}
+}
+
 // TestOffMeansOff: with both triggers off nothing opens the circuit.
 func TestOffMeansOff(t *testing.T) {
 	cfg := exactConfig()
