@@ -23,10 +23,15 @@ func newGroup(t testing.TB, n int, cfg UpstreamConfig) *Group {
 	return g
 }
 
+// groupObserve observes the same n times and returns the last outcome, with the
+// transitions of all.
 func groupObserve(g *Group, i int, d time.Duration, n int, o Observation) (out Outcome) {
+	var all []Transition
 	for range n {
 		out = g.Observe(at(d), g.Members()[i], o)
+		all = append(all, out.Transitions...)
 	}
+	out.Transitions = all
 	return out
 }
 
