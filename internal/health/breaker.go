@@ -49,8 +49,9 @@ func (b *breaker) holds(tok Token) bool {
 	return tok != 0 && b.state == HalfOpen && tok == b.probe
 }
 
-// giveBack ends a probe without a result: the next request is the probe.
-func (b *breaker) giveBack(now instant) { b.state, b.until = Open, now }
+// giveBack ends a probe without a result. The open period is over, so the next
+// request is the probe.
+func (b *breaker) giveBack() { b.state = Open }
 
 // open opens the circuit; longer also makes the period longer than the last.
 // less shortens it (0 to below 1).

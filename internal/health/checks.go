@@ -87,13 +87,6 @@ func (u *Upstream) checkedCircuit(now instant, cfg *UpstreamConfig, r CheckResul
 	return ""
 }
 
-// checkDue returns when the next check is due; 0: never checked.
-func (u *Upstream) checkDue() instant {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.checks.due
-}
-
 func (u *Upstream) setCheckDue(due instant) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -1,8 +1,10 @@
 package health
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -85,7 +87,8 @@ func (g *Group) replace(members []*Member) error {
 	for _, m := range g.Members() {
 		before[m.Upstream] = true
 	}
-	members = append([]*Member(nil), members...)
+	members = slices.Clone(members)
+	slices.SortStableFunc(members, func(a, b *Member) int { return cmp.Compare(a.Priority, b.Priority) })
 	g.members.Store(&members)
 	for u := range next {
 		if !before[u] {
@@ -105,8 +108,8 @@ func (g *Group) replace(members []*Member) error {
 	return nil
 }
 
-// Close takes all members out, so that nothing refers to the group any more. What
-// is under way may still be observed.
+// Close takes all members out, so that nothing refers to the group any more. Stop its
+// Checker first. What is under way may still be observed.
 func (g *Group) Close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -114,7 +117,7 @@ func (g *Group) Close() {
 	_ = g.replace(nil) // no members: no error
 }
 
-// Members returns the members. The slice must not be changed.
+// Members returns the members, by priority. The slice must not be changed.
 func (g *Group) Members() []*Member { return *g.members.Load() }
 
 // Available returns who may be picked at now. It also tells the Checker that the
@@ -125,12 +128,12 @@ func (g *Group) Available(now time.Time) *Snapshot {
 			c.poke()
 		}
 	}
-	return g.current(instantOf(now))
+	return g.current(now)
 }
 
 // current returns the snapshot, anew if need be. Whoever comes while another is at
 // that takes the old one.
-func (g *Group) current(now instant) *Snapshot {
+func (g *Group) current(now time.Time) *Snapshot {
 	s := g.snapshot.Load()
 	switch {
 	case s == nil: // the members have changed: an old one will not do
@@ -139,12 +142,12 @@ func (g *Group) current(now instant) *Snapshot {
 			g.mu.Unlock()
 			return s
 		}
-	case !g.stale.Load() && (s.expires == 0 || now < s.expires), !g.mu.TryLock():
+	case !g.stale.Load() && (s.expires == 0 || instantOf(now) < s.expires), !g.mu.TryLock():
 		return s
 	}
 	defer g.mu.Unlock()
 	g.stale.Store(false) // first: an edge while we look makes it stale again
-	s, probeAt := survey(now, &g.cfg.UpstreamConfig, g.Members())
+	s, probeAt := survey(instantOf(now), &g.cfg.UpstreamConfig, g.Members())
 	g.probeAt.Store(int64(probeAt))
 	g.snapshot.Store(s)
 	return s
@@ -157,11 +160,15 @@ func (g *Group) current(now instant) *Snapshot {
 // the first attempt of requests that can be tried again elsewhere; a group that
 // sees no such request must call it for others, or its members do not come back.
 func (g *Group) TryProbe(now time.Time) (m *Member, tok Token, ok bool) {
-	t := instantOf(now)
 	if g.stale.Load() {
-		g.current(t)
+		g.current(now)
 	}
-	if at := instant(g.probeAt.Load()); at == 0 || t < at {
+	at := instant(g.probeAt.Load())
+	if at == 0 {
+		return nil, 0, false
+	}
+	t := instantOf(now)
+	if t < at {
 		return nil, 0, false
 	}
 	g.mu.Lock() // not while probeAt is made anew

@@ -23,10 +23,15 @@ func newGroup(t testing.TB, n int, cfg UpstreamConfig) *Group {
 	return g
 }
 
+// groupObserve observes the same n times and returns the last outcome, with the
+// transitions of all.
 func groupObserve(g *Group, i int, d time.Duration, n int, o Observation) (out Outcome) {
+	var all []Transition
 	for range n {
 		out = g.Observe(at(d), g.Members()[i], o)
+		all = append(all, out.Transitions...)
 	}
+	out.Transitions = all
 	return out
 }
 
@@ -88,10 +93,11 @@ func TestSurvey(t *testing.T) {
 		{"edk1kdd", "0 2 | 3 (panic)"},
 		{"edd1kd1e", "3 5 | 0! (panic)"},
 	} {
-		cfg := exactConfig()
-		cfg.MaxEjected = 1
-		s, _ := survey(instantAt(sec), &cfg, membersOf(tc.members))
-		if got := picks(s); got != tc.want {
+		g := NewGroup(GroupConfig{UpstreamConfig: exactConfig()})
+		if err := g.SetMembers(membersOf(tc.members)); err != nil {
+			t.Fatal(err)
+		}
+		if got := picks(g.Available(at(sec))); got != tc.want {
 			t.Errorf("%s: %q, want %q", tc.members, got, tc.want)
 		}
 	}
@@ -231,12 +237,18 @@ func TestCapOfEveryGroup(t *testing.T) {
 // TestConcurrentEjection: members that fail at the same time do not exceed the cap
 // together.
 func TestConcurrentEjection(t *testing.T) {
-	for range 20 {
+	for range 300 {
 		g := newGroup(t, 8, exactConfig())
 		var wg sync.WaitGroup
+		begin := make(chan struct{})
 		for i := range 8 {
-			wg.Go(func() { groupObserve(g, i, 0, 5, Observation{Kind: Failure}) })
+			groupObserve(g, i, 0, 4, Observation{Kind: Failure})
+			wg.Go(func() {
+				<-begin
+				groupObserve(g, i, 0, 1, Observation{Kind: Failure})
+			})
 		}
+		close(begin)
 		wg.Wait()
 		if s := g.Available(at(0)); s.InRotation != 4 {
 			t.Fatalf("%d of 8 in rotation", s.InRotation)
@@ -267,6 +279,10 @@ func TestMembership(t *testing.T) {
 	}
 	if got := picks(g.Available(at(0))); got != "3 | 1'" {
 		t.Errorf("after bad input: %q", got)
+	}
+	// Nobody is shown the members of before, not even while others look.
+	if err := g.SetMembers(old[:2]); err != nil || g.snapshot.Load() != nil {
+		t.Errorf("%v; the old snapshot is still there", err)
 	}
 	// With the healthy ones gone, the ejected one is better than nothing.
 	if err := g.SetMembers(old[:1]); err != nil {

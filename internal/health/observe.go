@@ -40,7 +40,7 @@ func (u *Upstream) observe(t instant, cfg *UpstreamConfig, o Observation) (tr Tr
 			reason, doubt = u.softFail(t, cfg, o, probe)
 		default:
 			if probe {
-				u.breaker.giveBack(t)
+				u.breaker.giveBack()
 			}
 		}
 		return reason

@@ -60,6 +60,7 @@ func TestScenario22(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			l := newLab(t, 3, func(c *CheckerConfig) { c.Targets = []string{"check.example:443"} })
 			defer func() { l.c.Stop() }()
+			l.restart()
 			l.wait(5 * sec)
 			l.take(&l.edges)
 			if deadUplink {
@@ -109,6 +110,7 @@ func TestScenario22TargetDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 3, func(c *CheckerConfig) { c.Targets = []string{"check.example:443"} })
 		defer func() { l.c.Stop() }()
+		l.restart()
 		l.wait(5 * sec)
 		l.take(&l.edges)
 		l.setTarget("check.example:443", errTarget)
@@ -194,12 +196,45 @@ func TestSuspicionOfOne(t *testing.T) {
 	}
 }
 
+// TestSuspicionNeedsATarget: that an upstream accepts connections says nothing about
+// its uplink, but it does say something about one that does not reply.
+func TestSuspicionNeedsATarget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 1, nil)
+		defer func() { l.c.Stop() }()
+		l.restart()
+		if out := fiveSites(l.g, time.Now()); out.Doubt != Suspect || out.Ask != AskWarn {
+			t.Errorf("%+v", out)
+		}
+		o := Observation{Kind: ReplyTimeout, Destination: 9, Started: time.Now()}
+		if out := l.g.Observe(time.Now(), l.g.Members()[0], o); out.Doubt != Unanswered || out.Ask != AskCheck {
+			t.Errorf("%+v", out)
+		}
+	})
+}
+
+// TestSuspicionStartsAnew: what failed before a circuit opened is not held against
+// the upstream afterwards.
+func TestSuspicionStartsAnew(t *testing.T) {
+	g := newGroup(t, 2, exactConfig())
+	for i := range 4 {
+		groupObserve(g, 0, 0, 1, Observation{Kind: SoftFail, Destination: uint64(i + 1)})
+	}
+	groupObserve(g, 0, 0, 5, Observation{Kind: Failure})
+	_, tok, _ := g.TryProbe(at(10 * sec))
+	groupObserve(g, 0, 10*sec, 1, Observation{Kind: Overload, Probe: tok})
+	if out := groupObserve(g, 0, 10*sec, 1, Observation{Kind: SoftFail, Destination: 5}); out.Doubt != NoDoubt {
+		t.Errorf("%+v", out)
+	}
+}
+
 // TestUnanswered: no reply in time asks for a check if nothing was answered since
 // the request was sent; the check's failure counts as one of five.
 func TestUnanswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2, func(c *CheckerConfig) { c.Targets = []string{"a"} })
 		defer func() { l.c.Stop() }()
+		l.restart()
 		l.wait(5 * sec)
 		m := l.g.Members()[0]
 		timeout := func(started time.Time) Outcome {

@@ -74,8 +74,8 @@ func (c *Checker) follow(now instant, members []*Member) {
 	for _, m := range members {
 		e := left[m.Upstream]
 		if e == nil {
-			// The due time is the upstream's: a reload does not start anew.
-			e = &entry{m: m, due: max(m.Upstream.checkDue(), now), index: -1}
+			// Whether it is really due the upstream knows: see claimCheck.
+			e = &entry{m: m, due: now, index: -1}
 			heap.Push(&s.queue, e)
 		}
 		e.m = m

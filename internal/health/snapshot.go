@@ -1,9 +1,6 @@
 package health
 
-import (
-	"cmp"
-	"slices"
-)
+import "slices"
 
 // Snapshot is who may be picked, as of one moment. It is immutable.
 type Snapshot struct {
@@ -38,11 +35,11 @@ type candidate struct {
 	ejected bool
 }
 
-// survey makes a snapshot. probeAt is the instant from which a probe may be due; 0:
-// none.
+// survey makes a snapshot of members that are ordered by priority. probeAt is the
+// instant from which a probe may be due; 0: none.
 func survey(now instant, cfg *UpstreamConfig, members []*Member) (s *Snapshot, probeAt instant) {
 	s = new(Snapshot)
-	var cands []candidate
+	cands := make([]candidate, 0, len(members))
 	for _, m := range members {
 		st := m.Upstream.Status()
 		if st.Admin == Ready {
@@ -74,7 +71,6 @@ func survey(now instant, cfg *UpstreamConfig, members []*Member) (s *Snapshot, p
 // a circuit would open: nothing else would ever try it again.
 func (s *Snapshot) withoutFailing(now instant, cfg *UpstreamConfig, cands []candidate) []candidate {
 	good := make([]candidate, 0, len(cands))
-	expires := instant(0)
 	for _, c := range cands {
 		st := c.m.Upstream.Status()
 		until := instant(c.m.Upstream.failedAt.Load()).add(cfg.OpenFor)
@@ -83,7 +79,7 @@ func (s *Snapshot) withoutFailing(now instant, cfg *UpstreamConfig, cands []cand
 			good = append(good, c)
 		case c.ejected || st.CheckFailed:
 		case now < until:
-			expires = earlier(expires, until)
+			s.expires = earlier(s.expires, until)
 		default:
 			good = append(good, c)
 		}
@@ -91,20 +87,22 @@ func (s *Snapshot) withoutFailing(now instant, cfg *UpstreamConfig, cands []cand
 	if len(good) == 0 {
 		return cands
 	}
-	s.expires = expires
 	return good
 }
 
-// arrange fills the tiers.
+// arrange fills the tiers; the candidates are ordered by priority.
 func (s *Snapshot) arrange(cands []candidate) {
-	slices.SortStableFunc(cands, func(a, b candidate) int { return cmp.Compare(a.m.Priority, b.m.Priority) })
+	all := make([]*Member, len(cands))
 	for i, c := range cands {
-		if i == 0 || c.m.Priority != cands[i-1].m.Priority {
-			s.Tiers = append(s.Tiers, Tier{Priority: c.m.Priority, Panic: true})
+		all[i] = c.m
+	}
+	for from, to := 0, 0; from < len(cands); from = to {
+		tier := Tier{Priority: cands[from].m.Priority, Panic: true}
+		for ; to < len(cands) && cands[to].m.Priority == tier.Priority; to++ {
+			tier.Panic = tier.Panic && cands[to].ejected
 		}
-		tier := &s.Tiers[len(s.Tiers)-1]
-		tier.Members = append(tier.Members, c.m)
-		tier.Panic = tier.Panic && c.ejected
+		tier.Members = all[from:to:to]
+		s.Tiers = append(s.Tiers, tier)
 	}
 	slices.SortStableFunc(s.Tiers, func(a, b Tier) int {
 		switch {
@@ -117,14 +115,13 @@ func (s *Snapshot) arrange(cands []candidate) {
 	})
 }
 
-// arrangeProbes orders the members to probe and drops those of tiers that are not
-// in use: a standby tier gets no request while the tiers before it serve. It
-// returns when the first of them is due.
+// arrangeProbes drops the members to probe whose tier is not in use: a standby tier
+// gets no request while the tiers before it serve. It returns when the first of the
+// others is due.
 func (s *Snapshot) arrangeProbes() (first instant) {
 	if len(s.Tiers) > 0 && !s.Tiers[0].Panic {
 		s.probes = slices.DeleteFunc(s.probes, func(m *Member) bool { return m.Priority > s.Tiers[0].Priority })
 	}
-	slices.SortStableFunc(s.probes, func(a, b *Member) int { return cmp.Compare(a.Priority, b.Priority) })
 	for _, m := range s.probes {
 		first = earlier(first, instant(m.Upstream.probeAt.Load()))
 	}

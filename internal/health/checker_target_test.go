@@ -1,0 +1,141 @@
+package health
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestTargetDown: when every member fails the same target, they are not to blame,
+// however long it takes and whoever notices first.
+func TestTargetDown(t *testing.T) {
+	for n := 2; n <= 5; n++ {
+		synctest.Test(t, func(t *testing.T) {
+			l := newLab(t, n, func(c *CheckerConfig) { c.Targets = []string{"a"} })
+			defer func() { l.c.Stop() }()
+			l.restart()
+			l.wait(12 * sec)
+			l.take(&l.edges)
+			// The members are not checked at the same time.
+			l.c.CheckNow(l.g.Members()[0])
+			l.wait(3 * sec)
+			l.outcomes()
+			l.setTarget("a", errTarget)
+			l.wait(5 * time.Minute)
+			l.expect("edges", &l.edges, "")
+			results := l.outcomes()
+			if slices.ContainsFunc(results, func(o CheckOutcome) bool { return o != Inconclusive }) {
+				t.Errorf("%d members: %v", n, results)
+			}
+			if len(results) < 20*n || len(results) > 40*n {
+				t.Errorf("%d members: %d checks in 5 minutes", n, len(results))
+			}
+			// One that reaches it tells on the others.
+			l.set(errTarget, 0)
+			l.setTarget("a", nil)
+			l.wait(15 * sec)
+			if got := l.take(&l.edges); !strings.HasSuffix(got, " 0 unhealthy") || strings.Contains(got, ",") {
+				t.Errorf("edges: %q", got)
+			}
+		})
+	}
+}
+
+// TestOneFails: another member is asked after the failure, and then it counts.
+func TestOneFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 3, func(c *CheckerConfig) { c.Targets = []string{"a"} })
+		defer func() { l.c.Stop() }()
+		l.restart()
+		l.wait(5 * sec)
+		l.take(&l.edges)
+		l.take(&l.checks)
+		l.set(errTarget, 1)
+		l.c.CheckNow(l.g.Members()[1])
+		l.wait(3 * sec)
+		l.expect("edges", &l.edges, "7 1 unhealthy")
+		if n := len(strings.Split(l.take(&l.checks), ",")); n != 6 {
+			t.Errorf("%d checks, want 3 and a witness to each", n)
+		}
+	})
+}
+
+// TestOneFailsSlowly: a pass of another one while the check was under way is proof
+// enough.
+func TestOneFailsSlowly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 2, func(c *CheckerConfig) { c.Targets = []string{"a"} })
+		defer func() { l.c.Stop() }()
+		l.restart()
+		l.wait(4 * sec)
+		l.take(&l.checks)
+		l.set(errHang, 0)
+		l.c.CheckNow(l.g.Members()[0])
+		l.wait(sec)
+		l.c.CheckNow(l.g.Members()[1])
+		l.wait(2500 * time.Millisecond)
+		l.expect("no witness was needed", &l.checks, "4 0 a, 5 1 a")
+		if r := l.outcomes(); len(r) != 4 || r[3] != Failed {
+			t.Errorf("%v", r)
+		}
+	})
+}
+
+// TestAllUnreachable: that is not the target's fault.
+func TestAllUnreachable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 3, func(c *CheckerConfig) { c.Targets = []string{"a"} })
+		defer func() { l.c.Stop() }()
+		l.set(fmt.Errorf("%w: refused", ErrUnreachable), 0, 1, 2)
+		l.restart()
+		l.wait(sec)
+		for i := range 3 {
+			if l.status(i).Active != Down {
+				t.Errorf("%d is %s", i, l.status(i).Active)
+			}
+		}
+	})
+}
+
+// TestNoTargets: what has no target fails for itself.
+func TestNoTargets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 3, nil)
+		defer func() { l.c.Stop() }()
+		l.set(errTarget, 0, 1, 2)
+		l.restart()
+		l.wait(sec)
+		if l.status(0).Active != Down || l.status(2).Active != Down {
+			t.Error("not down")
+		}
+	})
+}
+
+// TestHeldByOneThatLeaves: a failure that waits for a member is not left waiting
+// when that member goes.
+func TestHeldByOneThatLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 2, func(c *CheckerConfig) { c.Targets = []string{"a"}; c.Timeout = time.Hour })
+		defer func() { l.c.Stop() }()
+		l.restart()
+		l.wait(5 * sec)
+		l.take(&l.checks)
+		members := l.g.Members()
+		l.set(errTarget, 0)
+		l.set(errHang, 1)
+		l.c.CheckNow(members[0])
+		l.wait(30 * sec)
+		l.expect("held", &l.checks, "5 0 a, 5 1 a")
+		if err := l.g.SetMembers(members[:1]); err != nil {
+			t.Fatal(err)
+		}
+		l.wait(15 * sec)
+		l.expect("alone, its failures are its own", &l.checks, "45 0 a, 46 0 a, 47 0 a")
+		if l.status(0).Active != Down {
+			t.Errorf("is %s", l.status(0).Active)
+		}
+	})
+}

@@ -1,0 +1,46 @@
+package health
+
+import (
+	"errors"
+	"testing"
+	"time"
+)
+
+func TestReport(t *testing.T) {
+	cfg := exactConfig()
+	u := new(Upstream)
+	if r := u.Report(at(0), &cfg); r != (Report{Factor: 1}) {
+		t.Errorf("of one that was never used: %+v", r)
+	}
+	bad := errors.New("no answer")
+	u.ObserveCheck(at(0), &cfg, 2, 3, CheckResult{Outcome: Failed, Err: bad})
+	u.ObserveConnect(at(0), 50*time.Millisecond)
+	u.StartTunnel()
+	observe(u, 0, Observation{Kind: Success})
+	observe(u, 0, Observation{Kind: SoftFail, Destination: 1})
+	observe(u, 0, Observation{Kind: Overload, RetryAfter: 5 * sec})
+	repeat(u, 0, 2, Observation{Kind: ConnectFailure})
+	want := Report{
+		Status:  Status{Active: Down, ConnectFailed: true, CheckFailed: true},
+		Tunnels: 1, Latency: 50 * time.Millisecond, Factor: leastWeight,
+		Failures: 2, Passed: 1, Failed: 2, SoftFails: 1, Overloaded: at(5 * sec),
+		LastCheck: at(0), LastOutcome: Failed, LastError: bad,
+	}
+	got := u.Report(at(0), &cfg)
+	if !got.Overloaded.Equal(want.Overloaded) || !got.LastCheck.Equal(want.LastCheck) {
+		t.Errorf("times: %s, %s", got.Overloaded, got.LastCheck)
+	}
+	got.Overloaded, got.LastCheck = want.Overloaded, want.LastCheck
+	if got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	repeat(u, 0, 3, Observation{Kind: Failure})
+	got = u.Report(at(6*sec), &cfg)
+	if !got.OpenUntil.Equal(at(10*sec)) || got.Ejections != 1 || got.SoftFails != 0 || !got.Overloaded.IsZero() {
+		t.Errorf("open: %+v", got)
+	}
+	tr := u.ForgetChecks()
+	if tr.Reason != ReasonUnchecked || tr.To.Active != Unknown || u.Status().CheckFailed {
+		t.Errorf("checks forgotten: %+v", tr)
+	}
+}
