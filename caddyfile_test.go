@@ -195,6 +195,13 @@ func writeCertificates(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	list := "# sold by the thousand\n192.0.2.9:8080:user:pass:word\nsocks5://192.0.2.10\n"
+	if err := os.WriteFile("proxies.txt", []byte(list), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PROXY_URL", "https://pages.example.com")
+	t.Setenv("PROXY_USER", "user")
+	t.Setenv("PROXY_PASSWORD", "password")
 }
 
 // certTemplate is a certificate for origin.test, 127.0.0.1 and ::1 that is its

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/health"
 )
 
 // maxInformational bounds the 1xx responses to one request.
@@ -68,7 +69,10 @@ func (t *transaction) exchange() error {
 func (t *transaction) attemptVia(head []byte) error {
 	p := t.paths.current
 	p.health.StartExchange()
-	defer p.health.EndExchange()
+	defer func() {
+		t.observed(verdict{kind: health.Cancelled}) // if nothing else was: a writer has panicked
+		p.health.EndExchange()
+	}()
 	err := t.attempt(head)
 	switch {
 	case t.paths.told:
@@ -76,8 +80,8 @@ func (t *transaction) attemptVia(head []byte) error {
 		t.observed(verdictSuccess)
 	default:
 		e := t.viaError(err)
-		if !e.stale || !t.out.reused {
-			t.observed(e.verdict)
+		if !e.stale || !t.out.reused || !t.wouldRetry(e) {
+			t.observed(e.verdict) // otherwise the same one is asked again
 		}
 		return e
 	}

@@ -39,6 +39,7 @@ type group struct {
 	events  *caddyevents.App
 
 	view    atomic.Pointer[groupView]
+	frozen  atomic.Pointer[groupView] // of a group whose configuration has gone
 	watcher *filewatch.Watcher
 	source  reverseproxy.UpstreamSource
 	stop    chan struct{}
@@ -264,6 +265,9 @@ func (g *group) close() {
 	if g.checker != nil {
 		g.checker.Stop()
 	}
+	// Requests that came before may still choose among those that there are now.
+	g.frozen.Store(g.look(time.Now()))
+	g.health.Close()
 	g.mu.Lock()
 	g.closed = true
 	members := g.members

@@ -21,6 +21,9 @@ type groupView struct {
 // look returns the members that may be picked now. It allocates only when they
 // have changed.
 func (g *group) look(now time.Time) *groupView {
+	if v := g.frozen.Load(); v != nil {
+		return v
+	}
 	s := g.health.Available(now)
 	v := g.view.Load()
 	if v != nil && v.snapshot == s {

@@ -126,6 +126,7 @@ func (t *transaction) choosePath() error {
 		return nil
 	}
 	if t.again {
+		t.paths.told, t.paths.current.probe = false, 0 // the turn was given back
 		return nil
 	}
 	if t.paths.selection == nil {
