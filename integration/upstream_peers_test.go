@@ -1,0 +1,102 @@
+package integration
+
+import (
+	"crypto/tls"
+	"encoding/pem"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/caddy-egress/egress/internal/peers"
+	"github.com/caddy-egress/egress/internal/peers/peertest"
+)
+
+// realUpstreams start a real proxy each, and say how it is written in the
+// configuration.
+var realUpstreams = []struct {
+	name  string
+	start func(t *testing.T) string
+}{
+	{"squid", func(t *testing.T) string {
+		return "upstream http://" + peertest.Squid(t, peers.SquidOptions{}).Addr
+	}},
+	{"squid with a password", func(t *testing.T) string {
+		return "upstream http://alice:s%20cret@" + peertest.Squid(t, peers.SquidOptions{User: "alice", Password: "s cret"}).Addr
+	}},
+	{"squid over TLS", func(t *testing.T) string {
+		p := peertest.Squid(t, peers.SquidOptions{TLS: true})
+		return "upstream https://" + p.Addr + " {\n tls_trust_pool file " + certificateOf(t, p.Addr) + "\n}"
+	}},
+	{"squid with PROXY protocol", func(t *testing.T) string {
+		return "upstream http://" + peertest.Squid(t, peers.SquidOptions{ProxyProtocol: true}).Addr + " {\n proxy_protocol v2\n}"
+	}},
+	{"tinyproxy", func(t *testing.T) string {
+		return "upstream http://" + peertest.Tinyproxy(t, peers.TinyproxyOptions{}).Addr
+	}},
+	{"nghttpx", func(t *testing.T) string {
+		p := peertest.Nghttpx(t, peers.NghttpxOptions{Backend: peertest.Squid(t, peers.SquidOptions{}).Addr})
+		return "upstream https://" + p.Addr + " {\n tls_insecure_skip_verify\n}"
+	}},
+	{"microsocks", func(t *testing.T) string {
+		return "upstream socks5h://" + peertest.Microsocks(t, peers.MicrosocksOptions{}).Addr
+	}},
+	{"microsocks with a password", func(t *testing.T) string {
+		p := peertest.Microsocks(t, peers.MicrosocksOptions{User: "alice", Password: "secret"})
+		return "upstream socks5://" + p.Addr + " {\n credentials alice secret\n}"
+	}},
+}
+
+// certificateOf writes the certificate that a server shows into a file.
+func certificateOf(t *testing.T, addr string) string {
+	t.Helper()
+	conn, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // it is what we are after
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	chain := conn.ConnectionState().PeerCertificates
+	path := filepath.Join(t.TempDir(), "ca.crt")
+	block := &pem.Block{Type: "CERTIFICATE", Bytes: chain[len(chain)-1].Raw}
+	if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// Through real upstream proxies: exchanges for http and https, and tunnels, from
+// clients of all protocols.
+func TestUpstream_RealPeers(t *testing.T) {
+	for _, u := range realUpstreams {
+		t.Run(u.name, func(t *testing.T) {
+			checkLeaks(t)
+			p := start(t, mode{access: true}, setup{egress: usual + "transport {\n tls_insecure_skip_verify\n}\n" + u.start(t)})
+			origin, _ := recorder(t, okResponse)
+			secure := newRawTLSOrigin(t, func(oc *originConn) {
+				for {
+					oc.request()
+					oc.ok("secure")
+				}
+			})
+			echo := newEchoOrigin(t)
+			eachClient(t, p, func(t *testing.T, c *client) {
+				for range 3 {
+					c.get(t, origin.url("/")).expect(t, 200, "ok")
+				}
+				if c.kind == "h1" {
+					r := p.dialPlain(t).roundTrip("GET", "GET https://"+secure.addr+"/ HTTP/1.1\r\nHost: x\r\n\r\n")
+					if r.StatusCode != 200 || r.body != "secure" {
+						t.Errorf("https: %d %q", r.StatusCode, r.body)
+					}
+				}
+				for range 3 {
+					tun := c.open(t, echo.addr)
+					write(t, tun, "ping")
+					if got := readN(t, tun, 4); got != "ping" {
+						t.Errorf("echo %q", got)
+					}
+					tun.Close()
+				}
+			})
+		})
+	}
+}
