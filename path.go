@@ -2,10 +2,7 @@ package egress
 
 import (
 	"errors"
-	"net/http"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/target"
@@ -227,14 +224,3 @@ func (t *transaction) budget() *retryBudget {
 // destinationNumber is what health knows a destination by.
 func destinationNumber(dest target.Target) uint64 { return health.Destination(dest.String()) }
 
-// headerFor is the header of a request as it leaves on the route: changed, if the
-// route wants that.
-func (t *transaction) requestHeader() http.Header {
-	if t.route == nil || t.route.Headers == nil || t.route.Headers.Request == nil {
-		return t.r.Header
-	}
-	header := t.r.Header.Clone()
-	repl, _ := t.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	t.route.Headers.Request.ApplyTo(header, repl)
-	return header
-}

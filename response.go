@@ -75,6 +75,7 @@ func (t *transaction) writeResponseHead(hd *h1.Head, resp h1.Response) {
 	if t.bound {
 		t.offerSessionAuth(hd, header)
 	}
+	t.changeResponse(header)
 	t.closeClientConnection()
 	t.committed = true
 	t.w.WriteHeader(hd.Status)
