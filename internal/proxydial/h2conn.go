@@ -286,13 +286,23 @@ func (c *h2Conn) slotFreed() {
 	c.pool.wake()
 }
 
-// watchIdle begins to count the time without tunnels.
-func (c *h2Conn) watchIdle() {
+// added begins to count the time without tunnels. It is false where the
+// connection has ended already; if it ends later, the reader takes it off the
+// pool, whose mutex is held here.
+func (c *h2Conn) added() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.streams)+c.reserved == 0 && c.err == nil {
+	if len(c.streams)+c.reserved == 0 && c.err == nil && !c.draining {
 		c.idle.Reset(c.cfg.IdleTimeout)
 	}
+	return c.err == nil
+}
+
+// capacity is how many tunnels it takes in all.
+func (c *h2Conn) capacity() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.capacityLocked()
 }
 
 // closeIdle closes it if it still has no tunnel.

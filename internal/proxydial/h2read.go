@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 )
 
 // readLoop takes in what the peer sends until the connection ends.
@@ -39,11 +40,9 @@ func (c *h2Conn) end(err error) {
 		err = &MalformedError{Reason: err.Error(), TooLarge: true}
 	default:
 		if ce, ok := errors.AsType[http2.ConnectionError](err); ok {
-			detail := ""
-			if d := c.framer.ErrorDetail(); d != nil {
-				detail = ": " + strconv.Quote(d.Error())
-			}
-			err = malformed("http2 %v%s", http2.ErrCode(ce), detail)
+			detail := c.framer.ErrorDetail()
+			large := errors.Is(detail, hpack.ErrStringLength)
+			err = &MalformedError{Reason: fmt.Sprintf("http2 %v (%v)", http2.ErrCode(ce), detail), TooLarge: large}
 		}
 	}
 	c.failLocked(err)
