@@ -314,7 +314,7 @@ func TestH2Malformed(t *testing.T) {
 			}
 		}, want: "over 8 informational responses", code: http2.ErrCodeCancel},
 		{name: "large head", do: func(p *h2Peer, id uint32) { p.reply(id, "200", "x", long[:9000], "y", long[:9000]) }, want: "response head over 16384 bytes", code: http2.ErrCodeCancel, large: true},
-		{name: "large field", do: func(p *h2Peer, id uint32) { p.reply(id, "200", "x", long) }, want: "string too long", all: true, large: true},
+		{name: "large field", do: func(p *h2Peer, id uint32) { p.reply(id, "200", "x", long) }, want: "COMPRESSION_ERROR", all: true},
 		{name: "upper-case name", do: func(p *h2Peer, id uint32) { p.reply(id, "200", "X", "y") }, want: "http2 PROTOCOL_ERROR in the stream", code: http2.ErrCodeProtocol},
 		{name: "a stream of its own", do: func(p *h2Peer, id uint32) { p.reply(id+2, "200") }, want: "frame for stream 3, which is not open", all: true},
 		{name: "push", do: func(p *h2Peer, id uint32) {

@@ -173,6 +173,7 @@ func (p *pool) look() (*h2Conn, step) {
 	}
 	if c := p.reserve(); c != nil {
 		p.asking.Add(-1)
+		p.dialer.standby.poke() // it may have been the last slot
 		return c, slotTaken
 	}
 	if p.h1 {

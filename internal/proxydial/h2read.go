@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
 )
 
 // readLoop takes in what the peer sends until the connection ends.
@@ -40,9 +39,7 @@ func (c *h2Conn) end(err error) {
 		err = &MalformedError{Reason: err.Error(), TooLarge: true}
 	default:
 		if ce, ok := errors.AsType[http2.ConnectionError](err); ok {
-			detail := c.framer.ErrorDetail()
-			large := errors.Is(detail, hpack.ErrStringLength)
-			err = &MalformedError{Reason: fmt.Sprintf("http2 %v (%v)", http2.ErrCode(ce), detail), TooLarge: large}
+			err = malformed("http2 %v", http2.ErrCode(ce))
 		}
 	}
 	c.failLocked(err)
