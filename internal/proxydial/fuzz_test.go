@@ -45,7 +45,7 @@ func FuzzConnectReply(f *testing.F) {
 			}
 			if r, ok := errors.AsType[*ReplyError](err); ok {
 				r.Evident()
-				if r.Status < 300 || (r.Status == 407) != (e.Stage == StageAuth) {
+				if r.Status < 300 || (r.Status == 407 || r.Status == 401) != (e.Stage == StageAuth) {
 					t.Fatalf("%v", err)
 				}
 			}

@@ -228,6 +228,7 @@ func (c *h2Conn) failLocked(err error) {
 		close(c.settled)
 	}
 	for _, s := range c.streams {
+		s.lost = true
 		s.failLocked(err, false)
 	}
 	c.ping.Stop()
@@ -421,13 +422,6 @@ func (c *h2Conn) writeHeaders(id uint32, authority string) {
 		first = false
 	}
 	c.control = control // asked for by us, not by the peer
-}
-
-// dead reports whether it has ended.
-func (c *h2Conn) dead() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.err != nil
 }
 
 // load counts its tunnels, those being asked for included.

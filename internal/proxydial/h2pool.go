@@ -83,7 +83,7 @@ func (d *Dialer) dialNegotiated(ctx context.Context, authority string) (*Tunnel,
 // died, which says nothing about the proxy as it is now.
 func replayable(err error, got offer) bool {
 	e, ok := errors.AsType[*Error](err)
-	return ok && (e.Retryable || got.reused && got.c.dead())
+	return ok && (e.Retryable || got.reused && e.lost)
 }
 
 // tunnelOn asks for a tunnel in a slot that was reserved.
@@ -105,9 +105,9 @@ func (d *Dialer) tunnelOn(ctx context.Context, c *h2Conn, authority string) (*Tu
 	if s.reply.Status >= 200 && s.reply.Status <= 299 {
 		return &Tunnel{Conn: s, Reply: s.reply, Protocol: http2.NextProtoTLS}, nil
 	}
-	e := &Error{Stage: StageReply, Err: s.err, Sent: !s.retryable, Retryable: s.retryable}
-	if s.reply.Status == 407 {
-		e.Stage = StageAuth
+	e := &Error{Stage: StageReply, Err: s.err, Sent: !s.retryable, Retryable: s.retryable, lost: s.lost}
+	if r, ok := errors.AsType[*ReplyError](s.err); ok {
+		e.Stage = r.stage()
 	}
 	return nil, e
 }
