@@ -2,6 +2,7 @@ package proxydial
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -20,6 +21,7 @@ type h2Peer struct {
 	*http2.Framer
 	t    testing.TB
 	conn net.Conn
+	tls  *tls.Conn
 }
 
 // h2Fake is a proxy that does with each connection what script says. The
@@ -27,11 +29,12 @@ type h2Peer struct {
 func h2Fake(t testing.TB, script func(p *h2Peer), settings ...http2.Setting) *fakeProxy {
 	return listen(t, func(c net.Conn) {
 		tc := tls.Server(c, serverTLS("h2"))
+		_ = c.(*net.TCPConn).SetReadBuffer(64 << 10) // for the flood
 		preface := make([]byte, len(http2.ClientPreface))
 		if _, err := io.ReadFull(tc, preface); err != nil {
 			return
 		}
-		p := &h2Peer{Framer: http2.NewFramer(tc, tc), t: t, conn: c}
+		p := &h2Peer{Framer: http2.NewFramer(tc, tc), t: t, conn: c, tls: tc}
 		p.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 		_ = p.WriteSettings(settings...)
 		defer func() {
@@ -499,13 +502,26 @@ func TestH2NoSettings(t *testing.T) {
 func TestH2PingFlood(t *testing.T) {
 	f := h2Fake(t, func(p *h2Peer) {
 		p.reply(p.acceptStream(), "200")
+		var many bytes.Buffer
+		w := http2.NewFramer(&many, nil)
+		for range 900 {
+			_ = w.WritePing(false, [8]byte{})
+		}
 		for {
-			if err := p.WritePing(false, [8]byte{}); err != nil {
+			if _, err := p.tls.Write(many.Bytes()); err != nil {
 				return
 			}
 		}
 	})
-	tn := mustTunnel(t, newDialer(t, h2Config(f.addr)))
+	cfg := h2Config(f.addr)
+	cfg.Dial = func(ctx context.Context) (net.Conn, error) {
+		c, err := dialTo(f.addr)(ctx)
+		if err == nil {
+			_ = c.(*net.TCPConn).SetWriteBuffer(4 << 10) // so that it is full soon
+		}
+		return c, err
+	}
+	tn := mustTunnel(t, newDialer(t, cfg))
 	if _, err := tn.Conn.Read(make([]byte, 1)); err == nil || !strings.Contains(err.Error(), "more questions than the peer reads answers") {
 		t.Error(err)
 	}
