@@ -2,6 +2,7 @@ package proxydial
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -141,4 +142,22 @@ func TestSOCKSBytesBehindTheReply(t *testing.T) {
 	if _, err := io.ReadFull(tn.Conn, b); err != nil || string(b) != "SSH-2.0" || tn.Early != nil {
 		t.Errorf("%q, %v, early %q", b, err, tn.Early)
 	}
+}
+
+// TestSOCKSByteByByte: a message may come in pieces.
+func TestSOCKSByteByByte(t *testing.T) {
+	client, server := net.Pipe()
+	go func() {
+		defer server.Close()
+		for _, s := range []socksStep{{socksHello, "\x05\x00"}, {socksAskName, socksOK}} {
+			if _, err := io.ReadFull(server, make([]byte, len(s.read))); err != nil {
+				return
+			}
+			for i := range len(s.write) {
+				_, _ = io.WriteString(server, s.write[i:i+1])
+			}
+		}
+	}()
+	d := newDialer(t, Config{Scheme: SOCKS5H, Dial: func(context.Context) (net.Conn, error) { return client, nil }})
+	mustTunnel(t, d)
 }

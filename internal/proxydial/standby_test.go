@@ -89,7 +89,15 @@ func TestStandbyDead(t *testing.T) {
 		awaitStandby(t, d, 2)
 		eventually(t, "both connections", func() bool { return f.accepted.Load() == 2 })
 		f.closeAll()
-		echo(t, mustTunnel(t, d), "hello")
+		nc, err := d.DialProxy(testContext(t), Client{}) // which has nothing to repeat
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(nc, "CONNECT a:1 HTTP/1.1\r\n\r\n")
+		if b, err := bufio.NewReader(nc).ReadString('\n'); err != nil || b != "HTTP/1.1 200 OK\r\n" {
+			t.Errorf("%q, %v", b, err)
+		}
+		nc.Close()
 		awaitStandby(t, d, 2)
 	}
 }
