@@ -58,8 +58,8 @@ func (d *Dialer) connect(ctx context.Context, conn net.Conn, authority string) (
 	}
 	_ = conn.Close()
 	e := &Error{Stage: StageReply, Err: err, Sent: true}
-	if r, ok := errors.AsType[*ReplyError](err); ok && r.Status == 407 {
-		e.Stage = StageAuth
+	if r, ok := errors.AsType[*ReplyError](err); ok {
+		e.Stage = r.stage()
 	}
 	return nil, e
 }

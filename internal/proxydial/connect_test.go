@@ -96,6 +96,7 @@ func TestReplies(t *testing.T) {
 		{name: "300", answer: "HTTP/1.1 300 Choose\r\n\r\n", want: "reply: status 300", stage: StageReply},
 		{name: "403", answer: "HTTP/1.1 403 No\r\nContent-Length: 4\r\n\r\nbody", want: "reply: status 403", stage: StageReply},
 		{name: "407", answer: "HTTP/1.1 407 No\r\nProxy-Authenticate: Basic realm=\"x\"\r\n\r\n", want: "auth: status 407", stage: StageAuth},
+		{name: "401", answer: "HTTP/1.1 401 No\r\n\r\n", want: "auth: status 401", stage: StageAuth},
 		{name: "502 that explains", answer: "HTTP/1.1 502 No\r\nProxy-Status: p; error=dns_error; rcode=\"NXDOMAIN\"\r\n\r\n", want: "reply: status 502 (dns_error)", stage: StageReply},
 		{name: "nothing", closes: true, want: "reply: EOF", stage: StageReply, is: io.EOF},
 		{name: "a part", answer: "HTTP/1.1 20", closes: true, want: "reply: unexpected EOF within the response head", stage: StageReply, is: io.ErrUnexpectedEOF},

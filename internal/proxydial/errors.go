@@ -26,7 +26,8 @@ const (
 	// StageNegotiate: what comes before the request failed: the SETTINGS of
 	// HTTP/2, the choice of a SOCKS method.
 	StageNegotiate
-	// StageAuth: the proxy wants other credentials (407, or their SOCKS forms).
+	// StageAuth: the proxy wants other credentials: 407, the 401 that tinyproxy
+	// says to wrong ones, or what SOCKS has for it.
 	StageAuth
 	// StageReply: the request was written, or was about to be, and there was no
 	// reply, one that cannot be understood, or a refusal.
@@ -54,7 +55,7 @@ func (s Stage) String() string {
 // Error is what DialTunnel and DialProxy return, except for ErrClosed and bad
 // arguments (*ArgumentError). What Err wraps tells causes apart:
 //
-//	*ReplyError          the proxy answered, and not with a 2xx (407: StageAuth)
+//	*ReplyError          the proxy answered, and not with a 2xx (407, 401: StageAuth)
 //	*SOCKSError          the same in SOCKS
 //	*MalformedError      an answer that breaks its protocol, or is too large
 //	io.EOF, io.ErrUnexpectedEOF   the proxy closed before, or within, its answer
@@ -71,6 +72,8 @@ type Error struct {
 	// Retryable is true where the proxy has promised that it did nothing with
 	// the request: HTTP/2 GOAWAY or REFUSED_STREAM (RFC 9113 §8.7).
 	Retryable bool
+
+	lost bool // a connection shared with others has ended under the request
 }
 
 func (e *Error) Error() string { return "upstream proxy: " + e.Stage.String() + ": " + e.Err.Error() }
@@ -130,6 +133,15 @@ func (e *ReplyError) Error() string {
 		s += " (" + kind + ")"
 	}
 	return s
+}
+
+// stage is StageAuth where credentials were refused. A 401 to a CONNECT can only
+// be about them: there is no origin yet.
+func (e *ReplyError) stage() Stage {
+	if e.Status == 407 || e.Status == 401 {
+		return StageAuth
+	}
+	return StageReply
 }
 
 // Evident reports whether the answer shows that the proxy itself, or one behind

@@ -228,6 +228,7 @@ func (c *h2Conn) failLocked(err error) {
 		close(c.settled)
 	}
 	for _, s := range c.streams {
+		s.lost = true
 		s.failLocked(err, false)
 	}
 	c.ping.Stop()
@@ -286,13 +287,23 @@ func (c *h2Conn) slotFreed() {
 	c.pool.wake()
 }
 
-// watchIdle begins to count the time without tunnels.
-func (c *h2Conn) watchIdle() {
+// added begins to count the time without tunnels. It is false where the
+// connection has ended already; if it ends later, the reader takes it off the
+// pool, whose mutex is held here.
+func (c *h2Conn) added() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.streams)+c.reserved == 0 && c.err == nil {
+	if len(c.streams)+c.reserved == 0 && c.err == nil && !c.draining {
 		c.idle.Reset(c.cfg.IdleTimeout)
 	}
+	return c.err == nil
+}
+
+// capacity is how many tunnels it takes in all.
+func (c *h2Conn) capacity() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.capacityLocked()
 }
 
 // closeIdle closes it if it still has no tunnel.
@@ -411,13 +422,6 @@ func (c *h2Conn) writeHeaders(id uint32, authority string) {
 		first = false
 	}
 	c.control = control // asked for by us, not by the peer
-}
-
-// dead reports whether it has ended.
-func (c *h2Conn) dead() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.err != nil
 }
 
 // load counts its tunnels, those being asked for included.

@@ -83,7 +83,7 @@ func (d *Dialer) dialNegotiated(ctx context.Context, authority string) (*Tunnel,
 // died, which says nothing about the proxy as it is now.
 func replayable(err error, got offer) bool {
 	e, ok := errors.AsType[*Error](err)
-	return ok && (e.Retryable || got.reused && got.c.dead())
+	return ok && (e.Retryable || got.reused && e.lost)
 }
 
 // tunnelOn asks for a tunnel in a slot that was reserved.
@@ -105,9 +105,9 @@ func (d *Dialer) tunnelOn(ctx context.Context, c *h2Conn, authority string) (*Tu
 	if s.reply.Status >= 200 && s.reply.Status <= 299 {
 		return &Tunnel{Conn: s, Reply: s.reply, Protocol: http2.NextProtoTLS}, nil
 	}
-	e := &Error{Stage: StageReply, Err: s.err, Sent: !s.retryable, Retryable: s.retryable}
-	if s.reply.Status == 407 {
-		e.Stage = StageAuth
+	e := &Error{Stage: StageReply, Err: s.err, Sent: !s.retryable, Retryable: s.retryable, lost: s.lost}
+	if r, ok := errors.AsType[*ReplyError](s.err); ok {
+		e.Stage = r.stage()
 	}
 	return nil, e
 }
@@ -126,34 +126,65 @@ type offer struct {
 // first. Who dials gets the error of that dial; the others go on.
 func (p *pool) get(ctx context.Context) (offer, error) {
 	p.asking.Add(1) // before the look: wake counts on it
-	defer p.asking.Add(-1)
 	for {
 		changed := p.watch() // before the look, so that no change is missed
-		p.mu.Lock()
-		if p.closed {
-			p.mu.Unlock()
+		c, next := p.look()
+		switch next {
+		case slotTaken:
+			return offer{c: c, reused: true}, nil
+		case dialH2:
+			return p.dial(ctx, true)
+		case dialH1:
+			if p.dialer.standby.count() > 0 {
+				return offer{h1: true}, nil
+			}
+			return p.dial(ctx, false)
+		case poolClosed:
 			return offer{}, ErrClosed
 		}
-		if c := p.reserve(); c != nil {
-			p.mu.Unlock()
-			return offer{c: c, reused: true}, nil
-		}
-		if p.h1 {
-			p.mu.Unlock()
-			return p.dialKnown(ctx)
-		}
-		if p.dialing < p.wanted() {
-			p.dialing++
-			p.mu.Unlock()
-			return p.dial(ctx)
-		}
-		p.mu.Unlock()
 		select {
 		case <-changed:
 		case <-ctx.Done():
+			p.asking.Add(-1)
 			return offer{}, &Error{Stage: StageDial, Err: ctx.Err()}
 		}
 	}
+}
+
+// step is what somebody who asks for a slot does next.
+type step uint8
+
+const (
+	wait step = iota
+	slotTaken
+	dialH2 // in a turn that is counted in dialing
+	dialH1 // nobody waits for anybody
+	poolClosed
+)
+
+// look decides in one critical section. Who is told to do anything but wait or
+// dialH2 is no longer counted as asking.
+func (p *pool) look() (*h2Conn, step) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		p.asking.Add(-1)
+		return nil, poolClosed
+	}
+	if c := p.reserve(); c != nil {
+		p.asking.Add(-1)
+		p.dialer.standby.poke() // it may have been the last slot
+		return c, slotTaken
+	}
+	if p.h1 {
+		p.asking.Add(-1)
+		return nil, dialH1
+	}
+	if p.dialing < p.wanted() {
+		p.dialing++
+		return nil, dialH2
+	}
+	return nil, wait
 }
 
 // wanted is how many dials those who ask are worth. It is called with p.mu held.
@@ -172,42 +203,30 @@ func (p *pool) reserve() *h2Conn {
 	return nil
 }
 
-// dialKnown serves a proxy that spoke HTTP/1.1 the last time: nobody waits for
-// anybody. It may have learned HTTP/2 since.
-func (p *pool) dialKnown(ctx context.Context) (offer, error) {
-	if p.dialer.standby.count() > 0 {
-		return offer{h1: true}, nil
-	}
+// dial makes a connection for somebody who asks. A proxy that spoke HTTP/1.1 the
+// last time may have learned HTTP/2 since, and the other way round.
+func (p *pool) dial(ctx context.Context, counted bool) (offer, error) {
 	c, nc, err := p.open(ctx)
-	return p.offered(c, nc, err)
-}
-
-// dial makes a connection in a turn that was counted in p.dialing.
-func (p *pool) dial(ctx context.Context) (offer, error) {
-	c, nc, err := p.open(ctx)
-	p.mu.Lock()
-	p.dialing--
-	if err != nil {
-		p.guess = 1 // let the others try for themselves
-	}
-	p.mu.Unlock()
-	return p.offered(c, nc, err)
-}
-
-// offered makes an offer of what open returned.
-func (p *pool) offered(c *h2Conn, nc net.Conn, err error) (offer, error) {
 	defer p.wake()
-	if err != nil {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if counted {
+		// Together with what becomes of the connection: who looks in between
+		// would dial once too often.
+		p.dialing--
+		p.asking.Add(-1)
+	}
+	switch {
+	case err != nil:
+		p.guess = 1 // let the others try for themselves
 		return offer{}, err
-	}
-	if c == nil {
+	case c == nil:
 		return offer{h1: true, nc: nc}, nil
-	}
-	if !c.reserve() {
+	case !c.reserve():
 		c.drain()
 		return offer{}, &Error{Stage: StageNegotiate, Err: errNoCapacity, Retryable: true}
 	}
-	p.add(c)
+	p.addLocked(c)
 	return offer{c: c}, nil
 }
 
@@ -235,29 +254,26 @@ func (p *pool) open(ctx context.Context) (*h2Conn, net.Conn, error) {
 
 // add makes a connection known to all.
 func (p *pool) add(c *h2Conn) {
-	capacity, _ := c.room()
 	p.mu.Lock()
-	p.guess = max(capacity, 1)
-	closed := p.closed
-	if !closed {
-		p.conns = append(p.conns, c)
-	}
+	p.addLocked(c)
 	p.mu.Unlock()
-	c.watchIdle()
-	if closed {
+	p.wake()
+}
+
+func (p *pool) addLocked(c *h2Conn) {
+	p.guess = max(c.capacity(), 1)
+	if p.closed {
 		c.drain() // with the tunnel that has a slot already
 	}
-	if c.dead() {
-		p.remove(c) // it died before it was added
+	if c.added() {
+		p.conns = append(p.conns, c)
 	}
 }
 
 // remove forgets a connection that has ended.
 func (p *pool) remove(c *h2Conn) {
 	p.mu.Lock()
-	if i := slices.Index(p.conns, c); i >= 0 {
-		p.conns = slices.Delete(p.conns, i, i+1)
-	}
+	p.conns = slices.DeleteFunc(p.conns, func(o *h2Conn) bool { return o == c })
 	p.mu.Unlock()
 	p.wake()
 }

@@ -39,11 +39,7 @@ func (c *h2Conn) end(err error) {
 		err = &MalformedError{Reason: err.Error(), TooLarge: true}
 	default:
 		if ce, ok := errors.AsType[http2.ConnectionError](err); ok {
-			detail := ""
-			if d := c.framer.ErrorDetail(); d != nil {
-				detail = ": " + strconv.Quote(d.Error())
-			}
-			err = malformed("http2 %v%s", http2.ErrCode(ce), detail)
+			err = malformed("http2 %v", http2.ErrCode(ce))
 		}
 	}
 	c.failLocked(err)

@@ -40,6 +40,7 @@ type stream struct {
 	closed     bool  // by us, altogether
 	err        error // it was reset, or the connection has ended
 	retryable  bool  // err says that the peer has not looked at it
+	lost       bool  // err is that of the connection
 
 	readBy, writeBy deadline
 }

@@ -183,7 +183,6 @@ func (s *standby) dial() bool {
 				return false
 			}
 			s.d.pool.add(c)
-			s.d.pool.wake()
 			return true
 		}
 		s.keep(nc)
