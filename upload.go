@@ -22,6 +22,7 @@ type upload struct {
 	rc              *http.ResponseController
 	expectsContinue bool
 	continued       bool  // the client has been told to go on
+	halfDuplex      bool  // nothing may be written to the client while its body is read
 	length          int64 // -1 when chunked
 
 	conn *h1.Conn
@@ -63,6 +64,7 @@ func newUpload(t *transaction) *upload {
 		expectsContinue: t.r.ProtoAtLeast(1, 1) && h1.HasToken(t.r.Header.Get("Expect"), "100-continue"),
 	}
 	u.lost = !safeToRepeat(t.r.Method)
+	u.halfDuplex = t.r.ProtoMajor == 1 && touchesHeader(t.r.Body)
 	// Without it, net/http would swallow the rest of the body before it
 	// lets an early response out.
 	_ = u.rc.EnableFullDuplex()
@@ -231,13 +233,13 @@ func (u *upload) finalHead(status int) {
 	if u.done == nil {
 		return
 	}
-	if u.clean.Load() {
-		u.t.bodyRead = true
-		return
-	}
-	if status >= 300 {
+	if !u.clean.Load() && status >= 300 {
 		u.drop.Store(true)
 		u.hurry(longAgo)
+	}
+	u.alone(false)
+	if u.clean.Load() {
+		u.t.bodyRead = true
 	}
 }
 
