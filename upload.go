@@ -51,7 +51,11 @@ const maxReplay = 64 << 10
 // chunkRoom is what a chunk needs in front of its data: a size in hex, CRLF.
 const chunkRoom = 16 + 2
 
-var uploadBuffers = sync.Pool{New: func() any { b := make([]byte, chunkRoom+32<<10+256); return &b }}
+// uploadPiece is what is read from the client at once: a body of 64 KiB leaves with
+// two writes, as the server has some of it in its own buffer already.
+const uploadPiece = 64 << 10
+
+var uploadBuffers = sync.Pool{New: func() any { b := make([]byte, chunkRoom+uploadPiece+256); return &b }}
 
 // errBodyLength is a body of another length than its Content-Length.
 var errBodyLength = errors.New("the body is not as long as its Content-Length")
@@ -89,7 +93,7 @@ func (u *upload) run() {
 		return
 	}
 	for !u.clean.Load() {
-		n, err := u.t.body.Read((*buf)[chunkRoom : chunkRoom+32<<10])
+		n, err := u.t.body.Read((*buf)[chunkRoom : chunkRoom+uploadPiece])
 		u.read += int64(n)
 		// Kept even if the attempt has failed meanwhile: a body is sent again
 		// whole or not at all.
