@@ -111,6 +111,9 @@ func (t *transaction) attempt(head []byte) error {
 	undisturbed := w.end()
 	if up := t.upload; up != nil {
 		undisturbed = up.settle(err) && undisturbed
+		if err != nil {
+			up.alone(true)
+		}
 		t.out.bytesUp = up.sent.Load()
 		err = up.blame(err)
 	}
@@ -320,6 +323,8 @@ func (t *transaction) informational(c *h1.Conn, hd *h1.Head, up *upload, waiting
 			*waiting = false
 			up.start(c)
 		}
+	case up != nil && up.halfDuplex && !*waiting:
+		// Nobody misses it.
 	default:
 		t.writeInformational(hd)
 	}

@@ -22,6 +22,7 @@ type upload struct {
 	rc              *http.ResponseController
 	expectsContinue bool
 	continued       bool  // the client has been told to go on
+	halfDuplex      bool  // nothing may be written to the client while its body is read
 	length          int64 // -1 when chunked
 
 	conn *h1.Conn
@@ -50,7 +51,11 @@ const maxReplay = 64 << 10
 // chunkRoom is what a chunk needs in front of its data: a size in hex, CRLF.
 const chunkRoom = 16 + 2
 
-var uploadBuffers = sync.Pool{New: func() any { b := make([]byte, chunkRoom+32<<10+256); return &b }}
+// uploadPiece is what is read from the client at once: a body of 64 KiB leaves with
+// two writes, as the server has some of it in its own buffer already.
+const uploadPiece = 64 << 10
+
+var uploadBuffers = sync.Pool{New: func() any { b := make([]byte, chunkRoom+uploadPiece+256); return &b }}
 
 // errBodyLength is a body of another length than its Content-Length.
 var errBodyLength = errors.New("the body is not as long as its Content-Length")
@@ -63,6 +68,7 @@ func newUpload(t *transaction) *upload {
 		expectsContinue: t.r.ProtoAtLeast(1, 1) && h1.HasToken(t.r.Header.Get("Expect"), "100-continue"),
 	}
 	u.lost = !safeToRepeat(t.r.Method)
+	u.halfDuplex = t.r.ProtoMajor == 1 && touchesHeader(t.r.Body)
 	// Without it, net/http would swallow the rest of the body before it
 	// lets an early response out.
 	_ = u.rc.EnableFullDuplex()
@@ -87,7 +93,7 @@ func (u *upload) run() {
 		return
 	}
 	for !u.clean.Load() {
-		n, err := u.t.body.Read((*buf)[chunkRoom : chunkRoom+32<<10])
+		n, err := u.t.body.Read((*buf)[chunkRoom : chunkRoom+uploadPiece])
 		u.read += int64(n)
 		// Kept even if the attempt has failed meanwhile: a body is sent again
 		// whole or not at all.
@@ -231,13 +237,13 @@ func (u *upload) finalHead(status int) {
 	if u.done == nil {
 		return
 	}
-	if u.clean.Load() {
-		u.t.bodyRead = true
-		return
-	}
-	if status >= 300 {
+	if !u.clean.Load() && status >= 300 {
 		u.drop.Store(true)
 		u.hurry(longAgo)
+	}
+	u.alone(false)
+	if u.clean.Load() {
+		u.t.bodyRead = true
 	}
 }
 
