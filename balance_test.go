@@ -26,13 +26,13 @@ type fakeMember struct {
 	down     atomic.Bool
 }
 
-func (m *fakeMember) Key() uint64            { return m.key }
-func (m *fakeMember) Weight() int            { return int(m.weight.Load()) }
-func (m *fakeMember) Factor() float64        { return math.Float64frombits(m.factor.Load()) }
-func (m *fakeMember) InFlight() int          { return int(m.inFlight.Load()) }
-func (m *fakeMember) Latency() time.Duration { return time.Duration(m.latency.Load()) }
-func (m *fakeMember) Available() bool        { return !m.down.Load() }
-func (m *fakeMember) setFactor(f float64)    { m.factor.Store(math.Float64bits(f)) }
+func (m *fakeMember) Key() uint64              { return m.key }
+func (m *fakeMember) Weight() int              { return int(m.weight.Load()) }
+func (m *fakeMember) Factor() float64          { return math.Float64frombits(m.factor.Load()) }
+func (m *fakeMember) InFlight() int            { return int(m.inFlight.Load()) }
+func (m *fakeMember) Latency() time.Duration   { return time.Duration(m.latency.Load()) }
+func (m *fakeMember) Available() bool          { return !m.down.Load() }
+func (m *fakeMember) setFactor(f float64)      { m.factor.Store(math.Float64bits(f)) }
 func memberAt(s *Selection, i int) *fakeMember { return s.Members[i].(*fakeMember) }
 
 // selectionOf makes a selection among members of these weights.

@@ -223,4 +223,3 @@ func (t *transaction) budget() *retryBudget {
 
 // destinationNumber is what health knows a destination by.
 func destinationNumber(dest target.Target) uint64 { return health.Destination(dest.String()) }
-

@@ -58,7 +58,7 @@ func (t *transaction) open(ctx context.Context, p path) opening {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(p.group.lb.AttemptTimeout))
 	defer cancel()
 	start := time.Now()
-	tunnel, err := t.h.dialTunnel(ctx, p.member, t.target, t.clientAddrs(), nil)
+	tunnel, err := t.h.dialTunnel(ctx, p.member, t.target, t.clientAddrs(), t.connectFields())
 	return opening{path: p, tunnel: tunnel, err: err, took: time.Since(start)}
 }
 

@@ -59,6 +59,9 @@ func judgeTunnel(ctx context.Context, err error) verdict {
 	if v, ok := judgeOwnLimit(err); ok {
 		return v
 	}
+	if e.Stage == proxydial.StageAuth {
+		return verdict{kind: health.AuthFault, failure: failUpstreamAuth}
+	}
 	if reply, ok := errors.AsType[*proxydial.ReplyError](err); ok {
 		return judgeReply(&reply.Reply)
 	}

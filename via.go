@@ -68,7 +68,7 @@ func (*viaRequest) Accept(*originConn) bool { return true }
 // address, which is looked up and checked here; the others are told what the
 // client has said.
 func (h *Handler) dialTunnel(ctx context.Context, m *member, dest target.Target, client proxydial.Client, header []h1.Field) (*proxydial.Tunnel, error) {
-	to := proxydial.Target{Host: dest.Host, Port: dest.Port, Addr: dest.Addr}
+	to := proxydial.Target{Host: dest.Host, Port: dest.Port, Addr: dest.Addr, Header: header}
 	if m.spec.addr.scheme == schemeSOCKS5 && !dest.IsAddr() {
 		addr, err := h.dialer.lookup(ctx, dest)
 		if err != nil {

@@ -18,9 +18,9 @@ import (
 const maxInformational = 8
 
 // dialHTTP1 asks for a tunnel with HTTP/1.1, on a connection of its own.
-func (d *Dialer) dialHTTP1(ctx context.Context, authority string, client Client) (*Tunnel, error) {
+func (d *Dialer) dialHTTP1(ctx context.Context, req request, client Client) (*Tunnel, error) {
 	if conn := d.standby.take(); conn != nil {
-		t, err := d.connect(ctx, conn, authority)
+		t, err := d.connect(ctx, conn, req)
 		if !isStale(err) {
 			if t != nil {
 				t.Reused = true
@@ -33,7 +33,7 @@ func (d *Dialer) dialHTTP1(ctx context.Context, authority string, client Client)
 	if err != nil {
 		return nil, err
 	}
-	return d.connect(ctx, conn, authority)
+	return d.connect(ctx, conn, req)
 }
 
 // isStale reports whether a connection that had waited turned out to be dead
@@ -48,11 +48,11 @@ func isStale(err error) bool {
 
 // connect sends a CONNECT and reads the answer. It owns conn until it returns a
 // Tunnel.
-func (d *Dialer) connect(ctx context.Context, conn net.Conn, authority string) (*Tunnel, error) {
+func (d *Dialer) connect(ctx context.Context, conn net.Conn, req request) (*Tunnel, error) {
 	ctx, cancel := d.replyContext(ctx)
 	defer cancel()
 	g := watch(ctx, conn)
-	t, err := d.exchange(conn, authority)
+	t, err := d.exchange(conn, req)
 	if err = g.done(err); err == nil {
 		return t, nil
 	}
@@ -67,11 +67,11 @@ func (d *Dialer) connect(ctx context.Context, conn net.Conn, authority string) (
 // heads lends the fields of an answer's head.
 var heads = sync.Pool{New: func() any { return new(h1.Head) }}
 
-func (d *Dialer) exchange(conn net.Conn, authority string) (*Tunnel, error) {
+func (d *Dialer) exchange(conn net.Conn, req request) (*Tunnel, error) {
 	hc := h1.NewConn(conn)
 	hc.Begin()
 	defer hc.End()
-	if _, err := hc.Write(d.connectRequest(authority)); err != nil {
+	if _, err := hc.Write(d.connectRequest(req)); err != nil {
 		return nil, fmt.Errorf("write CONNECT: %w", err)
 	}
 	head := heads.Get().(*h1.Head)
@@ -79,7 +79,7 @@ func (d *Dialer) exchange(conn net.Conn, authority string) (*Tunnel, error) {
 	if err := d.readFinal(hc, head); err != nil {
 		return nil, err
 	}
-	reply := replyOf(head)
+	reply := ReplyOf(head)
 	if head.Status > 299 {
 		return nil, &ReplyError{reply}
 	}
@@ -115,7 +115,8 @@ func headError(err error) error {
 	return err
 }
 
-func replyOf(head *h1.Head) Reply {
+// ReplyOf is what a head says about who made the answer.
+func ReplyOf(head *h1.Head) Reply {
 	r := Reply{Status: head.Status}
 	chunked := false
 	for _, f := range head.Fields {
@@ -128,13 +129,16 @@ func replyOf(head *h1.Head) Reply {
 
 // connectRequest is a CONNECT for HTTP/1.1. Host is the authority (RFC 9110
 // §9.3.6, RFC 9112 §3.2.3).
-func (d *Dialer) connectRequest(authority string) []byte {
-	b := make([]byte, 0, 2*len(authority)+len(d.extra)+64)
+func (d *Dialer) connectRequest(req request) []byte {
+	b := make([]byte, 0, 2*len(req.authority)+len(d.extra)+64)
 	b = append(b, "CONNECT "...)
-	b = append(b, authority...)
+	b = append(b, req.authority...)
 	b = append(b, " HTTP/1.1\r\n"...)
-	b = h1.AppendField(b, "Host", authority)
+	b = h1.AppendField(b, "Host", req.authority)
 	b = append(b, d.extra...)
+	for _, f := range req.header {
+		b = h1.AppendField(b, f.Name, f.Value)
+	}
 	return append(b, '\r', '\n')
 }
 

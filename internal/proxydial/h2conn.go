@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -376,7 +377,7 @@ func (c *h2Conn) checkAlive() {
 }
 
 // open sends a CONNECT in a slot that was reserved.
-func (c *h2Conn) open(authority string) (*stream, error) {
+func (c *h2Conn) open(req request) (*stream, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.reserved--
@@ -397,17 +398,20 @@ func (c *h2Conn) open(authority string) (*stream, error) {
 		c.armPing()
 	}
 	c.streams[s.id] = s
-	c.writeHeaders(s.id, authority)
+	c.writeHeaders(s.id, req)
 	return s, nil
 }
 
 // writeHeaders sends the fields of a CONNECT (RFC 9113 §8.5).
-func (c *h2Conn) writeHeaders(id uint32, authority string) {
+func (c *h2Conn) writeHeaders(id uint32, req request) {
 	c.hbuf.b = c.hbuf.b[:0]
 	_ = c.henc.WriteField(hpack.HeaderField{Name: ":method", Value: "CONNECT"})
-	_ = c.henc.WriteField(hpack.HeaderField{Name: ":authority", Value: authority})
+	_ = c.henc.WriteField(hpack.HeaderField{Name: ":authority", Value: req.authority})
 	for _, f := range c.pool.fields {
 		_ = c.henc.WriteField(f)
+	}
+	for _, f := range req.header {
+		_ = c.henc.WriteField(hpack.HeaderField{Name: strings.ToLower(f.Name), Value: f.Value})
 	}
 	control := c.control
 	block, first := c.hbuf.b, true

@@ -55,7 +55,7 @@ func newPool(d *Dialer) *pool {
 
 // dialNegotiated asks for a tunnel with the protocol that the proxy chooses by
 // ALPN.
-func (d *Dialer) dialNegotiated(ctx context.Context, authority string) (*Tunnel, error) {
+func (d *Dialer) dialNegotiated(ctx context.Context, req request) (*Tunnel, error) {
 	for replays := 0; ; replays++ {
 		got, err := d.pool.get(ctx)
 		if err != nil {
@@ -63,11 +63,11 @@ func (d *Dialer) dialNegotiated(ctx context.Context, authority string) (*Tunnel,
 		}
 		if got.h1 {
 			if got.nc == nil {
-				return d.dialHTTP1(ctx, authority, Client{})
+				return d.dialHTTP1(ctx, req, Client{})
 			}
-			return d.connect(ctx, got.nc, authority)
+			return d.connect(ctx, got.nc, req)
 		}
-		t, err := d.tunnelOn(ctx, got.c, authority)
+		t, err := d.tunnelOn(ctx, got.c, req)
 		if err == nil {
 			t.Reused = got.reused
 			return t, nil
@@ -87,10 +87,10 @@ func replayable(err error, got offer) bool {
 }
 
 // tunnelOn asks for a tunnel in a slot that was reserved.
-func (d *Dialer) tunnelOn(ctx context.Context, c *h2Conn, authority string) (*Tunnel, error) {
+func (d *Dialer) tunnelOn(ctx context.Context, c *h2Conn, req request) (*Tunnel, error) {
 	ctx, cancel := d.replyContext(ctx)
 	defer cancel()
-	s, err := c.open(authority)
+	s, err := c.open(req)
 	if err != nil {
 		return nil, err
 	}

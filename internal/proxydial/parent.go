@@ -3,12 +3,7 @@ package proxydial
 import (
 	"context"
 	"slices"
-
-	"github.com/caddy-egress/egress/internal/h1"
 )
-
-// ReplyOf is what the head of a response says about who made it.
-func ReplyOf(head *h1.Head) Reply { return replyOf(head) }
 
 // CheckTLS connects to an HTTPS proxy, finishes the TLS handshake, and closes the
 // connection: it tells whether that works.

@@ -128,6 +128,9 @@ type Target struct {
 	// Addr is what Host was resolved to. It is required for SOCKS5, and not
 	// used otherwise.
 	Addr netip.Addr
+	// Header is added to this CONNECT, beside the fields of the configuration
+	// and with the same rules. It must not be changed, and is not used for SOCKS.
+	Header []h1.Field
 }
 
 // Tunnel is a connection to a destination.
@@ -279,7 +282,12 @@ func (c *Config) checkHeader() error {
 	if len(c.Header) > 0 && c.Scheme != HTTP && c.Scheme != HTTPS {
 		return fmt.Errorf("header fields for scheme %s", c.Scheme)
 	}
-	for _, f := range c.Header {
+	return checkFields(c.Header)
+}
+
+// checkFields refuses what cannot be sent, and what is not for others to set.
+func checkFields(fields []h1.Field) error {
+	for _, f := range fields {
 		if !h1.ValidField(f.Name, f.Value) {
 			return fmt.Errorf("header field %q cannot be sent", f.Name)
 		}
@@ -306,10 +314,16 @@ func (d *Dialer) DialTunnel(ctx context.Context, to Target, client Client) (*Tun
 	case d.cfg.Scheme == SOCKS5 || d.cfg.Scheme == SOCKS5H:
 		return d.dialSOCKS(ctx, to, client)
 	case d.tlsBoth != nil:
-		return d.dialNegotiated(ctx, authority(to))
+		return d.dialNegotiated(ctx, request{authority(to), to.Header})
 	default:
-		return d.dialHTTP1(ctx, authority(to), client)
+		return d.dialHTTP1(ctx, request{authority(to), to.Header}, client)
 	}
+}
+
+// request is what a CONNECT says that others do not.
+type request struct {
+	authority string
+	header    []h1.Field
 }
 
 // authority is the target of a CONNECT (RFC 9110 §9.3.6).
@@ -319,6 +333,9 @@ func authority(to Target) string {
 
 // checkTarget refuses what would break out of where it is written.
 func (d *Dialer) checkTarget(to Target) error {
+	if err := checkFields(to.Header); err != nil {
+		return badArgument("%v", err)
+	}
 	switch {
 	case to.Host == "":
 		return badArgument("destination without a host")

@@ -88,7 +88,7 @@ func TestSOCKS(t *testing.T) {
 			if tc.cfg.Scheme == "" {
 				tc.cfg.Scheme = SOCKS5H
 			}
-			if tc.to == (Target{}) {
+			if tc.to.Host == "" {
 				tc.to = testTarget
 			}
 			tc.cfg.Dial = dialTo(f.addr)
