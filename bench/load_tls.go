@@ -14,8 +14,6 @@ import (
 	"net/url"
 	"os"
 	"time"
-
-	"golang.org/x/net/http2"
 )
 
 // secure opens tunnels one after the other, each for a TLS handshake with the
@@ -63,26 +61,29 @@ func (l *load) roots() (*x509.CertPool, error) {
 
 // http2Session is a connection to the proxy that carries many tunnels.
 type http2Session struct {
-	conn *tls.Conn
-	h2   *http2.ClientConn
+	conn net.Conn // that it runs on
+	h2   *http.ClientConn
 }
 
 // dialHTTP2 connects to the proxy over TLS. It does not check the proxy's
 // certificate, which some peers make themselves.
 func (l *load) dialHTTP2() (*http2Session, error) {
-	d := tls.Dialer{
-		NetDialer: &net.Dialer{Timeout: opTimeout},
-		Config:    &tls.Config{InsecureSkipVerify: true, ServerName: "localhost", NextProtos: []string{http2.NextProtoTLS}},
+	s := new(http2Session)
+	protocols := new(http.Protocols)
+	protocols.SetHTTP2(true)
+	t := &http.Transport{
+		Protocols:       protocols,
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+		DialContext: func(ctx context.Context, network, addr string) (nc net.Conn, err error) {
+			nc, err = new(net.Dialer).DialContext(ctx, network, addr)
+			s.conn = nc
+			return nc, err
+		},
 	}
-	nc, err := d.DialContext(context.Background(), "tcp", l.Proxy)
-	if err != nil {
-		return nil, err
-	}
-	s := &http2Session{conn: nc.(*tls.Conn)}
-	if got := s.conn.ConnectionState().NegotiatedProtocol; got != http2.NextProtoTLS {
-		return nil, fmt.Errorf("the proxy speaks %q, want %q", got, http2.NextProtoTLS)
-	}
-	if s.h2, err = new(http2.Transport).NewClientConn(s.conn); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
+	defer cancel()
+	var err error
+	if s.h2, err = t.NewClientConn(ctx, "https", l.Proxy); err != nil {
 		return nil, err
 	}
 	return s, s.conn.SetDeadline(time.Now().Add(opTimeout))
@@ -91,14 +92,19 @@ func (l *load) dialHTTP2() (*http2Session, error) {
 // tunnel opens a stream with CONNECT.
 func (s *http2Session) tunnel(to string) (*conn, error) {
 	r, w := io.Pipe()
-	req := &http.Request{Method: http.MethodConnect, URL: &url.URL{Host: to}, Host: to, Header: make(http.Header), Body: r, ContentLength: -1}
-	resp, err := s.h2.RoundTrip(req)
+	resp, err := s.h2.RoundTrip(&http.Request{
+		Method: http.MethodConnect,
+		URL:    &url.URL{Scheme: "https", Host: to},
+		Host:   to,
+		Header: make(http.Header),
+		Body:   r,
+	})
 	if err != nil {
 		return nil, err
 	}
-	if resp.StatusCode != http.StatusOK {
+	if resp.ProtoMajor != 2 || resp.StatusCode != http.StatusOK {
 		_ = resp.Body.Close()
-		return nil, fmt.Errorf("CONNECT over HTTP/2: status %s", resp.Status)
+		return nil, fmt.Errorf("CONNECT over HTTP/2: %s, status %s", resp.Proto, resp.Status)
 	}
 	return newConn(&stream{Conn: s.conn, w: w, body: resp.Body}, largeBuffer), nil
 }
