@@ -31,7 +31,8 @@ type load struct {
 	Root   string `json:",omitempty"` // file of the certificate that the origin has
 
 	// Hosts, if not 0, is how many names of the origin there are: request i
-	// asks for the host 127.x.y.z that is number FirstHost+i.
+	// asks for the host 127.x.y.z that is number FirstHost+i. A proxy that runs
+	// out of descriptors may end the client's connection.
 	Hosts, FirstHost int64 `json:",omitempty"`
 
 	// Rate is how many requests a second are offered, whether or not the ones
@@ -222,8 +223,8 @@ func (c *client) exchange(number int64) (err error) {
 		}
 	}
 	id := fmt.Appendf(nil, "%0*x", idSize, int64(c.worker)<<40|number)
-	c.out, err = c.request(c.conn, c.out[:0], id, c.host(number))
-	if err != nil || c.Closes {
+	kept, err := c.request(id, c.host(number))
+	if !kept {
 		c.close()
 	}
 	return err
@@ -239,26 +240,28 @@ func (l *load) host(number int64) string {
 	return fmt.Sprintf("127.%d.%d.%d:%s", 1+n>>16&127, n>>8&255, n&255, port)
 }
 
-// request does one exchange. out is room for what is sent.
-func (l *load) request(c *conn, out, id []byte, host string) ([]byte, error) {
-	out = l.appendRequest(out, id, host)
-	if _, err := c.Write(out); err != nil {
-		return out, err
+// request does one exchange, and says whether there can be another on the same
+// connection.
+func (c *client) request(id []byte, host string) (kept bool, err error) {
+	c.out = c.appendRequest(c.out[:0], id, host)
+	if _, err := c.conn.Write(c.out); err != nil {
+		return false, err
 	}
-	h, err := c.readHead()
+	h, err := c.conn.readHead()
 	if err != nil {
-		return out, err
+		return false, err
 	}
 	if err := checkStatus(h); err != nil {
-		return out, err
+		return false, err
 	}
-	if h.length != l.Size || h.close && !l.Closes {
-		return out, fmt.Errorf("response with length %d, close %t; want length %d on a connection that stays", h.length, h.close, l.Size)
+	if mayClose := c.Closes || c.Hosts > 0; h.length != c.Size || h.close && !mayClose {
+		return false, fmt.Errorf("response with length %d, close %t; want length %d on a connection that stays", h.length, h.close, c.Size)
 	}
-	if l.Fixed {
+	if c.Fixed {
 		id = noID
 	}
-	return out, c.readBody(&body{id: id}, l.Size, l.pace())
+	err = c.conn.readBody(&body{id: id}, c.Size, c.pace())
+	return err == nil && !h.close && !c.Closes, err
 }
 
 // appendRequest writes a request in absolute form, with the fields that a usual

@@ -85,6 +85,10 @@ func (l *lab) keepConns(p *proxy, n int64) (values []float64, result loadResult,
 	if err != nil {
 		return nil, warm, err
 	}
+	var seenBefore, seen originSeen
+	if err := l.origin.ask(&seenBefore); err != nil {
+		return nil, warm, err
+	}
 	if result, err = l.generate(p, "gather", burst); err != nil {
 		return nil, result, err
 	}
@@ -92,18 +96,17 @@ func (l *lab) keepConns(p *proxy, n int64) (values []float64, result loadResult,
 	if err != nil {
 		return nil, result, err
 	}
-	var seen originSeen
 	if err := l.origin.ask(&seen); err != nil {
 		return nil, result, err
 	}
 	result = result.and(warm)
-	if seen.Kept == 0 {
-		result.compare("connections kept", 0, n)
+	kept := seen.Kept - seenBefore.Kept
+	if result.compare("connections kept", kept, n); kept <= 0 {
 		return []float64{0}, result, nil
 	}
-	per := func(all int64) float64 { return float64(all) / float64(seen.Kept) }
+	per := func(all int64) float64 { return float64(all) / float64(kept) }
 	values = []float64{
-		float64(seen.Kept),
+		float64(kept),
 		per(after.memory-before.memory) / 1024,
 		per(int64(after.descriptors - before.descriptors)),
 	}
@@ -120,7 +123,7 @@ func (s scaled) manyHosts() memoryRun {
 	stops := []int64{n / 10, n / 2, n}
 	m := memoryRun{
 		key: "hosts", name: "Many hosts pass through: user memory, settled", repeats: 1,
-		subjects: []string{egress, transport, squid, goProxy},
+		subjects: []string{egress, transport, squid},
 		once:     func(l *lab, p *proxy) ([]float64, loadResult, error) { return l.visitHosts(p, n, stops) },
 	}
 	for i, stop := range stops {

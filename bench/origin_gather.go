@@ -3,9 +3,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"sync"
+	"time"
 )
 
 // gates hold requests back until as many of a run are there as they want to be.
@@ -19,8 +21,12 @@ type gate struct {
 	open    chan struct{}
 }
 
+// gateTimeout is when a run is not going to be complete: a proxy holds the
+// missing requests back, or has refused them.
+const gateTimeout = 30 * time.Second
+
 // pass blocks until n callers of the run are within it.
-func (g *gates) pass(run string, n int64) {
+func (g *gates) pass(run string, n int64) error {
 	g.mu.Lock()
 	if g.runs == nil {
 		g.runs = make(map[string]*gate)
@@ -35,8 +41,15 @@ func (g *gates) pass(run string, n int64) {
 		delete(g.runs, run)
 	}
 	g.mu.Unlock()
-	<-at.open
+	select {
+	case <-at.open:
+		return nil
+	case <-time.After(gateTimeout):
+		return errIncomplete
+	}
 }
+
+var errIncomplete = errors.New("not all requests of a run have come")
 
 // runSize is how many bytes of the id of a held-back request tell its run.
 const runSize = 8
@@ -62,7 +75,9 @@ func (o *origin) serveGathering(nc net.Conn, keep bool) error {
 			return err
 		}
 		o.requests.Add(1)
-		o.gates.pass(string(id[:runSize]), n)
+		if err := o.gates.pass(string(id[:runSize]), n); err != nil {
+			return err
+		}
 		if _, err := fmt.Fprintf(c, "%s%d%s\r\n\r\n%s", answerHead, idSize, fields, id); err != nil {
 			return unlessGone(err)
 		}

@@ -26,6 +26,22 @@ func TestSpread(t *testing.T) {
 	}
 }
 
+func TestSpreadFormat(t *testing.T) {
+	for _, test := range []struct {
+		s      spread
+		digits int
+		want   string
+	}{
+		{spread{12.34, 1, 20}, 0, "12 (1–20)"},
+		{spread{-0.001, -0.02, 0.004}, 2, "0.00 (-0.02–0.00)"},
+		{spread{-0.4, -1, 0}, 0, "0 (-1–0)"},
+	} {
+		if got := test.s.format(test.digits); got != test.want {
+			t.Errorf("%v: %q, want %q", test.s, got, test.want)
+		}
+	}
+}
+
 func TestPaired(t *testing.T) {
 	got := paired([]float64{1, 6, 5}, []float64{2, 3})
 	if want := []float64{0.5, 2}; !slices.Equal(got, want) {

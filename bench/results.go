@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -77,7 +78,16 @@ func spreadOf(values []float64) spread {
 // format writes the median with its range, with so many digits behind the
 // point.
 func (s spread) format(digits int) string {
-	return fmt.Sprintf("%.*f (%.*f–%.*f)", digits, s.median, digits, s.min, digits, s.max)
+	return fmt.Sprintf("%s (%s–%s)", number(s.median, digits), number(s.min, digits), number(s.max, digits))
+}
+
+// number writes a number, a small negative one as 0.
+func number(v float64, digits int) string {
+	text := strconv.FormatFloat(v, 'f', digits, 64)
+	if strings.Trim(text, "-0.") == "" {
+		return strings.TrimPrefix(text, "-")
+	}
+	return text
 }
 
 // paired returns the ratios of two series, round by round: what disturbs a

@@ -48,12 +48,16 @@ const (
 const egressRules = "acl {\nallow 127.0.0.0/8\n}\n"
 
 // egressKeeping lets egress hold as many idle connections as there are, for
-// long enough to be measured.
+// long enough to be measured, and lets thousands of requests at once wait until
+// it has dialed for them.
 const egressKeeping = `transport {
 keepalive 5m
 keepalive_idle_conns 8192
 keepalive_idle_conns_per_host 8192
 max_conns_per_host off
+max_pending 8192
+max_pending_per_host 8192
+pending_timeout 1m
 }
 `
 
