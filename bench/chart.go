@@ -20,12 +20,12 @@ var chartTemplate = template.Must(template.New("chart").Funcs(template.FuncMap{"
 
 // Sizes of the drawing, in its units.
 const (
-	panelWidth = 430
+	panelWidth = 450
 	panelGap   = 24
 	margin     = 20
 	headHeight = 56 // title and the line below it
-	nameWidth  = 150
-	barWidth   = 215 // of the longest
+	nameWidth  = 185
+	barWidth   = 200 // of the longest
 	barHeight  = 14
 	barStep    = 22
 	panelHead  = 30

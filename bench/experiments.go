@@ -65,7 +65,7 @@ func (s scaled) exchanges() []experiment {
 		{
 			key: "low", name: "GET 1 KiB, 1,000 a second", unit: "µs", inUnit: microseconds, latency: true,
 			subjects: []string{egress, transport, caddyRespond, squid, trafficSrv, goProxy}, listener: "http",
-			load: load{Do: "paced", Conns: 64, N: s.n(3_000), Rate: 1000, Size: getSize},
+			load: load{Do: "paced", Conns: 64, N: s.n(2_000), Rate: 1000, Size: getSize},
 		},
 		{
 			key: "upstream", name: "GET 1 KiB through an HTTP upstream", unit: "µs", inUnit: microseconds, latency: true,

@@ -123,7 +123,7 @@ func (s scaled) manyHosts() memoryRun {
 	stops := []int64{n / 10, n / 2, n}
 	m := memoryRun{
 		key: "hosts", name: "Many hosts pass through: user memory, settled", repeats: 1,
-		subjects: []string{egress, transport, squid},
+		subjects: []string{egress, squid},
 		once:     func(l *lab, p *proxy) ([]float64, loadResult, error) { return l.visitHosts(p, n, stops) },
 	}
 	for i, stop := range stops {
