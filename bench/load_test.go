@@ -139,6 +139,24 @@ func TestSinkRefusesWrongBytes(t *testing.T) {
 	}
 }
 
+// TestPacedRequestsWait has requests that are not due yet, and one that is late.
+func TestPacedRequestsWait(t *testing.T) {
+	o, _ := testOrigin(t)
+	l := load{Do: "paced", Proxy: o.addrs["http"], To: o.addrs["http"], Conns: 4, N: 51, Size: 100}
+	start := time.Now()
+	l.clock = &schedule{start: start, every: time.Millisecond}
+	if r := run(&l); r.OK != l.N {
+		t.Errorf("result %+v, want %d", r, l.N)
+	}
+	if took := time.Since(start); took < 50*time.Millisecond {
+		t.Errorf("51 requests at 1,000 a second have taken %v", took)
+	}
+	l.N, l.clock = 1, &schedule{start: time.Now().Add(-time.Hour)}
+	if r := l.run(); r.P50 < 3.6e9 {
+		t.Errorf("a request that is late by an hour has taken %v µs", r.P50)
+	}
+}
+
 func TestPercentiles(t *testing.T) {
 	var w worker
 	for i := range 200 {
