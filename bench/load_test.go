@@ -4,21 +4,35 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
+	"time"
 )
 
 // testOrigin is an origin within the test. It understands requests in absolute
 // form, so that it stands in for a proxy in front of it as well.
-func testOrigin(t *testing.T) *origin {
+func testOrigin(t *testing.T) (o *origin, cert string) {
 	t.Helper()
-	o, err := newOrigin()
+	pair, err := newKeyPair(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return o
+	o, err = newOrigin(pair)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o, pair.cert
+}
+
+// run runs a load and returns its result without the times.
+func run(l *load) loadResult {
+	r := l.run()
+	r.P50, r.P99 = 0, 0
+	return r
 }
 
 // serveOn gives each connection to serve and returns the address.
@@ -41,15 +55,26 @@ func TestRequestsAreCountedOnBothSides(t *testing.T) {
 		"GET":        {N: 101, Conns: 4, Size: 1 << 10},
 		"GET, large": {N: 3, Conns: 2, Size: 1<<20 + 1},
 		"POST":       {N: 50, Conns: 4, Size: idSize, Post: 64 << 10},
+		"closing":    {N: 20, Conns: 4, Size: 1 << 10, Closes: true},
+		"hosts":      {N: 20, Conns: 4, Size: 1 << 10, Hosts: 20, To: "any"},
+		"paced":      {N: 50, Conns: 4, Size: 1 << 10, Do: "paced", Rate: 1e5},
+		"gathered":   {N: 50, Conns: 1, Do: "gather", To: "gather"},
+		"scattered":  {N: 50, Conns: 1, Do: "gather", To: "scatter"},
 		"slow":       {N: 1, Conns: 1, Size: 1 << 20, SlowBytes: 1 << 10, SlowRate: 1 << 30},
 	} {
 		t.Run(name, func(t *testing.T) {
-			o := testOrigin(t)
-			l.Do, l.Proxy, l.To = "requests", o.addrs["http"], o.addrs["http"]
-			if r := l.run(); r != (loadResult{OK: l.N}) {
+			o, _ := testOrigin(t)
+			l.Do, l.To = cmp.Or(l.Do, "requests"), o.addrs[cmp.Or(l.To, "http")]
+			l.Proxy = strings.Replace(l.To, "0.0.0.0", "127.0.0.1", 1)
+			if err := l.prepare(); err != nil {
+				t.Fatal(err)
+			}
+			if r := run(&l); r != (loadResult{OK: l.N, Seen: l.N}) {
 				t.Errorf("result %+v, want %d without errors", r, l.N)
 			}
-			if seen := o.seen(); seen != (originSeen{Requests: l.N}) {
+			seen := o.seen()
+			seen.Kept = 0 // the connections of gather may or may not have ended
+			if seen != (originSeen{Requests: l.N}) {
 				t.Errorf("origin has seen %+v, want %d requests", seen, l.N)
 			}
 		})
@@ -57,22 +82,91 @@ func TestRequestsAreCountedOnBothSides(t *testing.T) {
 }
 
 func TestTunnelsAreCountedOnBothSides(t *testing.T) {
-	for _, l := range []load{
-		{Do: "connects", N: 20, Conns: 4, To: "echo"},
-		{Do: "bulk", N: 2, Conns: 2, To: "bulk", Size: 1<<20 + 1},
+	for _, test := range []struct {
+		load
+		tunnels int64
+	}{
+		{load{Do: "connects", N: 20, Conns: 4, To: "echo"}, 20},
+		{load{Do: "pings", N: 50, Conns: 4, To: "echo"}, 4},
+		{load{Do: "secure", N: 10, Conns: 2, To: "tls"}, 10},
+		{load{Do: "bulk", N: 2, Conns: 2, To: "bulk", Size: 1<<20 + 1}, 2},
+		{load{Do: "push", N: 2, Conns: 2, To: "sink", Size: 1<<20 + 1}, 2},
 	} {
-		t.Run(l.Do, func(t *testing.T) {
-			o := testOrigin(t)
-			l.To = o.addrs[l.To]
+		t.Run(test.Do, func(t *testing.T) {
+			o, cert := testOrigin(t)
+			l := test.load
+			l.To, l.Root = o.addrs[l.To], cert
 			l.Proxy = serveOn(t, func(c net.Conn) { relay(c, l.To) })
 			l.Bare = true
-			if r := l.run(); r != (loadResult{OK: l.N}) {
+			if r := run(&l); r != (loadResult{OK: l.N, Seen: test.tunnels}) {
 				t.Errorf("result %+v, want %d without errors", r, l.N)
 			}
-			if seen := o.seen(); seen != (originSeen{Tunnels: l.N}) {
-				t.Errorf("origin has seen %+v, want %d tunnels", seen, l.N)
+			if seen := o.seen(); seen != (originSeen{Tunnels: test.tunnels}) {
+				t.Errorf("origin has seen %+v, want %d tunnels", seen, test.tunnels)
 			}
 		})
+	}
+}
+
+// TestHostsAreDistinct finds hosts that are asked for twice, or are no loopback
+// addresses.
+func TestHostsAreDistinct(t *testing.T) {
+	l := load{To: "0.0.0.0:80", Hosts: 100_000}
+	seen := make(map[string]bool)
+	for i := range l.Hosts {
+		host := l.host(i)
+		addr, err := netip.ParseAddrPort(host)
+		if err != nil || !addr.Addr().IsLoopback() || addr.Port() != 80 || seen[host] {
+			t.Fatalf("host %d is %s, %v; seen before: %t", i, host, err, seen[host])
+		}
+		seen[host] = true
+	}
+}
+
+func TestSinkRefusesWrongBytes(t *testing.T) {
+	o, _ := testOrigin(t)
+	c, err := net.Dial("tcp", o.addrs["sink"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprint(c, "4\nxxxx")
+	if n, err := c.Read(make([]byte, 1)); err == nil {
+		t.Errorf("an answer of %d bytes, want none", n)
+	}
+	if seen := o.seen(); seen.Tunnels != 0 {
+		t.Errorf("origin has seen %+v, want no tunnel", seen)
+	}
+}
+
+// TestPacedRequestsWait has requests that are not due yet, and one that is late.
+func TestPacedRequestsWait(t *testing.T) {
+	o, _ := testOrigin(t)
+	l := load{Do: "paced", Proxy: o.addrs["http"], To: o.addrs["http"], Conns: 4, N: 51, Size: 100}
+	start := time.Now()
+	l.clock = &schedule{start: start, every: time.Millisecond}
+	if r := run(&l); r.OK != l.N {
+		t.Errorf("result %+v, want %d", r, l.N)
+	}
+	if took := time.Since(start); took < 50*time.Millisecond {
+		t.Errorf("51 requests at 1,000 a second have taken %v", took)
+	}
+	l.N, l.clock = 1, &schedule{start: time.Now().Add(-time.Hour)}
+	if r := l.run(); r.P50 < 3.6e9 {
+		t.Errorf("a request that is late by an hour has taken %v µs", r.P50)
+	}
+}
+
+func TestPercentiles(t *testing.T) {
+	var w worker
+	for i := range 200 {
+		w.took = append(w.took, time.Duration(200-i)*time.Millisecond)
+	}
+	if p50, p99 := percentiles([]worker{w, {}}); p50 != 100_000 || p99 != 198_000 {
+		t.Errorf("%v and %v, want 100000 and 198000", p50, p99)
+	}
+	if p50, p99 := percentiles(nil); p50 != 0 || p99 != 0 {
+		t.Errorf("%v and %v of nothing", p50, p99)
 	}
 }
 
@@ -102,9 +196,9 @@ func TestWrongAnswersAreErrors(t *testing.T) {
 				}
 			})
 			l := load{Do: "requests", Proxy: addr, To: addr, Conns: 1, N: 1, Size: size}
-			r := l.run()
+			r := run(&l)
 			if test.want == "" {
-				if r != (loadResult{OK: 1}) {
+				if r != (loadResult{OK: 1, Seen: 1}) {
 					t.Errorf("result %+v, want no error", r)
 				}
 				return
@@ -129,7 +223,7 @@ func TestRefusedConnectIsAnError(t *testing.T) {
 }
 
 func TestOriginRefusesWrongBody(t *testing.T) {
-	o := testOrigin(t)
+	o, _ := testOrigin(t)
 	c, err := net.Dial("tcp", o.addrs["http"])
 	if err != nil {
 		t.Fatal(err)

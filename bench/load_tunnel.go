@@ -4,11 +4,15 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"sync"
 )
 
 // tunnel connects to the target, through the proxy with CONNECT.
 func (l *load) tunnel() (*conn, error) {
+	if l.session != nil {
+		return l.session.tunnel(l.To)
+	}
 	c, err := l.dial()
 	if err != nil || l.Bare {
 		return c, err
@@ -51,22 +55,71 @@ func (c *conn) echo(b byte) error {
 
 // connects opens tunnels one after the other, sends a byte through each and
 // closes it when the byte is back.
-func (l *load) connects(_ int, n int64, done func(error)) {
-	for i := range n {
+func (l *load) connects(w *worker) {
+	for i := range w.n {
 		c, err := l.tunnel()
 		if err == nil {
 			err = c.echo(byte(i))
 			_ = c.Close()
 		}
-		done(err)
+		w.done(err)
+	}
+}
+
+// pings opens one tunnel and sends bytes through it, one after the other.
+func (l *load) pings(w *worker) {
+	c, err := l.tunnel()
+	if err != nil {
+		w.doneUnseen(err)
+		return
+	}
+	defer c.Close()
+	if w.n > 0 {
+		w.seen.Add(1)
+	}
+	for i := range w.n {
+		if err = c.echo(byte(i)); err != nil {
+			w.doneUnseen(err)
+			return
+		}
+		w.doneUnseen(nil)
 	}
 }
 
 // bulk fetches Size bytes through each tunnel.
-func (l *load) bulk(_ int, n int64, done func(error)) {
-	for range n {
-		done(l.fetch())
+func (l *load) bulk(w *worker) {
+	for range w.n {
+		w.done(l.fetch())
 	}
+}
+
+// push sends Size bytes through each tunnel.
+func (l *load) push(w *worker) {
+	for range w.n {
+		w.done(l.send())
+	}
+}
+
+func (l *load) send() error {
+	c, err := l.tunnel()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if _, err := fmt.Fprintf(c, "%d\n", l.Size); err != nil {
+		return err
+	}
+	if err := writeBody(c, nil, new(body), l.Size); err != nil {
+		return err
+	}
+	var answer [1]byte
+	if _, err := io.ReadFull(c, answer[:]); err != nil {
+		return fmt.Errorf("waiting for the origin to accept %d bytes: %w", l.Size, err)
+	}
+	if answer[0] != accepted {
+		return fmt.Errorf("answer %q, want %q", answer, accepted)
+	}
+	return nil
 }
 
 func (l *load) fetch() error {

@@ -3,100 +3,83 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"time"
 )
 
-// Sizes of what is asked for.
-const (
-	getSize  = 1 << 10
-	postSize = 64 << 10
-	oneGiB   = 1 << 30
-)
-
-// experiment measures the processor time that an operation costs a proxy.
-type experiment struct {
-	key, name string
-	unit      string
-	inUnit    func(perOperation time.Duration) float64
-	subjects  []string
-	listener  string // of the origin
-	load      load
-}
-
-func microseconds(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
-
-func experiments(scale float64) []experiment {
-	n := func(full int64) int64 { return max(int64(float64(full)*scale), 64) }
-	exchanges := []string{egress, transport, noReadFrom, caddyRespond}
-	return []experiment{
-		{
-			key: "get", name: "GET 1 KiB", unit: "µs", inUnit: microseconds, subjects: exchanges, listener: "http",
-			load: load{Do: "requests", Conns: 32, N: n(20_000), Size: getSize},
-		},
-		{
-			key: "post", name: "POST 64 KiB", unit: "µs", inUnit: microseconds, subjects: exchanges, listener: "http",
-			load: load{Do: "requests", Conns: 32, N: n(6_000), Size: getSize, Post: postSize},
-		},
-		{
-			key: "connect", name: "CONNECT, one byte echoed, close", unit: "µs", inUnit: microseconds,
-			subjects: []string{egress, bareRelay}, listener: "echo",
-			load: load{Do: "connects", Conns: 32, N: n(5_000)},
-		},
-		{
-			key: "tunnel", name: "1 GiB through a tunnel", unit: "s", inUnit: time.Duration.Seconds,
-			subjects: []string{egress, bareRelay}, listener: "bulk",
-			load: load{Do: "bulk", Conns: 1, N: 1, Size: oneGiB},
-		},
-	}
-}
-
 // series is what the rounds of an experiment have brought for one subject, in
 // the experiment's unit for one operation.
 type series struct {
-	subject string
-	total   []float64
-	user    []float64
-	errors  int64
-	first   string
+	subject  string
+	total    []float64
+	user     []float64
+	p50, p99 []float64 // µs
+	errors   int64
+	first    string
+}
+
+// add takes in what one round has brought. What goes wrong while warming up
+// counts as well.
+func (s *series) add(e experiment, round int, cost cpuTime, result loadResult) {
+	if result.Errors > 0 {
+		s.errors += result.Errors
+		if s.first == "" {
+			s.first = result.First
+		}
+	}
+	if round < 0 || result.OK == 0 {
+		return
+	}
+	per := time.Duration(result.OK)
+	s.total = append(s.total, e.inUnit(cost.total()/per))
+	s.user = append(s.user, e.inUnit(cost.user/per))
+	s.p50 = append(s.p50, result.P50)
+	s.p99 = append(s.p99, result.P99)
 }
 
 // run starts the subjects of an experiment, warms them up, and measures them in
 // turn, round after round, each time beginning with another one.
 func (l *lab) run(e experiment, rounds int, progress func(string)) ([]series, error) {
-	proxies, out := make([]*proxy, len(e.subjects)), make([]series, len(e.subjects))
-	for i, name := range e.subjects {
-		p, err := l.start(name)
-		if err != nil {
-			return nil, err
-		}
+	proxies := l.startAll(e)
+	out := make([]series, len(proxies))
+	for i, p := range proxies {
 		defer p.stop()
-		proxies[i], out[i].subject = p, name
+		out[i].subject = p.name
 	}
 	for round := -1; round < rounds; round++ { // -1 is the warm-up
 		for i := range proxies {
 			turn := (i + max(round, 0)) % len(proxies)
 			cost, result, err := l.measure(proxies[turn], e)
-			if err != nil {
-				return nil, fmt.Errorf("%s, %s: %w", e.name, proxies[turn].name, err)
+			if l.ctx.Err() != nil {
+				return nil, context.Cause(l.ctx)
 			}
-			if result.Errors > 0 {
-				s := &out[turn]
-				s.errors += result.Errors
-				if s.first == "" {
-					s.first = result.First
-				}
+			if err != nil { // of this subject: the others go on
+				result = loadResult{Errors: 1, First: err.Error()}
 			}
-			if round >= 0 && result.OK > 0 {
-				per := time.Duration(result.OK)
-				out[turn].total = append(out[turn].total, e.inUnit(cost.total()/per))
-				out[turn].user = append(out[turn].user, e.inUnit(cost.user/per))
-			}
+			out[turn].add(e, round, cost, result)
 		}
 		progress(fmt.Sprintf("%s: round %d of %d", e.name, round+1, rounds))
 	}
 	return out, nil
+}
+
+// startAll starts the subjects of an experiment that are there. One that does
+// not start is skipped: the others are worth their time all the same.
+func (l *lab) startAll(e experiment) (proxies []*proxy) {
+	for _, name := range e.subjects {
+		if !l.present(name) {
+			continue
+		}
+		p, err := l.start(name)
+		if err != nil {
+			l.skip(e.name, err)
+			continue
+		}
+		proxies = append(proxies, p)
+	}
+	return proxies
 }
 
 // afterwards is how long a proxy is given to finish what it does when the last
@@ -110,7 +93,7 @@ func (l *lab) measure(p *proxy, e experiment) (cost cpuTime, result loadResult, 
 	if err := l.origin.ask(&seenBefore); err != nil {
 		return cost, result, err
 	}
-	before, err := cpu(p.pid)
+	before, err := cpu(p.pids...)
 	if err != nil {
 		return cost, result, err
 	}
@@ -118,14 +101,14 @@ func (l *lab) measure(p *proxy, e experiment) (cost cpuTime, result loadResult, 
 		return cost, result, err
 	}
 	time.Sleep(afterwards)
-	after, err := cpu(p.pid)
+	after, err := cpu(p.pids...)
 	if err != nil {
 		return cost, result, err
 	}
 	if err := l.origin.ask(&seenAfter); err != nil {
 		return cost, result, err
 	}
-	want := result.OK
+	want := result.Seen
 	if p.fixed {
 		want = 0
 	}
@@ -161,7 +144,8 @@ func (l *lab) generate(p *proxy, listener string, todo load) (result loadResult,
 func (l *lab) startLoad(p *proxy, listener string, todo load, result *loadResult) (*child, error) {
 	todo.To = l.listener[listener]
 	todo.Proxy = p.entry(todo.To)
-	todo.Fixed, todo.Bare = p.fixed, p.bare
+	todo.Fixed, todo.Bare, todo.Closes, todo.HTTP2 = p.fixed, p.bare, p.closes, p.http2
+	todo.Root = l.cert.cert
 	text, err := json.Marshal(todo)
 	if err != nil {
 		return nil, err

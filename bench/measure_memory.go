@@ -8,83 +8,127 @@ import (
 	"time"
 )
 
-// idleTunnels is how many tunnels are open at once for the idle figure.
-const idleTunnels = 3000
-
-// idleResult is what a quiet tunnel costs.
-type idleResult struct {
-	settled     []float64 // KiB a tunnel, after garbage collection
-	asFound     []float64 // KiB a tunnel, as the tunnels have left it
-	descriptors []float64
-	errors      int64
-	first       string
+// memoryFigure is one figure about memory, with what the repetitions brought.
+type memoryFigure struct {
+	key     string
+	group   string // of figures that are measured together
+	what    string
+	unit    string
+	digits  int // behind the point
+	subject string
+	values  []float64
+	errors  int64
+	first   string
 }
 
-// idle opens tunnels and compares the proxy's memory and descriptors with those
-// before. Each repetition has a fresh process: what a peak has left behind
-// would be missing from the next difference.
-func (l *lab) idle(name string, repeats int) (idleResult, error) {
-	var r idleResult
-	for range repeats {
-		if err := l.idleOnce(name, &r); err != nil {
-			return r, fmt.Errorf("idle tunnels, %s: %w", name, err)
-		}
+// memoryRun measures figures of one kind for a subject, once. It adds a value
+// to each of them, in order.
+type memoryRun struct {
+	key      string // for -only
+	name     string
+	subjects []string
+	repeats  int // 0: as many as asked for
+	figures  []memoryFigure
+	once     func(l *lab, p *proxy) (values []float64, result loadResult, err error)
+}
+
+// memoryRuns returns all of them. scale is applied to how much they hold.
+func memoryRuns(scale float64) []memoryRun {
+	s := scaled(scale)
+	return []memoryRun{s.idleTunnels(), s.idleConns(), s.manyHosts(), slowReader()}
+}
+
+// runMemory makes the measurements. Each repetition has a fresh process: what a
+// peak has left behind would be missing from the next difference.
+func (l *lab) runMemory(m memoryRun, repeats int) (out []memoryFigure, err error) {
+	if m.repeats > 0 {
+		repeats = min(repeats, m.repeats)
 	}
-	return r, nil
+	for _, name := range m.subjects {
+		if !l.present(name) {
+			continue
+		}
+		progress(m.name + ": " + name)
+		figures := append([]memoryFigure(nil), m.figures...)
+		for i := range figures {
+			figures[i].group, figures[i].subject = m.name, name
+		}
+		for range repeats {
+			if err := l.repeatMemory(m, figures); err != nil {
+				if l.ctx.Err() != nil {
+					return nil, err
+				}
+				l.skip(m.name, fmt.Errorf("%s: %w", name, err))
+				figures = nil
+				break
+			}
+		}
+		out = append(out, figures...)
+	}
+	return out, nil
 }
 
-func (l *lab) idleOnce(name string, r *idleResult) error {
-	p, err := l.start(name)
+func (l *lab) repeatMemory(m memoryRun, figures []memoryFigure) error {
+	p, err := l.start(figures[0].subject)
 	if err != nil {
 		return err
 	}
 	defer p.stop()
-	// A few tunnels first: what the first ones load is not the price of one.
-	warm, err := l.generate(p, "echo", load{Do: "connects", Conns: 8, N: 100})
+	values, result, err := m.once(l, p)
 	if err != nil {
 		return err
 	}
-	before, err := settledMemory(p)
-	if err != nil {
-		return err
-	}
-	filesBefore, err := descriptors(p.pid)
-	if err != nil {
-		return err
-	}
-	var result loadResult
-	c, err := l.startLoad(p, "echo", load{Do: "hold", Conns: 32, N: idleTunnels}, &result)
-	if err != nil {
-		return err
-	}
-	defer c.stop()
-	found, err := steadyMemory(p)
-	if err != nil {
-		return err
-	}
-	files, err := descriptors(p.pid)
-	if err != nil {
-		return err
-	}
-	settled, err := settledMemory(p)
-	if err != nil {
-		return err
-	}
-	perTunnel := func(n int64) float64 { return float64(n) / idleTunnels }
-	r.settled = append(r.settled, perTunnel(settled-before)/1024)
-	r.asFound = append(r.asFound, perTunnel(found-before)/1024)
-	r.descriptors = append(r.descriptors, perTunnel(int64(files-filesBefore)))
-	if r.errors += warm.Errors + result.Errors; r.first == "" {
-		r.first = warm.First + result.First
+	for i := range values {
+		f := &figures[i]
+		f.values = append(f.values, values[i])
+		if f.errors += result.Errors; f.first == "" {
+			f.first = result.First
+		}
 	}
 	return nil
+}
+
+// and adds up what two loads have brought.
+func (r loadResult) and(other loadResult) loadResult {
+	r.OK += other.OK
+	r.Errors += other.Errors
+	r.Seen += other.Seen
+	if r.First == "" {
+		r.First = other.First
+	}
+	return r
+}
+
+// usage is what a proxy holds.
+type usage struct {
+	memory      int64
+	descriptors int
+	goroutines  int // 0 where it is not known
+}
+
+// settledUsage is what it holds when it has given back what it does not use.
+func (l *lab) settledUsage(p *proxy) (u usage, err error) {
+	if u.memory, err = l.settledMemory(p); err != nil {
+		return u, err
+	}
+	if u.descriptors, err = descriptors(p.pids...); err != nil {
+		return u, err
+	}
+	if p.goroutines != nil {
+		u.goroutines, err = p.goroutines()
+	}
+	return u, err
 }
 
 // settledMemory lets the proxy give back what it does not use, and reads its
 // memory when that has become steady. It does so three times, because stacks
 // shrink in one collection and pools are emptied by two.
-func settledMemory(p *proxy) (n int64, err error) {
-	for range 3 {
+func (l *lab) settledMemory(p *proxy) (n int64, err error) {
+	times := 3
+	if l.hasty {
+		times = 1
+	}
+	for range times {
 		if p.settle != nil {
 			if err := p.settle(); err != nil {
 				return 0, err
@@ -103,7 +147,7 @@ func steadyMemory(p *proxy) (int64, error) {
 	const step, enough, hardly = 100 * time.Millisecond, 5, 64 << 10
 	last, same := int64(0), 0
 	for range 100 {
-		n, err := memory(p.pid)
+		n, err := memory(p.pids...)
 		if err != nil {
 			return 0, err
 		}
@@ -118,53 +162,32 @@ func steadyMemory(p *proxy) (int64, error) {
 	return last, nil
 }
 
-// slowRead is the load of the slow reader.
-var slowRead = load{Do: "requests", Conns: 1, N: 1, Size: oneGiB, SlowBytes: oneGiB / 4, SlowRate: 64 << 20}
-
-// slowResult is what a response that is read slowly costs.
-type slowResult struct {
-	growth []float64 // MiB
-	errors int64
-	first  string
-}
-
-// slow lets a client read a large response slowly, then as fast as it can, and
-// returns by how much the proxy's memory grew at most.
-func (l *lab) slow(name string, repeats int) (slowResult, error) {
-	var r slowResult
-	for range repeats {
-		if err := l.slowOnce(name, &r); err != nil {
-			return r, fmt.Errorf("slow reader, %s: %w", name, err)
-		}
+// slowReader measures what a response that is read slowly costs: a client reads
+// a large one slowly, then as fast as it can. The figure is by how much the
+// proxy's memory grew at most.
+func slowReader() memoryRun {
+	read := load{Do: "requests", Conns: 1, N: 1, Size: oneGiB, SlowBytes: oneGiB / 4, SlowRate: 64 * oneMiB}
+	return memoryRun{
+		key: "slow", name: "A response of 1 GiB, read slowly", subjects: []string{egress, transport, squid, goProxy},
+		figures: []memoryFigure{{key: "slow", what: "most growth", unit: "MiB", digits: 1}},
+		once: func(l *lab, p *proxy) ([]float64, loadResult, error) {
+			if l.hasty {
+				read.Size, read.SlowBytes = oneGiB/8, oneGiB/32
+			}
+			warm, err := l.generate(p, "http", load{Do: "requests", Conns: 1, N: 10, Size: getSize})
+			if err != nil {
+				return nil, warm, err
+			}
+			before, err := l.settledMemory(p)
+			if err != nil {
+				return nil, warm, err
+			}
+			peak := watchMemory(p)
+			result, err := l.generate(p, "http", read)
+			growth := float64(max(peak()-before, 0)) / oneMiB
+			return []float64{growth}, result.and(warm), err
+		},
 	}
-	return r, nil
-}
-
-func (l *lab) slowOnce(name string, r *slowResult) error {
-	p, err := l.start(name)
-	if err != nil {
-		return err
-	}
-	defer p.stop()
-	warm, err := l.generate(p, "http", load{Do: "requests", Conns: 1, N: 10, Size: getSize})
-	if err != nil {
-		return err
-	}
-	before, err := settledMemory(p)
-	if err != nil {
-		return err
-	}
-	peak := watchMemory(p)
-	result, err := l.generate(p, "http", slowRead)
-	highest := peak()
-	if err != nil {
-		return err
-	}
-	r.growth = append(r.growth, float64(max(highest-before, 0))/(1<<20))
-	if r.errors += warm.Errors + result.Errors; r.first == "" {
-		r.first = warm.First + result.First
-	}
-	return nil
 }
 
 // watchMemory looks at a proxy's memory all the time. The returned function
@@ -178,7 +201,7 @@ func watchMemory(p *proxy) (peak func() int64) {
 		ticker := time.NewTicker(step)
 		defer ticker.Stop()
 		for {
-			if n, err := memory(p.pid); err == nil {
+			if n, err := memory(p.pids...); err == nil {
 				highest = max(highest, n)
 			}
 			select {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -18,38 +19,68 @@ import (
 //   - http: METHOD /size/id is answered with a body of that size that begins
 //     with that id; the body of the request is checked in the same way
 //   - echo: bytes come back as they are
+//   - any: the same as http, on every address of 127.0.0.0/8
+//   - gather, scatter: requests as for http, held back until as many are there
+//     as the path says; scatter ends the connection behind the answer
 //   - bulk: a line with a number is answered with so many bytes of the pattern
+//   - sink: a line with a number and so many bytes of the pattern are answered
+//     with one byte
+//   - tls: the same as echo, within TLS
 type origin struct {
 	addrs map[string]string
+	tls   *tls.Config
 
 	requests, tunnels, bad atomic.Int64
+	kept                   atomic.Int64 // open connections of gather
+	gates                  gates
 }
+
+// tunnelListeners are those that tunnels go to.
+var tunnelListeners = []string{"echo", "bulk", "sink", "tls"}
 
 // originSeen is what an origin has counted.
 type originSeen struct {
 	Requests int64 // answered with 200
-	Tunnels  int64 // connections of echo and bulk that brought a byte
+	Tunnels  int64 // connections for tunnels that brought what they must
 	Bad      int64 // requests and connections that broke a rule
+	Kept     int64 // connections of gather that are open now
 }
 
 // originMain serves until its standard input ends. For each line that it reads
-// there it prints what it has seen.
-func originMain([]string) error {
-	o, err := newOrigin()
+// there it prints what it has seen. Its arguments are the files of a certificate
+// and its key.
+func originMain(args []string) error {
+	if len(args) != 2 {
+		return fmt.Errorf("origin wants a certificate and a key, got %d arguments", len(args))
+	}
+	o, err := newOrigin(keyPair{args[0], args[1]})
 	if err != nil {
 		return err
 	}
 	return serveParent(o.addrs, func() any { return o.seen() })
 }
 
-func newOrigin() (*origin, error) {
-	o := &origin{addrs: make(map[string]string)}
+func newOrigin(pair keyPair) (*origin, error) {
+	cert, err := tls.LoadX509KeyPair(pair.cert, pair.key)
+	if err != nil {
+		return nil, err
+	}
+	o := &origin{addrs: make(map[string]string), tls: &tls.Config{Certificates: []tls.Certificate{cert}}}
 	for name, serve := range map[string]func(net.Conn) error{
-		"http": o.serveHTTP,
-		"echo": o.serveEcho,
-		"bulk": o.serveBulk,
+		"http":    o.serveHTTP,
+		"any":     o.serveAny,
+		"gather":  func(c net.Conn) error { return o.serveGathering(c, true) },
+		"scatter": func(c net.Conn) error { return o.serveGathering(c, false) },
+		"echo":    o.serveEcho,
+		"bulk":    o.serveBulk,
+		"sink":    o.serveSink,
+		"tls":     o.serveTLS,
 	} {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		host := "127.0.0.1"
+		if name == "any" {
+			host = "0.0.0.0" // there is no listening on 127.0.0.0/8 alone
+		}
+		ln, err := net.Listen("tcp4", net.JoinHostPort(host, "0"))
 		if err != nil {
 			return nil, err
 		}
@@ -76,7 +107,12 @@ func acceptAll(ln net.Listener, serve func(net.Conn)) {
 }
 
 func (o *origin) seen() originSeen {
-	return originSeen{Requests: o.requests.Load(), Tunnels: o.tunnels.Load(), Bad: o.bad.Load()}
+	return originSeen{
+		Requests: o.requests.Load(),
+		Tunnels:  o.tunnels.Load(),
+		Bad:      o.bad.Load(),
+		Kept:     o.kept.Load(),
+	}
 }
 
 // answerHead is the head of every answer, with the fields that a usual origin
@@ -166,29 +202,4 @@ func writeBody(w io.Writer, out []byte, b *body, n int64) error {
 		n -= int64(len(piece))
 	}
 	return nil
-}
-
-func (o *origin) serveEcho(c net.Conn) error {
-	var buf [64]byte
-	for first := true; ; first = false {
-		n, err := c.Read(buf[:])
-		if n == 0 {
-			return unlessGone(err)
-		}
-		if first {
-			o.tunnels.Add(1)
-		}
-		if _, err := c.Write(buf[:n]); err != nil {
-			return unlessGone(err)
-		}
-	}
-}
-
-func (o *origin) serveBulk(c net.Conn) error {
-	var n int64
-	if _, err := fmt.Fscanln(c, &n); err != nil {
-		return unlessGone(err)
-	}
-	o.tunnels.Add(1)
-	return unlessGone(writeBody(c, nil, new(body), n))
 }

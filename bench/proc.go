@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -48,8 +49,8 @@ func parseStat(line []byte) (stat, error) {
 	}, nil
 }
 
-// tree returns the stats of a process and all its descendants.
-func tree(pid int) (map[int]stat, error) {
+// tree returns the stats of processes and all their descendants.
+func tree(pids ...int) (map[int]stat, error) {
 	paths, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		return nil, err
@@ -67,10 +68,14 @@ func tree(pid int) (map[int]stat, error) {
 		id, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 		all[id] = s
 	}
-	if _, ok := all[pid]; !ok {
-		return nil, fmt.Errorf("process %d has ended", pid)
+	in := make(map[int]stat)
+	for _, pid := range pids {
+		s, ok := all[pid]
+		if !ok {
+			return nil, fmt.Errorf("process %d has ended", pid)
+		}
+		in[pid] = s
 	}
-	in := map[int]stat{pid: all[pid]}
 	for grown := true; grown; {
 		grown = false
 		for id, s := range all {
@@ -83,9 +88,9 @@ func tree(pid int) (map[int]stat, error) {
 	return in, nil
 }
 
-// cpu returns the processor time of a process and its descendants.
-func cpu(pid int) (cpuTime, error) {
-	processes, err := tree(pid)
+// cpu returns the processor time of processes and their descendants.
+func cpu(pids ...int) (cpuTime, error) {
+	processes, err := tree(pids...)
 	var sum cpuTime
 	for _, s := range processes {
 		sum.user += s.cpu.user
@@ -94,12 +99,12 @@ func cpu(pid int) (cpuTime, error) {
 	return sum, err
 }
 
-// memory returns the resident memory, in bytes, of a process and its
+// memory returns the resident memory, in bytes, of processes and their
 // descendants: what is its own (heap and stacks), without the program's text,
 // which comes and goes with what else the machine does. Memory of the kernel,
 // such as socket buffers, is not in it.
-func memory(pid int) (int64, error) {
-	processes, err := tree(pid)
+func memory(pids ...int) (int64, error) {
+	processes, err := tree(pids...)
 	var sum int64
 	for id := range processes {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", id))
@@ -123,9 +128,9 @@ func parseMemory(status string) (sum int64) {
 	return sum
 }
 
-// descriptors counts the open files of a process and its descendants.
-func descriptors(pid int) (int, error) {
-	processes, err := tree(pid)
+// descriptors counts the open files of processes and their descendants.
+func descriptors(pids ...int) (int, error) {
+	processes, err := tree(pids...)
 	n := 0
 	for id := range processes {
 		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", id))
@@ -135,6 +140,18 @@ func descriptors(pid int) (int, error) {
 		n += len(entries)
 	}
 	return n, err
+}
+
+// killTree ends a process and its descendants. The descendants are those that
+// it has now: who has left the tree on purpose, as a daemon does, is not found.
+func killTree(pid int) {
+	processes, _ := tree(pid)
+	_ = syscall.Kill(pid, syscall.SIGKILL)
+	for id := range processes {
+		if id != pid {
+			_ = syscall.Kill(id, syscall.SIGKILL)
+		}
+	}
 }
 
 // checkListener sees to it that the process, and nobody else, listens on the

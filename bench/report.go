@@ -3,176 +3,181 @@
 package main
 
 import (
-	"cmp"
-	"debug/buildinfo"
 	"fmt"
 	"io"
 	"os"
-	"runtime"
+	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 )
 
-// spread is the median of some numbers, and their range.
-type spread struct{ median, min, max float64 }
+// The files of a report.
+const (
+	reportFile = "README.md"
+	chartFile  = "chart.svg"
+)
 
-func spreadOf(values []float64) spread {
-	if len(values) == 0 {
-		return spread{}
+// write puts the report and its chart into a directory.
+func (r *results) write(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
 	}
-	s := slices.Sorted(slices.Values(values))
-	half := len(s) / 2
-	median := s[half]
-	if len(s)%2 == 0 {
-		median = (s[half-1] + s[half]) / 2
+	var text, chart strings.Builder
+	r.report(&text, true)
+	if err := r.chart(&chart); err != nil {
+		return err
 	}
-	return spread{median, s[0], s[len(s)-1]}
+	if err := os.WriteFile(filepath.Join(dir, chartFile), []byte(chart.String()), 0o644); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, reportFile), []byte(text.String()), 0o644)
 }
 
-// format writes the median with its range, with so many digits behind the
-// point.
-func (s spread) format(digits int) string {
-	return fmt.Sprintf("%.*f (%.*f–%.*f)", digits, s.median, digits, s.min, digits, s.max)
-}
-
-// paired returns the ratios of two series, round by round: what disturbs a
-// round disturbs both.
-func paired(of, by []float64) []float64 {
-	var ratios []float64
-	for i := range min(len(of), len(by)) {
-		if by[i] > 0 {
-			ratios = append(ratios, of[i]/by[i])
+// report writes everything as Markdown.
+func (r *results) report(w io.Writer, chart bool) {
+	fmt.Fprint(w, "# What egress costs\n\n")
+	fmt.Fprintf(w, "Written by [`bench/`](../../bench/README.md), which says what is measured and how.\n\n")
+	r.reportMachine(w)
+	if chart {
+		fmt.Fprintf(w, "\n![Processor time and memory of egress and other proxies](%s)\n", chartFile)
+	}
+	r.reportGoals(w)
+	r.reportCPU(w)
+	r.reportMemory(w)
+	if len(r.skipped) > 0 {
+		fmt.Fprint(w, "\n## Not measured\n\n")
+		for _, text := range r.skipped {
+			fmt.Fprintf(w, "- %s\n", strings.Join(strings.Fields(text), " "))
 		}
 	}
-	return ratios
 }
 
-// goal is the most that a ratio may be.
-type goal struct {
-	key, of, by string
-	most        float64
+// reportMachine writes where, when and of what the figures are.
+func (r *results) reportMachine(w io.Writer) {
+	m := r.machine
+	fmt.Fprintf(w, "- %s, %s, %s\n", m.date, m.cpu, m.kernel)
+	fmt.Fprintf(w, "- egress at %s, Go %s\n", m.commit, m.goVersion)
+	fmt.Fprintf(w, "- `%s`: median (lowest–highest) of %d rounds, ratios round by round; of memory %d repetitions", m.command, r.rounds, r.repeats)
+	fmt.Fprintln(w)
+	if r.scale < 1 {
+		fmt.Fprintf(w, "- **at %g of the usual load: too little for the figures to mean much**\n", r.scale)
+	}
+	for _, v := range r.versions {
+		fmt.Fprintf(w, "- %s\n", v)
+	}
 }
 
-var goals = []goal{
-	{"get", egress, transport, 0.6},
-	{"get", egress, caddyRespond, 1.6},
-	{"connect", egress, bareRelay, 1.3},
-	{"tunnel", egress, bareRelay, 1.05},
-}
-
-// references are the subjects that others are divided by.
-var references = []string{transport, caddyRespond, bareRelay}
-
-// cpuRow is what the rounds of one experiment have brought.
-type cpuRow struct {
-	experiment experiment
-	series     []series
-}
-
-// reportCPU prints the table of processor time.
-func reportCPU(w io.Writer, rows []cpuRow) {
-	fmt.Fprintf(w, "\n| CPU per operation | subject | user + system | of it user | ÷ %s | errors |\n", strings.Join(references, " | ÷ "))
-	fmt.Fprintf(w, "| --- | --- | --- | --- |%s --- |\n", strings.Repeat(" --- |", len(references)))
-	for _, row := range rows {
-		digits := 0
-		if row.experiment.unit == "s" {
-			digits = 2
-		}
-		for _, s := range row.series {
-			fmt.Fprintf(w, "| %s | %s | %s %s | %.*f |", row.experiment.name, s.subject,
-				spreadOf(s.total).format(digits), row.experiment.unit, digits, spreadOf(s.user).median)
-			for _, name := range references {
-				fmt.Fprintf(w, " %s |", ratioCell(row, s, name))
+// reportGoals writes the table of goals, unless nothing of it was measured.
+func (r *results) reportGoals(w io.Writer) {
+	fmt.Fprint(w, "\n## Goals\n\n| figure of egress | goal | measured | |\n| --- | --- | --- | --- |\n")
+	for _, g := range goals {
+		value, met, ok := g.judge(r)
+		verdict := "**missed**"
+		switch {
+		case !ok:
+			value, verdict = "–", "not measured"
+			if strings.Contains(g.figure, "forwardproxy") {
+				verdict += ": not available"
 			}
-			fmt.Fprintf(w, " %s |\n", errorCell(s.errors, s.first))
+		case met:
+			verdict = "met"
+		}
+		fmt.Fprintf(w, "| %s | %s | %s | %s |\n", g.figure, g.want, value, verdict)
+	}
+}
+
+// reportCPU writes a table for each experiment.
+func (r *results) reportCPU(w io.Writer) {
+	if len(r.cpu) > 0 {
+		fmt.Fprint(w, "\n## Processor time per operation\n")
+	}
+	for _, row := range r.cpu {
+		e := row.experiment
+		if len(row.series) == 0 {
+			continue
+		}
+		first := row.series[0]
+		columns := []string{"subject", "user + system, " + e.unit, "of it user", first.subject + " ÷ it"}
+		if e.latency {
+			columns = append(columns, "median latency, µs", "p99 latency, µs", "p99: "+first.subject+" ÷ it")
+		}
+		columns = append(columns, "errors")
+		fmt.Fprintf(w, "\n### %s\n\n| %s |\n|%s\n", e.name, strings.Join(columns, " | "), strings.Repeat(" --- |", len(columns)))
+		for i := range row.series {
+			fmt.Fprintf(w, "| %s |\n", strings.Join(cpuCells(e, &first, &row.series[i], i == 0), " | "))
 		}
 	}
 }
 
-// ratioCell is the paired ratio to a reference, with the goal if there is one.
-func ratioCell(row cpuRow, s series, reference string) string {
-	i := slices.IndexFunc(row.series, func(r series) bool { return r.subject == reference })
-	if i < 0 || s.subject == reference {
+// cpuCells are the cells of a line about one subject. first is the one that all
+// are compared with.
+func cpuCells(e experiment, first, s *series, isFirst bool) []string {
+	cells := []string{s.subject}
+	if len(s.total) == 0 {
+		cells = append(cells, "–", "–", "–")
+	} else {
+		cells = append(cells, spreadOf(s.total).format(e.digits), fmt.Sprintf("%.*f", e.digits, spreadOf(s.user).median),
+			ratioCell(first.total, s.total, isFirst))
+	}
+	if e.latency {
+		cells = append(cells, valueCell(s.p50, 0), valueCell(s.p99, 0), ratioCell(first.p99, s.p99, isFirst))
+	}
+	return append(cells, errorCell(s.errors, s.first))
+}
+
+func ratioCell(of, by []float64, self bool) string {
+	ratios := paired(of, by)
+	if self || len(ratios) == 0 {
 		return "–"
 	}
-	ratio := spreadOf(paired(s.total, row.series[i].total))
-	text := ratio.format(2)
-	for _, g := range goals {
-		if g.key == row.experiment.key && g.of == s.subject && g.by == reference {
-			text += fmt.Sprintf(", goal ≤ %.2f", g.most)
-		}
-	}
-	return text
+	return spreadOf(ratios).format(2)
 }
 
+// errorCell must be 0 for a line to mean anything.
 func errorCell(n int64, first string) string {
 	if n == 0 {
 		return "0"
 	}
+	first = strings.ReplaceAll(strings.Join(strings.Fields(first), " "), "|", "\\|")
 	return fmt.Sprintf("**%d**: %s", n, first)
 }
 
-// memoryRow is a line of the table of memory.
-type memoryRow struct{ what, subject, value, errors string }
-
-func reportMemory(w io.Writer, rows []memoryRow) {
-	fmt.Fprint(w, "\n| memory | subject | value | errors |\n| --- | --- | --- | --- |\n")
-	for _, r := range rows {
-		fmt.Fprintf(w, "| %s | %s | %s | %s |\n", r.what, r.subject, r.value, r.errors)
+// reportMemory writes a table for each group of figures.
+func (r *results) reportMemory(w io.Writer) {
+	if len(r.memory) > 0 {
+		fmt.Fprint(w, "\n## Memory\n")
 	}
-}
-
-func (r idleResult) rows(subject string) []memoryRow {
-	errors := errorCell(r.errors, r.first)
-	return []memoryRow{
-		{"idle tunnel, of 3,000: user memory, settled", subject, spreadOf(r.settled).format(1) + " KiB", errors},
-		{"idle tunnel, of 3,000: user memory, as found", subject, spreadOf(r.asFound).format(1) + " KiB", errors},
-		{"idle tunnel, of 3,000: descriptors", subject, spreadOf(r.descriptors).format(2), errors},
-	}
-}
-
-func (r slowResult) rows(subject string) []memoryRow {
-	return []memoryRow{{
-		"1 GiB response, read slowly: most growth", subject,
-		spreadOf(r.growth).format(1) + " MiB", errorCell(r.errors, r.first),
-	}}
-}
-
-// reportMachine prints where and when.
-func reportMachine(w io.Writer, refcaddy string, rounds int) {
-	fmt.Fprintf(w, "%s, %d × %s, Linux %s, load %s\n", time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), cpuModel(),
-		firstWords("/proc/sys/kernel/osrelease", 1), firstWords("/proc/loadavg", 3))
-	fmt.Fprintf(w, "%s, Caddy %s; median (lowest–highest) of %d rounds, ratios round by round\n",
-		runtime.Version(), moduleVersion(refcaddy, "github.com/caddyserver/caddy/v2"), rounds)
-}
-
-// moduleVersion is the version of a module in a binary.
-func moduleVersion(binary, module string) string {
-	info, err := buildinfo.ReadFile(binary)
-	if err == nil {
-		for _, m := range info.Deps {
-			if m.Path == module {
-				return m.Version
+	for _, group := range distinct(r.memory, func(f memoryFigure) string { return f.group }) {
+		figures := slices.DeleteFunc(slices.Clone(r.memory), func(f memoryFigure) bool { return f.group != group })
+		keys := distinct(figures, func(f memoryFigure) string { return f.key })
+		fmt.Fprintf(w, "\n### %s\n\n| subject |", group)
+		for _, f := range figures[:len(keys)] {
+			fmt.Fprintf(w, " %s |", strings.TrimSuffix(f.what+", "+f.unit, ", "))
+		}
+		fmt.Fprintf(w, " errors |\n| --- |%s\n", strings.Repeat(" --- |", len(keys)+1))
+		for line := range slices.Chunk(figures, len(keys)) {
+			fmt.Fprintf(w, "| %s |", line[0].subject)
+			for _, f := range line {
+				fmt.Fprintf(w, " %s |", valueCell(f.values, f.digits))
 			}
+			fmt.Fprintf(w, " %s |\n", errorCell(line[0].errors, line[0].first))
 		}
 	}
-	return "unknown"
 }
 
-func cpuModel() string {
-	text, _ := os.ReadFile("/proc/cpuinfo")
-	for line := range strings.Lines(string(text)) {
-		if name, value, _ := strings.Cut(line, ":"); strings.TrimSpace(name) == "model name" {
-			return strings.TrimSpace(value)
+func valueCell(values []float64, digits int) string {
+	if len(values) == 0 {
+		return "–"
+	}
+	return spreadOf(values).format(digits)
+}
+
+// distinct are the different values of a property, in their order.
+func distinct(figures []memoryFigure, of func(memoryFigure) string) (all []string) {
+	for _, f := range figures {
+		if !slices.Contains(all, of(f)) {
+			all = append(all, of(f))
 		}
 	}
-	return "unknown processor"
-}
-
-// firstWords returns the first words of a file.
-func firstWords(path string, n int) string {
-	text, _ := os.ReadFile(path)
-	words := strings.Fields(string(text))
-	return cmp.Or(strings.Join(words[:min(n, len(words))], " "), "unknown")
+	return all
 }

@@ -53,9 +53,9 @@ func parseReference(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 // Provision sets up the transport, with enough idle connections for any load.
 func (ref *Reference) Provision(caddy.Context) error {
 	ref.transport = &http.Transport{
-		MaxIdleConns:        4096,
-		MaxIdleConnsPerHost: 1024,
-		IdleConnTimeout:     time.Minute,
+		MaxIdleConns:        8192,
+		MaxIdleConnsPerHost: 8192,
+		IdleConnTimeout:     5 * time.Minute,
 		DisableCompression:  true,
 	}
 	return nil

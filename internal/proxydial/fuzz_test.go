@@ -37,7 +37,7 @@ func FuzzConnectReply(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		tn, err := d.connect(context.Background(), &said{r: bytes.NewReader(b)}, "origin.test:443")
+		tn, err := d.connect(context.Background(), &said{r: bytes.NewReader(b)}, request{authority: "origin.test:443"})
 		if err != nil {
 			e, ok := errors.AsType[*Error](err)
 			if !ok || e.Stage != StageReply && e.Stage != StageAuth || !e.Sent || tn != nil {
@@ -124,7 +124,7 @@ func FuzzH2Frames(f *testing.F) {
 			c.fail(io.EOF)
 			return
 		}
-		if tn, err := d.tunnelOn(context.Background(), c, "origin.test:443"); err == nil {
+		if tn, err := d.tunnelOn(context.Background(), c, request{authority: "origin.test:443"}); err == nil {
 			_, _ = io.Copy(io.Discard, tn.Conn)
 			tn.Conn.Close()
 		}
