@@ -160,41 +160,66 @@ func BenchmarkThroughput(b *testing.B) {
 	const size = 256 << 20
 	for _, mode := range []string{"iocopy", "relay"} {
 		for _, parallel := range []int{1, 8} {
-			b.Run(fmt.Sprintf("%s/x%d", mode, parallel), func(b *testing.B) {
-				chunk := make([]byte, 128<<10)
-				target := serve(b, func(c net.Conn) {
-					defer c.Close()
-					for range size / len(chunk) {
-						if _, err := c.Write(chunk); err != nil {
-							return
-						}
-					}
+			for _, way := range []string{"down", "up", "both"} {
+				b.Run(fmt.Sprintf("%s/%s/x%d", mode, way, parallel), func(b *testing.B) {
+					throughput(b, mode, way, parallel, size)
 				})
-				p := startProxy(b, mode, target)
-				b.SetBytes(size * int64(parallel))
-				before := p.usage(b, "cpu")
-				for b.Loop() {
-					var wg sync.WaitGroup
-					for range parallel {
-						wg.Go(func() { download(b, p.addr, size) })
-					}
-					wg.Wait()
-				}
-				used := p.usage(b, "cpu").cpu - before.cpu
-				gib := float64(b.N) * float64(parallel) * size / (1 << 30)
-				b.ReportMetric(float64(used)/1e9/gib, "cpu-s/GiB")
-			})
+			}
 		}
 	}
 }
 
-func download(b *testing.B, addr string, want int64) {
-	c, err := net.Dial("tcp4", addr)
-	if err != nil {
-		b.Error(err)
-		return
+// throughput moves size bytes through each of some tunnels at once: from the
+// origin, to it, or both.
+func throughput(b *testing.B, mode, way string, parallel int, size int64) {
+	var up, down int64
+	if way != "down" {
+		up = size
 	}
-	defer c.Close()
+	if way != "up" {
+		down = size
+	}
+	target := serve(b, func(c net.Conn) {
+		defer c.Close()
+		exchangeBulk(b, c, down, up)
+	})
+	p := startProxy(b, mode, target)
+	b.SetBytes((up + down) * int64(parallel))
+	before := p.usage(b, "cpu")
+	for b.Loop() {
+		var wg sync.WaitGroup
+		for range parallel {
+			wg.Go(func() {
+				c, err := net.Dial("tcp4", p.addr)
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				defer c.Close()
+				exchangeBulk(b, c, up, down)
+			})
+		}
+		wg.Wait()
+	}
+	used := p.usage(b, "cpu").cpu - before.cpu
+	gib := float64(b.N) * float64(parallel) * float64(up+down) / (1 << 30)
+	b.ReportMetric(float64(used)/1e9/gib, "cpu-s/GiB")
+}
+
+// exchangeBulk writes and reads so many bytes, and the ends.
+func exchangeBulk(b *testing.B, c net.Conn, out, want int64) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		chunk := make([]byte, 128<<10)
+		for ; out > 0; out -= int64(len(chunk)) {
+			if _, err := c.Write(chunk); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+		_ = c.(*net.TCPConn).CloseWrite()
+	})
 	buf := make([]byte, 256<<10)
 	var n int64
 	for {
@@ -228,6 +253,58 @@ func BenchmarkPingPong(b *testing.B) {
 			b.ReportMetric(float64(p.usage(b, "cpu").cpu-before.cpu)/float64(b.N), "cpu-ns/op")
 		})
 	}
+}
+
+// BenchmarkLife is what a relay itself costs from New to its end, over streams
+// that have ended already, without sockets to dial and close.
+func BenchmarkLife(b *testing.B) {
+	b.ReportAllocs()
+	done := make(chan struct{})
+	for b.Loop() {
+		New(over{}, over{}, Config{IdleTimeout: time.Hour}).Start(func(Result) { done <- struct{}{} })
+		<-done
+	}
+}
+
+// over is a stream that has ended.
+type over struct{}
+
+func (over) Read([]byte) (int, error)    { return 0, io.EOF }
+func (over) Write(p []byte) (int, error) { return len(p), nil }
+func (over) CloseWrite() error           { return nil }
+func (over) Close() error                { return nil }
+
+// BenchmarkSetup is New and the end of a relay of two sockets, whose dialing is
+// not measured.
+func BenchmarkSetup(b *testing.B) {
+	b.ReportAllocs()
+	for b.Loop() {
+		b.StopTimer()
+		client, origin := benchLink(b), benchLink(b)
+		b.StartTimer()
+		done := make(chan struct{})
+		New(client.near, origin.near, Config{IdleTimeout: time.Hour}).Start(func(Result) { close(done) })
+		client.far.Close()
+		origin.far.Close()
+		<-done
+	}
+}
+
+// benchLink is tcpLink for a loop: nothing is left to clean up.
+func benchLink(b *testing.B) link {
+	ln, err := listener()
+	if err != nil {
+		b.Fatal(err)
+	}
+	far, err := net.Dial("tcp4", ln.Addr().String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	near, err := ln.Accept()
+	if err != nil {
+		b.Fatal(err)
+	}
+	return link{near.(*net.TCPConn), far.(*net.TCPConn)}
 }
 
 // BenchmarkShortTunnel is a tunnel's whole life: dial, one byte echoed, close.

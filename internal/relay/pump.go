@@ -4,6 +4,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"syscall"
 )
 
 const (
@@ -39,8 +40,10 @@ type pump struct {
 	pacer    *pacer       // nil without rates
 
 	// tcp replaces the portable copy where the platform can wait for a TCP
-	// source without holding a buffer; otherwise nil.
-	tcp *tcpPump
+	// source without holding a buffer; otherwise nil. It points to tcpState:
+	// one object a tunnel is cheaper than five.
+	tcp      *tcpPump
+	tcpState tcpPump
 
 	// For tests: how many bytes the kernel moved, and how many buffers and
 	// pipes the direction holds at this moment.
@@ -48,9 +51,14 @@ type pump struct {
 	lent    atomic.Int32
 }
 
-func (p *pump) init(r *Relay, side Reason, src, dst Stream, early []byte) {
+// init makes the pump ready. from and to are the sockets of its streams, nil for
+// one that is no socket.
+func (p *pump) init(r *Relay, side Reason, src, dst Stream, from, to syscall.RawConn, early []byte) {
 	p.relay, p.side, p.src, p.dst, p.early = r, side, src, dst, early
-	p.tcp = newTCPPump(p)
+	if from != nil {
+		p.tcp = &p.tcpState
+		p.tcp.init(p, from, to)
+	}
 }
 
 func (p *pump) canSplice() bool { return p.tcp != nil && p.tcp.canSplice() }

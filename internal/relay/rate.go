@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"math"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,8 +25,13 @@ const (
 // Those who share a rate are served in the order in which they ask, in small
 // pieces, so that none starves.
 type Rate struct {
+	piece atomic.Int64
+
+	// mu is held from reading the clock to telling the bucket the time. The
+	// bucket would take a time earlier than the last one for a pause, and
+	// give bytes for it.
+	mu     sync.Mutex
 	bucket *rate.Limiter
-	piece  atomic.Int64
 }
 
 // NewRate makes a limit of so many bytes per second, at least 1, whose bucket is
@@ -41,6 +47,8 @@ func NewRate(bytesPerSecond int64) *Rate {
 func (r *Rate) Set(bytesPerSecond int64) {
 	bps := max(bytesPerSecond, 1)
 	r.piece.Store(piece(bps))
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.bucket.SetBurst(burst(bps))
 	r.bucket.SetLimit(rate.Limit(bps))
 }
@@ -65,7 +73,13 @@ type pacer struct {
 	stop  <-chan struct{} // closed when the tunnel ends
 
 	timer *time.Timer
-	taken []*rate.Reservation
+	taken []reservation
+}
+
+// reservation is what a direction has taken from a bucket.
+type reservation struct {
+	from *Rate
+	*rate.Reservation
 }
 
 // newPacer returns nil where there is nothing to keep to.
@@ -88,8 +102,7 @@ func (p *pacer) piece() int {
 // wait takes n bytes from every bucket and waits until it may deliver them. If
 // the tunnel ends first, it puts them back.
 func (p *pacer) wait(n int) error {
-	now := time.Now()
-	delay := p.take(now, n)
+	delay := p.take(n)
 	defer clear(p.taken)
 	if delay == 0 {
 		return nil
@@ -104,28 +117,37 @@ func (p *pacer) wait(n int) error {
 		return nil
 	case <-p.stop:
 		p.timer.Stop()
-		now = time.Now()
 		for _, t := range p.taken {
-			t.CancelAt(now)
+			t.from.mu.Lock()
+			t.CancelAt(time.Now())
+			t.from.mu.Unlock()
 		}
 		return errStopped
 	}
 }
 
-// take reserves n bytes in every bucket and returns when the last of them come.
-func (p *pacer) take(now time.Time, n int) (delay time.Duration) {
+// take reserves n bytes in every bucket and returns how long it is until the last
+// of them come.
+func (p *pacer) take(n int) (delay time.Duration) {
 	p.taken = p.taken[:0]
 	for _, r := range p.rates {
-		for left := n; left > 0; {
-			part := min(left, r.Burst())
-			t := r.bucket.ReserveN(now, part)
-			if !t.OK() {
-				continue // the burst has just become smaller
-			}
-			p.taken = append(p.taken, t)
-			delay = max(delay, t.DelayFrom(now))
-			left -= part
-		}
+		delay = max(delay, p.takeFrom(r, n))
+	}
+	return delay
+}
+
+// takeFrom reserves n bytes in a bucket, in parts if they are more than it can
+// hold since its rate was changed.
+func (p *pacer) takeFrom(r *Rate, n int) (delay time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	for n > 0 {
+		part := min(n, r.bucket.Burst())
+		t := r.bucket.ReserveN(now, part)
+		p.taken = append(p.taken, reservation{r, t})
+		delay = max(delay, t.DelayFrom(now))
+		n -= part
 	}
 	return delay
 }

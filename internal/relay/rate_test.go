@@ -105,8 +105,7 @@ func TestSharedRate(t *testing.T) {
 		b, bLink, waitB := deliver(1 << 20)
 		var gotB int64
 		done := make(chan struct{})
-		var at meter // of both, in the order of the bubble
-		at = *m
+		at := *m // of both, in the order of the bubble
 		turn := make(chan struct{}, 1)
 		turn <- struct{}{}
 		count := func(s io.Reader, n *int64) {

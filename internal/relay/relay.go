@@ -154,8 +154,9 @@ func New(client, origin Stream, cfg Config) *Relay {
 	if len(cfg.UpRates) > 0 || len(cfg.DownRates) > 0 {
 		r.stop = make(chan struct{})
 	}
-	r.up.init(r, ReasonClient, r.client, r.origin, cfg.EarlyUp)
-	r.down.init(r, ReasonOrigin, r.origin, r.client, cfg.EarlyDown)
+	c, o := rawTCP(r.client), rawTCP(r.origin)
+	r.up.init(r, ReasonClient, r.client, r.origin, c, o, cfg.EarlyUp)
+	r.down.init(r, ReasonOrigin, r.origin, r.client, o, c, cfg.EarlyDown)
 	r.up.pacer = newPacer(cfg.UpRates, r.stop)
 	r.down.pacer = newPacer(cfg.DownRates, r.stop)
 	return r

@@ -50,15 +50,9 @@ type tcpPump struct {
 	waited bool // the destination was full
 }
 
-// newTCPPump returns nil if the source is not a TCP socket.
-func newTCPPump(p *pump) *tcpPump {
-	from := rawTCP(p.src)
-	if from == nil {
-		return nil
-	}
-	t := &tcpPump{pump: p, from: from, to: rawTCP(p.dst)}
+func (t *tcpPump) init(p *pump, from, to syscall.RawConn) {
+	t.pump, t.from, t.to = p, from, to
 	t.readable, t.writable = t.onReadable, t.onWritable
-	return t
 }
 
 func (t *tcpPump) canSplice() bool { return t.to != nil }

@@ -186,30 +186,40 @@ func TestIdleTunnelsHoldNothing(t *testing.T) {
 	}
 
 	const burst = 4<<20 + 1
-	done := make(chan error, 2*tunnels)
-	for i := range tunnels {
-		go func() { _, err := send(origins[i].far, 1, burst, false); done <- err }()
-		go func() {
-			_, err := io.CopyN(io.Discard, struct{ io.Reader }{clients[i].far}, burst)
-			done <- err
-		}()
-	}
-	for range 2 * tunnels {
-		if err := <-done; err != nil {
-			t.Fatal(err)
+	for _, way := range []struct {
+		name     string
+		from, to *[tunnels]link
+		pump     func(*Relay) *pump
+	}{
+		{"down", &origins, &clients, func(r *Relay) *pump { return &r.down }},
+		{"up", &clients, &origins, func(r *Relay) *pump { return &r.up }},
+		{"down again", &origins, &clients, func(r *Relay) *pump { return &r.down }},
+	} {
+		done := make(chan error, 2*tunnels)
+		for i := range tunnels {
+			go func() { _, err := send(way.from[i].far, 1, burst, false); done <- err }()
+			go func() {
+				_, err := io.CopyN(io.Discard, struct{ io.Reader }{way.to[i].far}, burst)
+				done <- err
+			}()
 		}
-	}
-	var spliced int64
-	for _, r := range relays {
-		spliced += r.down.spliced.Load()
-	}
-	if spliced == 0 {
-		t.Error("the burst was not spliced")
-	}
-	eventually(t, "parked after the burst", idle)
-	trimPipes()
-	if n := openFiles(t); n != before {
-		t.Errorf("%d descriptors before the burst, %d after it", before, n)
+		for range 2 * tunnels {
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+		}
+		var spliced int64
+		for _, r := range relays {
+			spliced += way.pump(r).spliced.Load()
+		}
+		if spliced == 0 {
+			t.Errorf("%s: the burst was not spliced", way.name)
+		}
+		eventually(t, "parked after the burst "+way.name, idle)
+		trimPipes()
+		if n := openFiles(t); n != before {
+			t.Errorf("%s: %d descriptors before the burst, %d after it", way.name, before, n)
+		}
 	}
 }
 

@@ -12,7 +12,10 @@ import (
 
 type tcpPump struct{}
 
-func newTCPPump(*pump) *tcpPump { return nil }
+func (*tcpPump) init(*pump, syscall.RawConn, syscall.RawConn) {}
+
+// rawTCP is of no use here.
+func rawTCP(Stream) syscall.RawConn { return nil }
 
 func (*tcpPump) canSplice() bool { return false }
 

@@ -1,0 +1,91 @@
+package egress
+
+import (
+	"sync"
+	"testing"
+)
+
+// held tells how many hold the book of a key.
+func held(key string) int {
+	n, _ := tunnelBooks.References(key)
+	return n
+}
+
+// The book of a handler goes with the last tunnel or the last configuration,
+// whichever goes last, and a request that comes later still finds one.
+func TestTunnelBookIsReleasedByTheLast(t *testing.T) {
+	h, cancel := mustLoadModule(t, `{}`)
+	key, book := h.tunnels.key, h.tunnels.book
+	got, giveBack, err := h.tunnels.take()
+	if err != nil || got != book || held(key) != 1 {
+		t.Fatalf("%v; another book: %v; held by %d", err, got != book, held(key))
+	}
+	cancel() // the configuration goes
+	if held(key) != 1 {
+		t.Errorf("held by %d while a tunnel lives", held(key))
+	}
+	giveBack()
+	if held(key) != 0 {
+		t.Errorf("held by %d with nobody left", held(key))
+	}
+	late, giveBack, err := h.tunnels.take()
+	if err != nil || late == book || held(key) != 1 {
+		t.Errorf("a late request: %v; the book that is gone: %v; held by %d", err, late == book, held(key))
+	}
+	giveBack()
+	if held(key) != 0 {
+		t.Errorf("held by %d behind a late request", held(key))
+	}
+}
+
+// The number of tunnels is never over the limit, however many come at once.
+func TestTunnelBookCountsExactly(t *testing.T) {
+	b := new(tunnelBook)
+	const most = 10
+	for range 20 {
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		taken := 0
+		for range 4 * most {
+			wg.Go(func() {
+				if b.count(most) {
+					mu.Lock()
+					taken++
+					mu.Unlock()
+				}
+			})
+		}
+		wg.Wait()
+		if taken != most || b.total.Load() != most {
+			t.Fatalf("%d of %d were let in; %d are counted", taken, most, b.total.Load())
+		}
+		b.total.Store(0)
+	}
+}
+
+// A user's rate is shared by its tunnels, follows the configuration, and is
+// forgotten with the last of them.
+func TestUserRatesAreBounded(t *testing.T) {
+	b := new(tunnelBook)
+	first := b.shareRate("ann", 1<<20)
+	second := b.shareRate("ann", 1<<30)
+	if first != second || first.up.Burst() != 1<<28 || first.up == first.down {
+		t.Errorf("rates %p and %p, burst %d", first, second, first.up.Burst())
+	}
+	if b.shareRate("bob", 1<<20) == first {
+		t.Error("two users share a rate")
+	}
+	b.leaveRate(first)
+	if b.shareRate("ann", 1<<20) != first {
+		t.Error("the rate was forgotten while a tunnel lives")
+	}
+	for range 2 {
+		b.leaveRate(first)
+	}
+	if len(b.rates) != 1 {
+		t.Errorf("%d users are remembered; want bob alone", len(b.rates))
+	}
+	if b.shareRate("ann", 1<<20) == first {
+		t.Error("a rate that was given up is used again")
+	}
+}
