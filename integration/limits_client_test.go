@@ -93,6 +93,21 @@ func TestLimits_PerClientCountsWaiters(t *testing.T) {
 	})
 }
 
+// A second attempt belongs to the request that is counted already.
+func TestLimits_PerClientRetry(t *testing.T) {
+	eachMode(t, func(t *testing.T, m mode) {
+		p := start(t, m, setup{egress: usual + "transport {\n max_per_client 1\n}\n"})
+		origin := newRawOrigin(t, func(oc *originConn) {
+			oc.request()
+			oc.ok(fmt.Sprint(oc.number))
+			oc.request() // and closes instead of answering
+		})
+		c := p.client(t, "h1")
+		c.get(t, origin.url("/")).expect(t, 200, "1")
+		c.get(t, origin.url("/")).expect(t, 200, "2")
+	})
+}
+
 // A client that goes away gives back what it held.
 func TestLimits_PerClientGone(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
