@@ -263,13 +263,17 @@ func (d *destinations) lockState(key string, now time.Time) *destinationState {
 	for {
 		s := d.lookup(key)
 		if s == nil {
-			if d.count.Load() >= maxDestinations && !d.sweep(now) {
-				return nil
+			if d.count.Add(1) > maxDestinations {
+				d.count.Add(-1)
+				if !d.sweep(now) {
+					return nil
+				}
+				continue
 			}
 			fresh := &destinationState{last: now}
 			v, loaded := d.states.LoadOrStore(key, fresh)
-			if !loaded {
-				d.count.Add(1)
+			if loaded {
+				d.count.Add(-1)
 			}
 			s = v.(*destinationState)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -301,6 +302,46 @@ func TestCircuitTracksSoMany(t *testing.T) {
 		probe.tell(errRefused)
 		c.tracked(2)
 	})
+}
+
+// upstream.md §1: while 100,000 destinations fail, from many requests at once,
+// the memory for them stays what it is for the first 10,000.
+func TestCircuitMemoryIsBounded(t *testing.T) {
+	c := newCircuitTest(t)
+	heap := func(from, to int) uint64 {
+		var next atomic.Int64
+		next.Store(int64(from))
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for n := next.Add(1) - 1; int(n) < to; n = next.Add(1) - 1 {
+					report, err := c.allow(origin(int(n)), false)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					report(errRefused)
+				}
+			})
+		}
+		wg.Wait()
+		var ms runtime.MemStats
+		runtime.GC()
+		runtime.GC() // what sync.Pools of other tests hold goes with the second
+		runtime.ReadMemStats(&ms)
+		return ms.HeapAlloc
+	}
+	empty := heap(0, 0)
+	first := heap(0, maxDestinations)
+	c.tracked(maxDestinations)
+	all := heap(maxDestinations, 10*maxDestinations)
+	c.tracked(maxDestinations)
+	if first < empty+maxDestinations*64 {
+		t.Errorf("%d destinations took %d KiB: the test measures nothing", maxDestinations, (first-empty)>>10)
+	}
+	if all > first+256<<10 {
+		t.Errorf("heap %d KiB after %d destinations, %d KiB after ten times as many", first>>10, maxDestinations, all>>10)
+	}
 }
 
 // The sweep of a full table is run once a second at most.

@@ -392,6 +392,24 @@ func TestPoolOverReload(t *testing.T) {
 	}
 }
 
+// What clients hold is counted on over a reload that leaves the transport as it
+// is.
+func TestHoldingsOverReload(t *testing.T) {
+	const config = `{"transport": {"max_per_client": 2, "max_per_user": 3}}`
+	old, endOld := mustLoadModule(t, config)
+	if !old.pool.clients.Acquire("192.0.2.1") || !old.pool.users.Acquire("ada") {
+		t.Fatal("refused the first")
+	}
+	renewed, _ := mustLoadModule(t, config)
+	endOld()
+	if n, u := renewed.pool.clients.Count("192.0.2.1"), renewed.pool.users.Count("ada"); n != 1 || u != 1 {
+		t.Errorf("after the reload the client holds %d, the user %d", n, u)
+	}
+	if !renewed.pool.clients.Acquire("192.0.2.1") || renewed.pool.clients.Acquire("192.0.2.1") {
+		t.Error("another limit after the reload")
+	}
+}
+
 func TestParseHostPort(t *testing.T) {
 	for s, want := range map[string]hostPort{
 		"admin.internal:2019": {"admin.internal", 2019},

@@ -59,3 +59,23 @@ func TestReuse_UnsafeTakesRecent(t *testing.T) {
 		send(http.MethodGet, "2")
 	})
 }
+
+// An origin that says how long it keeps idle connections is believed, with a
+// second to spare: a connection that it closes just now is not taken.
+func TestReuse_KeepAliveTimeout(t *testing.T) {
+	eachMode(t, func(t *testing.T, m mode) {
+		p := startUsual(t, m)
+		origin := newRawOrigin(t, func(oc *originConn) {
+			for {
+				oc.request()
+				body := fmt.Sprint(oc.number)
+				oc.send(fmt.Sprintf("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=2\r\nContent-Length: %d\r\n\r\n%s", len(body), body))
+			}
+		})
+		c := p.client(t, "h1")
+		c.get(t, origin.url("/")).expect(t, 200, "1")
+		c.get(t, origin.url("/")).expect(t, 200, "1")
+		time.Sleep(1100 * time.Millisecond) // the age itself is the test
+		c.get(t, origin.url("/")).expect(t, 200, "2")
+	})
+}

@@ -284,6 +284,24 @@ func TestCancelTouchesNobodyElse(t *testing.T) {
 	})
 }
 
+// A waiter that leaves just when it is served gives the connection back, and
+// nothing stays in it for who uses it next.
+func TestLeaveJustServed(t *testing.T) {
+	inBubble(t, roomy, func(t *testing.T, p *testPool, f *farm) {
+		l := get(t, p, f, "k")
+		w := p.newWaiter(context.Background(), wants[*conn]{}.req())
+		l.host.mu.Lock()
+		w.settle(l, nil)
+		l.host.mu.Unlock()
+		p.leave(l.host, w)
+		if len(w.done) != 0 {
+			t.Error("the next wait would end at once, with nothing")
+		}
+		p.forget(w)
+		wantStats(t, p, Stats{Open: 1, Idle: 1, Keys: 1})
+	})
+}
+
 func TestGlobalLimitEvictsIdleOfAnotherKey(t *testing.T) {
 	inBubble(t, with(func(c *Config) { c.MaxConns = 2; c.MaxPending = 0 }), func(t *testing.T, p *testPool, f *farm) {
 		get(t, p, f, "a").Release(0)

@@ -103,6 +103,25 @@ func TestEnsureIdleTakesNoPlace(t *testing.T) {
 	})
 }
 
+// A dial that has lost its race will be idle: it counts.
+func TestEnsureIdleCountsLosers(t *testing.T) {
+	inBubble(t, roomy, func(t *testing.T, p *testPool, f *farm) {
+		first := get(t, p, f, "k")
+		calls := make(chan *call, 1)
+		g := goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls)}.req())
+		synctest.Wait()
+		first.Release(0) // to g, whose dial goes on
+		synctest.Wait()
+		p.EnsureIdle("k", 1, f.dial("k"))
+		synctest.Wait()
+		wantStats(t, p, Stats{Open: 2, Leased: 1, Dialing: 1, Keys: 1})
+		(<-calls).succeed()
+		synctest.Wait()
+		wantStats(t, p, Stats{Open: 2, Leased: 1, Idle: 1, Keys: 1})
+		g.lease.Release(0)
+	})
+}
+
 // Close ends dials ahead, and DialTimeout bounds them.
 func TestEnsureIdleEnds(t *testing.T) {
 	inBubble(t, with(func(c *Config) { c.DialTimeout = time.Second }), func(t *testing.T, p *testPool, f *farm) {

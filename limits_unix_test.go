@@ -1,0 +1,128 @@
+//go:build unix
+
+package egress
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-egress/egress/internal/target"
+)
+
+// The environment of the process that TestDescriptorPressure starts: the origins
+// it talks to, and whether it has its limit already.
+const (
+	pressureOrigins = "EGRESS_TEST_ORIGINS"
+	pressureLimited = "EGRESS_TEST_LIMITED"
+)
+
+// descriptorsOfTest is the limit of the process under test.
+const descriptorsOfTest = 240
+
+// upstream.md §1: idle connections never take more than a quarter of the
+// descriptors, and where others have taken the rest, exchanges and tunnels get
+// one that an idle connection held.
+func TestDescriptorPressure(t *testing.T) {
+	switch {
+	case os.Getenv(pressureOrigins) == "":
+		runUnderPressure(t)
+	case os.Getenv(pressureLimited) == "":
+		limitDescriptors(t)
+	default:
+		testUnderPressure(t, strings.Split(os.Getenv(pressureOrigins), " "))
+	}
+}
+
+// runUnderPressure runs this test in a process of its own. The origins stay
+// here, where there are descriptors for them.
+func runUnderPressure(t *testing.T) {
+	var origins []string
+	for range descriptorsOfTest/idleShare + 20 {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }))
+		defer s.Close()
+		origins = append(origins, s.Listener.Addr().String())
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestDescriptorPressure$", "-test.v")
+	cmd.Env = append(os.Environ(), pressureOrigins+"="+strings.Join(origins, " "))
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS: TestDescriptorPressure") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// limitDescriptors starts the program anew under the limit, which is read once
+// at its start.
+func limitDescriptors(t *testing.T) {
+	limit := syscall.Rlimit{Cur: descriptorsOfTest, Max: descriptorsOfTest}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	t.Fatal(syscall.Exec(os.Args[0], os.Args, append(os.Environ(), pressureLimited+"=1")))
+}
+
+func testUnderPressure(t *testing.T, origins []string) {
+	const share = descriptorsOfTest / idleShare
+	h, _ := mustLoadModule(t, `{"acl": [{"subjects": ["127.0.0.0/8"], "allow": true}]}`)
+	get := func(origin string) {
+		t.Helper()
+		w := httptest.NewRecorder()
+		err := h.ServeHTTP(w, httptest.NewRequest("GET", "http://"+origin+"/", nil), caddyhttp.HandlerFunc(nil))
+		if err != nil || w.Code != 200 || w.Body.String() != "ok" {
+			t.Fatalf("%s: %d %q %s, error %v", origin, w.Code, w.Body, w.Header().Get("Proxy-Status"), err)
+		}
+	}
+	last := len(origins) - 2
+	for i, origin := range origins[:last] {
+		get(origin)
+		if n := idleBudget.Idle(); n != min(i+1, share) {
+			t.Fatalf("%d connections idle after %d origins", n, i+1)
+		}
+	}
+
+	fill := func() {
+		for {
+			f, err := os.Open(os.DevNull)
+			if errors.Is(err, syscall.EMFILE) {
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { f.Close() })
+		}
+	}
+	fill()
+	get(origins[last])
+	if n := idleBudget.Idle(); n != share-reclaimBatch+1 {
+		t.Errorf("%d connections idle after an exchange without a descriptor", n)
+	}
+	fill()
+	dest, err := target.ParseAuthority(origins[last+1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := h.dial(t.Context(), dest, false) // as for a tunnel
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+
+	// With nothing left to close, the limit is ours, and the answer says so.
+	idleBudget.Reclaim(share)
+	fill()
+	var op *net.OpError
+	if _, err := h.dial(context.Background(), dest, false); !errors.As(err, &op) || classify(err) != failLimit {
+		t.Errorf("without any descriptor: %v", err)
+	}
+}
