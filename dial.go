@@ -34,6 +34,9 @@ type dialer struct {
 	names         *nameState
 	order         familyOrder
 	sources       *sources
+
+	// dialAddr dials an address that was checked: dialAddr, but in tests.
+	dialAddr func(context.Context, netip.AddrPort, source) (*net.TCPConn, error)
 }
 
 // dial connects to the destination, in the given scheme ("https" with TLS). The
@@ -153,7 +156,7 @@ func (d *dialer) checkLoop(a netip.Addr, port uint16) error {
 // then begins with the one that answers.
 func (d *dialer) attempt(ctx, parent context.Context, a netip.AddrPort, from source) (*net.TCPConn, error) {
 	start := time.Now()
-	conn, err := dialAddr(ctx, a, from)
+	conn, err := d.dialAddr(ctx, a, from)
 	switch {
 	case err == nil:
 		d.names.failed.clear(a)
@@ -178,7 +181,7 @@ func dialAddr(ctx context.Context, a netip.AddrPort, from source) (*net.TCPConn,
 	from.apply(&nd, a.Addr())
 	conn, err := nd.DialContext(ctx, "tcp", a.String())
 	if err != nil {
-		return nil, from.explain(err)
+		return nil, from.explain(err, a.Addr())
 	}
 	return conn.(*net.TCPConn), nil
 }
