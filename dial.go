@@ -73,7 +73,7 @@ func (d *dialer) dialUncharged(ctx context.Context, dest target.Target, useTLS b
 // clients ask for never decides what is dialed here. An address on which this
 // process listens is refused all the same, since it would be a loop. No
 // destination's circuit is asked or charged: the health of an upstream is its
-// own. host is a name, lower-case ASCII without a trailing dot, or an address.
+// own. host is a name or an address, in any spelling.
 func (d *dialer) dialUpstream(ctx context.Context, host string, port uint16) (net.Conn, error) {
 	return d.dialUpstreamFrom(ctx, host, port, netip.Addr{})
 }
@@ -81,9 +81,9 @@ func (d *dialer) dialUpstream(ctx context.Context, host string, port uint16) (ne
 // dialUpstreamFrom is dialUpstream from a local address of the upstream's own. An
 // invalid one stands for those of the transport.
 func (d *dialer) dialUpstreamFrom(ctx context.Context, host string, port uint16, local netip.Addr) (net.Conn, error) {
-	addr, err := netip.ParseAddr(host)
+	host, addr, err := target.ParseHost(host)
 	if err != nil {
-		addr = netip.Addr{}
+		return nil, err
 	}
 	from := d.sources.only(local)
 	if !local.IsValid() {
@@ -91,7 +91,7 @@ func (d *dialer) dialUpstreamFrom(ctx context.Context, host string, port uint16,
 	}
 	conn, err := d.connect(ctx, hop{
 		host:  host,
-		addr:  addr.Unmap(),
+		addr:  addr,
 		port:  port,
 		check: func(a netip.Addr) error { return d.checkLoop(a, port) },
 		from:  from,

@@ -329,6 +329,8 @@ func TestDialUpstream(t *testing.T) {
 		want *failure
 	}{
 		{"parent.test", port, nil},
+		{"Parent.Test.", port, nil},
+		{"[::ffff:127.0.0.2]", port, nil},
 		{"127.0.0.2", port, nil},
 		{"::ffff:127.0.0.2", port, nil},
 		{"both.test", port, nil},
@@ -336,6 +338,7 @@ func TestDialUpstream(t *testing.T) {
 		{"127.0.0.1", port, failLoop},
 		{"::ffff:127.0.0.1", port, failLoop},
 		{"nowhere.test", port, failDNS},
+		{"a b", port, failTarget},
 		{"parent.test", freePort(t), failRefused},
 	} {
 		conn, err := d.dialUpstream(t.Context(), tc.host, tc.port)

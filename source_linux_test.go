@@ -156,8 +156,11 @@ func TestBlackHoleInNamespace(t *testing.T) {
 		}
 		conn.Close()
 		if i == 0 { // the attempt that lost is noted when it has ended
-			for !d.names.failed.has(netip.AddrPortFrom(netip.MustParseAddr("2001:db8:2::2"), dest.Port)) {
-				time.Sleep(time.Millisecond)
+			lost := netip.AddrPortFrom(netip.MustParseAddr("2001:db8:2::2"), dest.Port)
+			for until := time.Now().Add(10 * time.Second); !d.names.failed.has(lost); time.Sleep(time.Millisecond) {
+				if time.Now().After(until) {
+					t.Fatal("the attempt that lost is not noted")
+				}
 			}
 		}
 	}
