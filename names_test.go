@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -411,7 +412,7 @@ func BenchmarkDial(b *testing.B) {
 			if err != nil {
 				return
 			}
-			conn.(*net.TCPConn).SetLinger(0) // no port stays behind
+			io.Copy(io.Discard, conn)
 			conn.Close()
 		}
 	}()
@@ -430,6 +431,7 @@ func BenchmarkDial(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
+		conn.(*net.TCPConn).SetLinger(0) // no port stays behind
 		conn.Close()
 	}
 	b.Run("door", func(b *testing.B) {
