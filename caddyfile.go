@@ -418,6 +418,11 @@ func (t *Transport) addNameWords(d *caddyfile.Dispenser, words map[string]func()
 		if _, ok := t.HostsOverride[args[0]]; ok {
 			return d.Errf("hosts_override names '%s' twice", args[0])
 		}
+		for _, a := range args[1:] {
+			if _, err := parseAddress(a); err != nil {
+				return d.Errf("bad hosts_override '%s': %v", printableText(a), err)
+			}
+		}
 		t.HostsOverride[args[0]] = args[1:]
 		return nil
 	}

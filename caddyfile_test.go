@@ -356,6 +356,7 @@ var configTypes = []reflect.Type{
 	reflect.TypeFor[DestinationCircuit](), reflect.TypeFor[Transport](), reflect.TypeFor[KeepAlive](), reflect.TypeFor[Tunnel](),
 	reflect.TypeFor[Session](), reflect.TypeFor[Route](), reflect.TypeFor[UpstreamGroup](), reflect.TypeFor[Upstream](), reflect.TypeFor[Credentials](),
 	reflect.TypeFor[LoadBalancing](), reflect.TypeFor[HealthChecks](), reflect.TypeFor[ActiveHealthChecks](), reflect.TypeFor[UpstreamCircuit](),
+	reflect.TypeFor[Resolver](),
 }
 
 // jsonFields are the exported fields of a struct by their JSON name.
@@ -545,6 +546,19 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"destination_circuit {\n open_for 0\n}", "bad open_for '0': must be positive, at Caddyfile:4"},
 		{"destination_circuit {\n max_open_for off\n}", `bad max_open_for 'off': time: invalid duration "off", at Caddyfile:4`},
 		{"transport {\n dial_timeout off\n}", `bad dial_timeout 'off': time: invalid duration "off", at Caddyfile:4`},
+		{"transport {\n resolvers\n}", "resolvers wants at least one argument, at Caddyfile:4"},
+		{"transport {\n resolvers 192.0.2.1 dns.example\n}", "bad resolvers 'dns.example': not an IP address; a name is possible with tls:// and https:// only, at Caddyfile:4"},
+		{"transport {\n resolvers quic://192.0.2.1\n}", "bad resolvers 'quic://192.0.2.1': unknown scheme 'quic': one of udp, tcp, tls, https, at Caddyfile:4"},
+		{"transport {\n hosts_override a.example\n}", "hosts_override wants a name and at least one IP address, got 1 arguments, at Caddyfile:4"},
+		{"transport {\n hosts_override a.example 192.0.2.1\n hosts_override a.example 192.0.2.2\n}", "hosts_override names 'a.example' twice, at Caddyfile:5"},
+		{"transport {\n hosts_override a.example 192.0.2\n}", "bad hosts_override '192.0.2': not an IP address, at Caddyfile:4"},
+		{"transport {\n prefer_ip 5\n}", "bad prefer_ip '5': one of [4 6 4_only 6_only], at Caddyfile:4"},
+		{"transport {\n local_address\n}", "local_address wants at least one argument, at Caddyfile:4"},
+		{"transport {\n local_address eth0\n}", "bad local_address 'eth0': not an IP address, at Caddyfile:4"},
+		{"transport {\n local_address fe80::1%eth0\n}", "bad local_address 'fe80::1%eth0': zones are not supported, at Caddyfile:4"},
+		{"transport {\n local_address 192.0.2.1 {\n pick first\n }\n}", "bad pick 'first': one of [round_robin user_hash], at Caddyfile:5"},
+		{"transport {\n local_address 192.0.2.1 {\n pck first\n }\n}", "unrecognized subdirective 'pck' of local_address (did you mean 'pick'?), at Caddyfile:5"},
+		{"transport {\n interface\n}", "interface wants one argument, got 0, at Caddyfile:4"},
 		{"transport {\n dial_timeout 5\n}", `bad dial_timeout '5': time: missing unit in duration "5", at Caddyfile:4`},
 		{"transport {\n tls_timeout 0s\n}", "bad tls_timeout '0s': must be positive, at Caddyfile:4"},
 		{"transport {\n keepalive 0\n}", "bad keepalive '0': must be positive, or off, at Caddyfile:4"},

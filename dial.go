@@ -34,6 +34,9 @@ type dialer struct {
 	names         *nameState
 	order         familyOrder
 	sources       *sources
+
+	// dialAddr dials an address that was checked: dialAddr, but in tests.
+	dialAddr func(context.Context, netip.AddrPort, source) (*net.TCPConn, error)
 }
 
 // dial connects to the destination, in the given scheme ("https" with TLS). The
@@ -70,7 +73,7 @@ func (d *dialer) dialUncharged(ctx context.Context, dest target.Target, useTLS b
 // clients ask for never decides what is dialed here. An address on which this
 // process listens is refused all the same, since it would be a loop. No
 // destination's circuit is asked or charged: the health of an upstream is its
-// own. host is a name, lower-case ASCII without a trailing dot, or an address.
+// own. host is a name or an address, in any spelling.
 func (d *dialer) dialUpstream(ctx context.Context, host string, port uint16) (net.Conn, error) {
 	return d.dialUpstreamFrom(ctx, host, port, netip.Addr{})
 }
@@ -78,9 +81,9 @@ func (d *dialer) dialUpstream(ctx context.Context, host string, port uint16) (ne
 // dialUpstreamFrom is dialUpstream from a local address of the upstream's own. An
 // invalid one stands for those of the transport.
 func (d *dialer) dialUpstreamFrom(ctx context.Context, host string, port uint16, local netip.Addr) (net.Conn, error) {
-	addr, err := netip.ParseAddr(host)
+	host, addr, err := target.ParseHost(host)
 	if err != nil {
-		addr = netip.Addr{}
+		return nil, err
 	}
 	from := d.sources.only(local)
 	if !local.IsValid() {
@@ -88,7 +91,7 @@ func (d *dialer) dialUpstreamFrom(ctx context.Context, host string, port uint16,
 	}
 	conn, err := d.connect(ctx, hop{
 		host:  host,
-		addr:  addr.Unmap(),
+		addr:  addr,
 		port:  port,
 		check: func(a netip.Addr) error { return d.checkLoop(a, port) },
 		from:  from,
@@ -153,7 +156,7 @@ func (d *dialer) checkLoop(a netip.Addr, port uint16) error {
 // then begins with the one that answers.
 func (d *dialer) attempt(ctx, parent context.Context, a netip.AddrPort, from source) (*net.TCPConn, error) {
 	start := time.Now()
-	conn, err := dialAddr(ctx, a, from)
+	conn, err := d.dialAddr(ctx, a, from)
 	switch {
 	case err == nil:
 		d.names.failed.clear(a)
@@ -178,7 +181,7 @@ func dialAddr(ctx context.Context, a netip.AddrPort, from source) (*net.TCPConn,
 	from.apply(&nd, a.Addr())
 	conn, err := nd.DialContext(ctx, "tcp", a.String())
 	if err != nil {
-		return nil, from.explain(err)
+		return nil, from.explain(err, a.Addr())
 	}
 	return conn.(*net.TCPConn), nil
 }

@@ -90,6 +90,8 @@ func newDialer(t *testing.T, resolve func(context.Context, string) ([]netip.Addr
 		fallbackDelay: 10 * time.Second, // no test here waits for it
 		tlsTimeout:    10 * time.Second,
 		tlsConfig:     new(tls.Config),
+		order:         preferIP["6"],
+		dialAddr:      dialAddr,
 	}
 	d.forget(allAtOnce(resolve))
 	return d

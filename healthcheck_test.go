@@ -315,7 +315,7 @@ func TestCircuitMemoryIsBounded(t *testing.T) {
 		for range 8 {
 			wg.Go(func() {
 				for n := next.Add(1) - 1; int(n) < to; n = next.Add(1) - 1 {
-					report, err := c.allow(origin(int(n)), false)
+					report, err := c.allow(origin(int(n)), false, "")
 					if err != nil {
 						t.Error(err)
 						return

@@ -57,12 +57,16 @@ func references(id string) int {
 	return n
 }
 
+// poolCount is how many things are held over reloads: pools, and what is known of
+// names.
 func poolCount() int {
 	n := 0
-	pools.Range(func(any, any) bool {
-		n++
-		return true
-	})
+	for _, held := range []*caddy.UsagePool{pools, nameStates} {
+		held.Range(func(any, any) bool {
+			n++
+			return true
+		})
+	}
 	return n
 }
 
@@ -215,6 +219,21 @@ func TestBadJSON(t *testing.T) {
 		{`{"transport": {"keep_alive": {"idle_timeout": -1}}}`, "transport.keep_alive.idle_timeout: -1ns is not positive"},
 		{`{"transport": {"keep_alive": {"max_idle_conns": -1}}}`, "transport.keep_alive.max_idle_conns: -1 is below 1 (to keep none, set enabled to false)"},
 		{`{"transport": {"keep_alive": {"max_idle_conns_per_host": -1}}}`, "transport.keep_alive.max_idle_conns_per_host: -1 is below 1 (to keep none, set enabled to false)"},
+		{`{"transport": {"resolver": {}}}`, "transport.resolver.addresses: empty; leave resolver out to ask the system's"},
+		{`{"transport": {"resolver": {"addresses": ["192.0.2.1", "dns.example"]}}}`, "transport.resolver.addresses: 'dns.example': not an IP address; "},
+		{`{"transport": {"hosts_override": {"a b": ["192.0.2.1"]}}}`, "transport.hosts_override: 'a b': it has a space"},
+		{`{"transport": {"hosts_override": {"127.1": ["192.0.2.1"]}}}`, "transport.hosts_override: '127.1' is an address; write a name"},
+		{`{"transport": {"hosts_override": {"a.example": []}}}`, "transport.hosts_override: 'a.example' has no addresses"},
+		{`{"transport": {"hosts_override": {"a.example": ["b.example"]}}}`, "transport.hosts_override: 'a.example': 'b.example': not an IP address"},
+		{`{"transport": {"hosts_override": {"a.example": ["192.0.2.1"], "A.example.": ["192.0.2.1"]}}}`, "transport.hosts_override: 'a.example' stands there twice"},
+		{`{"transport": {"prefer_ip": "v4"}}`, "transport.prefer_ip: unknown value 'v4': one of 4, 6, 4_only, 6_only"},
+		{`{"transport": {"local_addresses": ["x"]}}`, "transport.local_addresses: 'x': not an IP address"},
+		{`{"transport": {"local_addresses": ["0.0.0.0"]}}`, "transport.local_addresses: '0.0.0.0' is no address of a machine"},
+		{`{"transport": {"local_addresses": ["127.0.0.1", "::ffff:127.0.0.1"]}}`, "transport.local_addresses: '127.0.0.1' stands there twice"},
+		{`{"transport": {"local_addresses": ["127.0.0.1"], "prefer_ip": "6_only"}}`, "transport.local_addresses: none is IPv6, and prefer_ip 6_only uses no others"},
+		{`{"transport": {"local_addresses": ["127.0.0.1"], "local_address_pick": "x"}}`, "transport.local_address_pick: unknown value 'x': one of round_robin, user_hash"},
+		{`{"transport": {"local_address_pick": "user_hash"}}`, "transport.local_address_pick: there are no local_addresses to pick from"},
+		{`{"transport": {"interface": "an-interface-that-is-too-long"}}`, "transport.interface: 'an-interface-that-is-too-long' is no name of a network interface"},
 		{`{"transport": {"tls": {"handshake_timeout": -1}}}`, "transport.tls.handshake_timeout: -1ns is not positive"},
 		{`{"transport": {"tls": {"server_name": "x"}}}`, "transport.tls.server_name: an origin's certificate is always checked against the name that the client asked for"},
 		{`{"transport": {"tls": {"except_ports": ["1"]}}}`, "transport.tls.except_ports: the scheme of a request decides about TLS"},

@@ -127,6 +127,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		names:         h.names,
 		order:         preferIP[t.PreferIP],
 		sources:       local,
+		dialAddr:      dialAddr,
 	}
 	h.warnAboutSources(local)
 	return nil

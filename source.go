@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -127,12 +128,17 @@ func (s source) apply(nd *net.Dialer, to netip.Addr) {
 // failLocalAddress is a source that this machine does not have.
 var failLocalAddress = &failure{500, "proxy_configuration_error", blameProxy, "connections cannot be made from the configured local address"}
 
-// explain tells a source that cannot be used from a destination that cannot be
-// reached.
-func (s source) explain(err error) error {
+// explain tells a source that cannot be used, or has no ports left to the
+// destination, from a destination that cannot be reached.
+func (s source) explain(err error, to netip.Addr) error {
 	call, ok := errors.AsType[*os.SyscallError](err)
-	if !ok || call.Syscall != "bind" && call.Syscall != "setsockopt" {
+	switch {
+	case !ok:
 		return err
+	case call.Syscall == "bind" || call.Syscall == "setsockopt":
+		return fmt.Errorf("%w: %w", failLocalAddress, err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL) && s.addrs[dnscache.FamilyOf(to)].IsValid():
+		return fmt.Errorf("%w: %w", failLimit, err)
 	}
-	return fmt.Errorf("%w: %w", failLocalAddress, err)
+	return err
 }

@@ -121,3 +121,28 @@ func TestCircuit_OneProbe(t *testing.T) {
 		}
 	})
 }
+
+// fillQueue makes the port of ::1 a black hole, as blackHole does.
+func fillQueue(t *testing.T, p string) {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET6, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { syscall.Close(fd) })
+	n, _ := strconv.Atoi(p)
+	if err := syscall.Bind(fd, &syscall.SockaddrInet6{Port: n, Addr: [16]byte{15: 1}}); err != nil {
+		t.Skip(err)
+	}
+	if err := syscall.Listen(fd, 0); err != nil {
+		t.Fatal(err)
+	}
+	for range 16 {
+		conn, err := net.DialTimeout("tcp", net.JoinHostPort("::1", p), 200*time.Millisecond)
+		if err != nil {
+			return
+		}
+		t.Cleanup(func() { conn.Close() })
+	}
+	t.Skip("a full accept queue does not stop connections here")
+}

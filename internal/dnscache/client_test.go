@@ -368,9 +368,14 @@ func TestClientDeadStream(t *testing.T) {
 		}
 	}()
 	t.Cleanup(func() { ln.Close(); <-ended })
-	c := newClient(t, nil, "tcp://"+ln.Addr().String())
+	server, err := ParseServer("tcp://" + ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conns := newStreams(server, nil) // below the client, which would ask again
+	t.Cleanup(conns.closeIdle)
 	for range 3 {
-		if _, err := c.Lookup(t.Context(), "origin.test", IPv4); err != nil {
+		if _, err := conns.exchange(t.Context(), question("origin.test", IPv4, true)); err != nil {
 			t.Fatal(err)
 		}
 		<-closed

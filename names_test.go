@@ -1,0 +1,452 @@
+package egress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/dnscache/dnstest"
+	"github.com/caddy-egress/egress/internal/target"
+)
+
+// asking makes a dialer ask a DNS server of the test's own.
+func (d *dialer) asking(t testing.TB, s *dnstest.Server) {
+	t.Helper()
+	server, err := dnscache.ParseServer(s.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := dnscache.NewClient([]dnscache.Server{server}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.CloseIdle)
+	d.forget(client)
+}
+
+// errUnreachable is how scripted dials fail.
+var errUnreachable = errors.New("unreachable")
+
+// dialLog records which addresses are dialed, all of which fail.
+type dialLog struct {
+	mu   sync.Mutex
+	list []netip.AddrPort
+}
+
+func (l *dialLog) dial(_ context.Context, a netip.AddrPort, _ source) (*net.TCPConn, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.list = append(l.list, a)
+	return nil, errUnreachable
+}
+
+func (l *dialLog) take() []netip.AddrPort {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := l.list
+	l.list = nil
+	return list
+}
+
+// Scenario 10 of the plan: a name whose IPv6 address is a black hole. IPv4 starts
+// 250 ms after it and wins, and is tried first from then on.
+func TestBlackHole_RFC8305_5(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v6, v4 := addrs("2001:db8::1"), addrs("192.0.2.1")
+		d := newDialer(t, nil, "allow 0.0.0.0/0 ::/0")
+		d.fallbackDelay = 250 * time.Millisecond
+		d.forget(&delayed{{20 * time.Millisecond, v4, nil}, {10 * time.Millisecond, v6, nil}})
+		type start struct {
+			at   time.Duration
+			addr netip.Addr
+		}
+		begin := time.Now()
+		var mu sync.Mutex
+		var starts []start
+		d.dialAddr = func(ctx context.Context, a netip.AddrPort, _ source) (*net.TCPConn, error) {
+			mu.Lock()
+			starts = append(starts, start{time.Since(begin), a.Addr()})
+			mu.Unlock()
+			if a.Addr().Is6() {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			time.Sleep(30 * time.Millisecond)
+			return new(net.TCPConn), nil
+		}
+		dest := target.Target{Host: "origin.test", Port: 443}
+		for i, want := range []struct {
+			starts []start
+			takes  time.Duration
+		}{
+			{[]start{{10 * time.Millisecond, v6[0]}, {260 * time.Millisecond, v4[0]}}, 290 * time.Millisecond},
+			{[]start{{0, v4[0]}}, 30 * time.Millisecond},
+		} {
+			begin, starts = time.Now(), nil
+			if _, err := d.dial(t.Context(), dest, false); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(begin); took != want.takes || !slices.Equal(starts, want.starts) {
+				t.Errorf("dial %d: %v, took %s", i, starts, took)
+			}
+			synctest.Wait()
+		}
+	})
+}
+
+// Dials are bounded: so many addresses, so many at once.
+func TestDialIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var many []netip.Addr
+		for i := range 100 {
+			many = append(many, netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}))
+		}
+		d := newDialer(t, (&answers{list: [][]netip.Addr{many}}).resolve, "allow 0.0.0.0/0")
+		d.fallbackDelay, d.timeout = time.Millisecond, time.Minute
+		var mu sync.Mutex
+		running, most, all := 0, 0, 0
+		d.dialAddr = func(ctx context.Context, a netip.AddrPort, _ source) (*net.TCPConn, error) {
+			mu.Lock()
+			running, all = running+1, all+1
+			most = max(most, running)
+			mu.Unlock()
+			time.Sleep(time.Second)
+			mu.Lock()
+			running--
+			mu.Unlock()
+			return nil, errUnreachable
+		}
+		if _, err := d.dial(t.Context(), target.Target{Host: "origin.test", Port: 443}, false); !errors.Is(err, errUnreachable) {
+			t.Error(err)
+		}
+		if most != maxConcurrentAttempts || all != maxAttempts {
+			t.Errorf("%d addresses dialed, %d at once", all, most)
+		}
+	})
+}
+
+// A client that leaves ends its dials and its part of the question at once.
+func TestDialEndsWithItsClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		d := newDialer(t, nil, "allow 0.0.0.0/0 ::/0")
+		d.fallbackDelay = time.Millisecond
+		d.forget(&delayed{{time.Hour, nil, nil}, {0, addrs("2001:db8::1", "2001:db8::2"), nil}})
+		ended := 0
+		var mu sync.Mutex
+		d.dialAddr = func(ctx context.Context, _ netip.AddrPort, _ source) (*net.TCPConn, error) {
+			<-ctx.Done()
+			mu.Lock()
+			defer mu.Unlock()
+			ended++
+			return nil, ctx.Err()
+		}
+		time.AfterFunc(time.Second, cancel)
+		begin := time.Now()
+		_, err := d.dial(ctx, target.Target{Host: "origin.test", Port: 443}, false)
+		if !errors.Is(err, context.Canceled) || time.Since(begin) != time.Second {
+			t.Errorf("%v after %s", err, time.Since(begin))
+		}
+		synctest.Wait()
+		if mu.Lock(); ended != 2 {
+			t.Errorf("%d of 2 attempts have ended", ended)
+		}
+		mu.Unlock()
+		if n := d.names.failed.count.Load(); n != 0 {
+			t.Errorf("%d addresses count as failed", n)
+		}
+		// The flight for IPv4 is over: a new one is asked.
+		if _, fl := d.names.cache.Lookup("origin.test", dnscache.IPv4); fl == nil {
+			t.Error("a question that nobody waited for was answered")
+		} else {
+			fl.Leave()
+		}
+	})
+}
+
+// A client that leaves while its only attempt runs is no failure of the address,
+// and neither is an attempt that lost before it had its time.
+func TestLosersWithoutTimeAreNoFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDialer(t, (&answers{list: [][]netip.Addr{addrs("192.0.2.1", "192.0.2.2")}}).resolve, "allow 0.0.0.0/0")
+		d.fallbackDelay = 250 * time.Millisecond
+		d.dialAddr = func(ctx context.Context, a netip.AddrPort, _ source) (*net.TCPConn, error) {
+			wait := 300 * time.Millisecond // the first, before the second has had 250 ms
+			if a.Addr() == addrs("192.0.2.2")[0] {
+				wait = time.Hour
+			}
+			select {
+			case <-time.After(wait):
+				return new(net.TCPConn), nil
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		if _, err := d.dial(t.Context(), target.Target{Host: "origin.test", Port: 443}, false); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if n := d.names.failed.count.Load(); n != 0 {
+			t.Errorf("%d addresses count as failed", n)
+		}
+	})
+}
+
+// Scenario 11: a name that was public and is now 127.0.0.1 is refused, and no SYN
+// is sent. The DNS server is a real one.
+func TestRebindingToLoopback(t *testing.T) {
+	noLeaks(t)
+	port, listeners := listenAt(t, "127.0.0.1", "127.0.0.2")
+	s := dnstest.Start(t)
+	d := newDialer(t, nil, "allow 127.0.0.2/32") // which is what a public address is elsewhere
+	dest := target.Target{Host: "rebinding.test", Port: port}
+	for round := range 3 {
+		s.Set("rebinding.test", dnstest.Records{Addrs: addrs("127.0.0.2"), TTL: 0})
+		d.asking(t, s)
+		conn, err := d.dial(t.Context(), dest, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+		for name, r := range map[string]dnstest.Records{
+			"loopback":         {Addrs: addrs("127.0.0.1")},
+			"mapped":           {Addrs: addrs("127.0.0.1"), Lie: true},
+			"NAT64":            {Addrs: addrs("64:ff9b::7f00:1")},
+			"behind an alias":  {Alias: "localhost.test"},
+			"with metadata":    {Addrs: addrs("127.0.0.1", "169.254.169.254", "::1", "fd00:ec2::254")},
+			"a hundred of one": {Addrs: slices.Repeat(addrs("127.0.0.1"), 100), Truncate: true},
+		} {
+			s.Set("localhost.test", dnstest.Records{Addrs: addrs("127.0.0.1")})
+			s.Set("rebinding.test", r)
+			d.asking(t, s)
+			if _, err := d.dial(t.Context(), dest, false); err == nil || classify(err) != failDeniedAddress {
+				t.Errorf("round %d, %s: %v", round, name, err)
+			}
+		}
+	}
+	if n := dialedTimes(t, listeners["127.0.0.1"]); n != 0 {
+		t.Errorf("127.0.0.1 was dialed %d times", n)
+	}
+	if n := dialedTimes(t, listeners["127.0.0.2"]); n != 3 {
+		t.Errorf("127.0.0.2 was dialed %d times", n)
+	}
+}
+
+// Scenario 12: when the time of an answer is over and the resolver fails, the
+// stale one is used and checked again; when the name is gone, it is not.
+func TestStaleAnswersAreChecked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &delayed{{0, addrs("192.0.2.1"), nil}, {0, nil, nil}}
+		d := newDialer(t, nil, "allow 0.0.0.0/0")
+		d.forget(b)
+		log := new(dialLog)
+		d.dialAddr = log.dial
+		dest := target.Target{Host: "origin.test", Port: 443}
+		want := []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:443")}
+		dial := func() error {
+			_, err := d.dial(t.Context(), dest, false)
+			return err
+		}
+		if err := dial(); !errors.Is(err, errUnreachable) || !slices.Equal(log.take(), want) {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		b[0].err, b[1].err = errors.New("SERVFAIL"), errors.New("SERVFAIL")
+		if err := dial(); !errors.Is(err, errUnreachable) || !slices.Equal(log.take(), want) {
+			t.Errorf("stale: %v", err)
+		}
+		// The rules of a configuration that came meanwhile, with the same cache.
+		d.access = mustAccessList(t, "deny 192.0.2.1", "allow 0.0.0.0/0")
+		if err := dial(); classify(err) != failDeniedAddress || len(log.take()) > 0 {
+			t.Errorf("stale and denied: %v", err)
+		}
+		d.access = mustAccessList(t, "allow 0.0.0.0/0")
+		time.Sleep(dnscache.StaleRecheck)
+		b[0].err, b[1].err = nil, nil
+		b[0].addrs = nil // gone
+		if err := dial(); classify(err) != failDNS || len(log.take()) > 0 {
+			t.Errorf("gone: %v", err)
+		}
+	})
+}
+
+// prefer_ip, against names and literal addresses.
+func TestPreferIP(t *testing.T) {
+	d := newDialer(t, (&answers{list: [][]netip.Addr{addrs("192.0.2.1", "2001:db8::1")}}).resolve, "allow 0.0.0.0/0 ::/0")
+	d.fallbackDelay = time.Hour
+	log := new(dialLog)
+	d.dialAddr = log.dial
+	for _, tc := range []struct{ prefer, host, want string }{
+		{"6", "origin.test", "[2001:db8::1]:80 192.0.2.1:80"},
+		{"4", "origin.test", "192.0.2.1:80 [2001:db8::1]:80"},
+		{"6_only", "origin.test", "[2001:db8::1]:80"},
+		{"6_only", "192.0.2.7", ""},
+		{"4_only", "192.0.2.7", "192.0.2.7:80"},
+		{"4_only", "2001:db8::7", ""},
+	} {
+		d.order = preferIP[tc.prefer]
+		d.names.failed = new(failedAddrs)
+		_, err := d.dial(t.Context(), mustTarget(t, net.JoinHostPort(tc.host, "80")), false)
+		got := ""
+		for _, a := range log.take() {
+			got += " " + a.String()
+		}
+		if got = got[min(len(got), 1):]; got != tc.want {
+			t.Errorf("prefer %s, %s: %q dialed", tc.prefer, tc.host, got)
+		}
+		if tc.want == "" && classify(err) != failUnroutable {
+			t.Errorf("prefer %s, %s: %v", tc.prefer, tc.host, err)
+		}
+	}
+}
+
+// An upstream proxy is exempt from the access rules and the circuits, not from
+// the look for loops.
+func TestDialUpstream(t *testing.T) {
+	noLeaks(t)
+	port, listeners := listenAt(t, "127.0.0.1", "127.0.0.2")
+	s := dnstest.Start(t)
+	s.Set("parent.test", dnstest.Records{Addrs: addrs("127.0.0.2"), TTL: 60})
+	s.Set("self.test", dnstest.Records{Addrs: addrs("127.0.0.1"), TTL: 60})
+	s.Set("both.test", dnstest.Records{Addrs: addrs("127.0.0.1", "127.0.0.2"), TTL: 60})
+	d := newDialer(t, nil, "deny all")
+	d.asking(t, s)
+	d.circuits = newDestinations((*DestinationCircuit)(nil).withDefaults(), zap.NewNop())
+	d.self = fakeSelf([]string{fmt.Sprintf("tcp/127.0.0.1:%d", port)}, nil)
+	for _, tc := range []struct {
+		host string
+		port uint16
+		want *failure
+	}{
+		{"parent.test", port, nil},
+		{"Parent.Test.", port, nil},
+		{"[::ffff:127.0.0.2]", port, nil},
+		{"127.0.0.2", port, nil},
+		{"::ffff:127.0.0.2", port, nil},
+		{"both.test", port, nil},
+		{"self.test", port, failLoop},
+		{"127.0.0.1", port, failLoop},
+		{"::ffff:127.0.0.1", port, failLoop},
+		{"nowhere.test", port, failDNS},
+		{"a b", port, failTarget},
+		{"parent.test", freePort(t), failRefused},
+	} {
+		conn, err := d.dialUpstream(t.Context(), tc.host, tc.port)
+		switch {
+		case tc.want == nil && err != nil:
+			t.Errorf("%s: %v", tc.host, err)
+		case tc.want == nil:
+			if got := remoteAddr(conn).String(); got != "127.0.0.2" {
+				t.Errorf("%s: connected to %s", tc.host, got)
+			}
+			conn.Close()
+		case err == nil || classify(err) != tc.want || conn != nil:
+			t.Errorf("%s: %v, %v", tc.host, conn, err)
+		}
+	}
+	if n := dialedTimes(t, listeners["127.0.0.1"]); n != 0 {
+		t.Errorf("our own listener was dialed %d times", n)
+	}
+	if n := d.circuits.count.Load(); n != 0 {
+		t.Errorf("%d circuits were charged", n)
+	}
+	// The same addresses stay denied as destinations.
+	if _, err := d.dial(t.Context(), target.Target{Host: "parent.test", Port: port}, false); classify(err) != failDenied {
+		t.Errorf("as a destination: %v", err)
+	}
+}
+
+// The state of names lives over a reload that leaves its settings as they are.
+func TestNamesOverReload(t *testing.T) {
+	for _, tc := range []struct {
+		name          string
+		before, after string
+		same          bool
+	}{
+		{"unchanged", `{}`, `{}`, true},
+		{"other subjects", `{}`, `{"transport": {"dial_timeout": "1s", "prefer_ip": "4", "local_addresses": ["127.0.0.1"]}}`, true},
+		{"same resolver", `{"transport": {"resolver": {"addresses": ["192.0.2.1"]}}}`, `{"transport": {"resolver": {"addresses": ["192.0.2.1"]}}}`, true},
+		{"another resolver", `{}`, `{"transport": {"resolver": {"addresses": ["192.0.2.1"]}}}`, false},
+		{"hosts", `{}`, `{"transport": {"hosts_override": {"a.test": ["192.0.2.1"]}}}`, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			old, endOld := mustLoadModule(t, tc.before)
+			next, endNext := mustLoadModule(t, tc.after)
+			if same := old.names == next.names; same != tc.same {
+				t.Errorf("same state: %t", same)
+			}
+			id := old.namesID
+			endOld()
+			if n, _ := nameStates.References(id); (n == 1) != tc.same {
+				t.Errorf("%d references after the old configuration has ended", n)
+			}
+			if next.dialer.names != next.names {
+				t.Error("the dialer has another state")
+			}
+			endNext()
+		})
+	}
+}
+
+// What a dial through the door costs, against one of net.Dialer.
+func BenchmarkDial(b *testing.B) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer ln.Close()
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			io.Copy(io.Discard, conn)
+			conn.Close()
+		}
+	}()
+	at := ln.Addr().(*net.TCPAddr).AddrPort()
+	access, err := newAccessList([]ACLRule{{Subjects: []string{"127.0.0.0/8"}, Allow: true}}, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	d := &dialer{
+		access: access, self: fakeSelf(nil, nil), timeout: time.Minute, fallbackDelay: time.Second,
+		circuits: newDestinations((*DestinationCircuit)(nil).withDefaults(), zap.NewNop()),
+		order:    preferIP["6"], dialAddr: dialAddr,
+	}
+	d.forget(allAtOnce(func(context.Context, string) ([]netip.Addr, error) { return []netip.Addr{at.Addr()}, nil }))
+	end := func(b *testing.B, conn net.Conn, err error) {
+		if err != nil {
+			b.Fatal(err)
+		}
+		conn.(*net.TCPConn).SetLinger(0) // no port stays behind
+		conn.Close()
+	}
+	b.Run("door", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			conn, err := d.dial(b.Context(), target.Target{Host: "origin.test", Port: at.Port()}, false)
+			end(b, conn, err)
+		}
+	})
+	b.Run("net.Dialer", func(b *testing.B) {
+		b.ReportAllocs()
+		nd := net.Dialer{KeepAlive: -1, Timeout: time.Minute}
+		for b.Loop() {
+			conn, err := nd.DialContext(b.Context(), "tcp", at.String())
+			end(b, conn, err)
+		}
+	})
+}

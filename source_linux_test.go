@@ -1,0 +1,167 @@
+package egress
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// inNamespace runs the rest of a test in a network namespace of its own, as its
+// root: in a child process, which runs only this test. setup are arguments of
+// ip(8). It reports whether this is the child.
+func inNamespace(t *testing.T, setup ...string) bool {
+	t.Helper()
+	const mark = "EGRESS_TEST_NAMESPACE"
+	if os.Getenv(mark) == t.Name() {
+		for _, args := range append([]string{"link set lo up"}, setup...) {
+			if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+				unavailable(t, fmt.Sprintf("ip %s: %v: %s", args, err, out))
+			}
+		}
+		return true
+	}
+	if _, err := exec.LookPath("ip"); err != nil {
+		unavailable(t, "ip(8) is not installed")
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), mark+"="+t.Name())
+	id := func(n int) []syscall.SysProcIDMap { return []syscall.SysProcIDMap{{HostID: n, Size: 1}} }
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+		UidMappings: id(os.Getuid()),
+		GidMappings: id(os.Getgid()),
+	}
+	out, err := cmd.CombinedOutput()
+	if _, started := errors.AsType[*exec.ExitError](err); err != nil && !started {
+		unavailable(t, fmt.Sprintf("no network namespace: %v", err))
+	}
+	if err != nil {
+		t.Errorf("in the namespace: %v\n%s", err, out)
+	}
+	if strings.Contains(string(out), "--- SKIP") {
+		t.Skip(string(out))
+	}
+	return false
+}
+
+// unavailable skips a test for which something is missing here.
+func unavailable(t *testing.T, what string) {
+	t.Helper()
+	if os.Getenv("EGRESS_REQUIRE_PEERS") == "1" {
+		t.Fatal(what + ", and EGRESS_REQUIRE_PEERS is set")
+	}
+	t.Skip(what + "; set EGRESS_REQUIRE_PEERS=1 to fail instead")
+}
+
+// One local address has all its ports for each destination, not for all of them
+// together (IP_BIND_ADDRESS_NO_PORT), in both families.
+func TestLocalAddressKeepsPorts(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	const ports = 8
+	if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("40000 40007"), 0o600); err != nil {
+		unavailable(t, err.Error())
+	}
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		d := newDialer(t, nil, "allow 127.0.0.0/8 ::1")
+		d.sources = mustSources(t, Transport{LocalAddresses: []string{host}})
+		for to := range 3 {
+			ln, err := net.Listen("tcp", net.JoinHostPort(host, fmt.Sprint(1000+to)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ln.Close()
+			for n := range ports {
+				conn, err := d.dial(t.Context(), mustTarget(t, ln.Addr().String()), false)
+				if err != nil {
+					t.Fatalf("connection %d to destination %d from %s: %v", n+1, to+1, host, err)
+				}
+				defer conn.Close()
+			}
+			if _, err := d.dial(t.Context(), mustTarget(t, ln.Addr().String()), false); classify(err) != failLimit {
+				t.Errorf("one connection too many to %s: %v", ln.Addr(), err)
+			}
+		}
+	}
+}
+
+// Connections leave by the configured interface, and one that does not exist is
+// an error of the configuration.
+func TestInterface(t *testing.T) {
+	if !inNamespace(t, "link add eth9 type veth peer name eth10", "addr add 192.0.2.1/24 dev eth9", "link set eth9 up") {
+		return
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	dest := mustTarget(t, ln.Addr().String())
+	d := newDialer(t, nil, "allow 127.0.0.0/8")
+	d.timeout = 100 * time.Millisecond
+	d.sources = mustSources(t, Transport{Interface: "lo"})
+	conn, err := d.dial(t.Context(), dest, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	d.sources = mustSources(t, Transport{Interface: "eth9"})
+	if conn, err := d.dial(t.Context(), dest, false); err == nil {
+		conn.Close()
+		t.Error("loopback was reached by another interface")
+	}
+	d.sources = mustSources(t, Transport{Interface: "eth8"})
+	if _, err := d.dial(t.Context(), dest, false); classify(err) != failLocalAddress {
+		t.Errorf("an interface that does not exist: %v", err)
+	}
+}
+
+// Scenario 10 on a machine with both families, of which IPv6 leads nowhere: to a
+// neighbour that is not there. IPv4 starts 250 ms later and wins.
+func TestBlackHoleInNamespace(t *testing.T) {
+	if !inNamespace(t,
+		"link add hole type veth peer name bottom", "link set hole up", "link set bottom up",
+		"-6 addr add 2001:db8:1::1/64 dev hole nodad", "-6 route add 2001:db8:2::/64 dev hole",
+		"-6 neigh add 2001:db8:2::2 lladdr 02:00:00:00:00:01 dev hole",
+		"addr add 192.0.2.1/32 dev lo",
+	) {
+		return
+	}
+	ln, err := net.Listen("tcp", "192.0.2.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	dest := mustTarget(t, ln.Addr().String())
+	dest.Host, dest.Addr = "origin.test", netip.Addr{}
+	d := newDialer(t, nil, "allow 192.0.2.1 2001:db8:2::/64")
+	d.fallbackDelay = 250 * time.Millisecond
+	d.forget(split{addrs("192.0.2.1"), addrs("2001:db8:2::2")})
+	for i, atLeast := range []time.Duration{d.fallbackDelay, 0} {
+		begin := time.Now()
+		conn, err := d.dial(t.Context(), dest, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(begin); took < atLeast || remoteAddr(conn) != netip.MustParseAddr("192.0.2.1") {
+			t.Errorf("dial %d: %s after %s", i, remoteAddr(conn), took)
+		}
+		conn.Close()
+		if i == 0 { // the attempt that lost is noted when it has ended
+			lost := netip.AddrPortFrom(netip.MustParseAddr("2001:db8:2::2"), dest.Port)
+			for until := time.Now().Add(10 * time.Second); !d.names.failed.has(lost); time.Sleep(time.Millisecond) {
+				if time.Now().After(until) {
+					t.Fatal("the attempt that lost is not noted")
+				}
+			}
+		}
+	}
+}

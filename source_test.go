@@ -1,0 +1,205 @@
+package egress
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/target"
+)
+
+func mustSources(t *testing.T, tr Transport) *sources {
+	t.Helper()
+	tr = tr.withDefaults()
+	s, err := tr.localSources()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// as is the context of a request of a user at a client address.
+func as(ctx context.Context, user, client string) context.Context {
+	repl := caddy.NewEmptyReplacer()
+	if user != "" {
+		repl.Set("http.auth.user.id", user)
+	}
+	ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, repl)
+	return context.WithValue(ctx, caddyhttp.VarsCtxKey, map[string]any{caddyhttp.ClientIPVarKey: client})
+}
+
+func (s source) String() string {
+	var out []string
+	for _, a := range s.addrs {
+		if a.IsValid() {
+			out = append(out, a.String())
+		}
+	}
+	return strings.Join(append(out, s.device), " ")
+}
+
+func TestSourceRoundRobin(t *testing.T) {
+	if s := (*sources)(nil).pick(t.Context()); s != (source{}) {
+		t.Errorf("without settings: %v", s)
+	}
+	if s := mustSources(t, Transport{}); s != nil {
+		t.Errorf("without settings: %+v", s)
+	}
+	s := mustSources(t, Transport{LocalAddresses: []string{"192.0.2.1", "2001:db8::1", "192.0.2.2", "192.0.2.3"}})
+	for i, want := range []string{"192.0.2.1 2001:db8::1 ", "192.0.2.2 2001:db8::1 ", "192.0.2.3 2001:db8::1 ", "192.0.2.1 2001:db8::1 "} {
+		if got := s.pick(t.Context()).String(); got != want {
+			t.Errorf("connection %d from %s", i, got)
+		}
+	}
+	if s.slot(as(t.Context(), "alice", "")) != 0 {
+		t.Error("connections are kept apart")
+	}
+}
+
+// With user_hash a user keeps addresses, and users are spread over all pairs.
+func TestSourceByUser(t *testing.T) {
+	s := mustSources(t, Transport{
+		LocalAddresses:   []string{"192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2", "2001:db8::3"},
+		LocalAddressPick: "user_hash",
+	})
+	bySlot := make(map[uint32]string)
+	byPair := make(map[string]int)
+	for i := range 600 {
+		ctx := as(t.Context(), fmt.Sprintf("user%d", i), "198.51.100.1")
+		got, slot := s.pick(ctx), s.slot(ctx)
+		if again := s.pick(ctx); again != got {
+			t.Fatalf("user %d: %v, then %v", i, got, again)
+		}
+		if kept := s.pick(withSlot(context.Background(), slot)); kept != got {
+			t.Fatalf("user %d: %v, after the request %v", i, got, kept)
+		}
+		if before, ok := bySlot[slot]; slot == 0 || ok && before != got.String() {
+			t.Fatalf("slot %d has %s and %s", slot, before, got)
+		}
+		bySlot[slot] = got.String()
+		byPair[got.String()]++
+	}
+	if len(byPair) != 6 || len(bySlot) != 6 {
+		t.Errorf("pairs %v, slots %v", byPair, bySlot)
+	}
+	for pair, n := range byPair {
+		if n < 50 {
+			t.Errorf("%s has %d of 600 users", pair, n)
+		}
+	}
+	// Without a user, the client address decides.
+	one, two := s.slot(as(t.Context(), "", "198.51.100.1")), uint32(0)
+	for i := range 50 {
+		if two = s.slot(as(t.Context(), "", fmt.Sprintf("198.51.100.%d", i))); two != one {
+			break
+		}
+	}
+	if one == two {
+		t.Error("all clients have the same address")
+	}
+}
+
+// Families without a local address are not used.
+func TestSourceFamilies(t *testing.T) {
+	d := newDialer(t, (&answers{list: [][]netip.Addr{addrs("192.0.2.1", "2001:db8::1")}}).resolve, "allow 0.0.0.0/0 ::/0")
+	log := new(dialLog)
+	d.dialAddr = log.dial
+	for _, tc := range []struct {
+		local  []string
+		prefer string
+		host   string
+		want   string
+	}{
+		{[]string{"127.0.0.2"}, "6", "origin.test", "[192.0.2.1:80]"},
+		{[]string{"::1"}, "4", "origin.test", "[[2001:db8::1]:80]"},
+		{[]string{"::1", "127.0.0.2"}, "4", "origin.test", "[192.0.2.1:80 [2001:db8::1]:80]"},
+		{[]string{"::1", "127.0.0.2"}, "4_only", "origin.test", "[192.0.2.1:80]"},
+		{[]string{"::1"}, "6", "192.0.2.7", "[]"},
+	} {
+		d.sources = mustSources(t, Transport{LocalAddresses: tc.local})
+		d.order = preferIP[tc.prefer]
+		d.names.failed = new(failedAddrs)
+		// The test's resolver tells all when asked for IPv6.
+		d.forget(split{addrs("192.0.2.1"), addrs("2001:db8::1")})
+		dest := target.Target{Host: tc.host, Port: 80}
+		if tc.host != "origin.test" {
+			dest = mustTarget(t, tc.host+":80")
+		}
+		_, err := d.dial(t.Context(), dest, false)
+		if got := fmt.Sprint(log.take()); got != tc.want {
+			t.Errorf("%v, prefer %s: %s dialed", tc.local, tc.prefer, got)
+		}
+		if tc.want == "[]" && (classify(err) != failUnroutable || !strings.Contains(err.Error(), "192.0.2.7 is IPv4, and only IPv6 is used")) {
+			t.Errorf("%v: %v", tc.local, err)
+		}
+	}
+}
+
+// split are the addresses of every name, by family.
+type split [2][]netip.Addr
+
+func (s split) Lookup(_ context.Context, _ string, f dnscache.Family) (dnscache.Reply, error) {
+	return dnscache.Reply{Addrs: s[f]}, nil
+}
+
+func (split) CloseIdle() {}
+
+// The connection comes from the local address that was chosen.
+func TestDialFromLocalAddress(t *testing.T) {
+	noLeaks(t)
+	port, _ := listenAt(t, "127.0.0.1")
+	d := newDialer(t, nil, "allow 127.0.0.0/8")
+	d.sources = mustSources(t, Transport{LocalAddresses: []string{"127.0.0.7", "127.0.0.8"}})
+	dest := mustTarget(t, fmt.Sprintf("127.0.0.1:%d", port))
+	for _, want := range []string{"127.0.0.7", "127.0.0.8", "127.0.0.7"} {
+		conn, err := d.dial(t.Context(), dest, false)
+		if err != nil {
+			t.Skipf("no further loopback addresses here: %v", err)
+		}
+		if got := localAddr(conn); got != want {
+			t.Errorf("from %s, want %s", got, want)
+		}
+		conn.Close()
+	}
+	conn, err := d.dialUpstreamFrom(t.Context(), "127.0.0.1", port, netip.MustParseAddr("127.0.0.9"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := localAddr(conn); got != "127.0.0.9" {
+		t.Errorf("upstream from %s", got)
+	}
+	conn.Close()
+}
+
+func localAddr(c net.Conn) string {
+	a := netip.MustParseAddrPort(c.LocalAddr().String())
+	return a.Addr().String()
+}
+
+// A local address that the machine does not have is told from used-up ports and
+// from a fault of the destination.
+func TestDialFromForeignAddress(t *testing.T) {
+	port, listeners := listenAt(t, "127.0.0.1")
+	d := newDialer(t, nil, "allow 127.0.0.0/8")
+	d.sources = mustSources(t, Transport{LocalAddresses: []string{"192.0.2.1"}})
+	_, err := d.dial(t.Context(), mustTarget(t, fmt.Sprintf("127.0.0.1:%d", port)), false)
+	if err == nil || classify(err) != failLocalAddress || !strings.Contains(err.Error(), "192.0.2.1") {
+		t.Errorf("%v", err)
+	}
+	if chargeable(err) {
+		t.Error("the destination is charged")
+	}
+	if n := d.names.failed.count.Load(); n != 0 {
+		t.Error("the address counts as failed")
+	}
+	if n := dialedTimes(t, listeners["127.0.0.1"]); n != 0 {
+		t.Errorf("dialed %d times", n)
+	}
+}
