@@ -320,7 +320,7 @@ func TestCircuitMemoryIsBounded(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					report(errRefused)
+					report.tell(errRefused)
 				}
 			})
 		}

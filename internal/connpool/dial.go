@@ -13,8 +13,6 @@ type dial[K comparable, C Conn] struct {
 	cancel context.CancelFunc
 	owner  *waiter[K, C]    // who asked for it, nil once served or gone
 	node   node[dial[K, C]] // in host.losers or host.abandoned while it has no owner and is wanted
-
-	standby bool // of EnsureIdle
 }
 
 // giveUp cancels a dial that nobody wants. Its slot is free when it returns.
@@ -66,9 +64,6 @@ func (h *host[K, C]) endDial(d *dial[K, C], conn C, err error) {
 	var stale []*Lease[K, C]
 	h.mu.Lock()
 	d.node.remove()
-	if d.standby {
-		h.standby = false
-	}
 	h.dialing--
 	p.dialing.Add(-1)
 	w := d.owner

@@ -28,7 +28,6 @@ type host[K comparable, C Conn] struct {
 	open    int  // slots in use: idle, leased, being dialed, being closed
 	dialing int  // of these, being dialed
 	closing int  // of these, about to be free
-	standby bool // of these being dialed, one is EnsureIdle's
 
 	idle list[Lease[K, C]] // most recently used first
 

@@ -102,17 +102,6 @@ func (m *machine) get(t *rapid.T) {
 	m.waiting = append(m.waiting, r)
 }
 
-// ensure dials ahead. Its dials are those of a request that nobody waits for.
-func (m *machine) ensure(t *rapid.T) {
-	r := &request{key: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "key")}
-	calls := make(chan *call, 1)
-	slow := m.f.slow(r.key, calls)
-	m.p.EnsureIdle(r.key, rapid.IntRange(0, 3).Draw(t, "standby"), func(ctx context.Context) (*conn, error) {
-		go func() { m.newDials <- &modelDial{<-calls, r} }()
-		return slow(ctx)
-	})
-}
-
 func pick[T any](t *rapid.T, name string, s []T) (T, int) {
 	if len(s) == 0 {
 		t.Skip("no " + name)
@@ -144,7 +133,6 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 		},
 		"discard":  func(t *rapid.T) { m.takeLease(t).Discard() },
 		"discard2": func(t *rapid.T) { m.takeLease(t).Discard() },
-		"ensure":   m.ensure,
 		"reclaim": func(t *rapid.T) {
 			if m.cfg.Shared == nil {
 				t.Skip("no budget")
@@ -285,7 +273,6 @@ func (m *machine) check(t *rapid.T) {
 		t.Fatalf("stats %+v, sum of hosts %+v", s, sum)
 	}
 	m.checkBudget(t, s)
-	m.checkStandby(t)
 	if s.Idle > m.cfg.MaxIdle || s.Pending > m.cfg.MaxPending {
 		t.Fatalf("above the limits: %+v", s)
 	}
@@ -357,19 +344,6 @@ func (m *machine) checkBudget(t *rapid.T, s Stats) {
 	}
 	if b.max > 0 && s.Idle > max(0, int(b.max)-m.others) {
 		t.Fatalf("%d idle here and %d elsewhere, budget %d", s.Idle, m.others, b.max)
-	}
-}
-
-// checkStandby checks that of each key one connection at most is dialed ahead.
-func (m *machine) checkStandby(t *rapid.T) {
-	ahead := make(map[string]bool)
-	for _, d := range m.dials {
-		if d.by.getting == nil {
-			if ahead[d.key] {
-				t.Fatalf("two dials ahead at once for %s", d.key)
-			}
-			ahead[d.key] = true
-		}
 	}
 }
 
