@@ -75,8 +75,7 @@ func (p *Pool[K, C]) addHost(s *shard[K, C], key K) *host[K, C] {
 	if h := s.hosts[key]; h != nil {
 		return h
 	}
-	if n := p.keys.Add(1); p.cfg.MaxKeys > 0 && n > int64(p.cfg.MaxKeys) {
-		p.keys.Add(-1)
+	if !p.takeKey() {
 		return nil
 	}
 	if s.hosts == nil {
@@ -85,6 +84,20 @@ func (p *Pool[K, C]) addHost(s *shard[K, C], key K) *host[K, C] {
 	h := &host[K, C]{pool: p, key: key}
 	s.hosts[key] = h
 	return h
+}
+
+// takeKey counts one more key, if there is room: never more than there may be, not
+// even for a moment.
+func (p *Pool[K, C]) takeKey() bool {
+	for {
+		n := p.keys.Load()
+		if p.cfg.MaxKeys > 0 && n >= int64(p.cfg.MaxKeys) {
+			return false
+		}
+		if p.keys.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
 }
 
 // removeHost takes a dead host out of the map, unless that holds its
