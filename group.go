@@ -265,9 +265,13 @@ func releaseAll(members []*member) {
 
 // close lets go of everything. Requests that are under way finish.
 func (g *group) close() {
-	close(g.stop)
 	g.mu.Lock()
+	if g.closed {
+		g.mu.Unlock()
+		return
+	}
 	g.closed = true // from here on, the sources change nothing
+	close(g.stop)
 	members := slices.Collect(maps.Values(g.members))
 	g.mu.Unlock()
 	if g.watcher != nil {

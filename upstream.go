@@ -333,7 +333,7 @@ func (s *upstreamSpec) canonicalHeader() error {
 func settable(name string) bool {
 	name = http.CanonicalHeaderKey(name)
 	switch name {
-	case "Content-Length", "Host", "Proxy-Authorization", "Expect", "Max-Forwards":
+	case "Content-Length", "Host", "Proxy-Authorization", "Expect", "Max-Forwards", "Trailer":
 		return false
 	}
 	return !hopByHop(name)
