@@ -131,6 +131,7 @@ func (t *transaction) attempt(head []byte) error {
 func (t *transaction) choose() (*lease, error) {
 	first := t.out.attempts == 0
 	t.out.attempts++
+	t.out.reused, t.paths.answered = false, false
 	if t.paths.current.member != nil {
 		fresh := t.again
 		t.again = false
@@ -199,7 +200,7 @@ func keepFor(promised time.Duration) time.Duration {
 func (t *transaction) roundTrip(c *h1.Conn, head []byte, w *watch) (h1.Response, error) {
 	if !t.out.reused {
 		if err := c.Silent(); err != nil {
-			return h1.Response{}, err
+			return h1.Response{}, &staleError{err: err} // nothing was written
 		}
 	}
 	up := t.upload
@@ -299,6 +300,7 @@ func (t *transaction) readFinalHead(c *h1.Conn, hd *h1.Head, w *watch) error {
 		if err != nil {
 			return err
 		}
+		t.paths.answered = true
 		if hd.Status >= 200 {
 			return nil
 		}

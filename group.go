@@ -3,6 +3,8 @@ package egress
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -237,14 +239,13 @@ func (g *group) apply() error {
 	for i, list := range [][]*upstreamSpec{g.static, g.listed, g.dynamic} {
 		for _, s := range list {
 			if err := add(s, i == 0); err != nil {
-				for _, m := range fresh {
-					m.release()
-				}
+				releaseAll(fresh)
 				return err
 			}
 		}
 	}
 	if err := g.health.SetMembers(ordered); err != nil {
+		releaseAll(fresh)
 		return err
 	}
 	for id, m := range g.members {
@@ -256,9 +257,23 @@ func (g *group) apply() error {
 	return nil
 }
 
+func releaseAll(members []*member) {
+	for _, m := range members {
+		m.release()
+	}
+}
+
 // close lets go of everything. Requests that are under way finish.
 func (g *group) close() {
+	g.mu.Lock()
+	if g.closed {
+		g.mu.Unlock()
+		return
+	}
+	g.closed = true // from here on, the sources change nothing
 	close(g.stop)
+	members := slices.Collect(maps.Values(g.members))
+	g.mu.Unlock()
 	if g.watcher != nil {
 		g.watcher.Stop()
 	}
@@ -268,13 +283,7 @@ func (g *group) close() {
 	// Requests that came before may still choose among those that there are now.
 	g.frozen.Store(g.look(time.Now()))
 	g.health.Close()
-	g.mu.Lock()
-	g.closed = true
-	members := g.members
-	g.mu.Unlock()
-	for _, m := range members {
-		m.release()
-	}
+	releaseAll(members)
 }
 
 // whyNobody says why no member can be used, for the log: a member may be out for

@@ -79,6 +79,24 @@ func (g *group) pick(s *Selection, kind kind) (path, error) {
 	return path{}, g.whyNobody()
 }
 
+// hasAnother reports whether there is a member that the request has not tried.
+func (g *group) hasAnother(s *Selection, kind kind) bool {
+	v := g.look(time.Now())
+	tiers := v.exchanges
+	if kind == isTunnel {
+		tiers = v.tunnels
+	}
+	for _, tier := range tiers {
+		s.Members = tier
+		for i := range tier {
+			if s.Eligible(i) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func memberOf(m Member) *member {
 	switch m := m.(type) {
 	case forExchange:

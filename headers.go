@@ -155,7 +155,7 @@ func (t *transaction) appendRequestHead(b []byte) ([]byte, error) {
 	b = append(b, " HTTP/1.1\r\nHost: "...)
 	b = t.appendHost(b)
 	b = append(b, '\r', '\n')
-	if b, err = t.appendEndToEnd(b, t.requestHeader()); err != nil {
+	if b, err = t.appendEndToEnd(b); err != nil {
 		return b, err
 	}
 	if t.absolute() {
@@ -169,13 +169,11 @@ func (t *transaction) appendRequestHead(b []byte) ([]byte, error) {
 }
 
 // appendEndToEnd writes the client's fields without those that end here.
-func (t *transaction) appendEndToEnd(b []byte, header http.Header) ([]byte, error) {
-	var options []string
-	for _, v := range t.r.Header["Connection"] {
-		options = connectionOptions(options, v)
-	}
+func (t *transaction) appendEndToEnd(b []byte) ([]byte, error) {
+	header, options := t.requestHeader()
+	own := t.proxyFields()
 	for name, values := range header {
-		if hopByHop(name) || name == "Content-Length" || name == "Host" || name == "Max-Forwards" || listed(options, name) {
+		if hopByHop(name) || name == "Content-Length" || name == "Host" || name == "Max-Forwards" || listed(options, name) || own[name] != nil {
 			continue
 		}
 		for _, value := range values {

@@ -117,12 +117,20 @@ func (f *memberFactory) member(s *upstreamSpec, healthID string) (*member, error
 	}
 	m.conns, m.health = conns.(*upstreamConns), state.(*upstreamHealth)
 	m.ref = health.Member{Upstream: &m.health.Upstream, Priority: s.Priority, Value: m}
+	if f.group.cfg.checked() {
+		m.health.checking.Add(1)
+	}
 	m.conns.dialer.SetUp(m.health.Available())
 	return m, nil
 }
 
 // release gives the state back. What is under way through the member goes on.
 func (m *member) release() {
+	if m.group.cfg.checked() {
+		if t, last := m.health.endChecks(); last && t.Upstream != nil {
+			m.conns.dialer.SetUp(t.To.InRotation())
+		}
+	}
 	_, _ = upstreamPools.Delete(m.connsID)
 	_, _ = upstreamHealths.Delete(m.healthID)
 }
@@ -212,11 +220,16 @@ func (m *member) fullForExchange() bool {
 
 // startTunnel takes a slot for a tunnel, if there is one.
 func (m *member) startTunnel() bool {
-	m.health.StartTunnel()
-	if m.spec.MaxTunnels > 0 && m.health.Tunnels() > int64(m.spec.MaxTunnels) {
-		m.health.EndTunnel()
+	if m.spec.MaxTunnels <= 0 {
+		m.health.StartTunnel()
+		return true
+	}
+	m.health.slots.Lock() // or two could refuse each other the last one
+	defer m.health.slots.Unlock()
+	if m.fullForTunnel() {
 		return false
 	}
+	m.health.StartTunnel()
 	return true
 }
 

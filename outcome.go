@@ -108,7 +108,10 @@ func classify(err error) *failure {
 	if _, ok := errors.AsType[*target.Error](err); ok {
 		return failTarget
 	}
-	if _, ok := errors.AsType[*noUpstreamError](err); ok {
+	if e, ok := errors.AsType[*noUpstreamError](err); ok {
+		if e.limit {
+			return failLimit
+		}
 		return failNoUpstream
 	}
 	if _, ok := errors.AsType[*connpool.LimitError](err); ok {

@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"context"
 	"errors"
 	"time"
 
@@ -18,6 +19,7 @@ type paths struct {
 	current   path
 	tries     int  // of members of the group
 	told      bool // how the current attempt went
+	answered  bool // the current attempt has brought a head of a response
 	report    report
 }
 
@@ -83,8 +85,7 @@ func (t *transaction) overPaths(try func() error) error {
 		return err
 	}
 	for {
-		err = t.overTarget(try)
-		t.leaveGroup(err)
+		err = t.overOneTarget(try)
 		if err == nil || !t.fallsBack(err) {
 			return err
 		}
@@ -92,6 +93,14 @@ func (t *transaction) overPaths(try func() error) error {
 			return err
 		}
 	}
+}
+
+// overOneTarget is overTarget between enter and leaveGroup.
+func (t *transaction) overOneTarget(try func() error) (err error) {
+	err = context.Canceled // that is what a writer that panics means: the client has gone
+	defer func() { t.leaveGroup(err) }()
+	err = t.overTarget(try)
+	return err
 }
 
 // overTarget tries one target of the route: directly, or the members of a group.
@@ -161,12 +170,14 @@ func (t *transaction) fallsBack(err error) bool {
 		if !ok || !e.ownFault() || !t.mayRepeat(err) {
 			return false
 		}
+		t.resent = t.resent || e.sent
 		if t.upload != nil {
 			t.upload.rewind()
 		}
 	}
 	t.paths.to, t.paths.fallback = *t.paths.fallback, nil
 	t.paths.selection, t.paths.current, t.paths.tries = nil, path{}, 0
+	t.retries.made = 0 // the next target has retries of its own
 	t.again = false
 	t.out.upstream = ""
 	return true
@@ -207,18 +218,20 @@ func (t *transaction) observed(v verdict) {
 }
 
 // exhausted reports whether no more members of the group may be tried: as many were,
-// or for as long.
+// or for as long. The pause before the next attempt counts: no attempt begins later.
 func (t *transaction) exhausted() bool {
 	g := t.paths.to.group
-	return g == nil || t.paths.tries > max(g.lb.Retries, 0) || time.Since(t.start) > time.Duration(g.lb.TryDuration)
+	return g == nil || t.paths.tries > max(g.lb.Retries, 0) ||
+		time.Since(t.start)+time.Duration(g.lb.TryInterval) > time.Duration(g.lb.TryDuration)
 }
 
-// budget is what retries of the request are taken from.
-func (t *transaction) budget() *retryBudget {
-	if g := t.paths.to.group; g != nil {
-		return g.budget
+// takeRetry asks for a retry: of the budget of the group, unless the same path is
+// tried again, on a fresh connection.
+func (t *transaction) takeRetry(samePath bool) bool {
+	if g := t.paths.to.group; g != nil && !samePath {
+		return t.retries.next(g.budget, &t.retries.made)
 	}
-	return t.h.retryBudget
+	return t.retries.next(t.h.retryBudget, &t.retries.again)
 }
 
 // destinationNumber is what health knows a destination by.

@@ -57,6 +57,7 @@ type originConn struct {
 	*h1.Conn
 	addr netip.Addr // that was dialed
 	self bool       // a listener of this process was there at that time
+	told netip.Addr // of the destination, that an upstream was told instead of a name
 }
 
 // Destruct retires the pool when no configuration uses it any more: nothing stays
@@ -194,7 +195,7 @@ func (t *originRequest) Dial(ctx context.Context) (*originConn, error) {
 		return nil, err
 	}
 	addr := remoteAddr(conn)
-	return &originConn{h1.NewConn(conn), addr, t.h.dialer.self.isSelf(addr, t.target.Port)}, nil
+	return &originConn{Conn: h1.NewConn(conn), addr: addr, self: t.h.dialer.self.isSelf(addr, t.target.Port)}, nil
 }
 
 // Accept implements connpool.Requester.

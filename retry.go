@@ -14,7 +14,7 @@ const maxRetries = 2
 // a response that the client could be given.
 type lostAttempt struct {
 	clientGone bool // nobody waits for an answer any more
-	retries    int  // retries that came before
+	retries    int  // retries of the same path that came before
 	stale      bool // the connection ended, or failed, before any byte of a response
 	reused     bool // it had carried an exchange before, or had been idle
 	written    bool // some of the request may have reached the origin
@@ -26,6 +26,10 @@ type lostAttempt struct {
 	exhausted bool // as many upstreams were tried as may be, or for as long
 	resent    bool // a request that may have been acted on was sent again already
 }
+
+// samePath reports whether it is the same path that is tried again, on a fresh
+// connection: one of the pool that was just closed says nothing about where it led.
+func (a *lostAttempt) samePath() bool { return a.stale && a.reused }
 
 // retryRules are the retry table of upstream connections, in the order in which
 // they are asked: the first that applies decides. What none applies to is not
@@ -42,7 +46,7 @@ var retryRules = []struct {
 	{"the origin has begun to answer, or took too long, or was never reached", func(a *lostAttempt) bool { return !a.stale && !a.elsewhere }, false},
 	{"what is wrong with a fresh connection is not the pool's doing", func(a *lostAttempt) bool { return !a.upstream && !a.reused }, false},
 	{"a direct path is tried again once", func(a *lostAttempt) bool { return !a.upstream && a.retries > 0 }, false},
-	{"enough upstreams were tried", func(a *lostAttempt) bool { return a.exhausted }, false},
+	{"enough upstreams were tried", func(a *lostAttempt) bool { return a.exhausted && !a.samePath() }, false},
 	{"the body is gone", func(a *lostAttempt) bool { return !a.replayable }, false},
 	{"nothing was written", func(a *lostAttempt) bool { return !a.written }, true},
 	{"the origin may have acted on it", func(a *lostAttempt) bool { return !a.idempotent }, false},
@@ -65,7 +69,7 @@ func (a *lostAttempt) retryable() bool {
 func (t *transaction) lost(err error) (a lostAttempt, ok bool) {
 	a = lostAttempt{
 		clientGone: t.clientGone(),
-		retries:    t.retries.made,
+		retries:    t.retries.again,
 		reused:     t.out.reused,
 		idempotent: t.kind == isTunnel || safeToRepeat(t.r.Method),
 		replayable: t.upload == nil || t.upload.replayable(),
@@ -96,13 +100,11 @@ func (t *transaction) wouldRetry(err error) bool {
 // is sent again; if so, its body has been prepared for that.
 func (t *transaction) mayRetry(err error) bool {
 	a, ok := t.lost(err)
-	if !ok || !a.retryable() || !t.retries.next(t.budget()) {
+	if !ok || !a.retryable() || !t.takeRetry(a.samePath()) {
 		return false
 	}
 	t.resent = t.resent || a.written
-	// A connection of the pool that was just closed says nothing about its
-	// upstream: the same one is asked again.
-	t.again = a.upstream && a.stale && a.reused
+	t.again = a.upstream && a.samePath()
 	if t.upload != nil {
 		t.upload.rewind()
 	}
@@ -188,17 +190,20 @@ func (b *retryBudget) giveBack() { b.retries.Add(-1) }
 
 // retries are those of one request.
 type retries struct {
-	made int
-	held *retryBudget // that the current attempt, a retry, has its place from
+	made  int          // over other paths
+	again int          // over the same one, on a fresh connection
+	held  *retryBudget // that the current attempt, a retry, has its place from
 }
 
-// next asks the budget for one more retry. The attempt before has ended.
-func (r *retries) next(b *retryBudget) bool {
+// next asks the budget for one more retry, beside those that were counted. The
+// attempt before has ended.
+func (r *retries) next(b *retryBudget, counted *int) bool {
 	r.end()
-	if !b.take(r.made) {
+	if !b.take(*counted) {
 		return false
 	}
-	r.made, r.held = r.made+1, b
+	*counted++
+	r.held = b
 	return true
 }
 

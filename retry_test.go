@@ -97,7 +97,7 @@ func TestRetryBudget_Model(t *testing.T) {
 				r.end()
 				others := holding()
 				want := made == 0 || made < 2 && others < max(3, int64(len(live))/5)
-				if got := r.next(b); got != want {
+				if got := r.next(b, &r.made); got != want {
 					t.Fatalf("retry %d with %d others of %d requests: %v", made+1, others, len(live), got)
 				}
 			},

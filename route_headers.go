@@ -11,15 +11,23 @@ import (
 
 // This file contains what a route changes of header fields.
 
-// requestHeader is the header of an exchange as it leaves on its route.
-func (t *transaction) requestHeader() http.Header {
+// requestHeader is the header of an exchange as it leaves on its route, changed if the
+// route wants that, and the names in it that do not leave because the client's
+// Connection lists them. What the route has set, the client cannot take away.
+func (t *transaction) requestHeader() (header http.Header, options []string) {
+	for _, v := range t.r.Header["Connection"] {
+		options = connectionOptions(options, v)
+	}
 	ops := t.requestOps()
 	if ops == nil {
-		return t.r.Header
+		return t.r.Header, options
 	}
-	header := t.r.Header.Clone()
+	header = t.r.Header.Clone()
+	for _, name := range options {
+		header.Del(name)
+	}
 	ops.ApplyTo(header, t.replacer())
-	return header
+	return header, nil
 }
 
 // connectFields are the fields that the route adds to the CONNECT request to an

@@ -130,7 +130,7 @@ func (t *transaction) race(p path) opening {
 // and the budget has room.
 func (t *transaction) hedge() (path, bool) {
 	g := t.paths.to.group
-	if t.exhausted() || !t.retries.next(g.budget) {
+	if t.exhausted() || !t.takeRetry(false) {
 		return path{}, false
 	}
 	p, err := g.pick(t.paths.selection, t.kind)
@@ -154,6 +154,7 @@ func (t *transaction) ended(o opening) opening {
 	t.paths.told = true
 	if o.err == nil {
 		g.connect.Add(o.took)
+		o.path.health.ObserveConnect(time.Now(), o.took)
 		return o
 	}
 	o.path.health.EndTunnel()

@@ -38,7 +38,7 @@ type upload struct {
 	sent  atomic.Int64 // bytes of the body sent
 	clErr atomic.Pointer[error]
 
-	// Owned by the goroutine until done is closed.
+	// Owned by the goroutine until clean is set, or done is closed.
 	read int64  // bytes read from the client
 	kept []byte // the body so far, to be sent again
 	lost bool   // kept is not the whole of it
@@ -310,21 +310,17 @@ func (u *upload) blame(err error) error {
 	return &explained{failRequest, fmt.Errorf("reading the request body: %w", *clientErr)}
 }
 
-// replayable reports whether all of the body that was read is at hand. The
-// attempt has ended.
+// replayable reports whether all of the body that was read is at hand. It waits
+// for nothing: what was read to its end is kept, or lost, by then.
 func (u *upload) replayable() bool {
-	if u.done == nil {
-		return true // nothing was read
-	}
-	if !u.clean.Load() {
-		return false
-	}
-	<-u.done // its connection is closed: it ends at once
-	return !u.lost
+	return u.done == nil || u.clean.Load() && !u.lost
 }
 
-// rewind prepares a replayable body to be sent again.
+// rewind prepares a replayable body to be sent again. The attempt has ended.
 func (u *upload) rewind() {
+	if u.done != nil {
+		<-u.done // its connection is closed: it ends at once
+	}
 	u.done = nil
 	u.drop.Store(false)
 }

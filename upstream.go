@@ -126,7 +126,8 @@ type Upstream struct {
 	LocalAddress string `json:"local_address,omitempty"`
 
 	// Header are fields added to what is sent to an HTTP upstream: to CONNECT
-	// requests and to the heads of exchanges. An error with SOCKS.
+	// requests and to the heads of exchanges, there instead of the client's
+	// fields of the same names. An error with SOCKS.
 	Header http.Header `json:"header,omitempty"`
 }
 
@@ -142,19 +143,27 @@ type Credentials struct {
 // resolve replaces the placeholders.
 func (c *Credentials) resolve(repl *caddy.Replacer) (*Credentials, error) {
 	out := &Credentials{repl.ReplaceKnown(c.Username, ""), repl.ReplaceKnown(c.Password, "")}
-	switch {
-	case out.Username == "":
-		return nil, errors.New("the user name is empty")
-	case strings.Contains(out.Username, ":"):
-		return nil, errors.New("a user name cannot contain ':'")
-	case hasControl(out.Username), hasControl(out.Password):
-		return nil, errors.New("user name or password contain control characters")
-	case len(out.Username) > 255, len(out.Password) > 255:
-		return nil, errors.New("user name or password are longer than 255 bytes")
-	case out.Password == "" && c.Password != "":
+	if err := out.check(); err != nil {
+		return nil, err
+	}
+	if out.Password == "" && c.Password != "" {
 		return nil, errors.New("nothing is left of the password after its placeholders are replaced")
 	}
 	return out, nil
+}
+
+func (c *Credentials) check() error {
+	switch {
+	case c.Username == "":
+		return errors.New("the user name is empty")
+	case strings.Contains(c.Username, ":"):
+		return errors.New("a user name cannot contain ':'")
+	case hasControl(c.Username), hasControl(c.Password):
+		return errors.New("user name or password contain control characters")
+	case len(c.Username) > 255, len(c.Password) > 255:
+		return errors.New("user name or password are longer than 255 bytes")
+	}
+	return nil
 }
 
 // upstreamSpec is an upstream with everything filled in that its own settings
@@ -216,9 +225,12 @@ func (s *upstreamSpec) login(g *UpstreamGroup, repl *caddy.Replacer) error {
 		if c != nil {
 			return errors.New("they stand in the URL as well")
 		}
+		// As they stand: the placeholders of a URL were replaced in the whole,
+		// and what is in a list was perhaps written by somebody else.
 		password, _ := s.addr.user.Password()
-		c = &Credentials{s.addr.user.Username(), password}
+		s.credentials = &Credentials{s.addr.user.Username(), password}
 		s.addr.user = nil
+		return s.credentials.check()
 	}
 	if c == nil {
 		c = g.Credentials
@@ -271,15 +283,8 @@ func (s *upstreamSpec) validateMore() error {
 	if socks && len(s.Header) > 0 {
 		return errors.New("header: SOCKS has no header fields")
 	}
-	for name, values := range s.Header {
-		if !httpguts.ValidHeaderFieldName(name) || !settable(name) {
-			return fmt.Errorf("header: '%s' cannot be set", printable(name))
-		}
-		for _, v := range values {
-			if !httpguts.ValidHeaderFieldValue(v) {
-				return fmt.Errorf("header %s: not a field value", name)
-			}
-		}
+	if err := s.canonicalHeader(); err != nil {
+		return err
 	}
 	if s.LocalAddress != "" {
 		a, err := netip.ParseAddr(s.LocalAddress)
@@ -302,12 +307,33 @@ func (s *upstreamSpec) validateMore() error {
 	return nil
 }
 
+// canonicalHeader checks the fields, and makes their names canonical in a copy.
+func (s *upstreamSpec) canonicalHeader() error {
+	if len(s.Header) == 0 {
+		return nil
+	}
+	canonical := make(http.Header, len(s.Header))
+	for name, values := range s.Header {
+		if !httpguts.ValidHeaderFieldName(name) || !settable(name) {
+			return fmt.Errorf("header: '%s' cannot be set", printable(name))
+		}
+		for _, v := range values {
+			if !httpguts.ValidHeaderFieldValue(v) {
+				return fmt.Errorf("header: not a value for the field %s", name)
+			}
+			canonical.Add(name, v)
+		}
+	}
+	s.Header = canonical
+	return nil
+}
+
 // settable reports whether the operator may set a field of requests: not what
 // frames messages, and not what this handler writes itself.
 func settable(name string) bool {
 	name = http.CanonicalHeaderKey(name)
 	switch name {
-	case "Content-Length", "Host", "Proxy-Authorization", "Expect", "Max-Forwards":
+	case "Content-Length", "Host", "Proxy-Authorization", "Expect", "Max-Forwards", "Trailer":
 		return false
 	}
 	return !hopByHop(name)

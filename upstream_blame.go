@@ -137,7 +137,7 @@ func madeByUpstream(r *proxydial.Reply) bool {
 	switch r.Status {
 	case http.StatusProxyAuthRequired:
 		return true
-	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+	case http.StatusForbidden, http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return r.Evident()
 	}
 	return false

@@ -22,8 +22,7 @@ import (
 
 // startChecks begins to check the members, where the configuration has checks.
 func (g *group) startChecks() error {
-	if g.cfg.HealthChecks == nil || g.cfg.HealthChecks.Active == nil {
-		g.forgetChecks()
+	if !g.cfg.checked() {
 		return nil
 	}
 	checks, err := g.cfg.HealthChecks.Active.prepare(caddy.NewReplacer())
@@ -59,12 +58,8 @@ func (g *group) startChecks() error {
 	return err
 }
 
-// forgetChecks lets the results of a configuration with checks go.
-func (g *group) forgetChecks() {
-	for _, m := range g.health.Members() {
-		g.tell([]health.Transition{m.Upstream.ForgetChecks()})
-	}
-}
+// checked reports whether the configuration has active checks.
+func (g *UpstreamGroup) checked() bool { return g.HealthChecks != nil && g.HealthChecks.Active != nil }
 
 // check makes one check.
 func (g *group) check(ctx context.Context, hm *health.Member, text string) error {

@@ -26,13 +26,18 @@ type upstreamError struct {
 func (e *upstreamError) Error() string   { return e.upstream + ": " + e.err.Error() }
 func (e *upstreamError) Unwrap() []error { return []error{e.verdict.failure, e.err} }
 
-// ownFault reports whether the upstream is to blame.
+// ownFault reports whether it was the upstream that could not serve the request, be
+// it only that our own limits for it are reached.
 func (e *upstreamError) ownFault() bool {
 	switch e.verdict.kind {
 	case health.ConnectFailure, health.Failure, health.AuthFault, health.Overload:
 		return true
 	}
-	return e.verdict.failure == failUpstreamGateway || e.verdict.failure == failUpstreamSilent
+	switch e.verdict.failure {
+	case failUpstreamGateway, failUpstreamSilent, failUpstreamLimit:
+		return true
+	}
+	return isLimit(e.err)
 }
 
 // elsewhere reports whether another upstream might do better.

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"net"
 	"net/netip"
+	"sync"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -22,6 +24,19 @@ import (
 // checks, latency, counters. It stays as long as address and credentials do.
 type upstreamHealth struct {
 	health.Upstream
+
+	slots    sync.Mutex   // held while a tunnel is counted against a limit
+	checking atomic.Int32 // configurations that check it
+}
+
+// endChecks is called when a configuration that checked the upstream lets it go.
+// Without any that does, the last results mean nothing any more: one that was down
+// would stay down for ever.
+func (h *upstreamHealth) endChecks() (t health.Transition, last bool) {
+	if h.checking.Add(-1) > 0 {
+		return t, false
+	}
+	return h.ForgetChecks(), true
 }
 
 // Destruct forgets it.

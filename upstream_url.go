@@ -56,6 +56,9 @@ func (a upstreamAddress) String() string {
 // and then the port is mandatory. Errors never quote the input, which may hold
 // credentials.
 func parseUpstreamURL(s, defaultScheme string) (upstreamAddress, error) {
+	if s == "" {
+		return upstreamAddress{}, errors.New("is empty")
+	}
 	bare := !strings.Contains(s, "://")
 	if bare {
 		if defaultScheme == "" {

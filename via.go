@@ -35,48 +35,74 @@ type viaRequest struct {
 func (v *viaRequest) Dial(ctx context.Context) (*originConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(v.member.group.lb.AttemptTimeout))
 	defer cancel()
-	conn, err := v.connect(ctx)
+	start := time.Now()
+	conn, told, err := v.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &originConn{Conn: h1.NewConn(conn), addr: remoteAddr(conn)}, nil
+	v.member.health.ObserveConnect(time.Now(), time.Since(start))
+	if !v.absolute && v.https {
+		if conn, err = v.h.dialer.handshake(ctx, conn, v.dest.Host); err != nil {
+			return nil, err
+		}
+	}
+	return &originConn{Conn: h1.NewConn(conn), addr: remoteAddr(conn), told: told}, nil
 }
 
-func (v *viaRequest) connect(ctx context.Context) (net.Conn, error) {
+// connect returns the connection to the upstream, or through it, and the address of
+// the destination that the upstream was told, if it was one that was looked up here.
+func (v *viaRequest) connect(ctx context.Context) (net.Conn, netip.Addr, error) {
 	if v.absolute {
-		return v.member.conns.dialer.DialProxy(ctx, v.client)
+		conn, err := v.member.conns.dialer.DialProxy(ctx, v.client)
+		return conn, netip.Addr{}, err
 	}
-	tunnel, err := v.h.dialTunnel(ctx, v.member, v.dest, v.client, nil)
+	to, err := v.h.tunnelTarget(ctx, v.member, v.dest)
+	if err != nil {
+		return nil, netip.Addr{}, err
+	}
+	tunnel, err := v.member.conns.dialer.DialTunnel(ctx, to, v.client)
+	if err != nil {
+		return nil, netip.Addr{}, err
+	}
+	var told netip.Addr
+	if !v.dest.IsAddr() {
+		told = to.Addr
+	}
+	if len(tunnel.Early) > 0 {
+		return &earlyConn{tunnel.Conn, tunnel.Early}, told, nil
+	}
+	return tunnel.Conn, told, nil
+}
+
+// Accept implements connpool.Requester. The address of the connection is the
+// upstream's, which no access rule is about; but an address of the destination that
+// was looked up for a request with other rules is checked again.
+func (v *viaRequest) Accept(c *originConn) bool {
+	return !c.told.IsValid() || v.h.dialer.check(v.dest, c.told) == nil
+}
+
+// dialTunnel opens a tunnel to dest through a member.
+func (h *Handler) dialTunnel(ctx context.Context, m *member, dest target.Target, client proxydial.Client, header []h1.Field) (*proxydial.Tunnel, error) {
+	to, err := h.tunnelTarget(ctx, m, dest)
 	if err != nil {
 		return nil, err
 	}
-	conn := tunnel.Conn
-	if len(tunnel.Early) > 0 {
-		conn = &earlyConn{conn, tunnel.Early}
-	}
-	if !v.https {
-		return conn, nil
-	}
-	return v.h.dialer.handshake(ctx, conn, v.dest.Host)
+	to.Header = header
+	return m.conns.dialer.DialTunnel(ctx, to, client)
 }
 
-// Accept implements connpool.Requester: the address is the upstream's, which no
-// access rule is about.
-func (*viaRequest) Accept(*originConn) bool { return true }
-
-// dialTunnel opens a tunnel to dest through a member. A socks5 upstream is told an
-// address, which is looked up and checked here; the others are told what the
-// client has said.
-func (h *Handler) dialTunnel(ctx context.Context, m *member, dest target.Target, client proxydial.Client, header []h1.Field) (*proxydial.Tunnel, error) {
-	to := proxydial.Target{Host: dest.Host, Port: dest.Port, Addr: dest.Addr, Header: header}
+// tunnelTarget is what a member is told of a destination: a socks5 upstream an
+// address, which is looked up and checked here; the others what the client has said.
+func (h *Handler) tunnelTarget(ctx context.Context, m *member, dest target.Target) (proxydial.Target, error) {
+	to := proxydial.Target{Host: dest.Host, Port: dest.Port, Addr: dest.Addr}
 	if m.spec.addr.scheme == schemeSOCKS5 && !dest.IsAddr() {
 		addr, err := h.dialer.lookup(ctx, dest)
 		if err != nil {
-			return nil, err
+			return to, err
 		}
 		to.Addr = addr
 	}
-	return m.conns.dialer.DialTunnel(ctx, to, client)
+	return to, nil
 }
 
 // absolute reports whether the exchange goes through the current upstream in
@@ -88,6 +114,9 @@ func (t *transaction) absolute() bool {
 
 // acquireVia gets a connection for an exchange through the current upstream.
 func (t *transaction) acquireVia(fresh bool) (*lease, error) {
+	if err := t.hold(); err != nil {
+		return nil, err
+	}
 	m := t.paths.current.member
 	v := &viaRequest{h: t.h, member: m, dest: t.target, https: t.https, absolute: t.absolute()}
 	key := poolKey{tls: t.https, host: t.target.Host, port: t.target.Port}
@@ -123,6 +152,15 @@ func (s *upstreamSpec) proxyFields() (fields []h1.Field) {
 		}
 	}
 	return fields
+}
+
+// proxyFields are the fields that the operator has given the current upstream, in
+// canonical form. The client's own of these names are not for it.
+func (t *transaction) proxyFields() http.Header {
+	if !t.absolute() {
+		return nil
+	}
+	return t.paths.current.spec.Header
 }
 
 func (m *member) appendProxyFields(b []byte) []byte {
@@ -176,8 +214,13 @@ func (t *transaction) judgeExchange(err error) verdict {
 		}
 		return verdict{kind: health.Success, failure: failure} // the tunnel stood
 	}
+	if t.paths.answered {
+		// It did its job that far. What is wrong with the rest may well be the
+		// origin's doing: it must not be able to take an upstream out.
+		return verdict{kind: health.Neutral, failure: failure}
+	}
 	switch failure {
-	case failTerminated:
+	case failTerminated, failIncomplete:
 		if t.out.reused {
 			return verdict{kind: health.Neutral, failure: failUpstreamTerminated}
 		}
@@ -210,11 +253,20 @@ func (t *transaction) ownAnswer(hd *h1.Head) error {
 		err:      &proxydial.ReplyError{Reply: reply},
 	}
 	t.observed(e.verdict)
-	if hd.Status == 407 || t.wouldRetry(e) {
+	if hd.Status == 407 || t.hasAnotherWay(e) {
 		return e
 	}
 	t.out.failure = e.verdict.failure
 	return nil
+}
+
+// hasAnotherWay reports whether the attempt that is about to fail with e can be
+// followed by one through another member, or by the fallback of the route.
+func (t *transaction) hasAnotherWay(e *upstreamError) bool {
+	if t.wouldRetry(e) && t.paths.to.group.hasAnother(t.paths.selection, t.kind) {
+		return true
+	}
+	return t.paths.fallback != nil && e.ownFault() && t.mayRepeat(e)
 }
 
 // lookup returns an address of dest that may be reached.

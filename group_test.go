@@ -1,0 +1,199 @@
+package egress
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-egress/egress/internal/health"
+)
+
+// throughGroup is a transaction of a handler whose one group is `default`.
+func throughGroup(t *testing.T, h *Handler, authority string) *transaction {
+	t.Helper()
+	r := httptest.NewRequest("GET", "http://"+authority+"/", http.NoBody)
+	tr := &transaction{h: h, w: httptest.NewRecorder(), r: r, route: h.unrouted, start: time.Now()}
+	tr.target = mustTarget(t, authority)
+	return tr
+}
+
+const oneUpstream = `{"groups":{"default":{"upstreams":[{"url":"http://127.0.0.1:1"}]%s}}}`
+
+// A writer that panics leaves neither the budget nor the turn of a probe behind.
+func TestPathsAreLeftByPanics(t *testing.T) {
+	h, _ := mustLoadWithApps(t, fmt.Sprintf(oneUpstream, ""))
+	g := h.groups["default"]
+	told := h.destinations
+	tr := throughGroup(t, h, "a.example:80")
+	for range 5 {
+		r, err := told.allow(tr.target, false, g.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.tell(failRefused)
+	}
+	state := told.lookup((&report{dest: tr.target, via: g.name}).key())
+	for end := time.Now().Add(10 * time.Second); ; {
+		// The circuit opens for two seconds, and then lets one probe through.
+		probing := false
+		func() {
+			defer func() { _ = recover() }()
+			_ = throughGroup(t, h, "a.example:80").overPaths(func() error {
+				probing = true
+				panic(http.ErrAbortHandler)
+			})
+		}()
+		if probing {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the circuit lets no probe through")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if n := g.budget.requests.Load(); n != 0 {
+		t.Errorf("%d requests are counted", n)
+	}
+	state.mu.Lock()
+	ok, _, wait := state.circuit.Allow(time.Now())
+	state.mu.Unlock()
+	if !ok {
+		t.Errorf("the turn of the probe was not given back: next in %s", wait)
+	}
+}
+
+// Two that ask for the last slot at once do not refuse each other.
+func TestStartTunnelIsExact(t *testing.T) {
+	h, _ := mustLoadWithApps(t, `{"groups":{"default":{"upstreams":[{"url":"http://127.0.0.1:1","max_tunnels":3}]}}}`)
+	m := h.groups["default"].health.Members()[0].Value.(*member)
+	for range 200 {
+		var wg sync.WaitGroup
+		var got atomic.Int64
+		for range 8 {
+			wg.Go(func() {
+				if m.startTunnel() {
+					got.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		if got.Load() != 3 || m.health.Tunnels() != 3 {
+			t.Fatalf("%d of 3 slots were taken", got.Load())
+		}
+		for range 3 {
+			m.health.EndTunnel()
+		}
+	}
+}
+
+// A list that changes while its configuration goes leaves nothing behind.
+func TestGroupClosesWhileItChanges(t *testing.T) {
+	for range 100 {
+		h, end := mustLoadWithApps(t, fmt.Sprintf(oneUpstream, ""))
+		g := h.groups["default"]
+		var wg sync.WaitGroup
+		for i := range 2 {
+			wg.Go(func() {
+				for n := range 20 {
+					addr, err := parseUpstreamURL(fmt.Sprintf("http://127.0.0.1:%d", 100*i+n+2), "")
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					s, err := g.cfg.specAt(new(Upstream), addr, nil)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					_ = g.replace(&g.listed, []*upstreamSpec{s})
+				}
+			})
+		}
+		end()
+		wg.Wait()
+		if n := upstreamStates(); n != 0 {
+			t.Fatalf("%d states are left", n)
+		}
+	}
+}
+
+// What checks found out ends with the last configuration that checks, whatever the
+// order in which configurations begin and end.
+func TestChecksAreForgotten(t *testing.T) {
+	const checks = `,"health_checks":{"active":{"type":"tcp","interval":"1h"}}`
+	down := func(m *member) bool { return m.health.Status().Active == health.Down }
+	one := func(h *Handler) *member { return h.groups["default"].health.Members()[0].Value.(*member) }
+	checked, endChecked := mustLoadWithApps(t, fmt.Sprintf(oneUpstream, checks))
+	m := one(checked)
+	for end := time.Now().Add(10 * time.Second); !down(m); {
+		if time.Now().After(end) {
+			t.Fatal("the check of a closed port does not fail")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	again, endAgain := mustLoadWithApps(t, fmt.Sprintf(oneUpstream, checks))
+	endChecked()
+	if !down(one(again)) {
+		t.Error("a reload with checks has forgotten them")
+	}
+	unchecked, _ := mustLoadWithApps(t, fmt.Sprintf(oneUpstream, ""))
+	endAgain()
+	if m := one(unchecked); down(m) {
+		t.Error("it stays down, and nobody checks it any more")
+	}
+	if _, err := unchecked.groups["default"].pick(new(Selection), isExchange); err != nil {
+		t.Error(err)
+	}
+}
+
+// What a group says when it has nobody: busy is not broken.
+func TestNobodyIsLeft(t *testing.T) {
+	h, _ := mustLoadWithApps(t, `{"groups":{"default":{"upstreams":[{"url":"http://127.0.0.1:1","max_tunnels":1},{"url":"http://127.0.0.1:2","max_tunnels":1}]}}}`)
+	g := h.groups["default"]
+	for _, m := range g.health.Members() {
+		if !m.Value.(*member).startTunnel() {
+			t.Fatal("no slot")
+		}
+	}
+	_, err := g.pick(new(Selection), isTunnel)
+	if classify(err) != failLimit || err.Error() != "no upstream of group 'default' is available: 2 at their limit" {
+		t.Errorf("%v: %v", classify(err), err)
+	}
+	if _, err := g.pick(new(Selection), isExchange); err != nil {
+		t.Errorf("exchanges have limits of their own: %v", err)
+	}
+	m := g.health.Members()[0]
+	for range 5 {
+		g.health.Observe(time.Now(), m, health.Observation{Kind: health.ConnectFailure})
+	}
+	_, err = g.pick(new(Selection), isTunnel)
+	if classify(err) != failNoUpstream || err.Error() != "no upstream of group 'default' is available: 1 with an open circuit, 1 at their limit" {
+		t.Errorf("%v: %v", classify(err), err)
+	}
+}
+
+// An origin that answers badly through an upstream is not the upstream's fault once
+// that has answered at all.
+func TestBlameAfterAnAnswer(t *testing.T) {
+	h, _ := mustLoadWithApps(t, fmt.Sprintf(oneUpstream, ""))
+	g := h.groups["default"]
+	tr := throughGroup(t, h, "a.example:80")
+	tr.kind = isExchange
+	tr.paths.current = path{member: g.health.Members()[0].Value.(*member)}
+	for _, f := range []*failure{failProtocol, failIncomplete, failTerminated} {
+		err := &explained{f, errors.New("x")}
+		tr.paths.answered = false
+		if v := tr.judgeExchange(err); v.kind != health.Failure {
+			t.Errorf("%v before an answer: %v", f, v.kind)
+		}
+		tr.paths.answered = true
+		if v := tr.judgeExchange(err); v.kind != health.Neutral || v.failure != f {
+			t.Errorf("%v after one: %v, %v", f, v.kind, v.failure)
+		}
+	}
+}
