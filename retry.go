@@ -22,9 +22,10 @@ type lostAttempt struct {
 	replayable bool // there is no body, or all that was read of it is at hand
 
 	upstream  bool // it went through an upstream proxy
+	same      bool // its connection had been closed meanwhile: the upstream is asked again over a fresh one
 	elsewhere bool // the upstream has failed or refused; another one may do better
 	exhausted bool // as many upstreams were tried as may be, or for as long
-	resent    bool // a request that may have been acted on was sent again already
+	resent    bool // a request that may have been acted on was sent to another upstream already
 }
 
 // retryRules are the retry table of upstream connections, in the order in which
@@ -42,11 +43,11 @@ var retryRules = []struct {
 	{"the origin has begun to answer, or took too long, or was never reached", func(a *lostAttempt) bool { return !a.stale && !a.elsewhere }, false},
 	{"what is wrong with a fresh connection is not the pool's doing", func(a *lostAttempt) bool { return !a.upstream && !a.reused }, false},
 	{"a direct path is tried again once", func(a *lostAttempt) bool { return !a.upstream && a.retries > 0 }, false},
-	{"enough upstreams were tried", func(a *lostAttempt) bool { return a.exhausted }, false},
+	{"enough upstreams were tried", func(a *lostAttempt) bool { return a.exhausted && !a.same }, false},
 	{"the body is gone", func(a *lostAttempt) bool { return !a.replayable }, false},
 	{"nothing was written", func(a *lostAttempt) bool { return !a.written }, true},
 	{"the origin may have acted on it", func(a *lostAttempt) bool { return !a.idempotent }, false},
-	{"it was sent again once already", func(a *lostAttempt) bool { return a.resent }, false},
+	{"it went to another upstream once already", func(a *lostAttempt) bool { return a.resent && !a.same }, false},
 	{"an idempotent request met a connection that had just been closed, or an upstream that failed", func(*lostAttempt) bool { return true }, true},
 }
 
@@ -74,6 +75,7 @@ func (t *transaction) lost(err error) (a lostAttempt, ok bool) {
 	if e, via := errors.AsType[*upstreamError](err); via {
 		a.upstream = true
 		a.stale, a.written = e.stale, e.sent
+		a.same = e.stale && a.reused
 		a.elsewhere = !e.final && e.elsewhere()
 		a.exhausted = t.exhausted()
 		return a, a.stale || a.elsewhere
@@ -96,13 +98,17 @@ func (t *transaction) wouldRetry(err error) bool {
 // is sent again; if so, its body has been prepared for that.
 func (t *transaction) mayRetry(err error) bool {
 	a, ok := t.lost(err)
-	if !ok || !a.retryable() || !t.retries.next(t.budget()) {
+	if !ok || !a.retryable() {
 		return false
 	}
-	t.resent = t.resent || a.written
 	// A connection of the pool that was just closed says nothing about its
 	// upstream: the same one is asked again.
-	t.again = a.upstream && a.stale && a.reused
+	if t.again = a.same; t.again {
+		t.retries.repeat(t.budget())
+	} else if !t.retries.next(t.budget()) {
+		return false
+	}
+	t.resent = t.resent || a.written && !a.same
 	if t.upload != nil {
 		t.upload.rewind()
 	}
@@ -200,6 +206,16 @@ func (r *retries) next(b *retryBudget) bool {
 	}
 	r.made, r.held = r.made+1, b
 	return true
+}
+
+// repeat is next for an upstream that is asked again over a fresh connection, since
+// that of before had been closed. It counts while it runs and is always let through:
+// an upstream that has died closes many connections at once, and each of their
+// requests is still to have its first chance with another upstream.
+func (r *retries) repeat(b *retryBudget) {
+	r.end()
+	b.retries.Add(1)
+	r.held = b
 }
 
 // end gives the place of the last attempt back.

@@ -27,6 +27,26 @@ func TestRetryTable(t *testing.T) {
 	}
 }
 
+// TestRetryTable_Upstream does the same for attempts through upstream proxies.
+func TestRetryTable_Upstream(t *testing.T) {
+	for bits := range 1 << 9 {
+		bit := func(n int) bool { return bits>>n&1 == 1 }
+		a := lostAttempt{
+			upstream: true, clientGone: bit(0), stale: bit(1), reused: bit(2), written: bit(3),
+			idempotent: bit(4), replayable: bit(5), elsewhere: bit(6), exhausted: bit(7), resent: bit(8),
+		}
+		a.same = a.stale && a.reused
+		another := !a.clientGone && (a.stale || a.elsewhere) && a.replayable && !a.exhausted
+		again := !a.clientGone && a.same && a.replayable
+		want := (another || again) && !a.written || // any method
+			again && a.idempotent || // the connection was closed before: the same upstream
+			another && a.idempotent && !a.resent // once
+		if a.retryable() != want {
+			t.Errorf("%+v: retryable is %v, want %v", a, !want, want)
+		}
+	}
+}
+
 func TestSafeToRepeat_RFC9110_9_2_2(t *testing.T) {
 	for method, want := range map[string]bool{
 		"GET": true, "HEAD": true, "OPTIONS": true, "TRACE": true, "PUT": true, "DELETE": true,
@@ -99,6 +119,16 @@ func TestRetryBudget_Model(t *testing.T) {
 				want := made == 0 || made < 2 && others < max(3, int64(len(live))/5)
 				if got := r.next(b); got != want {
 					t.Fatalf("retry %d with %d others of %d requests: %v", made+1, others, len(live), got)
+				}
+			},
+			"repeat": func(t *rapid.T) {
+				if len(live) == 0 {
+					t.Skip("no request")
+				}
+				r := rapid.SampledFrom(live).Draw(t, "request")
+				made := r.made
+				if r.repeat(b); r.made != made || r.held == nil {
+					t.Fatal("asking the same upstream again has used up a retry")
 				}
 			},
 			"end": func(t *rapid.T) {

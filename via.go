@@ -151,6 +151,8 @@ func (t *transaction) viaError(err error) *upstreamError {
 	if stale, ok := errors.AsType[*staleError](err); ok {
 		e.sent = stale.written
 		e.stale = true
+	} else if t.absolute() && errors.Is(err, errSilent) {
+		e.sent = true // it may be the upstream that hangs: another one may do better
 	} else if _, dialing := errors.AsType[*proxydial.Error](err); !dialing && !isLimit(err) {
 		e.final = true
 	}
