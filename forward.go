@@ -3,6 +3,7 @@ package egress
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -249,17 +250,27 @@ const surelyWritten = 4 << 10
 // client that leaves earlier is noticed then.
 const firstWait = 100 * time.Millisecond
 
+// errSilent is a peer that has sent no byte of a response in time.
+var errSilent = errors.New("nothing came")
+
 // noResponse sorts an error of reading the response head: nothing came at all,
 // or it took too long, or what came is malformed.
 func noResponse(c *h1.Conn, err error) error {
 	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded) && !c.Heard():
+		return &explained{failHeadTimeout, fmt.Errorf("%w: %w", errSilent, err)}
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return &explained{failHeadTimeout, err}
-	case errors.Is(err, h1.ErrClosedBeforeResponse),
-		!c.Heard() && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)):
+	case endedUnheard(c, err):
 		return &staleError{written: true, err: err}
 	}
 	return err
+}
+
+// endedUnheard reports whether a connection has ended before any byte of a response.
+func endedUnheard(c *h1.Conn, err error) bool {
+	return errors.Is(err, h1.ErrClosedBeforeResponse) ||
+		!c.Heard() && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE))
 }
 
 // readFinalHead reads response heads until the final one and forwards the

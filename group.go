@@ -33,12 +33,12 @@ type group struct {
 	connect *quantile.Estimator // of the time it takes to connect, for hedging
 	targets map[string]*checkTarget
 	health  *health.Group
-	checker *health.Checker // nil without active checks
-	checks  *activeChecks
+	checker *health.Checker // nil without active checks, and before they begin
+	checks  *activeChecks   // nil without
+	ctx     caddy.Context
+	events  eventQueue
 	factory *memberFactory
 	logger  *zap.Logger
-	ctx     caddy.Context
-	events  *caddyevents.App
 
 	view    atomic.Pointer[groupView]
 	frozen  atomic.Pointer[groupView] // of a group whose configuration has gone
@@ -46,7 +46,7 @@ type group struct {
 	source  reverseproxy.UpstreamSource
 	stop    chan struct{}
 
-	mu      sync.Mutex // guards what follows: changes of members
+	mu      sync.Mutex // guards checker, and what follows: changes of members
 	closed  bool
 	members map[string]*member // by identity
 	static  []*upstreamSpec
@@ -62,7 +62,7 @@ func (h *Handler) provisionGroups(ctx caddy.Context) error {
 			return fmt.Errorf("groups.%s: %w", name, err)
 		}
 	}
-	return nil
+	return h.awaitStart()
 }
 
 func (h *Handler) provisionGroup(ctx caddy.Context, name string, cfg *UpstreamGroup) error {
@@ -78,6 +78,7 @@ func (h *Handler) provisionGroup(ctx caddy.Context, name string, cfg *UpstreamGr
 		lb:      cfg.LoadBalancing.withDefaults(),
 		logger:  h.logger.Named("upstreams").With(zap.String("group", name)),
 		ctx:     ctx,
+		events:  eventQueue{ctx: ctx},
 		stop:    make(chan struct{}),
 		members: make(map[string]*member),
 	}
@@ -104,7 +105,7 @@ func (h *Handler) provisionGroup(ctx caddy.Context, name string, cfg *UpstreamGr
 	if err := g.loadMembers(); err != nil {
 		return err
 	}
-	return g.startChecks()
+	return g.prepareChecks()
 }
 
 // fallsBack reports whether a route has another way than this group, over which
@@ -124,7 +125,7 @@ func (g *group) provisionModules(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	g.events = app.(*caddyevents.App)
+	g.events.app = app.(*caddyevents.App)
 	g.policy, err = loadPolicy(ctx, &g.lb, "SelectionPolicyRaw", g.lb.SelectionPolicyRaw, new(PeakEWMASelection))
 	if err != nil {
 		return fmt.Errorf("load_balancing.selection_policy: %w", err)
@@ -272,13 +273,13 @@ func (g *group) close() {
 	}
 	g.closed = true // from here on, the sources change nothing
 	close(g.stop)
-	members := slices.Collect(maps.Values(g.members))
+	members, checker := slices.Collect(maps.Values(g.members)), g.checker
 	g.mu.Unlock()
 	if g.watcher != nil {
 		g.watcher.Stop()
 	}
-	if g.checker != nil {
-		g.checker.Stop()
+	if checker != nil {
+		checker.Stop()
 	}
 	// Requests that came before may still choose among those that there are now.
 	g.frozen.Store(g.look(time.Now()))

@@ -117,19 +117,24 @@ func (g *group) observe(p path, v verdict, destination uint64) {
 		Started:     p.started,
 		Probe:       p.probe,
 	})
-	g.tell(out.Transitions)
+	g.tell(out.Transitions, p.member)
 	switch out.Ask {
 	case health.AskCheck:
-		g.checker.CheckNow(&p.ref)
+		g.checkNow(p.member)
 	case health.AskWarn:
 		g.logger.Warn("upstream answers, but reaches none of several destinations; a health_check would tell why",
 			zap.String("upstream", p.name))
 	}
 }
 
-// tell logs transitions and emits them as events.
-func (g *group) tell(transitions []health.Transition) {
+// tell logs transitions and emits them as events. Those of the member observed are
+// told also where a reload has taken it out of the group in the meantime.
+func (g *group) tell(transitions []health.Transition, observed *member) {
 	for _, t := range transitions {
+		if observed != nil && t.Upstream == &observed.health.Upstream {
+			g.tellOne(observed, t)
+			continue
+		}
 		for _, m := range g.health.Members() {
 			if m.Upstream == t.Upstream {
 				g.tellOne(m.Value.(*member), t)
@@ -162,10 +167,5 @@ func (g *group) tellOne(m *member, t health.Transition) {
 	if c := g.logger.Check(level, message); c != nil {
 		c.Write(fields...)
 	}
-	if g.events.ShouldEmit(string(event)) {
-		// Handlers of events may take their time, which is not that of a request.
-		go g.events.Emit(g.ctx, string(event), map[string]any{
-			"group": g.name, "upstream": m.name, "reason": string(t.Reason),
-		})
-	}
+	g.events.add(string(event), map[string]any{"group": g.name, "upstream": m.name, "reason": string(t.Reason)})
 }

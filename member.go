@@ -116,13 +116,19 @@ func (f *memberFactory) member(s *upstreamSpec, healthID string) (*member, error
 		return nil, err
 	}
 	m.conns, m.health = conns.(*upstreamConns), state.(*upstreamHealth)
+	m.conns.health.Store(m.health)
 	m.ref = health.Member{Upstream: &m.health.Upstream, Priority: s.Priority, Value: m}
 	if f.group.cfg.checked() {
 		m.health.checking.Add(1)
 	}
-	m.conns.dialer.SetUp(m.health.Available())
+	if f.group.events.started.Load() {
+		m.start()
+	}
 	return m, nil
 }
+
+// start lets connections be dialed ahead, if any are wanted.
+func (m *member) start() { m.conns.dialer.SetUp(m.health.Available()) }
 
 // release gives the state back. What is under way through the member goes on.
 func (m *member) release() {
@@ -147,7 +153,8 @@ func hashKey(id string) uint64 {
 // connect makes the connections of an upstream: none is opened yet, but for those
 // on standby.
 func (f *memberFactory) connect(s *upstreamSpec, made *madeTLS) (*upstreamConns, error) {
-	c := &upstreamConns{dial: f.dialFunc(s), lookup: f.h.dialer.forUpstreams().lookupUnchecked}
+	c := &upstreamConns{lookup: f.h.dialer.forUpstreams().lookupUnchecked}
+	c.dial = c.timed(f.dialFunc(s))
 	cfg := proxydial.Config{
 		Scheme:            proxydial.Scheme(s.addr.scheme),
 		Dial:              c.dial,

@@ -71,7 +71,10 @@ func (t *transaction) leaveGroup(err error) {
 	}
 	t.retries.end()
 	g.budget.end()
-	if t.committed {
+	switch {
+	case t.committed && t.out.failure != nil:
+		err = t.out.failure // it was the upstream that has answered, to say that it failed
+	case t.committed:
 		err = nil // it has answered; how its answer ended is no matter of reaching it
 	}
 	t.paths.report.tell(err)

@@ -24,7 +24,7 @@ type lostAttempt struct {
 	upstream  bool // it went through an upstream proxy
 	elsewhere bool // the upstream has failed or refused; another one may do better
 	exhausted bool // as many upstreams were tried as may be, or for as long
-	resent    bool // a request that may have been acted on was sent again already
+	resent    bool // a request that may have been acted on was sent to another upstream already
 }
 
 // samePath reports whether it is the same path that is tried again, on a fresh
@@ -50,7 +50,7 @@ var retryRules = []struct {
 	{"the body is gone", func(a *lostAttempt) bool { return !a.replayable }, false},
 	{"nothing was written", func(a *lostAttempt) bool { return !a.written }, true},
 	{"the origin may have acted on it", func(a *lostAttempt) bool { return !a.idempotent }, false},
-	{"it was sent again once already", func(a *lostAttempt) bool { return a.resent }, false},
+	{"it went to another upstream once already", func(a *lostAttempt) bool { return a.resent && !a.samePath() }, false},
 	{"an idempotent request met a connection that had just been closed, or an upstream that failed", func(*lostAttempt) bool { return true }, true},
 }
 
@@ -103,7 +103,7 @@ func (t *transaction) mayRetry(err error) bool {
 	if !ok || !a.retryable() || !t.takeRetry(a.samePath()) {
 		return false
 	}
-	t.resent = t.resent || a.written
+	t.resent = t.resent || a.written && !a.samePath()
 	t.again = a.upstream && a.samePath()
 	if t.upload != nil {
 		t.upload.rewind()

@@ -27,6 +27,25 @@ func TestRetryTable(t *testing.T) {
 	}
 }
 
+// TestRetryTable_Upstream does the same for attempts through upstream proxies.
+func TestRetryTable_Upstream(t *testing.T) {
+	for bits := range 1 << 9 {
+		bit := func(n int) bool { return bits>>n&1 == 1 }
+		a := lostAttempt{
+			upstream: true, clientGone: bit(0), stale: bit(1), reused: bit(2), written: bit(3),
+			idempotent: bit(4), replayable: bit(5), elsewhere: bit(6), exhausted: bit(7), resent: bit(8),
+		}
+		another := !a.clientGone && (a.stale || a.elsewhere) && a.replayable && !a.exhausted
+		again := !a.clientGone && a.stale && a.reused && a.replayable
+		want := (another || again) && !a.written || // any method
+			again && a.idempotent || // the connection was closed before: the same upstream
+			another && a.idempotent && !a.resent // once
+		if a.retryable() != want {
+			t.Errorf("%+v: retryable is %v, want %v", a, !want, want)
+		}
+	}
+}
+
 func TestSafeToRepeat_RFC9110_9_2_2(t *testing.T) {
 	for method, want := range map[string]bool{
 		"GET": true, "HEAD": true, "OPTIONS": true, "TRACE": true, "PUT": true, "DELETE": true,

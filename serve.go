@@ -39,7 +39,7 @@ type transaction struct {
 	route     *Route
 	paths     paths
 	again     bool   // the next attempt is on a fresh connection of the same path
-	resent    bool   // a request that may have been acted on was sent again
+	resent    bool   // a request that may have been acted on was sent to another upstream
 	https     bool   // the origin is spoken to over TLS
 	authority string // as the request has it
 	target    target.Target

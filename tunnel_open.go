@@ -154,7 +154,6 @@ func (t *transaction) ended(o opening) opening {
 	t.paths.told = true
 	if o.err == nil {
 		g.connect.Add(o.took)
-		o.path.health.ObserveConnect(time.Now(), o.took)
 		return o
 	}
 	o.path.health.EndTunnel()

@@ -3,7 +3,6 @@ package egress
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
@@ -20,8 +20,9 @@ import (
 // This file contains the active checks of upstream proxies: what is asked of them,
 // and what counts as an answer.
 
-// startChecks begins to check the members, where the configuration has checks.
-func (g *group) startChecks() error {
+// prepareChecks reads the checks of the configuration, if it has any. They begin when
+// all apps run.
+func (g *group) prepareChecks() error {
 	if !g.cfg.checked() {
 		return nil
 	}
@@ -37,25 +38,63 @@ func (g *group) startChecks() error {
 		}
 	}
 	g.checks = checks
+	g.targets = make(map[string]*checkTarget, len(checks.targets))
+	for i := range checks.targets {
+		t := &checks.targets[i]
+		g.targets[t.text] = t
+	}
+	cfg := g.checkerConfig()
+	return cfg.Validate()
+}
+
+// checkerConfig is what the settings mean to the checker.
+func (g *group) checkerConfig() health.CheckerConfig {
 	cfg := health.DefaultCheckerConfig()
-	cfg.Interval = time.Duration(checks.Interval)
+	cfg.Interval = time.Duration(g.checks.Interval)
 	cfg.FastInterval = min(cfg.FastInterval, cfg.Interval)
 	cfg.MaxInterval = max(cfg.MaxInterval, cfg.Interval)
 	cfg.IdleInterval = max(cfg.IdleInterval, cfg.Interval)
-	cfg.Timeout = time.Duration(checks.Timeout)
-	cfg.Rise, cfg.Fall = checks.Passes, checks.Fails
-	cfg.ProvesAuth = checks.Type == checkConnect || checks.Type == checkHTTP
+	cfg.Timeout = time.Duration(g.checks.Timeout)
+	cfg.Rise, cfg.Fall = g.checks.Passes, g.checks.Fails
+	cfg.ProvesAuth = g.checks.Type == checkConnect || g.checks.Type == checkHTTP
 	cfg.Check = g.check
 	cfg.OnTransition = func(m *health.Member, t health.Transition) { g.tellOne(m.Value.(*member), t) }
-	targets := make(map[string]*checkTarget, len(checks.targets))
-	for i := range checks.targets {
-		t := &checks.targets[i]
-		cfg.Targets = append(cfg.Targets, t.text)
-		targets[t.text] = t
+	for i := range g.checks.targets {
+		cfg.Targets = append(cfg.Targets, g.checks.targets[i].text)
 	}
-	g.targets = targets
-	g.checker, err = health.StartChecker(g.health, cfg)
-	return err
+	return cfg
+}
+
+// start begins with what a configuration does by itself: checks, connections dialed
+// ahead, events.
+func (g *group) start() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed || g.events.started.Swap(true) {
+		return
+	}
+	for _, m := range g.members {
+		m.start()
+	}
+	if g.checks == nil {
+		return
+	}
+	checker, err := health.StartChecker(g.health, g.checkerConfig())
+	if err != nil {
+		g.logger.Error("upstreams are not checked", zap.Error(err)) // it was validated: a bug
+		return
+	}
+	g.checker = checker
+}
+
+// checkNow has a member checked at once.
+func (g *group) checkNow(m *member) {
+	g.mu.Lock()
+	checker := g.checker
+	g.mu.Unlock()
+	if checker != nil {
+		checker.CheckNow(&m.ref)
+	}
 }
 
 // checked reports whether the configuration has active checks.
@@ -82,11 +121,10 @@ func (g *group) check(ctx context.Context, hm *health.Member, text string) error
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	if t.useTLS {
-		tc := tls.Client(conn, &tls.Config{ServerName: t.dest.Host})
-		if err := tc.HandshakeContext(ctx); err != nil {
+		// As for requests: what they trust is what proves that the path works.
+		if conn, err = g.factory.h.dialer.handshake(ctx, conn, t.dest.Host); err != nil {
 			return err
 		}
-		conn = tc
 	}
 	if t.url == nil {
 		return nil

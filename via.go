@@ -35,12 +35,10 @@ type viaRequest struct {
 func (v *viaRequest) Dial(ctx context.Context) (*originConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(v.member.group.lb.AttemptTimeout))
 	defer cancel()
-	start := time.Now()
 	conn, told, err := v.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	v.member.health.ObserveConnect(time.Now(), time.Since(start))
 	if !v.absolute && v.https {
 		if conn, err = v.h.dialer.handshake(ctx, conn, v.dest.Host); err != nil {
 			return nil, err
@@ -189,6 +187,8 @@ func (t *transaction) viaError(err error) *upstreamError {
 	if stale, ok := errors.AsType[*staleError](err); ok {
 		e.sent = stale.written
 		e.stale = true
+	} else if t.absolute() && errors.Is(err, errSilent) {
+		e.sent = true // it may be the upstream that hangs: another one may do better
 	} else if _, dialing := errors.AsType[*proxydial.Error](err); !dialing && !isLimit(err) {
 		e.final = true
 	}

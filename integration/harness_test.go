@@ -101,6 +101,8 @@ type proxy struct {
 	plain  string // 127.0.0.1:port, HTTP/1.1 in clear
 	secure string // 127.0.0.1:port, TLS and QUIC
 	logs   *logCapture
+
+	storage string // where Caddy keeps its data
 }
 
 // setup is what differs between the configurations of the tests.
@@ -126,15 +128,30 @@ const usual = "allow_unauthenticated\nhosts proxy.test\n" + openLoopback
 // start runs a Caddy with the given setup until the end of the test.
 func start(t *testing.T, m mode, s setup) *proxy {
 	t.Helper()
-	p := &proxy{mode: m, plain: s.plain, secure: freeAddr(t), logs: newLogCapture(t)}
+	p := &proxy{mode: m, plain: s.plain, secure: freeAddr(t), logs: newLogCapture(t), storage: t.TempDir()}
 	if p.plain == "" {
 		p.plain = freeAddr(t)
 	}
+	load(t, p.config(t, s))
+	return p
+}
+
+// reload gives the running Caddy another setup.
+func (p *proxy) reload(t *testing.T, s setup) {
+	t.Helper()
+	if err := tryLoad(t, p.config(t, s)); err != nil {
+		t.Fatalf("reloading: %v", err)
+	}
+}
+
+// config is the Caddyfile of a setup.
+func (p *proxy) config(t *testing.T, s setup) string {
+	t.Helper()
 	if s.egress == "" {
 		s.egress = usual
 	}
 	site := s.site + "\negress {\n" + s.egress + "\n}\n"
-	if m.access {
+	if p.mode.access {
 		site = "log\n" + site
 	}
 	bind := "bind 127.0.0.1"
@@ -142,7 +159,7 @@ func start(t *testing.T, m mode, s setup) *proxy {
 		bind += " ::1"
 	}
 	cert, key := proxyCertFiles(t)
-	load(t, fmt.Sprintf(`{
+	return fmt.Sprintf(`{
 	admin off
 	persist_config off
 	auto_https off
@@ -168,8 +185,7 @@ https://:%s {
 	tls %s %s
 	%s
 }
-`, t.TempDir(), s.global, p.logs.id, s.servers, port(p.plain), bind, site, port(p.secure), bind, cert, key, site))
-	return p
+`, p.storage, s.global, p.logs.id, s.servers, port(p.plain), bind, site, port(p.secure), bind, cert, key, site)
 }
 
 // startUsual runs the usual configuration.

@@ -122,15 +122,16 @@ func (c *logCapture) report() string {
 func (c *logCapture) wait(t *testing.T, what string, match func(logLine) bool) logLine {
 	t.Helper()
 	deadline := time.After(patience)
-	for {
+	for seen := 0; ; {
 		c.mu.Lock()
 		lines, changed := c.lines, c.changed
 		c.mu.Unlock()
-		for _, l := range lines {
+		for _, l := range lines[seen:] {
 			if match(l) {
 				return l
 			}
 		}
+		seen = len(lines)
 		select {
 		case <-changed:
 		case <-deadline:

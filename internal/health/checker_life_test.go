@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -287,4 +288,27 @@ func TestCheckerConfigValidate(t *testing.T) {
 			t.Errorf("%q, want %q", got, tc.want)
 		}
 	}
+}
+
+// Requests ask for checks from anywhere, while the scheduler wakes up for nothing as
+// well. (For the race detector.)
+func TestCheckNow_FromEverywhere(t *testing.T) {
+	cfg := DefaultCheckerConfig()
+	cfg.Check = func(context.Context, *Member, string) error { return nil }
+	g := newGroup(t, 2, exactConfig())
+	c, err := StartChecker(g, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Stop()
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for range 200 {
+				c.poke()
+				c.CheckNow(g.Members()[i%2])
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -49,9 +49,9 @@ func (c *Checker) sync(now instant) {
 		c.follow(now, *members)
 	}
 	c.mu.Lock()
-	asks := c.asks
-	if len(asks) > 0 {
-		c.asks = make(map[*Upstream]bool)
+	var asks map[*Upstream]bool // ours alone: who asks writes to the one in c
+	if len(c.asks) > 0 {
+		asks, c.asks = c.asks, make(map[*Upstream]bool)
 	}
 	c.mu.Unlock()
 	for u := range asks {

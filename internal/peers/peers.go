@@ -56,6 +56,7 @@ type Peer struct {
 	RootCAs *x509.CertPool
 
 	process *process
+	again   func(context.Context) (*Peer, error)
 	dir     string
 	port    int
 	unwatch func() bool // stops the watch over the context
@@ -83,6 +84,10 @@ func (p *Peer) Pause() error { return p.process.pause() }
 
 // Resume ends a Pause.
 func (p *Peer) Resume() error { return p.process.resume() }
+
+// Again starts the program anew, as it was, on the port it had. It must have been
+// stopped or killed before.
+func (p *Peer) Again(ctx context.Context) (*Peer, error) { return p.again(ctx) }
 
 func (p *Peer) finish(politely bool) {
 	p.end.Do(func() {
@@ -127,13 +132,19 @@ func (g program) locate() (string, error) {
 // start runs the program with a directory of its own below dir, or below the
 // directory for temporary files where dir is empty. The end of ctx kills it.
 func (g program) start(ctx context.Context, dir string) (*Peer, error) {
+	return g.startOn(ctx, dir, 0)
+}
+
+// startOn is start for a port, or for any that is free where it is 0.
+func (g program) startOn(ctx context.Context, dir string, port int) (*Peer, error) {
 	path, err := g.locate()
 	if err != nil {
 		return nil, err
 	}
 	for attempt := 1; ; attempt++ {
-		p, err := g.attempt(ctx, path, dir)
+		p, err := g.attempt(ctx, path, dir, port)
 		if err == nil {
+			p.again = func(ctx context.Context) (*Peer, error) { return g.startOn(ctx, dir, p.port) }
 			p.unwatch = context.AfterFunc(ctx, p.Kill)
 			return p, nil
 		}
@@ -144,7 +155,7 @@ func (g program) start(ctx context.Context, dir string) (*Peer, error) {
 	}
 }
 
-func (g program) attempt(ctx context.Context, path, parent string) (_ *Peer, err error) {
+func (g program) attempt(ctx context.Context, path, parent string, port int) (_ *Peer, err error) {
 	dir, err := os.MkdirTemp(parent, g.name+"-")
 	if err != nil {
 		return nil, err
@@ -165,8 +176,10 @@ func (g program) attempt(ctx context.Context, path, parent string) (_ *Peer, err
 			return nil, err
 		}
 	}
-	if p.port, err = freePort(); err != nil {
-		return nil, err
+	if p.port = port; port == 0 {
+		if p.port, err = freePort(); err != nil {
+			return nil, err
+		}
 	}
 	args, err := g.command(dir, p.port, files)
 	if err != nil {

@@ -36,6 +36,17 @@ func Microsocks(t testing.TB, o peers.MicrosocksOptions) *peers.Peer {
 	return start(t, peers.StartMicrosocks, o)
 }
 
+// Again starts a peer anew that was stopped or killed, on the port it had.
+func Again(t testing.TB, p *peers.Peer) *peers.Peer {
+	t.Helper()
+	p, err := p.Again(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Stop)
+	return p
+}
+
 func start[O any](t testing.TB, start func(context.Context, string, O) (*peers.Peer, error), o O) *peers.Peer {
 	t.Helper()
 	p, err := start(context.Background(), "", o)

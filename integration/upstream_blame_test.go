@@ -1,0 +1,304 @@
+package integration
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddy-egress/egress/internal/peers"
+	"github.com/caddy-egress/egress/internal/peers/peertest"
+)
+
+// This file contains the scenarios of who is to blame (docs/health.md).
+
+// Names that do not exist, asked for through real upstreams, are no fault of those:
+// all of them stay, the circuits of the names open, and other destinations work.
+func TestBlame_NamesThatDoNotExist(t *testing.T) {
+	checkLeaks(t)
+	names := emptyNameServer(t)
+	upstreams, locals := "upstreams default {\nlb_policy round_robin\n", map[string]bool{}
+	for i := range 3 {
+		local := fmt.Sprintf("127.0.0.%d", 11+i)
+		locals[local] = true
+		u := peertest.Squid(t, peers.SquidOptions{Config: []string{
+			"tcp_outgoing_address " + local, "dns_nameservers " + names,
+		}})
+		upstreams += "upstream http://" + u.Addr + "\n"
+	}
+	events := newTransitions(t)
+	p := start(t, mode{}, setup{egress: usual + upstreams + "}\n", global: events.global()})
+	origin := newHTTPOrigin(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, hostOf(r.RemoteAddr)) })
+	c := p.client(t, "h1")
+
+	statuses := map[int]int{}
+	for range 100 {
+		resp, tun := c.connect(t, "connect.invalid:443", "", nil)
+		statuses[resp.StatusCode]++
+		if resp.StatusCode == 503 {
+			expectError(t, resp, 503, "destination_unavailable")
+			if resp.Header.Get("Retry-After") == "" {
+				t.Error("503 without Retry-After")
+			}
+		} else {
+			expectError(t, resp, 502, "dns_error", "destination_unavailable") // Squid does not tell for CONNECT
+		}
+		tun.Close()
+	}
+	t.Logf("CONNECT: %v", statuses)
+	if statuses[502] < 5 || statuses[503] < 80 {
+		t.Errorf("CONNECT was answered with %v: the circuit of the destination did not open", statuses)
+	}
+	ours := 0
+	clear(statuses)
+	for range 100 {
+		resp := c.get(t, "http://get.invalid/")
+		statuses[resp.StatusCode]++
+		if resp.Header.Get("Retry-After") != "" {
+			expectError(t, resp.Response, 503, "destination_unavailable")
+			ours++
+		}
+	}
+	t.Logf("GET: %v, %d of them given a pause", statuses, ours)
+	if ours < 80 {
+		t.Errorf("of 100 GETs %d were given a pause: the circuit of the destination did not open", ours)
+	}
+	counts := map[string]int{}
+	for range 30 {
+		counts[c.get(t, origin.URL).body]++
+	}
+	for local := range locals {
+		if counts[local] != 10 {
+			t.Errorf("afterwards requests left over %v, want all three", counts)
+		}
+	}
+	events.expect(t, p, nil)
+}
+
+// emptyNameServer is a name server that knows no name. Squid asks on port 53 only.
+func emptyNameServer(t *testing.T) (ip string) {
+	t.Helper()
+	const addr = "127.0.0.153:53"
+	pc, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		t.Skipf("port 53 is not for us: %v", err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for b := make([]byte, 1500); ; {
+			n, from, err := pc.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			if n >= 12 {
+				b[2], b[3] = 0x81, 0x83 // an answer: NXDOMAIN
+				_, _ = pc.WriteTo(b[:n], from)
+			}
+		}
+	}()
+	t.Cleanup(func() { pc.Close(); <-done })
+	return hostOf(addr)
+}
+
+func hostOf(addr string) string {
+	host, _, _ := net.SplitHostPort(addr)
+	return host
+}
+
+// An upstream with a dead uplink answers 502 to every CONNECT. That blames nobody;
+// that five distinct destinations fail makes it suspect, and a check at once, or
+// that they answer on another path, takes it out.
+func TestBlame_DeadUplink(t *testing.T) {
+	for _, tc := range []struct{ name, words, reason string }{
+		{"check", "lb_policy first\nlb_retries off\nhealth_check connect %s\nhealth_interval 1h\n", "suspicion_check_failed"},
+		{"other path", "lb_policy first\n", "suspicion_other_path"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			checkLeaks(t)
+			bad, good := newScriptedUpstream(t, "bad"), newScriptedUpstream(t, "good")
+			target := newEchoOrigin(t)
+			words := tc.words
+			if tc.name == "check" {
+				words = fmt.Sprintf(words, target.addr)
+			}
+			events := newTransitions(t)
+			p := start(t, mode{}, setup{egress: usual + groupOf(words, bad, good), global: events.global()})
+			if tc.name == "check" {
+				awaitAsked(t, bad, target.addr)
+				awaitAsked(t, good, target.addr)
+			}
+			bad.asked()
+			bad.behave(answering(502))
+			c := p.client(t, "h1")
+			for i := range 5 {
+				resp, tun := c.connect(t, newEchoOrigin(t).addr, "", nil)
+				switch {
+				case tc.name == "check":
+					expectError(t, resp, 502, "destination_unavailable")
+				case resp.StatusCode != 200:
+					t.Errorf("%d: status %d", i, resp.StatusCode)
+				}
+				tun.Close()
+			}
+			events.await(t, bad, "circuit_open")
+			if n := bad.askedFor(target.addr); tc.name == "check" && n != 1 {
+				t.Errorf("%d checks, want one at once", n)
+			}
+			for range 10 {
+				c.open(t, newEchoOrigin(t).addr).Close()
+			}
+			if n := len(bad.asked()); n > 0 {
+				t.Errorf("asked %d times while it was out", n)
+			}
+			events.expect(t, p, map[*scriptedUpstream][]string{bad: {"circuit_open"}, good: nil})
+			if got := p.logs.transitionsOf(bad.url())[0].str("reason"); got != tc.reason {
+				t.Errorf("reason %q, want %q", got, tc.reason)
+			}
+		})
+	}
+}
+
+// awaitAsked waits until an upstream was asked for a host.
+func awaitAsked(t *testing.T, u *scriptedUpstream, host string) {
+	t.Helper()
+	deadline := time.After(patience)
+	for {
+		select {
+		case r := <-u.seen:
+			if r.Host == host {
+				return
+			}
+		case <-deadline:
+			t.Fatalf("%s was not asked for %s", u.name, host)
+		}
+	}
+}
+
+// An upstream that refuses our credentials is out after the third time, and the
+// client hears nothing of it: others serve.
+func TestBlame_Credentials(t *testing.T) {
+	checkLeaks(t)
+	refuses, good := newScriptedUpstream(t, "refuses"), newScriptedUpstream(t, "good")
+	refuses.behave(answering(407, `Proxy-Authenticate: Basic realm="upstream"`))
+	events := newTransitions(t)
+	p := start(t, mode{}, setup{egress: usual + groupOf("lb_policy round_robin\ncircuit {\nopen_for 1m\n}\n", refuses, good), global: events.global()})
+	origin := newHTTPOrigin(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
+	echo := newEchoOrigin(t)
+	c := p.client(t, "h1")
+	expectOK := func(resp *http.Response) {
+		if resp.StatusCode != 200 || resp.Header.Get("Proxy-Authenticate") != "" {
+			t.Errorf("status %d, header %v", resp.StatusCode, resp.Header)
+		}
+	}
+	for range 20 {
+		expectOK(c.get(t, origin.URL).Response)
+		resp, tun := c.connect(t, echo.addr, "", nil)
+		expectOK(resp)
+		tun.Close()
+	}
+	if n := len(refuses.asked()); n != 3 {
+		t.Errorf("asked %d times, want 3", n)
+	}
+	events.expect(t, p, map[*scriptedUpstream][]string{refuses: {"auth_failed"}, good: nil})
+}
+
+// The same for the only upstream there is, and for many requests at once: the client
+// gets an error of ours, and no challenge that is not ours.
+func TestBlame_CredentialsOfTheOnlyOne(t *testing.T) {
+	checkLeaks(t)
+	u := newScriptedUpstream(t, "refuses")
+	u.behave(answering(407, `Proxy-Authenticate: Basic realm="upstream"`))
+	events := newTransitions(t)
+	p := start(t, mode{}, setup{egress: usual + groupOf("circuit {\nopen_for 1m\n}\n", u), global: events.global()})
+	origin := newHTTPOrigin(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
+	var wg sync.WaitGroup
+	for range 10 {
+		c := p.client(t, "h1")
+		wg.Go(func() {
+			for range 10 {
+				resp, err := c.try(c.newRequest(t, "GET", origin.URL, nil))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if resp.StatusCode != 500 && resp.StatusCode != 503 || resp.Header.Get("Proxy-Authenticate") != "" {
+					t.Errorf("status %d, header %v", resp.StatusCode, resp.Header)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := len(u.asked()); n < 3 || n > 3+10 {
+		t.Errorf("asked %d times, want 3 and those under way", n)
+	}
+	resp, tun := p.client(t, "h1").connect(t, newEchoOrigin(t).addr, "", nil)
+	expectError(t, resp, 503, "destination_unavailable")
+	tun.Close()
+	events.expect(t, p, map[*scriptedUpstream][]string{u: {"auth_failed"}})
+}
+
+// Answers of the upstream and what they mean to it: six of each, through an upstream
+// that is not the only one, open its circuit or do not.
+func TestBlame_Table(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		behaves behaviour
+		event   string // of the upstream, "" for none
+		status  int    // for the client …
+		until   int    // … of as many requests; those behind go elsewhere (1: some may)
+	}{
+		{"end of stream before the reply", closing, "circuit_open", 502, 5},
+		{"internal error", answering(502, "Proxy-Status: parent; error=proxy_internal_error"), "circuit_open", 502, 5},
+		{"garbage", garbage, "circuit_open", 502, 5},
+		{"dns", answering(502, "Proxy-Status: parent; error=dns_error"), "", 502, 6},
+		{"refused", answering(503, "Proxy-Status: parent; error=connection_refused"), "", 502, 6},
+		{"timeout", answering(504, "Proxy-Status: parent; error=connection_timeout"), "", 504, 6},
+		{"squid", answering(503, "X-Squid-Error: ERR_CONNECT_FAIL 111"), "", 502, 6},
+		{"gateway", answering(502), "", 502, 6},
+		{"forbidden", answering(403), "", 403, 6},
+		{"overload", answering(503, "Retry-After: 1"), "", 503, 1},
+		{"too many", answering(429, "Retry-After: 1"), "", 503, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			checkLeaks(t)
+			u, spare := newScriptedUpstream(t, "judged"), newScriptedUpstream(t, "spare")
+			u.behave(tc.behaves)
+			events := newTransitions(t)
+			p := start(t, mode{}, setup{
+				egress: usual + "destination_circuit off\n" + groupOf("lb_policy first\nlb_retries off\n", u, spare),
+				global: events.global(),
+			})
+			c := p.client(t, "h1")
+			echo := newEchoOrigin(t)
+			for i := range 6 {
+				resp, tun := c.connect(t, echo.addr, "", nil)
+				want := tc.status
+				if tc.until > 1 && i >= tc.until {
+					want = 200 // the other one serves
+				}
+				if spared := tc.until == 1 && resp.StatusCode == 200; resp.StatusCode != want && !spared {
+					t.Errorf("%d: status %d (%s), want %d", i, resp.StatusCode, resp.Header.Get("Proxy-Status"), want)
+				}
+				tun.Close()
+			}
+			want := map[*scriptedUpstream][]string{u: nil, spare: nil}
+			if tc.event != "" {
+				want[u] = []string{tc.event}
+			}
+			events.expect(t, p, want)
+		})
+	}
+}
+
+// garbage answers what is no HTTP.
+func garbage(w http.ResponseWriter, _ *http.Request) bool {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err == nil {
+		_, _ = conn.Write([]byte("SSH-2.0-OpenSSH_9.2\r\n\r\n"))
+		conn.Close()
+	}
+	return true
+}
