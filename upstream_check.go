@@ -118,8 +118,9 @@ func (g *group) check(ctx context.Context, hm *health.Member, text string) error
 	if err != nil {
 		return checkError(err)
 	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	raw := conn
+	defer raw.Close()
+	defer context.AfterFunc(ctx, func() { _ = raw.Close() })()
 	if t.useTLS {
 		// As for requests: what they trust is what proves that the path works.
 		if conn, err = g.factory.h.dialer.handshake(ctx, conn, t.dest.Host); err != nil {

@@ -21,7 +21,9 @@ type LoadBalancing struct {
 	// SelectionPolicyRaw chooses the member. Default: `p2c_ewma`.
 	SelectionPolicyRaw json.RawMessage `json:"selection_policy,omitempty" caddy:"namespace=http.egress.selection_policies inline_key=policy"`
 
-	// Retries is how many more members are tried. Default: 2; -1: none.
+	// Retries is how many more members are tried. That a member is asked again
+	// over a fresh connection, since a pooled one had been closed, does not
+	// count. Default: 2; -1: none.
 	Retries int `json:"retries,omitempty"`
 
 	// TryDuration is the time from the start of the request in which another

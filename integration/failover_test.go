@@ -59,13 +59,10 @@ func TestFailover(t *testing.T) {
 
 	f.enter("started again")
 	first.peer = peertest.Again(t, first.peer)
-	f.awaitBack(first)
+	back := f.awaitBack(first)
 	f.enter("slow start")
-	back := time.Now()
 	f.awaitTraffic("it serves again", first)
-	time.Sleep(time.Until(back.Add(500 * time.Millisecond))) // the slow start is a matter of time
-	early := f.enter("rest of the slow start")
-	time.Sleep(time.Until(back.Add(2500 * time.Millisecond)))
+	time.Sleep(time.Until(back.Add(2500 * time.Millisecond))) // the slow start is a matter of time
 	f.enter("full weight")
 	f.awaitTraffic("all serve", first, second, f.upstreams[2])
 	f.awaitServed(150)
@@ -90,8 +87,8 @@ func TestFailover(t *testing.T) {
 
 	stop()
 	f.report()
-	if share := early.share(first); share > 0.25 {
-		t.Errorf("in the first part of its slow start %s had %.0f%% of the requests: %v", first.name, share*100, early)
+	if early := f.between(back, back.Add(500*time.Millisecond)); early.share(first) > 0.25 {
+		t.Errorf("in the first part of its slow start %s had %.0f%% of the requests: %v", first.name, early.share(first)*100, early)
 	}
 	if share := late.share(first); share < 0.25 {
 		t.Errorf("after its slow start %s had %.0f%% of the requests: %v", first.name, share*100, late)
@@ -118,6 +115,7 @@ type failover struct {
 
 	mu      sync.Mutex
 	phases  []*phase
+	all     []arrival
 	changed chan struct{}
 
 	failed     []string
@@ -125,6 +123,25 @@ type failover struct {
 	lost       atomic.Int64 // tunnels cut off after they stood
 	requests   atomic.Int64
 	tunnels    atomic.Int64
+}
+
+// arrival is a request at an origin.
+type arrival struct {
+	at   time.Time
+	name string
+}
+
+// between counts what arrived in a time.
+func (f *failover) between(from, to time.Time) *phase {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := &phase{name: "in that time", counts: map[string]int{}}
+	for _, a := range f.all {
+		if a.at.After(from) && a.at.Before(to) {
+			p.counts[a.name]++
+		}
+	}
+	return p
 }
 
 // phase counts what arrived at the origins, by the address it came from.
@@ -189,6 +206,7 @@ func (f *failover) arrived(from string) {
 			host = u.name
 		}
 	}
+	f.all = append(f.all, arrival{time.Now(), host})
 	f.phases[len(f.phases)-1].counts[host]++
 	close(f.changed)
 	f.changed = make(chan struct{})
@@ -243,8 +261,9 @@ func (f *failover) awaitServed(n int) {
 	})
 }
 
-// awaitBack waits until everything that took an upstream out has been taken back.
-func (f *failover) awaitBack(u *failoverUpstream) {
+// awaitBack waits until everything that took an upstream out has been taken back, and
+// returns when it was.
+func (f *failover) awaitBack(u *failoverUpstream) time.Time {
 	f.t.Helper()
 	f.p.logs.wait(f.t, u.name+" back in rotation", func(logLine) bool {
 		out := map[string]int{}
@@ -262,6 +281,8 @@ func (f *failover) awaitBack(u *failoverUpstream) {
 		}
 		return out["check"] == 0 && out["circuit"] == 0
 	})
+	lines := f.p.logs.transitionsOf(u.url())
+	return time.UnixMicro(int64(lines[len(lines)-1].num("ts") * 1e6))
 }
 
 // load begins with the load and returns what ends it.

@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"runtime"
 	"testing"
-	"time"
 	"weak"
 
 	"github.com/caddyserver/caddy/v2"
@@ -67,13 +66,13 @@ func TestUpstreamReload_Unchanged(t *testing.T) {
 	down.behave(only(echo.addr, answering(502)))
 	events := newTransitions(t)
 	egressWith := func(more string) string {
-		return usual + more + groupOf("lb_policy round_robin\nhealth_check connect "+echo.addr+"\nhealth_interval 100ms\ncircuit {\nopen_for 1m\n}\n", broken, down, good)
+		return usual + more + groupOf("lb_policy round_robin\nhealth_check connect "+echo.addr+"\nhealth_interval 100ms\ncircuit {\nopen_for 1m\npanic_below 0%\n}\n", broken, down, good)
 	}
 	p := start(t, mode{}, setup{egress: egressWith(""), global: events.global()})
 	origin := okOrigin(t)
 	c := p.client(t, "h1")
 	broken.behave(func(w http.ResponseWriter, r *http.Request) bool { return r.Host != echo.addr && closing(w, r) })
-	c.get(t, origin.URL)
+	keepBusy(t, p, origin.URL)
 	events.await(t, down, "unhealthy")
 	eject(t, c, origin.URL, events, broken)
 	broken.behave(nil)
@@ -88,7 +87,7 @@ func TestUpstreamReload_Unchanged(t *testing.T) {
 				t.Errorf("after the reload served by %s", got.Header.Get("Served-By"))
 			}
 		}
-		if now := pooledConn(t, p.client(t, "h1"), origin.URL, good); now != pooled {
+		if !good.connected(pooled) {
 			t.Error("a reload has closed the connection to the upstream")
 		}
 		if name == "first" {
@@ -175,21 +174,19 @@ func TestUpstreamReload_ChecksUnderWay(t *testing.T) {
 	events := newTransitions(t)
 	config := func(name string) setup {
 		return setup{
-			egress: usual + "server_name " + name + "\n" + groupOf("health_check connect "+echo.addr+"\nhealth_interval 100ms\nhealth_timeout 1m\nhealth_fails 1\n", u, other),
+			egress: usual + "server_name " + name + "\n" + groupOf("health_check connect "+echo.addr+"\nhealth_interval 100ms\nhealth_timeout 2s\nhealth_fails 2\n", u, other),
 			global: events.global(),
 		}
 	}
 	p := start(t, mode{}, config("first"))
-	p.getAfterReload(t, okOrigin(t).URL)
+	keepBusy(t, p, okOrigin(t).URL)
 	awaitAsked(t, u, echo.addr)
-	left := make(chan time.Time, 64)
-	u.behave(func(w http.ResponseWriter, r *http.Request) bool {
-		defer func() { left <- time.Now() }()
+	left := make(chan struct{}, 64)
+	u.behave(only(echo.addr, func(w http.ResponseWriter, r *http.Request) bool {
+		defer func() { left <- struct{}{} }()
 		return silent(w, r)
-	})
+	}))
 	for _, name := range []string{"second", "third", "fourth", "fifth"} {
-		u.asked()
-		p.getAfterReload(t, okOrigin(t).URL)
 		awaitAsked(t, u, echo.addr)
 		p.reload(t, config(name))
 		await(t, left, "the end of the check")

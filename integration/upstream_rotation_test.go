@@ -135,7 +135,7 @@ func TestRotation_SlowStart(t *testing.T) {
 	for _, tc := range []struct {
 		slowStart   string
 		least, most int // of 66
-	}{{"1h", 3, 9}, {"off", 30, 36}} {
+	}{{"1h", 2, 16}, {"off", 28, 38}} {
 		t.Run(tc.slowStart, func(t *testing.T) {
 			checkLeaks(t)
 			u, other := newScriptedUpstream(t, "u"), newScriptedUpstream(t, "other")

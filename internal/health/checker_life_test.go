@@ -312,3 +312,31 @@ func TestCheckNow_FromEverywhere(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// TestIdleGroupBesideOneInUse: an upstream of two groups is checked as often as the
+// one that is used wants, though nobody uses the other.
+func TestIdleGroupBesideOneInUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 1, nil)
+		idle := NewGroup(l.g.cfg)
+		if err := idle.SetMembers([]*Member{{Upstream: l.g.Members()[0].Upstream, Value: 0}}); err != nil {
+			t.Fatal(err)
+		}
+		// The idle one is first: it plans its next check a minute later.
+		first, err := startChecker(idle, l.cfg, func() float64 { return 0.5 })
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer first.Stop()
+		time.Sleep(15 * sec)
+		l.restart()
+		defer func() { l.c.Stop() }()
+		l.wait(2 * sec)
+		l.take(&l.checks)
+		l.wait(60 * sec)
+		got := l.take(&l.checks)
+		if n := len(strings.Split(got, ",")); n < 5 || n > 9 {
+			t.Errorf("%d checks in a minute, want one every 10 s or so: %s", n, got)
+		}
+	})
+}

@@ -119,5 +119,10 @@ func (u *Upstream) nextCheck(now instant, cfg *CheckerConfig, random float64, ou
 		p.wait = time.Duration(float64(p.wait) * (1 + cfg.Jitter*(2*random-1)))
 	}
 	u.checks.backoff, u.checks.due = p.backoff, now.add(p.wait)
+	if p.idle {
+		// That nobody uses this group is no reason for another one with the same
+		// upstream to wait as long.
+		u.checks.due = now.add(min(p.wait, cfg.Interval))
+	}
 	return p
 }
