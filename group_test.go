@@ -1,14 +1,19 @@
 package egress
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+	"weak"
+
+	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-egress/egress/internal/health"
 )
@@ -195,5 +200,40 @@ func TestBlameAfterAnAnswer(t *testing.T) {
 		if v := tr.judgeExchange(err); v.kind != health.Neutral || v.failure != f {
 			t.Errorf("%v after one: %v, %v", f, v.kind, v.failure)
 		}
+	}
+}
+
+// A configuration that has gone can be collected, though the health and connections of
+// its upstreams live on in the next.
+func TestOldGroupsAreCollected(t *testing.T) {
+	base, err := caddyContext()
+	if err != nil {
+		t.Fatal(err)
+	}
+	load := func() (func(), weak.Pointer[group]) {
+		ctx, cancel := caddy.NewContext(base)
+		v, err := ctx.LoadModuleByID("http.handlers.egress", json.RawMessage(fmt.Sprintf(oneUpstream, `,"health_checks":{"active":{"type":"tcp"}}`)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := v.(*Handler).groups["default"]
+		p, err := g.pick(new(Selection), isTunnel)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.observe(p, verdictSuccess, 0)
+		return cancel, weak.Make(g)
+	}
+	end, old := load()
+	endNext, next := load()
+	defer endNext()
+	end()
+	for deadline := time.Now().Add(10 * time.Second); old.Value() != nil; runtime.GC() {
+		if time.Now().After(deadline) {
+			t.Fatal("the old group is still referred to")
+		}
+	}
+	if next.Value() == nil {
+		t.Error("the new one is gone as well")
 	}
 }
