@@ -1,9 +1,12 @@
 package egress
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -235,5 +238,60 @@ func TestOldGroupsAreCollected(t *testing.T) {
 	}
 	if next.Value() == nil {
 		t.Error("the new one is gone as well")
+	}
+}
+
+// What the default policy goes by is learned from tunnels and from exchanges.
+func TestConnectTimesAreObserved(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+					_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
+				}
+			}()
+		}
+	}()
+	for _, kind := range []string{"tunnel", "exchange"} {
+		h, end := mustLoadWithApps(t, `{"groups":{"default":{"upstreams":[{"url":"http://`+ln.Addr().String()+`"}]}}}`)
+		g := h.groups["default"]
+		m := g.health.Members()[0].Value.(*member)
+		if m.Latency() != 0 {
+			t.Fatalf("%s: a latency of %s before anything", kind, m.Latency())
+		}
+		tr := throughGroup(t, h, "a.example:80")
+		if kind == "tunnel" {
+			p, err := g.pick(new(Selection), isTunnel)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.startTunnel()
+			o := tr.ended(tr.open(t.Context(), p))
+			if o.err != nil {
+				t.Fatal(o.err)
+			}
+			_ = o.tunnel.Conn.Close()
+			m.health.EndTunnel()
+		} else {
+			conn, err := (&viaRequest{h: h, member: m, dest: tr.target, absolute: true}).Dial(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = conn.Close()
+		}
+		if m.Latency() == 0 {
+			t.Errorf("%s: nothing was learned", kind)
+		}
+		end()
 	}
 }

@@ -246,3 +246,16 @@ func TestUpstreamRoute_HeaderUp(t *testing.T) {
 		t.Errorf("a denied address: %d", r.StatusCode)
 	}
 }
+
+// The group that is the fallback has retries of its own.
+func TestUpstreamRoute_FallbackHasRetries(t *testing.T) {
+	checkLeaks(t)
+	good := newForwarder(t, "B")
+	refused := func() string { return "upstream http://" + refusedAddr(t) + "\n" }
+	p := start(t, mode{access: true}, setup{egress: usual + "upstreams a {\n" + refused() + refused() + refused() + "}\n" +
+		"upstreams b {\n lb_policy first\n" + refused() + refused() + "upstream http://" + good.addr + "\n}\nroute a fallback b\n"})
+	p.client(t, "h1").get(t, "http://o.test/x").expect(t, 200, "B")
+	if line := p.egressLine(t, "/x"); line.num("egress.attempts") != 6 || line.str("egress.group") != "b" {
+		t.Errorf("%v", line["egress"])
+	}
+}
