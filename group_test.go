@@ -1,14 +1,22 @@
 package egress
 
 import (
+	"bufio"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+	"weak"
+
+	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-egress/egress/internal/health"
 )
@@ -196,5 +204,95 @@ func TestBlameAfterAnAnswer(t *testing.T) {
 		if v := tr.judgeExchange(err); v.kind != health.Neutral || v.failure != f {
 			t.Errorf("%v after one: %v, %v", f, v.kind, v.failure)
 		}
+	}
+}
+
+// A configuration that has gone can be collected, though the health and connections of
+// its upstreams live on in the next.
+func TestOldGroupsAreCollected(t *testing.T) {
+	base, err := caddyContext()
+	if err != nil {
+		t.Fatal(err)
+	}
+	load := func() (func(), weak.Pointer[group]) {
+		ctx, cancel := caddy.NewContext(base)
+		v, err := ctx.LoadModuleByID("http.handlers.egress", json.RawMessage(fmt.Sprintf(oneUpstream, `,"health_checks":{"active":{"type":"tcp"}}`)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := v.(*Handler).groups["default"]
+		p, err := g.pick(new(Selection), isTunnel)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.observe(p, verdictSuccess, 0)
+		return cancel, weak.Make(g)
+	}
+	end, old := load()
+	endNext, next := load()
+	defer endNext()
+	end()
+	for deadline := time.Now().Add(10 * time.Second); old.Value() != nil; runtime.GC() {
+		if time.Now().After(deadline) {
+			t.Fatal("the old group is still referred to")
+		}
+	}
+	if next.Value() == nil {
+		t.Error("the new one is gone as well")
+	}
+}
+
+// What the default policy goes by is learned from tunnels and from exchanges.
+func TestConnectTimesAreObserved(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+					_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
+				}
+			}()
+		}
+	}()
+	for _, kind := range []string{"tunnel", "exchange"} {
+		h, end := mustLoadWithApps(t, `{"groups":{"default":{"upstreams":[{"url":"http://`+ln.Addr().String()+`"}]}}}`)
+		g := h.groups["default"]
+		m := g.health.Members()[0].Value.(*member)
+		if m.Latency() != 0 {
+			t.Fatalf("%s: a latency of %s before anything", kind, m.Latency())
+		}
+		tr := throughGroup(t, h, "a.example:80")
+		if kind == "tunnel" {
+			p, err := g.pick(new(Selection), isTunnel)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.startTunnel()
+			o := tr.ended(tr.open(t.Context(), p))
+			if o.err != nil {
+				t.Fatal(o.err)
+			}
+			_ = o.tunnel.Conn.Close()
+			m.health.EndTunnel()
+		} else {
+			conn, err := (&viaRequest{h: h, member: m, dest: tr.target, absolute: true}).Dial(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = conn.Close()
+		}
+		if m.Latency() == 0 {
+			t.Errorf("%s: nothing was learned", kind)
+		}
+		end()
 	}
 }

@@ -326,3 +326,44 @@ func TestUpstreamConnect_MaxConns(t *testing.T) {
 		}
 	}
 }
+
+// Behind a group, a name is judged as a name: rules on addresses that come before say
+// nothing about it, unless it is to be resolved here as well.
+func TestUpstreamConnect_UnresolvedNames(t *testing.T) {
+	checkLeaks(t)
+	origin, _ := recorder(t, okResponse)
+	up, _ := newSOCKSUpstream(t, origin.addr)
+	http := newForwarder(t, "ok")
+	const rules = "acl {\n allow 127.0.0.0/8\n deny all\n}\ntransport {\n hosts_override good.test 127.0.0.1\n}\n"
+	for _, tc := range []struct {
+		name, upstream, resolve string
+		allowed                 bool
+	}{
+		{"socks5", "socks5://" + up.addr, "", false},
+		{"socks5h", "socks5h://" + up.addr, "", false},
+		{"http", "http://" + http.addr, "", false},
+		{"http, resolved here as well", "http://" + http.addr, "resolve", true},
+		{"socks5, resolved here as well", "socks5://" + up.addr, "resolve", true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			acl := strings.Replace(rules, "deny all\n", "deny all\n"+tc.resolve+"\n", 1)
+			p := start(t, mode{}, setup{egress: "allow_unauthenticated\nhosts proxy.test\n" + acl + "upstream " + tc.upstream})
+			before := up.count() + http.count()
+			c := p.client(t, "h1")
+			resp, _ := c.connect(t, "good.test:80", "", nil)
+			got := c.get(t, "http://good.test/")
+			if tc.allowed {
+				if resp.StatusCode != 502 && resp.StatusCode != 200 { // no name server for the fake one
+					t.Errorf("%s %v", resp.Status, resp.Header)
+				}
+				got.expect(t, 200, "ok")
+				return
+			}
+			expectError(t, resp, 403, "http_request_denied")
+			expectError(t, got.Response, 403, "http_request_denied")
+			if up.count()+http.count() != before {
+				t.Error("an upstream was connected to")
+			}
+		})
+	}
+}
