@@ -58,7 +58,9 @@ func (b *listBuilder) addRule(r *ACLRule) error {
 		if len(s.prefixes) > 0 {
 			reason = denyAddress
 		}
-		b.add(s, r.Allow, b.position(r.Allow, reason, "deny "+text))
+		if err := b.add(s, r.Allow, b.position(r.Allow, reason, "deny "+text)); err != nil {
+			return fmt.Errorf("subject '%s': %w", printableText(text), err)
+		}
 	}
 	for _, path := range r.Files {
 		if err := b.addFile(path, r.Allow); err != nil {
@@ -75,13 +77,13 @@ func (b *listBuilder) addFile(path string, allow bool) error {
 	rule := "deny_file " + printableText(path)
 	onNames := b.position(allow, denyHost, rule)
 	onAddrs := b.position(allow, denyAddress, rule)
-	return readSubjects(path, func(s subject) {
+	return readSubjects(path, func(s subject) error {
 		pos := onNames
 		if len(s.prefixes) > 0 {
 			pos = onAddrs
 		}
-		b.add(s, allow, pos)
 		b.list.files++
+		return b.add(s, allow, pos)
 	})
 }
 
@@ -98,13 +100,13 @@ func (b *listBuilder) position(allow bool, reason denyReason, rule string) uint3
 
 // add adds a subject at a position. An earlier one of the same name keeps its
 // own, because the first match wins.
-func (b *listBuilder) add(s subject, allow bool, pos uint32) {
+func (b *listBuilder) add(s subject, allow bool, pos uint32) error {
 	l := b.list
 	switch {
 	case s.all:
 		l.all = min(l.all, pos)
 	case s.name != "":
-		l.names.Add(s.name, s.wildcard, pos)
+		return l.names.Add(s.name, s.wildcard, pos)
 	case s.port != 0:
 		addFirst(l.firstByPort, s.port, pos)
 		addFirst(l.sockets, netip.AddrPortFrom(s.prefixes[0].Addr(), s.port), pos)
@@ -117,6 +119,7 @@ func (b *listBuilder) add(s subject, allow bool, pos uint32) {
 			b.prefixes = append(b.prefixes, firstmatch.Entry{Prefix: p, Pos: pos})
 		}
 	}
+	return nil
 }
 
 func addFirst[K comparable](m map[K]uint32, key K, pos uint32) {

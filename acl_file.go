@@ -16,7 +16,7 @@ import (
 const maxSubjectLine = 4 << 10
 
 // readSubjects tells add of each subject in a file. Errors name file and line.
-func readSubjects(path string, add func(subject)) error {
+func readSubjects(path string, add func(subject) error) error {
 	if path == "" {
 		return errors.New("a file needs a path")
 	}
@@ -37,7 +37,7 @@ func readSubjects(path string, add func(subject)) error {
 	return scanSubjects(path, f, add)
 }
 
-func scanSubjects(path string, r io.Reader, add func(subject)) error {
+func scanSubjects(path string, r io.Reader, add func(subject) error) error {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 0, maxSubjectLine), maxSubjectLine)
 	n := 0
@@ -52,10 +52,12 @@ func scanSubjects(path string, r io.Reader, add func(subject)) error {
 			continue
 		}
 		s, err := parseSubject(line)
+		if err == nil {
+			err = add(s)
+		}
 		if err != nil {
 			return fmt.Errorf("%s:%d: subject '%s': %w", path, n, printableText(line), err)
 		}
-		add(s)
 	}
 	switch err := lines.Err(); {
 	case errors.Is(err, bufio.ErrTooLong):

@@ -1,6 +1,7 @@
 package firstmatch
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -30,6 +31,13 @@ var (
 	posGen = rapid.Uint32Range(0, 40)
 )
 
+func add(t rapid.TB, n *Names, name string, below bool, pos uint32) {
+	t.Helper()
+	if err := n.Add(name, below, pos); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Names answers as a walk through the rules does.
 func TestNames_Model(t *testing.T) {
 	type rule struct {
@@ -43,7 +51,7 @@ func TestNames_Model(t *testing.T) {
 		for range rapid.IntRange(0, 30).Draw(t, "rules") {
 			r := rule{nameGen.Draw(t, "name"), rapid.Bool().Draw(t, "below"), posGen.Draw(t, "pos")}
 			rules = append(rules, r)
-			n.Add(r.name, r.below, r.pos)
+			add(t, n, r.name, r.below, r.pos)
 		}
 		for range 20 {
 			name := nameGen.Draw(t, "asked")
@@ -60,31 +68,53 @@ func TestNames_Model(t *testing.T) {
 	})
 }
 
-// The text of names that are added later never touches that of earlier ones, also
-// where blocks are filled and begun.
-func TestNames_KeepsText(t *testing.T) {
+// What is added later, and the growth that comes with it, leaves alone what is
+// there.
+func TestNames_Many(t *testing.T) {
 	n := NewNames()
-	const many = 10000
+	const many = 50000
 	name := func(i int) string { return fmt.Sprintf("%s%d.example.com", strings.Repeat("x", i%60), i) }
 	for i := range many {
-		n.Add(name(i), i%2 == 0, uint32(i))
+		add(t, n, name(i), i%2 == 0, uint32(i))
+		add(t, n, name(i), i%2 == 0, uint32(i)+many)
 	}
-	n.Add(strings.Repeat("y", 2*textBlock), false, many) // no name is so long, but a block must not care
 	for i := range many {
 		if got := n.First(name(i)); got != uint32(i) {
 			t.Fatalf("%s: %d, want %d", name(i), got, i)
 		}
+		if got := n.First("x" + name(i)); got != None && got != uint32(i)+1 {
+			t.Fatalf("x%s: %d", name(i), got)
+		}
 	}
-	if n.First(strings.Repeat("y", 2*textBlock)) != many || n.Len() != many+1 {
-		t.Error("the long name is lost")
+	if n.Len() != many {
+		t.Errorf("%d names", n.Len())
+	}
+}
+
+// A name of any length finds its way in and out, or is none.
+func TestNames_Lengths(t *testing.T) {
+	n := NewNames()
+	for i := range MaxName + 1 {
+		add(t, n, strings.Repeat("y", i), false, uint32(i))
+	}
+	if err := n.Add(strings.Repeat("y", MaxName+1), false, 0); !errors.Is(err, ErrLong) {
+		t.Errorf("a name that is too long: %v", err)
+	}
+	for i := range MaxName + 1 {
+		if got := n.First(strings.Repeat("y", i)); got != uint32(i) {
+			t.Errorf("%d letters: %d", i, got)
+		}
+	}
+	if got := n.First(strings.Repeat("y", MaxName+1)); got != None || n.Len() != MaxName+1 {
+		t.Errorf("more letters than a name has: %d of %d", got, n.Len())
 	}
 }
 
 // However many labels a name has, only as many are looked at as rules have.
 func TestNames_ManyLabels(t *testing.T) {
 	n := NewNames()
-	n.Add("example.com", true, 3)
-	n.Add(strings.Repeat("a.", 60)+"net", false, 5)
+	add(t, n, "example.com", true, 3)
+	add(t, n, strings.Repeat("a.", 60)+"net", false, 5)
 	for name, want := range map[string]uint32{
 		strings.Repeat("a.", 120) + "example.com": 3,
 		strings.Repeat("a.", 60) + "net":          5,
