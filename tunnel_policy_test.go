@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 	"pgregory.net/rapid"
@@ -54,11 +55,15 @@ func openTestTunnel(t testing.TB, book *tunnelBook, dest, ip string) *testTunnel
 // endedByPolicy waits for the end of a tunnel.
 func (tun *testTunnel) endedByPolicy(t *testing.T) {
 	t.Helper()
-	result := <-tun.done
-	if result.Reason != relay.ReasonPolicy {
-		t.Errorf("ended with %v", result.Reason)
+	select {
+	case result := <-tun.done:
+		if result.Reason != relay.ReasonPolicy {
+			t.Errorf("ended with %v", result.Reason)
+		}
+		tun.done <- result
+	case <-time.After(20 * time.Second):
+		t.Fatal("the tunnel has not ended")
 	}
-	tun.done <- result
 }
 
 func (b *tunnelBook) lists(tun *testTunnel) bool { return slices.Contains(b.live.all(), tun.slot.live) }
@@ -145,6 +150,9 @@ func TestLiveTunnels_InForce(t *testing.T) {
 	book.live.changed(failed)
 	openTestTunnel(t, book, "good.example:443", "8.8.8.8")
 	book.live.leave(failed)
+	if viaBad.slot.live.addr.IsValid() || !good.slot.live.addr.IsValid() {
+		t.Errorf("connected to %v and %v", viaBad.slot.live.addr, good.slot.live.addr)
+	}
 	if n := len(book.live.all()); n != 4 {
 		t.Fatalf("%d tunnels after a reload that failed", n)
 	}

@@ -12,8 +12,14 @@ import (
 
 // Names and prefixes that overlap, and addresses and names near them.
 var (
-	labels   = rapid.SampledFrom([]string{"a", "b", "com", "example", "x-y", "1"})
-	nameGen  = rapid.Custom(func(t *rapid.T) string { return strings.Join(rapid.SliceOfN(labels, 1, 5).Draw(t, "labels"), ".") })
+	labels  = rapid.SampledFrom([]string{"a", "b", "com", "example", "x-y", "1"})
+	nameGen = rapid.Custom(func(t *rapid.T) string {
+		name := strings.Join(rapid.SliceOfN(labels, 1, 5).Draw(t, "labels"), ".")
+		if rapid.IntRange(0, 3).Draw(t, "long") == 0 { // more labels than are looked up at once
+			name += strings.Repeat(".a", rapid.IntRange(1, 20).Draw(t, "more"))
+		}
+		return name
+	})
 	addrGen4 = rapid.Custom(func(t *rapid.T) netip.Addr {
 		b := rapid.SliceOfN(rapid.SampledFrom([]byte{0, 1, 10, 127, 128, 192, 255}), 4, 4).Draw(t, "bytes")
 		return netip.AddrFrom4([4]byte(b))
