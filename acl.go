@@ -1,18 +1,16 @@
 package egress
 
 import (
-	"fmt"
-	"math"
 	"net/netip"
-	"slices"
-	"strings"
 
+	"github.com/caddy-egress/egress/internal/firstmatch"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
 // This file decides which destinations may be reached. acl_subject.go parses
-// what rules name, acl_ports.go port ranges, acl_special.go holds the addresses
-// that are denied by default.
+// what rules name, acl_file.go reads files of it, acl_build.go makes a list of it
+// and acl_rules.go replaces the list when a file changes. acl_ports.go holds port
+// ranges, acl_special.go the addresses that are denied by default.
 
 // ACLRule allows or denies a list of destinations.
 //
@@ -40,8 +38,19 @@ type ACLRule struct {
 	// - `private`: RFC 1918, fc00::/7 and 100.64.0.0/10. To allow it does not
 	//   open cloud metadata addresses in there; they need an IP or a CIDR.
 	//
-	// At least one is needed.
+	// A rule needs a subject or a file.
 	Subjects []string `json:"subjects,omitempty"`
+
+	// Paths of files with further subjects, one a line. Empty lines, and what
+	// stands behind a `#`, do not count. The subjects of a file stand in the
+	// list where the file does, behind those above. Whatever is no subject is
+	// an error that refuses the configuration.
+	//
+	// When a file changes, all files are read again and the list is replaced,
+	// without a reload of the configuration. If that fails, the rules stay as
+	// they were, and an error is logged. An empty file has no subjects, which
+	// is no error. Default: none.
+	Files []string `json:"files,omitempty"`
 
 	// Whether the subjects are allowed. Default: false (denied).
 	Allow bool `json:"allow,omitempty"`
@@ -73,108 +82,30 @@ func (d *denial) Error() string {
 var errInvalidAddress = &denial{denyAddress, "default deny: invalid address"}
 
 // noMatch is the position of the match that there is not: behind every other.
-const noMatch = math.MaxInt
+const noMatch = firstmatch.None
 
 // accessList is the compiled form of rules and ports. Every subject has a
 // position in the one ordered list; matching finds the lowest position for a
 // name and for an address, and the lower of both decides. It is immutable, and
-// its methods do not allocate.
+// its methods do not allocate. acl_build.go makes it.
 type accessList struct {
 	ports    []PortRange
 	verdicts []*denial // by position; nil allows
+	files    int       // subjects that were read from files
 
-	// Positions of the subjects on names.
-	all   int
-	exact map[string]int
-	below map[string]int // *.x, by x
+	// Subjects on names, and where `all` stands first.
+	all   uint32
+	names *firstmatch.Names
 
-	// Subjects on addresses, in order, and where the first of them stands that
-	// is for every port, or for one.
-	addrs       []addrRule
-	firstAddr   int
-	firstByPort map[uint16]int
-}
+	// Subjects on addresses. An allowed `private` stands apart, because it
+	// leaves cloud metadata addresses out.
+	prefixes       *firstmatch.Prefixes
+	sockets        map[netip.AddrPort]uint32
+	allowedPrivate uint32
 
-type addrRule struct {
-	pos    int
-	prefix netip.Prefix
-	port   uint16 // 0: every port
-	// notMetadata leaves cloud metadata addresses out of the prefix.
-	notMetadata bool
-}
-
-// newAccessList compiles rules and ports. Without ports, every port but 25
-// (SMTP, where open proxies are abused to send mail) is allowed. Errors name
-// the rule, counted from 1, and its subject.
-func newAccessList(rules []ACLRule, ports []PortRange) (*accessList, error) {
-	for i, p := range ports {
-		if err := p.validate(); err != nil {
-			return nil, fmt.Errorf("allowed port %d: %w", i+1, err)
-		}
-	}
-	l := &accessList{
-		ports:       slices.Clone(ports),
-		all:         noMatch,
-		exact:       make(map[string]int),
-		below:       make(map[string]int),
-		firstAddr:   noMatch,
-		firstByPort: make(map[uint16]int),
-	}
-	for i, r := range rules {
-		if len(r.Subjects) == 0 {
-			return nil, fmt.Errorf("acl rule %d: no subjects; write at least one, or 'all'", i+1)
-		}
-		for _, text := range r.Subjects {
-			s, err := parseSubject(text)
-			if err != nil {
-				return nil, fmt.Errorf("acl rule %d: subject '%s': %w", i+1, printableText(text), err)
-			}
-			l.add(s, text, r.Allow)
-		}
-	}
-	return l, nil
-}
-
-// add appends a subject to the list. An earlier one of the same name keeps its
-// position, because the first match wins.
-func (l *accessList) add(s subject, text string, allow bool) {
-	pos := len(l.verdicts)
-	var verdict *denial
-	if !allow {
-		verdict = &denial{denyHost, "deny " + text}
-		if len(s.prefixes) > 0 {
-			verdict.reason = denyAddress
-		}
-	}
-	l.verdicts = append(l.verdicts, verdict)
-
-	switch {
-	case s.all:
-		l.all = min(l.all, pos)
-	case s.name != "" && s.wildcard:
-		addFirst(l.below, s.name, pos)
-	case s.name != "":
-		addFirst(l.exact, s.name, pos)
-	case s.port != 0:
-		addFirst(l.firstByPort, s.port, pos)
-	default:
-		l.firstAddr = min(l.firstAddr, pos)
-	}
-	for _, p := range s.prefixes {
-		l.addrs = append(l.addrs, addrRule{
-			pos:    pos,
-			prefix: p,
-			port:   s.port,
-			// Who denies `private` means all of it.
-			notMetadata: s.private && allow,
-		})
-	}
-}
-
-func addFirst[K comparable](m map[K]int, key K, pos int) {
-	if _, ok := m[key]; !ok {
-		m[key] = pos
-	}
+	// Where the first of them stands that is for every port, or for one.
+	firstAddr   uint32
+	firstByPort map[uint16]uint32
 }
 
 // checkTarget tells whether a request for t may go on; nil means it may, else
@@ -237,7 +168,7 @@ func (l *accessList) checkAddr(t target.Target, ip netip.Addr) error {
 // decide judges one address. name is the position of the rule that matched the
 // name. A rule on names cannot lift a default denial, so that is asked after
 // the rules, and answered by rules on addresses only.
-func (l *accessList) decide(name int, ip netip.Addr, port uint16) *denial {
+func (l *accessList) decide(name uint32, ip netip.Addr, port uint16) *denial {
 	addr := l.matchAddr(ip, port)
 	if first := min(name, addr); first != noMatch && l.verdicts[first] != nil {
 		return l.verdicts[first]
@@ -252,18 +183,13 @@ func (l *accessList) decide(name int, ip netip.Addr, port uint16) *denial {
 // opens it even if it is Caddy's own. Whether it may be dialed at all remains
 // checkAddr's to say.
 func (l *accessList) opensSelf(ip netip.Addr, port uint16) bool {
-	ip = ip.Unmap().WithZone("")
-	for _, r := range l.addrs {
-		if r.port != 0 && r.port == port && r.prefix.Addr() == ip {
-			return l.verdicts[r.pos] == nil
-		}
-	}
-	return false
+	pos, ok := l.sockets[netip.AddrPortFrom(ip.Unmap().WithZone(""), port)]
+	return ok && l.verdicts[pos] == nil
 }
 
 // verdict returns what the rule at pos decides, as an error that is nil when
 // the rule allows or does not exist.
-func (l *accessList) verdict(pos int) error {
+func (l *accessList) verdict(pos uint32) error {
 	if pos == noMatch || l.verdicts[pos] == nil {
 		return nil
 	}
@@ -272,37 +198,25 @@ func (l *accessList) verdict(pos int) error {
 
 // matchName returns the position of the first rule on names that matches t. Of
 // those only `all` matches an address literal: digits are no labels.
-func (l *accessList) matchName(t target.Target) int {
-	first := l.all
+func (l *accessList) matchName(t target.Target) uint32 {
 	if t.IsAddr() {
-		return first
+		return l.all
 	}
-	if pos, ok := l.exact[t.Host]; ok {
-		first = min(first, pos)
-	}
-	if len(l.below) == 0 {
-		return first
-	}
-	for name, more := t.Host, true; more; _, name, more = strings.Cut(name, ".") {
-		if pos, ok := l.below[name]; ok {
-			first = min(first, pos)
-		}
-	}
-	return first
+	return min(l.all, l.names.First(t.Host))
 }
 
 // matchAddr returns the position of the first rule on addresses that matches.
-func (l *accessList) matchAddr(ip netip.Addr, port uint16) int {
-	for _, r := range l.addrs {
-		if r.port != 0 && r.port != port || !r.prefix.Contains(ip) {
-			continue
+func (l *accessList) matchAddr(ip netip.Addr, port uint16) uint32 {
+	first := l.prefixes.First(ip)
+	if len(l.sockets) > 0 {
+		if pos, ok := l.sockets[netip.AddrPortFrom(ip, port)]; ok {
+			first = min(first, pos)
 		}
-		if r.notMetadata && specialAddr(ip) == denyMetadata {
-			continue
-		}
-		return r.pos
 	}
-	return noMatch
+	if l.allowedPrivate < first && isPrivate(ip) && specialAddr(ip) != denyMetadata {
+		first = l.allowedPrivate
+	}
+	return first
 }
 
 // Interface guards

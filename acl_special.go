@@ -115,3 +115,13 @@ func specialAddr(ip netip.Addr) *denial {
 	}
 	return nil
 }
+
+// isPrivate reports whether the subject `private` is about an address.
+func isPrivate(ip netip.Addr) bool {
+	for _, p := range privatePrefixes {
+		if p.Contains(ip) {
+			return true
+		}
+	}
+	return false
+}

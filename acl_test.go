@@ -433,3 +433,10 @@ func TestACLRuleJSON(t *testing.T) {
 		t.Errorf("got %s", out)
 	}
 }
+
+// fixedRules are rules whose list never changes.
+func fixedRules(l *accessList) *accessRules {
+	r := new(accessRules)
+	r.list.Store(l)
+	return r
+}

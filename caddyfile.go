@@ -41,7 +41,8 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		# where it may go
 //		ports <port|range>...
 //		acl {
-//			allow|deny <subject>...
+//			allow|deny           <subject>...
+//			allow_file|deny_file <path>
 //			resolve
 //		}
 //		admin_address <host:port>...
@@ -158,6 +159,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			max_per_user       <count>|off
 //			rate_per_tunnel    <size>|off
 //			rate_per_user      <size>|off
+//			on_policy_change   keep|close
 //		}
 //
 //		# what it tells
@@ -171,7 +173,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 // settings of upstreams are those of reverse_proxy's transport.
 //
 // Subjects of acl are all, private, an IP address, a CIDR, an IP:port, a host
-// name, or *.name for the name and everything below it. A server of resolvers is
+// name, or *.name for the name and everything below it; files hold one a line. A server of resolvers is
 // an IP address, IP:port, or a URL with the scheme udp, tcp, tls or https.
 // basic_auth, ports, hosts, admin_address, acl, route, upstream, upstreams and
 // hosts_override may be repeated and add up; every other word stands at most once.
@@ -271,11 +273,26 @@ func (h *Handler) unmarshalACL(d *caddyfile.Dispenser) error {
 			return nil
 		}
 	}
+	file := func(allow bool) func() error {
+		return func() error {
+			word, path, err := one(d)
+			if err != nil {
+				return err
+			}
+			if path == "" {
+				return d.Errf("%s wants a path", word)
+			}
+			h.ACL = append(h.ACL, ACLRule{Files: []string{path}, Allow: allow})
+			return nil
+		}
+	}
 	return block(d, "acl", map[string]func() error{
-		"allow":   rule(true),
-		"deny":    rule(false),
-		"resolve": func() error { return flag(d, &h.ResolveNames) },
-	}, "allow", "deny")
+		"allow":      rule(true),
+		"deny":       rule(false),
+		"allow_file": file(true),
+		"deny_file":  file(false),
+		"resolve":    func() error { return flag(d, &h.ResolveNames) },
+	}, "allow", "deny", "allow_file", "deny_file")
 }
 
 func (h *Handler) unmarshalAdminAddress(d *caddyfile.Dispenser) error {
@@ -453,6 +470,7 @@ func (h *Handler) unmarshalTunnel(d *caddyfile.Dispenser) error {
 		"max_per_user":       func() error { return count(d, &t.MaxPerUser, "off") },
 		"rate_per_tunnel":    func() error { return byteRate(d, &t.RatePerTunnel) },
 		"rate_per_user":      func() error { return byteRate(d, &t.RatePerUser) },
+		"on_policy_change":   func() error { return oneOf(d, &t.OnPolicyChange, policyKeep, policyClose) },
 	})
 }
 

@@ -171,7 +171,7 @@ func validate(raw []byte) error {
 }
 
 // writeCertificates puts the files into the working directory that the golden
-// files name: ca.crt, client.crt and client.key.
+// files name: ca.crt, client.crt and client.key, and lists.
 func writeCertificates(t *testing.T) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -198,6 +198,13 @@ func writeCertificates(t *testing.T) {
 	list := "# sold by the thousand\n192.0.2.9:8080:user:pass:word\nsocks5://192.0.2.10\n"
 	if err := os.WriteFile("proxies.txt", []byte(list), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	for name, subjects := range map[string]string{
+		"allowed.txt": "good.ads.example\n",
+		"ads.txt":     "# advertisers\n*.ads.example\n",
+		"malware.txt": "192.0.2.0/24\n",
+	} {
+		writeFile(t, name, subjects)
 	}
 	t.Setenv("PROXY_URL", "https://pages.example.com")
 	t.Setenv("PROXY_USER", "user")
@@ -504,6 +511,11 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"ports", "ports wants at least one argument, at Caddyfile:3"},
 		{"acl {\n allow\n}", "allow wants at least one argument, at Caddyfile:4"},
 		{"acl {\n deny\n}", "deny wants at least one argument, at Caddyfile:4"},
+		{"acl {\n deny_file\n}", "deny_file wants one argument, got 0, at Caddyfile:4"},
+		{"acl {\n allow_file one two\n}", "allow_file wants one argument, got 2, at Caddyfile:4"},
+		{"acl {\n deny_file \"\"\n}", "deny_file wants a path, at Caddyfile:4"},
+		{"acl {\n allow_files one\n}", "unrecognized subdirective 'allow_files' of acl (did you mean 'allow_file'?), at Caddyfile:4"},
+		{"acl {\n deny_file one {\n x\n }\n}", "unexpected block: deny_file takes none, at Caddyfile:4"},
 		{"admin_address", "admin_address wants at least one argument, at Caddyfile:3"},
 		{"forwarded", "forwarded wants one argument, got 0, at Caddyfile:3"},
 		{"transport {\n dial_timeout\n}", "dial_timeout wants one argument, got 0, at Caddyfile:4"},
@@ -581,6 +593,9 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"transport {\n max_response_header 9EB\n}", "bad max_response_header '9EB': not a size, at Caddyfile:4"},
 		{"tunnel {\n max_tunnels 0\n}", "bad max_tunnels '0': must be at least 1, or off, at Caddyfile:4"},
 		{"tunnel {\n max_per_client many\n}", "bad max_per_client 'many': not a number, at Caddyfile:4"},
+		{"tunnel {\n on_policy_change\n}", "on_policy_change wants one argument, got 0, at Caddyfile:4"},
+		{"tunnel {\n on_policy_change end\n}", "bad on_policy_change 'end': one of [keep close], at Caddyfile:4"},
+		{"tunnel {\n on_policy_change keep\n on_policy_change close\n}", "'on_policy_change' stands twice in tunnel, at Caddyfile:5"},
 		{"tunnel {\n max_per_user\n}", "max_per_user wants one argument, got 0, at Caddyfile:4"},
 		{"tunnel {\n rate_per_tunnel 0\n}", "bad rate_per_tunnel '0': not a size in bytes (per second), or off, at Caddyfile:4"},
 		{"tunnel {\n rate_per_tunnel 1MB/s\n}", "bad rate_per_tunnel '1MB/s': not a size in bytes (per second), or off, at Caddyfile:4"},

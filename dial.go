@@ -24,7 +24,7 @@ import (
 // resolve.go finds the addresses, candidates.go checks and orders them,
 // dial_race.go tries them, source.go says where from.
 type dialer struct {
-	access        *accessList
+	access        *accessRules
 	self          *selfCheck
 	circuits      *destinations
 	timeout       time.Duration // of resolving and connecting together
@@ -134,10 +134,11 @@ func (d *dialer) connect(parent context.Context, to hop) (*net.TCPConn, error) {
 
 // check decides whether an address of dest may be dialed.
 func (d *dialer) check(dest target.Target, a netip.Addr) error {
-	if err := d.access.checkAddr(dest, a); err != nil {
+	rules := d.access.now()
+	if err := rules.checkAddr(dest, a); err != nil {
 		return err
 	}
-	if d.access.opensSelf(a, dest.Port) {
+	if rules.opensSelf(a, dest.Port) {
 		return nil
 	}
 	return d.checkLoop(a, dest.Port)

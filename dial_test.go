@@ -83,7 +83,7 @@ func (d *dialer) warm(host string) {
 func newDialer(t *testing.T, resolve func(context.Context, string) ([]netip.Addr, error), rules ...string) *dialer {
 	t.Helper()
 	d := &dialer{
-		access:        mustAccessList(t, rules...),
+		access:        fixedRules(mustAccessList(t, rules...)),
 		self:          fakeSelf(nil, nil),
 		circuits:      newDestinations(DestinationCircuit{Off: true}, zap.NewNop()),
 		timeout:       10 * time.Second,

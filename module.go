@@ -130,7 +130,7 @@ type Handler struct {
 
 	logger         *zap.Logger
 	accessLogger   *zap.Logger
-	access         *accessList
+	access         *accessRules
 	destinations   *destinations
 	adminAddresses []hostPort
 	hosts          map[string]struct{}
@@ -167,6 +167,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		h.provisionPolicy,
 		h.provisionTunnel,
 		h.provisionTransport,
+		h.followRules,
 		h.provisionGroups,
 		h.provisionRoutes,
 	} {
@@ -224,15 +225,15 @@ func (h *Handler) provisionAuth(ctx caddy.Context) error {
 }
 
 func (h *Handler) provisionPolicy(caddy.Context) error {
-	access, err := newAccessList(h.ACL, h.AllowedPorts)
+	access, err := newAccessRules(h.ACL, h.AllowedPorts, h.logger.Named("acl"))
 	if err != nil {
 		return err
 	}
+	h.access = access // from here on Cleanup stops it
 	circuit := h.DestinationCircuit.withDefaults()
 	if err := circuit.validate(); err != nil {
 		return err
 	}
-	h.access = access
 	h.destinations = newDestinations(circuit, h.logger.Named("health"))
 	return nil
 }
@@ -248,6 +249,9 @@ func (h *Handler) Validate() error {
 // Cleanup releases what Provision acquired. Requests may still be under way:
 // they finish.
 func (h *Handler) Cleanup() error {
+	if h.access != nil {
+		h.access.stop()
+	}
 	h.releaseTunnels()
 	for _, g := range h.groups {
 		g.close()

@@ -75,7 +75,7 @@ func TestDefaults(t *testing.T) {
 	if h.ServerName != "caddy" || h.Forwarded != "for" {
 		t.Errorf("server_name %q, forwarded %q", h.ServerName, h.Forwarded)
 	}
-	wantTunnel := Tunnel{IdleTimeout: caddy.Duration(15 * time.Minute), HalfCloseTimeout: caddy.Duration(time.Minute)}
+	wantTunnel := Tunnel{IdleTimeout: caddy.Duration(15 * time.Minute), HalfCloseTimeout: caddy.Duration(time.Minute), OnPolicyChange: policyKeep}
 	if h.tunnel != wantTunnel {
 		t.Errorf("tunnel %+v", h.tunnel)
 	}

@@ -251,7 +251,7 @@ func (t *transaction) authorize() error {
 	if err != nil {
 		return &explained{failTarget, err}
 	}
-	return t.h.access.checkTarget(t.target)
+	return t.h.access.now().checkTarget(t.target)
 }
 
 // explained is a failure with the error behind it.

@@ -75,8 +75,10 @@ func (t *transaction) tunnelConn(far farEnd, slot *tunnelSlot) error {
 	if line != nil {
 		caddyhttp.SetVar(t.r.Context(), caddyhttp.LogSkipVar, true)
 	}
+	tunnel := relay.New(asStream(innermostConn(client)), asStream(origin), cfg)
+	t.follow(tunnel, slot)
 	moved := slot.move()
-	relay.New(asStream(innermostConn(client)), asStream(origin), cfg).Start(func(result relay.Result) {
+	tunnel.Start(func(result relay.Result) {
 		moved.release()
 		if line != nil {
 			line.write(result)

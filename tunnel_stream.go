@@ -26,7 +26,9 @@ func (t *transaction) tunnelStream(far farEnd, slot *tunnelSlot) error {
 	}
 	cfg := t.relayConfig(slot)
 	cfg.EarlyDown = far.early
-	result := relay.New(client, asStream(origin), cfg).Run()
+	tunnel := relay.New(client, asStream(origin), cfg)
+	t.follow(tunnel, slot)
+	result := tunnel.Run()
 	t.out.account(result, t.start)
 	if client.aborted || result.Err != nil {
 		t.aborted = true

@@ -51,7 +51,22 @@ type Tunnel struct {
 	// another. A tunnel without a user is not limited by it. Default: no
 	// limit.
 	RatePerUser int64 `json:"rate_per_user,omitempty"`
+
+	// OnPolicyChange is what becomes of tunnels that stand when the access
+	// rules change, be it in a file or by a reload that leaves this handler at
+	// its place. `close` ends those that the new rules forbid, by name, port
+	// or the address they are connected to, also those that were opened under
+	// `keep`. Of a tunnel through an upstream proxy no address is known: the
+	// rules on names and ports decide, and on the address where the client
+	// named one. `keep` leaves them. Default: `keep`.
+	OnPolicyChange string `json:"on_policy_change,omitempty"`
 }
+
+// What can become of tunnels that new rules forbid.
+const (
+	policyKeep  = "keep"
+	policyClose = "close"
+)
 
 func (t *Tunnel) withDefaults() Tunnel {
 	out := Tunnel{}
@@ -60,6 +75,7 @@ func (t *Tunnel) withDefaults() Tunnel {
 	}
 	setDefault(&out.IdleTimeout, caddy.Duration(15*time.Minute))
 	setDefault(&out.HalfCloseTimeout, caddy.Duration(time.Minute))
+	setDefault(&out.OnPolicyChange, policyKeep)
 	return out
 }
 
@@ -86,6 +102,9 @@ func (t *Tunnel) validate() error {
 		if n.value < noLimit {
 			return fmt.Errorf("tunnel.%s: %d is below 1 (-1 is off)", n.name, n.value)
 		}
+	}
+	if t.OnPolicyChange != policyKeep && t.OnPolicyChange != policyClose {
+		return fmt.Errorf("tunnel.on_policy_change: unknown value %q: one of keep, close", t.OnPolicyChange)
 	}
 	return nil
 }

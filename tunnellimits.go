@@ -17,13 +17,14 @@ import (
 // This file contains what the tunnels of a handler hold together: how many
 // there are, of whom, and the rates that users share.
 
-// tunnelBook counts the tunnels of one handler. It lives in a caddy.UsagePool,
+// tunnelBook counts and lists the tunnels of one handler. It lives in a caddy.UsagePool,
 // under the handler's place in the configuration, and outlives configurations:
 // tunnels of an old one still count in the next.
 type tunnelBook struct {
 	total   atomic.Int64
 	clients *holdings.Counter[string]
 	users   *holdings.Counter[string]
+	live    liveTunnels
 
 	mu    sync.Mutex
 	rates map[string]*userRate // guarded by mu; only of users with tunnels
@@ -49,6 +50,7 @@ type tunnelUse struct {
 	key    string
 	places *serverPlaces
 	parts  atomic.Int64
+	policy *tunnelPolicy // of the configuration
 
 	giveBack func() // release, as a value made once
 }
@@ -145,6 +147,9 @@ func (h *Handler) releaseTunnels() {
 	if h.tunnels.places != nil {
 		h.tunnels.places.leave()
 	}
+	if h.tunnels.policy != nil {
+		h.tunnels.book.live.leave(h.tunnels.policy)
+	}
 	h.tunnels.release()
 }
 
@@ -157,6 +162,7 @@ type tunnelSlot struct {
 	client, user string // "" where none is counted
 	rate         *userRate
 	member       *member // the upstream it goes through, if any
+	live         *liveTunnel
 }
 
 // Refusals, for logs. None is charged to the destination.
@@ -238,6 +244,9 @@ func (t *transaction) authenticatedUser() string {
 
 // release gives back all that the tunnel holds. A second call does nothing.
 func (s *tunnelSlot) release() {
+	if s.live != nil {
+		s.book.live.remove(s.live)
+	}
 	if s.client != "" {
 		s.book.clients.Release(s.client)
 	}

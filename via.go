@@ -331,7 +331,7 @@ func (d *dialer) lookupUnchecked(parent context.Context, host string) (netip.Add
 // to say.
 func (d *dialer) checkNames(ctx context.Context, dest target.Target) error {
 	if dest.IsAddr() {
-		return d.access.checkAddr(dest, dest.Addr)
+		return d.access.now().checkAddr(dest, dest.Addr)
 	}
 	list, err := d.lookupAll(ctx, dest)
 	switch {

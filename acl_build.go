@@ -1,0 +1,129 @@
+package egress
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/caddy-egress/egress/internal/firstmatch"
+)
+
+// This file contains how a list of rules is compiled.
+
+// listBuilder is an access list in the making.
+type listBuilder struct {
+	list     *accessList
+	prefixes []firstmatch.Entry
+}
+
+// newAccessList compiles rules and ports, and reads the files that the rules name.
+// Without ports, every port but 25 (SMTP, where open proxies are abused to send
+// mail) is allowed. Errors name the rule, counted from 1, and its subject, or the
+// file and the line.
+func newAccessList(rules []ACLRule, ports []PortRange) (*accessList, error) {
+	for i, p := range ports {
+		if err := p.validate(); err != nil {
+			return nil, fmt.Errorf("allowed port %d: %w", i+1, err)
+		}
+	}
+	b := listBuilder{list: &accessList{
+		ports:          slices.Clone(ports),
+		all:            noMatch,
+		names:          firstmatch.NewNames(),
+		sockets:        make(map[netip.AddrPort]uint32),
+		allowedPrivate: noMatch,
+		firstAddr:      noMatch,
+		firstByPort:    make(map[uint16]uint32),
+	}}
+	for i := range rules {
+		if err := b.addRule(&rules[i]); err != nil {
+			return nil, fmt.Errorf("acl rule %d: %w", i+1, err)
+		}
+	}
+	b.list.prefixes = firstmatch.NewPrefixes(b.prefixes)
+	return b.list, nil
+}
+
+func (b *listBuilder) addRule(r *ACLRule) error {
+	if len(r.Subjects) == 0 && len(r.Files) == 0 {
+		return errors.New("no subjects; write at least one, or 'all'")
+	}
+	for _, text := range r.Subjects {
+		s, err := parseSubject(text)
+		if err != nil {
+			return fmt.Errorf("subject '%s': %w", printableText(text), err)
+		}
+		reason := denyHost
+		if len(s.prefixes) > 0 {
+			reason = denyAddress
+		}
+		if err := b.add(s, r.Allow, b.position(r.Allow, reason, "deny "+text)); err != nil {
+			return fmt.Errorf("subject '%s': %w", printableText(text), err)
+		}
+	}
+	for _, path := range r.Files {
+		if err := b.addFile(path, r.Allow); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addFile adds the subjects of a file. As they all say the same, their order is of
+// no account, and all names have one position and all addresses the next: a name
+// that is refused is so before it is resolved, wherever in the file it stands.
+func (b *listBuilder) addFile(path string, allow bool) error {
+	rule := "deny_file " + printableText(path)
+	onNames := b.position(allow, denyHost, rule)
+	onAddrs := b.position(allow, denyAddress, rule)
+	return readSubjects(path, func(s subject) error {
+		pos := onNames
+		if len(s.prefixes) > 0 {
+			pos = onAddrs
+		}
+		b.list.files++
+		return b.add(s, allow, pos)
+	})
+}
+
+// position makes the next position of the list, at which a denial, if it is one, is
+// explained like this.
+func (b *listBuilder) position(allow bool, reason denyReason, rule string) uint32 {
+	var verdict *denial
+	if !allow {
+		verdict = &denial{reason, rule}
+	}
+	b.list.verdicts = append(b.list.verdicts, verdict)
+	return uint32(len(b.list.verdicts) - 1)
+}
+
+// add adds a subject at a position. An earlier one of the same name keeps its
+// own, because the first match wins.
+func (b *listBuilder) add(s subject, allow bool, pos uint32) error {
+	l := b.list
+	switch {
+	case s.all:
+		l.all = min(l.all, pos)
+	case s.name != "":
+		return l.names.Add(s.name, s.wildcard, pos)
+	case s.port != 0:
+		addFirst(l.firstByPort, s.port, pos)
+		addFirst(l.sockets, netip.AddrPortFrom(s.prefixes[0].Addr(), s.port), pos)
+	case s.private && allow: // who denies `private` means all of it
+		l.firstAddr = min(l.firstAddr, pos)
+		l.allowedPrivate = min(l.allowedPrivate, pos)
+	default:
+		l.firstAddr = min(l.firstAddr, pos)
+		for _, p := range s.prefixes {
+			b.prefixes = append(b.prefixes, firstmatch.Entry{Prefix: p, Pos: pos})
+		}
+	}
+	return nil
+}
+
+func addFirst[K comparable](m map[K]uint32, key K, pos uint32) {
+	if _, ok := m[key]; !ok {
+		m[key] = pos
+	}
+}

@@ -1,0 +1,21 @@
+//go:build unix
+
+package egress
+
+import (
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// A pipe is refused, and not waited for until somebody writes to it.
+func TestSubjectFile_Pipe(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want := "acl rule 1: file: " + pipe + " is not a regular file"
+	if _, err := newAccessList([]ACLRule{{Files: []string{pipe}}}, nil); err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}

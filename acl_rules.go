@@ -1,0 +1,117 @@
+package egress
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-egress/egress/internal/filewatch"
+)
+
+// accessRules are the access rules of a handler. Their list is what they mean now:
+// it is replaced when a file changes that rules are read from.
+type accessRules struct {
+	rules  []ACLRule
+	ports  []PortRange
+	logger *zap.Logger
+
+	list     atomic.Pointer[accessList]
+	watchers []*filewatch.Watcher
+	changed  func() // called after the list was replaced
+
+	stopped atomic.Bool
+	waiting atomic.Bool // for rebuild, which will see every change until now
+	rebuild sync.Mutex  // held while the list is made anew
+}
+
+// newAccessRules compiles the rules. The files are watched from follow on, but what
+// changes before is not missed. With an error, the rules are of no use but for stop.
+func newAccessRules(rules []ACLRule, ports []PortRange, logger *zap.Logger) (*accessRules, error) {
+	r := &accessRules{rules: rules, ports: ports, logger: logger}
+	for _, path := range r.paths() {
+		r.watchers = append(r.watchers, filewatch.New(path)) // before it is read
+	}
+	start := time.Now()
+	list, err := newAccessList(rules, ports)
+	if err != nil {
+		r.stop()
+		return nil, err
+	}
+	r.list.Store(list)
+	if len(r.watchers) > 0 {
+		logger.Info("access rules loaded from files", list.counts(time.Since(start))...)
+	}
+	return r, nil
+}
+
+// paths are the files that rules are read from, each once.
+func (r *accessRules) paths() (paths []string) {
+	for i := range r.rules {
+		for _, path := range r.rules[i].Files {
+			if path != "" && !slices.Contains(paths, path) {
+				paths = append(paths, path)
+			}
+		}
+	}
+	return paths
+}
+
+// now is the list that is in force. Who asks two questions that belong together
+// asks them of one list.
+func (r *accessRules) now() *accessList { return r.list.Load() }
+
+// follow watches the files until stop.
+func (r *accessRules) follow(changed func()) {
+	r.changed = changed
+	for i, path := range r.paths() {
+		r.watchers[i].Start(func() { r.reload(path) })
+	}
+}
+
+// stop ends the watch. A list that is just being made will not be taken.
+func (r *accessRules) stop() {
+	r.stopped.Store(true)
+	for _, w := range r.watchers {
+		w.Stop()
+	}
+}
+
+// reload makes the list anew after a file has changed. If that fails, the old list
+// stays. All files are read: a list holds nothing that would tell which file a
+// subject came from, and files that change together are rebuilt from together.
+func (r *accessRules) reload(path string) {
+	if !r.waiting.CompareAndSwap(false, true) {
+		return
+	}
+	r.rebuild.Lock()
+	defer r.rebuild.Unlock()
+	r.waiting.Store(false)
+	if r.stopped.Load() {
+		return
+	}
+	start := time.Now()
+	list, err := newAccessList(r.rules, r.ports)
+	switch {
+	case r.stopped.Load():
+	case err != nil:
+		r.logger.Error("access rules cannot be read; the old ones stay", zap.String("changed", path), zap.Error(err))
+	default:
+		r.list.Store(list)
+		r.logger.Info("access rules changed", append(list.counts(time.Since(start)), zap.String("changed", path))...)
+		r.changed()
+	}
+}
+
+// counts tell, in a log line, what the list is made of.
+func (l *accessList) counts(took time.Duration) []zap.Field {
+	return []zap.Field{
+		zap.Int("from_files", l.files),
+		zap.Int("names", l.names.Len()),
+		zap.Int("prefixes", l.prefixes.Len()),
+		zap.Int("sockets", len(l.sockets)),
+		zap.Duration("took", took),
+	}
+}

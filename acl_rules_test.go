@@ -1,0 +1,199 @@
+package egress
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+// watchedRules are rules that follow their files, with what they log.
+type watchedRules struct {
+	*accessRules
+	logs    chan observer.LoggedEntry
+	changes chan struct{}
+}
+
+func watchRules(t *testing.T, rules ...ACLRule) watchedRules {
+	t.Helper()
+	w := watchedRules{logs: make(chan observer.LoggedEntry, 100), changes: make(chan struct{}, 100)}
+	logger := zap.New(entryChan{zapcore.InfoLevel, w.logs})
+	r, err := newAccessRules(rules, nil, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.accessRules = r
+	r.follow(func() { w.changes <- struct{}{} })
+	t.Cleanup(r.stop)
+	return w
+}
+
+// entryChan is a core that sends what is logged.
+type entryChan struct {
+	zapcore.LevelEnabler
+	c chan observer.LoggedEntry
+}
+
+func (c entryChan) With([]zapcore.Field) zapcore.Core { return c }
+func (c entryChan) Check(e zapcore.Entry, to *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	return to.AddCore(e, c)
+}
+func (c entryChan) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	c.c <- observer.LoggedEntry{Entry: e, Context: fields}
+	return nil
+}
+func (c entryChan) Sync() error { return nil }
+
+// line waits for a line of a level.
+func (w watchedRules) line(t *testing.T, level zapcore.Level) observer.LoggedEntry {
+	t.Helper()
+	timeout := time.After(30 * time.Second)
+	for {
+		select {
+		case e := <-w.logs:
+			if e.Level == level {
+				return e
+			}
+			t.Logf("also logged: %s %v", e.Message, e.ContextMap())
+		case <-timeout:
+			t.Fatalf("no line of level %s", level)
+		}
+	}
+}
+
+func (w watchedRules) allows(t *testing.T, dest string) bool {
+	t.Helper()
+	return w.now().checkTarget(mustTarget(t, dest)) == nil
+}
+
+func TestAccessRules_FollowFiles(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	path := subjectFile(t, "one.example\n10.0.0.0/8\n")
+	w := watchRules(t, ACLRule{Files: []string{path, path}})
+	defer w.stop()
+	loaded := w.line(t, zapcore.InfoLevel)
+	if m := loaded.ContextMap(); loaded.Message != "access rules loaded from files" || m["from_files"] != int64(4) || m["names"] != int64(1) || m["prefixes"] != int64(1) {
+		t.Errorf("logged %s %v", loaded.Message, loaded.ContextMap())
+	}
+	if len(w.watchers) != 1 {
+		t.Errorf("%d watches of one file", len(w.watchers))
+	}
+	if w.allows(t, "one.example") || !w.allows(t, "two.example") {
+		t.Error("the first list is not in force")
+	}
+
+	writeFile(t, path, "two.example\nthree.example\n")
+	changed := w.line(t, zapcore.InfoLevel)
+	if m := changed.ContextMap(); changed.Message != "access rules changed" || m["changed"] != path || m["from_files"] != int64(4) || m["names"] != int64(2) {
+		t.Errorf("logged %s %v", changed.Message, changed.ContextMap())
+	}
+	<-w.changes
+	if !w.allows(t, "one.example") || w.allows(t, "two.example") {
+		t.Error("the second list is not in force")
+	}
+
+	writeFile(t, path, "one.example\n\nthree example\n")
+	failed := w.line(t, zapcore.ErrorLevel)
+	if m := failed.ContextMap(); failed.Message != "access rules cannot be read; the old ones stay" || m["changed"] != path ||
+		m["error"] != "acl rule 1: "+path+":3: subject 'three example': it has a space" {
+		t.Errorf("logged %s %v", failed.Message, failed.ContextMap())
+	}
+	if !w.allows(t, "one.example") || w.allows(t, "two.example") {
+		t.Error("a bad file has changed the list")
+	}
+
+	writeFile(t, path, "one.example\n") // and back
+	w.line(t, zapcore.InfoLevel)
+	<-w.changes
+	if w.allows(t, "one.example") || !w.allows(t, "two.example") {
+		t.Error("the last list is not in force")
+	}
+	select {
+	case <-w.changes:
+		t.Error("a change was told of that was none")
+	default:
+	}
+}
+
+// A change of one file reads the others again as they are; a bad one among them
+// keeps everything.
+func TestAccessRules_SeveralFiles(t *testing.T) {
+	deny, allow := subjectFile(t, "*.example\n"), subjectFile(t, "good.example\n")
+	w := watchRules(t, ACLRule{Files: []string{allow}, Allow: true}, ACLRule{Files: []string{deny}})
+	if !w.allows(t, "good.example") || w.allows(t, "other.example") {
+		t.Fatal("the first list is not in force")
+	}
+	w.line(t, zapcore.InfoLevel)
+	writeFile(t, allow, "other.example\n")
+	w.line(t, zapcore.InfoLevel)
+	if w.allows(t, "good.example") || !w.allows(t, "other.example") {
+		t.Error("the change of one file is not in force")
+	}
+	if err := os.Remove(allow); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, deny, "*.net\n")
+	failed := w.line(t, zapcore.ErrorLevel)
+	if got := fmt.Sprint(failed.ContextMap()["error"]); !strings.HasPrefix(got, "acl rule 1: file: stat "+allow) {
+		t.Errorf("logged %s", got)
+	}
+	if w.allows(t, "good.example") || !w.allows(t, "other.example") || !w.allows(t, "x.net") {
+		t.Error("a missing file has changed the list")
+	}
+}
+
+// After stop, no change of a file matters.
+func TestAccessRules_Stopped(t *testing.T) {
+	path := subjectFile(t, "one.example\n")
+	w := watchRules(t, ACLRule{Files: []string{path}})
+	w.stop()
+	writeFile(t, path, "two.example\n")
+	w.reload(path) // as a watch that was just about to call
+	if w.allows(t, "one.example") {
+		t.Error("the list was changed")
+	}
+}
+
+// What a handler watches, Cleanup stops; a bad file refuses the configuration, and
+// leaves no watch behind.
+func TestAccessRules_Provision(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	dir := t.TempDir()
+	path := filepath.Join(dir, "list")
+	config := fmt.Sprintf(`{"acl": [{"subjects": ["a.example"]}, {"files": [%q]}]}`, path)
+	writeFile(t, path, "b.example\nc:d:e\n")
+	_, _, err := loadModule(t, config)
+	want := "provision http.handlers.egress: acl rule 2: " + path + ":2: subject 'c:d:e': "
+	if err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("\n got %v\nwant %s", err, want)
+	}
+	writeFile(t, path, "b.example\n")
+	h, end := mustLoadModule(t, config)
+	if h.access.now().checkTarget(mustTarget(t, "b.example")) == nil {
+		t.Error("the file is not in force")
+	}
+	end()
+}
+
+func TestOnPolicyChange_Errors(t *testing.T) {
+	_, _, err := loadModule(t, `{"tunnel": {"on_policy_change": "end"}}`)
+	want := `provision http.handlers.egress: tunnel.on_policy_change: unknown value "end": one of keep, close`
+	if err == nil || err.Error() != want {
+		t.Errorf("\n got %v\nwant %s", err, want)
+	}
+	for text, want := range map[string]string{
+		`{"acl": [{"files": []}]}`:   "provision http.handlers.egress: acl rule 1: no subjects; write at least one, or 'all'",
+		`{"acl": [{"files": [""]}]}`: "provision http.handlers.egress: acl rule 1: a file needs a path",
+	} {
+		if _, _, err := loadModule(t, text); err == nil || err.Error() != want {
+			t.Errorf("%s:\n got %v\nwant %s", text, err, want)
+		}
+	}
+}

@@ -1,0 +1,178 @@
+package egress
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/caddy-egress/egress/internal/relay"
+	"github.com/caddy-egress/egress/internal/target"
+)
+
+// This file contains the list of a handler's tunnels, and how those end that new
+// access rules forbid.
+
+// tunnelPolicy is what decides, under one configuration, which tunnels may go on.
+type tunnelPolicy struct {
+	dialer *dialer // with the access rules
+	close  bool    // those that may not are ended
+	logger *zap.Logger
+}
+
+// followRules lets the access rules follow their files, and the tunnels the rules.
+func (h *Handler) followRules(caddy.Context) error {
+	live := &h.tunnels.book.live
+	p := &tunnelPolicy{h.dialer, h.tunnel.OnPolicyChange == policyClose, h.logger.Named("acl")}
+	h.tunnels.policy = p
+	live.enter(p)
+	h.access.follow(func() { live.changed(p) })
+	return nil
+}
+
+// liveTunnels are the tunnels of one handler that stand, whichever configuration
+// they began under. All are listed, since a reload may turn `close` on. A tunnel
+// enters when it is set up and leaves when it is closed; what it relays meets no
+// lock.
+type liveTunnels struct {
+	mu    sync.Mutex
+	first *liveTunnel // guarded by mu: a doubly linked list
+	count int         // guarded by mu
+
+	// policies of the configurations that hold the book, oldest first. The
+	// oldest is in force: a reload provisions the new configuration beside the
+	// old one and lets that go only when the new one runs.
+	policies []*tunnelPolicy // guarded by mu
+}
+
+// liveTunnel is a tunnel as access rules see it.
+type liveTunnel struct {
+	relay  *relay.Relay
+	target target.Target
+	addr   netip.Addr // it is connected to; invalid if through an upstream
+
+	prev, next *liveTunnel // guarded by the mu of liveTunnels
+}
+
+// follow lists a tunnel that is about to begin, and ends it at once if the rules
+// have changed since it was dialed so that they forbid it.
+func (t *transaction) follow(r *relay.Relay, slot *tunnelSlot) {
+	l := &liveTunnel{relay: r, target: t.target}
+	l.target.Host = strings.Clone(l.target.Host) // not the request that it is cut from
+	if slot.member == nil {
+		l.addr = t.out.remote
+	}
+	slot.live = l
+	if p := slot.book.live.add(l); p != nil && p.forbids(l) {
+		r.End(relay.ReasonPolicy)
+	}
+}
+
+// forbids reports whether a tunnel has to end. The list is asked for after the
+// tunnel was listed: a new one that comes too late for that finds the tunnel in the
+// list.
+func (p *tunnelPolicy) forbids(l *liveTunnel) bool {
+	if !p.close {
+		return false
+	}
+	if l.addr.IsValid() {
+		return p.dialer.check(l.target, l.addr) != nil
+	}
+	return p.dialer.access.now().checkUnresolved(l.target) != nil
+}
+
+// add lists a tunnel, and returns the policy that is in force, if there is one.
+func (s *liveTunnels) add(l *liveTunnel) *tunnelPolicy {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l.next = s.first; l.next != nil {
+		l.next.prev = l
+	}
+	s.first = l
+	s.count++
+	return s.inForce()
+}
+
+// remove takes a tunnel off the list.
+func (s *liveTunnels) remove(l *liveTunnel) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l.prev != nil {
+		l.prev.next = l.next
+	} else {
+		s.first = l.next
+	}
+	if l.next != nil {
+		l.next.prev = l.prev
+	}
+	s.count--
+}
+
+// inForce is the policy of the running configuration. mu is held.
+func (s *liveTunnels) inForce() *tunnelPolicy {
+	if len(s.policies) == 0 {
+		return nil
+	}
+	return s.policies[0]
+}
+
+// enter adds the policy of a configuration that is being provisioned.
+func (s *liveTunnels) enter(p *tunnelPolicy) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.policies = append(s.policies, p)
+}
+
+// leave takes a policy away. If it was in force, the next one is from here on.
+func (s *liveTunnels) leave(p *tunnelPolicy) {
+	s.mu.Lock()
+	before := s.inForce()
+	s.policies = slices.DeleteFunc(s.policies, func(q *tunnelPolicy) bool { return q == p })
+	now := s.inForce()
+	s.mu.Unlock()
+	if now != before {
+		s.apply(now)
+	}
+}
+
+// changed tells that the rules of a policy have changed.
+func (s *liveTunnels) changed(p *tunnelPolicy) {
+	s.mu.Lock()
+	now := s.inForce()
+	s.mu.Unlock()
+	if p == now {
+		s.apply(p)
+	}
+}
+
+// apply ends the tunnels that a policy forbids.
+func (s *liveTunnels) apply(p *tunnelPolicy) {
+	if p == nil || !p.close {
+		return
+	}
+	ended := 0
+	for _, l := range s.all() {
+		if p.forbids(l) {
+			ended++
+			go l.relay.End(relay.ReasonPolicy) // to close TLS can take seconds
+		}
+	}
+	if ended > 0 {
+		p.logger.Info("tunnels ended that the access rules forbid now", zap.Int("tunnels", ended))
+	}
+}
+
+// all is the list as it is now: to judge many tunnels takes longer than anybody who
+// opens or closes one should wait.
+func (s *liveTunnels) all() []*liveTunnel {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]*liveTunnel, 0, s.count)
+	for l := s.first; l != nil; l = l.next {
+		list = append(list, l)
+	}
+	return list
+}
