@@ -82,6 +82,7 @@ const noMatch = math.MaxInt
 type accessList struct {
 	ports    []PortRange
 	verdicts []*denial // by position; nil allows
+	texts    []string  // by position, for people: "acl[2]: deny 10.0.0.0/8"
 
 	// Positions of the subjects on names.
 	all   int
@@ -130,6 +131,7 @@ func newAccessList(rules []ACLRule, ports []PortRange) (*accessList, error) {
 				return nil, fmt.Errorf("acl rule %d: subject '%s': %w", i+1, printableText(text), err)
 			}
 			l.add(s, text, r.Allow)
+			l.texts = append(l.texts, ruleText(i, text, r.Allow))
 		}
 	}
 	return l, nil

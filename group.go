@@ -34,6 +34,7 @@ type group struct {
 	checker *health.Checker // nil without active checks
 	checks  *activeChecks
 	factory *memberFactory
+	dry     bool // see Handler.dry
 	logger  *zap.Logger
 	ctx     caddy.Context
 	events  *caddyevents.App
@@ -74,6 +75,7 @@ func (h *Handler) provisionGroup(ctx caddy.Context, name string, cfg *UpstreamGr
 		name:    name,
 		cfg:     cfg,
 		lb:      cfg.LoadBalancing.withDefaults(),
+		dry:     h.dry,
 		logger:  h.logger.Named("upstreams").With(zap.String("group", name)),
 		ctx:     ctx,
 		stop:    make(chan struct{}),
@@ -192,6 +194,9 @@ func (g *group) loadMembers() error {
 	}
 	if err := g.apply(); err != nil {
 		return err
+	}
+	if g.dry {
+		return nil
 	}
 	if g.watcher != nil {
 		g.watcher.Start(g.reloadFile)

@@ -24,7 +24,11 @@ func (g *group) look(now time.Time) *groupView {
 	if v := g.frozen.Load(); v != nil {
 		return v
 	}
-	s := g.health.Available(now)
+	return g.viewOf(g.health.Available(now))
+}
+
+// viewOf is the view of a snapshot.
+func (g *group) viewOf(s *health.Snapshot) *groupView {
 	v := g.view.Load()
 	if v != nil && v.snapshot == s {
 		return v

@@ -55,6 +55,9 @@ func (g *group) startChecks() error {
 		targets[t.text] = t
 	}
 	g.targets = targets
+	if g.dry {
+		return nil
+	}
 	g.checker, err = health.StartChecker(g.health, cfg)
 	return err
 }
