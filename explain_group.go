@@ -121,8 +121,18 @@ func (g *group) foresee(t *transaction, v *groupView) []string {
 	return nil
 }
 
+// resolving is how many of the members are given addresses instead of names.
+func (g *group) resolving() (n int) {
+	for _, m := range g.health.Members() {
+		if m.Value.(*member).spec.addr.scheme == schemeSOCKS5 {
+			n++
+		}
+	}
+	return n
+}
+
 // explainDry tells of a group that does not run.
-func (g *group) explainDry(*transaction) *explainedGroup {
+func (g *group) explainDry() *explainedGroup {
 	out := &explainedGroup{Policy: policyName(g.policy), Upstreams: []explainedUpstream{}}
 	for _, hm := range g.health.Members() {
 		m := hm.Value.(*member)

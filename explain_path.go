@@ -136,19 +136,24 @@ func (t *transaction) holdingLimit() error {
 
 // through explains the way through a group.
 func (out *explainedPath) through(t *transaction, g *group) error {
+	resolving := g.resolving()
 	if !t.target.IsAddr() && !t.h.ResolveNames {
 		out.Rule = t.h.access.allowedUnresolved(t.target)
-	} else {
-		// The error is that of checkBehind, which has the same addresses.
-		out.Addresses, _ = t.h.dialer.judge(t.r.Context(), t.target, t.h.dialer.order)
+	}
+	var unreachable error
+	if out.Rule == "" || resolving > 0 {
+		out.Addresses, unreachable = t.h.dialer.judge(t.r.Context(), t.target, t.h.dialer.order)
 	}
 	t.paths.to = destinationPath{group: g}
 	if err := t.checkBehind(); err != nil {
 		out.Rule = ""
 		return err
 	}
+	if resolving > 0 && resolving == len(g.health.Members()) && unreachable != nil {
+		return unreachable // each of them would be given an address
+	}
 	if t.h.dry {
-		out.Group = g.explainDry(t)
+		out.Group = g.explainDry()
 		return nil
 	}
 	var paused error

@@ -99,7 +99,11 @@ func (p *explainedPath) write(w *textWriter, label string) {
 	}
 	w.line(label, "%s", text)
 	if p.Rule != "" {
-		w.line("  name", "resolved by the upstream; %s", p.Rule)
+		where := "by the upstream"
+		if len(p.Addresses) > 0 {
+			where = "by the upstream, for socks5 here"
+		}
+		w.line("  name", "resolved %s; %s", where, p.Rule)
 	}
 	for _, a := range p.Addresses {
 		text := fmt.Sprintf("%s %s: %s", a.Address, a.Verdict, a.Rule)
