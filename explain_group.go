@@ -68,10 +68,7 @@ const stateUnknown = "unknown (not running)"
 // pick.
 func (g *group) explain(t *transaction) (*explainedGroup, error) {
 	now := time.Now()
-	v := g.frozen.Load()
-	if v == nil {
-		v = g.viewOf(g.health.Peek(now))
-	}
+	v := g.viewOf(g.health.Peek(now))
 	out := &explainedGroup{Policy: policyName(g.policy), Panic: v.snapshot.Panic}
 	seen := make(map[*health.Upstream]bool)
 	for _, tier := range v.snapshot.Tiers {
