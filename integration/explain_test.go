@@ -187,7 +187,7 @@ verdict       allowed
 
 	// A tunnel finds out that the first is dead, and stays open through the second.
 	conn := p.dialPlain(t)
-	conn.send("CONNECT x.lan.example:443 HTTP/1.1\r\nHost: x.lan.example:443\r\n"+
+	conn.send("CONNECT x.lan.example:443 HTTP/1.1\r\nHost: x.lan.example:443\r\n" +
 		"Proxy-Authorization: Basic YWxpY2U6czNjcmV0\r\n\r\n")
 	if resp := conn.responseHead("CONNECT"); resp.StatusCode != http.StatusOK {
 		t.Fatalf("CONNECT: %s", resp.Status)
