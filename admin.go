@@ -83,9 +83,8 @@ func (r *registry) find(place string) (*Handler, error) {
 
 // adminAPI is the part of Caddy's admin API that is about egress.
 //
-// `POST /egress/explain` tells what would become of a request, without sending it
-// (see [Handler] for what is asked, and the README for an example). Its body is a
-// JSON object:
+// `POST /egress/explain` tells what would become of a request, without sending it.
+// The README has an example of what it answers. Its body is a JSON object:
 //
 // Key | Value
 // ----|------

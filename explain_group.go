@@ -137,6 +137,9 @@ func (g *group) explainDry() *explainedGroup {
 			Upstream: m.name, Priority: m.spec.Priority, Weight: m.spec.Weight, State: stateUnknown,
 		})
 	}
+	if g.source != nil {
+		out.Upstreams = append(out.Upstreams, explainedUpstream{Upstream: "those of the dynamic source", State: stateUnknown, Weight: 1})
+	}
 	return out
 }
 

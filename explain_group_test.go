@@ -105,6 +105,18 @@ func TestExplainGroup_Resolving(t *testing.T) {
 	}
 }
 
+// A dynamic source is not asked in a dry run, which is told.
+func TestExplainGroup_Dynamic(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	h, cleanUp := groupHandler(t, `{"scheme":"http","dynamic":{"source":"a","name":"proxies.invalid","port":"3128"}}`)
+	defer cleanUp()
+	h.dry = true
+	got := explainTunnel(t, h).Paths[0].Group.Upstreams
+	if len(got) != 1 || got[0].Upstream != "those of the dynamic source" || got[0].State != stateUnknown {
+		t.Errorf("%+v", got)
+	}
+}
+
 // A handler may be asked while it goes away.
 func TestExplainGroup_WhileCleaningUp(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
