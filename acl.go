@@ -92,6 +92,7 @@ type accessList struct {
 	ports    []PortRange
 	verdicts []*denial // by position; nil allows
 	files    int       // subjects that were read from files
+	texts    []string  // by position, for people: "acl[2]: deny 10.0.0.0/8"
 
 	// Subjects on names, and where `all` stands first.
 	all   uint32

@@ -15,6 +15,7 @@ import (
 type listBuilder struct {
 	list     *accessList
 	prefixes []firstmatch.Entry
+	rule     int // that is being added, from 0
 }
 
 // newAccessList compiles rules and ports, and reads the files that the rules name.
@@ -37,6 +38,7 @@ func newAccessList(rules []ACLRule, ports []PortRange) (*accessList, error) {
 		firstByPort:    make(map[uint16]uint32),
 	}}
 	for i := range rules {
+		b.rule = i
 		if err := b.addRule(&rules[i]); err != nil {
 			return nil, fmt.Errorf("acl rule %d: %w", i+1, err)
 		}
@@ -58,7 +60,7 @@ func (b *listBuilder) addRule(r *ACLRule) error {
 		if len(s.prefixes) > 0 {
 			reason = denyAddress
 		}
-		if err := b.add(s, r.Allow, b.position(r.Allow, reason, "deny "+text)); err != nil {
+		if err := b.add(s, r.Allow, b.position(r.Allow, reason, " "+printableText(text))); err != nil {
 			return fmt.Errorf("subject '%s': %w", printableText(text), err)
 		}
 	}
@@ -74,9 +76,9 @@ func (b *listBuilder) addRule(r *ACLRule) error {
 // no account, and all names have one position and all addresses the next: a name
 // that is refused is so before it is resolved, wherever in the file it stands.
 func (b *listBuilder) addFile(path string, allow bool) error {
-	rule := "deny_file " + printableText(path)
-	onNames := b.position(allow, denyHost, rule)
-	onAddrs := b.position(allow, denyAddress, rule)
+	text := "_file " + printableText(path)
+	onNames := b.position(allow, denyHost, text)
+	onAddrs := b.position(allow, denyAddress, text)
 	return readSubjects(path, func(s subject) error {
 		pos := onNames
 		if len(s.prefixes) > 0 {
@@ -87,13 +89,14 @@ func (b *listBuilder) addFile(path string, allow bool) error {
 	})
 }
 
-// position makes the next position of the list, at which a denial, if it is one, is
-// explained like this.
-func (b *listBuilder) position(allow bool, reason denyReason, rule string) uint32 {
+// position makes the next position of the list. text is what stands behind the word
+// allow or deny there.
+func (b *listBuilder) position(allow bool, reason denyReason, text string) uint32 {
 	var verdict *denial
 	if !allow {
-		verdict = &denial{reason, rule}
+		verdict = &denial{reason, "deny" + text}
 	}
+	b.list.texts = append(b.list.texts, ruleText(b.rule, text, allow))
 	b.list.verdicts = append(b.list.verdicts, verdict)
 	return uint32(len(b.list.verdicts) - 1)
 }

@@ -165,13 +165,18 @@ func checkToken(option, value string) error {
 
 // Select implements SelectionPolicy.
 func (p *HeaderHashSelection) Select(s *Selection) int {
-	value := ""
-	if values := s.Request.Header[p.field]; len(values) > 0 {
-		value = values[0]
-	} else if p.field == "Host" { // net/http keeps it elsewhere
-		value = s.Request.Host
+	return byValue(s, p.value(s.Request), p.fallback)
+}
+
+// value is what the hash is of.
+func (p *HeaderHashSelection) value(r *http.Request) string {
+	if values := r.Header[p.field]; len(values) > 0 {
+		return values[0]
 	}
-	return byValue(s, value, p.fallback)
+	if p.field == "Host" { // net/http keeps it elsewhere
+		return r.Host
+	}
+	return ""
 }
 
 func byValue(s *Selection, value string, fallback SelectionPolicy) int {

@@ -38,6 +38,7 @@ type group struct {
 	ctx     caddy.Context
 	events  eventQueue
 	factory *memberFactory
+	dry     bool // see Handler.dry
 	logger  *zap.Logger
 
 	view    atomic.Pointer[groupView]
@@ -76,6 +77,7 @@ func (h *Handler) provisionGroup(ctx caddy.Context, name string, cfg *UpstreamGr
 		name:    name,
 		cfg:     cfg,
 		lb:      cfg.LoadBalancing.withDefaults(),
+		dry:     h.dry,
 		logger:  h.logger.Named("upstreams").With(zap.String("group", name)),
 		ctx:     ctx,
 		events:  eventQueue{ctx: ctx},
@@ -195,6 +197,9 @@ func (g *group) loadMembers() error {
 	}
 	if err := g.apply(); err != nil {
 		return err
+	}
+	if g.dry {
+		return nil
 	}
 	if g.watcher != nil {
 		g.watcher.Start(g.reloadFile)

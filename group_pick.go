@@ -21,10 +21,16 @@ type groupView struct {
 // look returns the members that may be picked now. It allocates only when they
 // have changed.
 func (g *group) look(now time.Time) *groupView {
+	return g.viewOf(g.health.Available(now))
+}
+
+// viewOf is the view of a snapshot that was just taken. A group that is closed has
+// none but the one it was left with, which is looked for only now: the members go
+// after it is stored.
+func (g *group) viewOf(s *health.Snapshot) *groupView {
 	if v := g.frozen.Load(); v != nil {
 		return v
 	}
-	s := g.health.Available(now)
 	v := g.view.Load()
 	if v != nil && v.snapshot == s {
 		return v

@@ -152,9 +152,6 @@ func (r *report) tell(err error) {
 	}
 }
 
-// done reports whether there is nothing to tell any more.
-func (r *report) done() bool { return r.to == nil }
-
 // key names the destination. With TLS it is another destination than without: a
 // handshake that fails says nothing about tunnels to the same port, whose TLS is
 // their client's. Through a group of upstreams it is another one than directly, too:

@@ -194,6 +194,9 @@ func (f *memberFactory) connect(s *upstreamSpec, made *madeTLS) (*upstreamConns,
 	pool.MaxPendingPerKey = pool.MaxPending
 	pool.Shards = 1
 	c.pool = &originPool{Pool: connpool.New[poolKey, *originConn](pool)}
+	if f.h.dry {
+		return c, nil
+	}
 	return c, c.dialer.Standby(s.Standby)
 }
 

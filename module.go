@@ -147,6 +147,8 @@ type Handler struct {
 	via            viaNames
 	retryBudget    *retryBudget
 	pins           *pins
+	dry            bool // provisioned to be explained only: nothing is dialed or watched
+	leaveRegistry  func()
 }
 
 // CaddyModule returns the Caddy module information.
@@ -161,6 +163,8 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
 	h.accessLogger = ctx.Logger(accessLogModule{})
+	registry := registryOf(ctx)
+	h.dry = registry != &handlers
 	for _, step := range []func(caddy.Context) error{
 		h.provisionNames,
 		h.provisionAuth,
@@ -180,6 +184,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		h.pins.follow(server)
 		h.warnAboutServer(server)
 	}
+	h.leaveRegistry = registry.add(h)
 	return nil
 }
 
@@ -249,6 +254,9 @@ func (h *Handler) Validate() error {
 // Cleanup releases what Provision acquired. Requests may still be under way:
 // they finish.
 func (h *Handler) Cleanup() error {
+	if h.leaveRegistry != nil {
+		h.leaveRegistry()
+	}
 	if h.access != nil {
 		h.access.stop()
 	}

@@ -47,6 +47,7 @@ type Route struct {
 	Headers *headers.Handler `json:"headers,omitempty"`
 
 	matchers caddyhttp.MatcherSets
+	written  []string // the matcher sets, for people
 	to       destinationPath
 	fallback *destinationPath // nil for none
 }
@@ -87,6 +88,7 @@ func (h *Handler) provisionRoute(ctx caddy.Context, r *Route, used map[string]bo
 	if r == nil {
 		return errors.New("is null")
 	}
+	r.written = matcherTexts(r.MatcherSetsRaw) // before they are loaded, which empties the JSON
 	sets, err := ctx.LoadModule(r, "MatcherSetsRaw")
 	if err != nil {
 		return fmt.Errorf("match: %w", err)

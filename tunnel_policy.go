@@ -29,7 +29,9 @@ func (h *Handler) followRules(caddy.Context) error {
 	p := &tunnelPolicy{h.dialer, h.tunnel.OnPolicyChange == policyClose, h.logger.Named("acl")}
 	h.tunnels.policy = p
 	live.enter(p)
-	h.access.follow(func() { live.changed(p) })
+	if !h.dry {
+		h.access.follow(func() { live.changed(p) })
+	}
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
@@ -295,8 +296,17 @@ func (d *dialer) lookupAll(parent context.Context, dest target.Target) (*candida
 
 // collect resolves the name of a hop and waits for all of its addresses.
 func (d *dialer) collect(ctx context.Context, to hop) (*candidates, error) {
-	list := newCandidates(d.order, d.names.failed, to)
-	for arrivals := d.names.resolve(ctx, to.host, d.order, list); arrivals != nil; {
+	return d.collectOf(ctx, to, d.order)
+}
+
+// collectOf is collect for some families only.
+func (d *dialer) collectOf(ctx context.Context, to hop, order familyOrder) (*candidates, error) {
+	list := newCandidates(order, d.names.failed, to)
+	if to.addr.IsValid() {
+		list.add(dnscache.Answer{Addrs: []netip.Addr{to.addr}})
+		return list, nil
+	}
+	for arrivals := d.names.resolve(ctx, to.host, order, list); arrivals != nil; {
 		select {
 		case answer, ok := <-arrivals:
 			if !ok {
