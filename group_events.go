@@ -65,10 +65,9 @@ func (q *eventQueue) emit() {
 // emitted from then on, and a configuration that is only validated checks nobody.
 func (h *Handler) awaitStart() error {
 	for _, g := range h.groups {
-		if err := g.events.app.On("started", onStart(h.startGroups)); err != nil {
-			return err
-		}
-		return nil // one subscription for all
+		h.onStart = new(onStart)
+		h.onStart.handler.Store(h)
+		return g.events.app.On("started", h.onStart) // one subscription for all
 	}
 	return nil
 }
@@ -79,14 +78,19 @@ func (h *Handler) startGroups() {
 	}
 }
 
-// onStart is a handler of the event that tells that Caddy has started.
-type onStart func()
+// onStart is a handler of the event that tells that Caddy has started. The events app
+// keeps it, also when the configuration was cleaned up.
+type onStart struct {
+	handler atomic.Pointer[Handler]
+}
 
 // Handle implements caddyevents.Handler.
-func (f onStart) Handle(context.Context, caddy.Event) error {
-	f()
+func (s *onStart) Handle(context.Context, caddy.Event) error {
+	if h := s.handler.Load(); h != nil {
+		h.startGroups()
+	}
 	return nil
 }
 
 // Interface guards
-var _ caddyevents.Handler = onStart(nil)
+var _ caddyevents.Handler = (*onStart)(nil)

@@ -135,6 +135,7 @@ type Handler struct {
 	adminAddresses []hostPort
 	hosts          map[string]struct{}
 	groups         map[string]*group
+	onStart        *onStart // begins with their checks
 	unrouted       *Route // where there are no routes
 	poolID         string
 	names          *nameState
@@ -256,6 +257,9 @@ func (h *Handler) Validate() error {
 func (h *Handler) Cleanup() error {
 	if h.leaveRegistry != nil {
 		h.leaveRegistry()
+	}
+	if h.onStart != nil {
+		h.onStart.handler.Store(nil)
 	}
 	if h.access != nil {
 		h.access.stop()
