@@ -136,7 +136,7 @@ type Handler struct {
 	hosts          map[string]struct{}
 	groups         map[string]*group
 	onStart        *onStart // begins with their checks
-	unrouted       *Route // where there are no routes
+	unrouted       *Route   // where there are no routes
 	poolID         string
 	names          *nameState
 	namesID        string
