@@ -48,6 +48,8 @@ func (t *transaction) exchange() error {
 	if !t.bodyRead {
 		t.upload = newUpload(t)
 	}
+	// Once: a dial of the first attempt may still run in the second.
+	t.slot = t.h.dialer.sources.slot(t.r.Context())
 	t.bound = namesConnectionAuth(t.r.Header["Authorization"])
 	t.h.retryBudget.begin()
 	defer func() {

@@ -156,7 +156,6 @@ func (t *transaction) acquire(fresh bool) (*lease, error) {
 	if err := t.hold(); err != nil {
 		return nil, err
 	}
-	t.slot = t.h.dialer.sources.slot(t.r.Context())
 	key := poolKey{tls: t.https, host: t.target.Host, port: t.target.Port, slot: t.slot}
 	return t.get(t.h.pool.Pool, key, connpool.Request[*originConn]{By: (*originRequest)(t)}, fresh)
 }
