@@ -73,14 +73,9 @@ func (d *dialer) dialUncharged(ctx context.Context, dest target.Target, useTLS b
 // clients ask for never decides what is dialed here. An address on which this
 // process listens is refused all the same, since it would be a loop. No
 // destination's circuit is asked or charged: the health of an upstream is its
-// own. host is a name or an address, in any spelling.
-func (d *dialer) dialUpstream(ctx context.Context, host string, port uint16) (net.Conn, error) {
-	return d.dialUpstreamFrom(ctx, host, port, netip.Addr{})
-}
-
-// dialUpstreamFrom is dialUpstream from a local address of the upstream's own. An
-// invalid one stands for those of the transport.
-func (d *dialer) dialUpstreamFrom(ctx context.Context, host string, port uint16, local netip.Addr) (net.Conn, error) {
+// own. host is a name or an address, in any spelling. The connection leaves from local, or,
+// where that is not valid, from the addresses of the transport.
+func (d *dialer) dialUpstream(ctx context.Context, host string, port uint16, local netip.Addr) (net.Conn, error) {
 	host, addr, err := target.ParseHost(host)
 	if err != nil {
 		return nil, err

@@ -133,6 +133,12 @@ func (g *group) observe(p path, v verdict, destination uint64) {
 	}
 }
 
+// answeredElsewhere tells the health of the group that a destination was reached past
+// it, by a fallback.
+func (g *group) answeredElsewhere(destination uint64) {
+	g.tell(g.health.AnsweredElsewhere(time.Now(), destination), nil)
+}
+
 // tell logs transitions and emits them as events. Those of the member observed are
 // told also where a reload has taken it out of the group in the meantime.
 func (g *group) tell(transitions []health.Transition, observed *member) {

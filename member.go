@@ -213,7 +213,7 @@ func (f *memberFactory) dialFunc(s *upstreamSpec) func(context.Context) (net.Con
 	d := f.h.dialer.forUpstreams()
 	host, port, local := s.addr.host, s.addr.port, s.localAddr
 	return func(ctx context.Context) (net.Conn, error) {
-		return d.dialUpstreamFrom(ctx, host, port, local)
+		return d.dialUpstream(ctx, host, port, local)
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/health"
-	"github.com/caddy-egress/egress/internal/target"
 )
 
 // This file contains the paths of a request: which comes next when one has failed.
@@ -15,6 +14,7 @@ import (
 type paths struct {
 	to        destinationPath
 	fallback  *destinationPath
+	left      *group     // that could not serve the request, of which to is the fallback
 	selection *Selection // nil as long as no member was chosen
 	current   path
 	tries     int  // of members of the group
@@ -89,6 +89,9 @@ func (t *transaction) overPaths(try func() error) error {
 	}
 	for {
 		err = t.overOneTarget(try)
+		if err == nil && t.paths.left != nil && t.out.failure == nil {
+			t.paths.left.answeredElsewhere(t.destinationNumber())
+		}
 		if err == nil || !t.fallsBack(err) {
 			return err
 		}
@@ -178,6 +181,7 @@ func (t *transaction) fallsBack(err error) bool {
 			t.upload.rewind()
 		}
 	}
+	t.paths.left = t.paths.to.group
 	t.paths.to, t.paths.fallback = *t.paths.fallback, nil
 	t.paths.selection, t.paths.current, t.paths.tries = nil, path{}, 0
 	t.retries.made = 0 // the next target has retries of its own
@@ -217,7 +221,7 @@ func (t *transaction) observed(v verdict) {
 		return
 	}
 	t.paths.told = true
-	p.group.observe(p, v, destinationNumber(t.target))
+	p.group.observe(p, v, t.destinationNumber())
 }
 
 // exhausted reports whether no more members of the group may be tried: as many were,
@@ -237,5 +241,10 @@ func (t *transaction) takeRetry(samePath bool) bool {
 	return t.retries.next(t.h.retryBudget, &t.retries.again)
 }
 
-// destinationNumber is what health knows a destination by.
-func destinationNumber(dest target.Target) uint64 { return health.Destination(dest.String()) }
+// destinationNumber is what health knows the destination by.
+func (t *transaction) destinationNumber() uint64 {
+	if s := t.paths.selection; s != nil {
+		return health.Destination(s.Destination)
+	}
+	return health.Destination(t.target.String())
+}

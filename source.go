@@ -90,7 +90,7 @@ func (s *sources) slot(ctx context.Context) uint32 {
 	}
 	who := ""
 	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		who, _ = repl.GetString("http.auth.user.id")
+		who, _ = repl.GetString(userPlaceholder)
 	}
 	if who == "" {
 		who, _ = caddyhttp.GetVar(ctx, caddyhttp.ClientIPVarKey).(string)

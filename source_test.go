@@ -168,7 +168,7 @@ func TestDialFromLocalAddress(t *testing.T) {
 		}
 		conn.Close()
 	}
-	conn, err := d.dialUpstreamFrom(t.Context(), "127.0.0.1", port, netip.MustParseAddr("127.0.0.9"))
+	conn, err := d.dialUpstream(t.Context(), "127.0.0.1", port, netip.MustParseAddr("127.0.0.9"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
@@ -37,9 +36,7 @@ func (t *transaction) tunnelLog() *tunnelLog {
 		return nil
 	}
 	line := &tunnelLog{start: t.start, out: t.out, level: zapcore.InfoLevel}
-	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		line.user, _ = repl.GetString("http.auth.user.id")
-	}
+	line.user = t.authenticatedUser()
 	if name, ok := caddyhttp.GetVar(ctx, caddyhttp.LogLevelVar).(string); ok {
 		if level, err := zapcore.ParseLevel(name); err == nil && level <= zapcore.ErrorLevel {
 			line.level = level

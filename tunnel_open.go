@@ -150,7 +150,7 @@ func (t *transaction) hedge() (path, bool) {
 func (t *transaction) ended(o opening) opening {
 	g := o.path.group
 	v := judgeTunnel(t.r.Context(), o.err)
-	g.observe(o.path, v, destinationNumber(t.target))
+	g.observe(o.path, v, t.destinationNumber())
 	t.paths.told = true
 	if o.err == nil {
 		g.connect.Add(o.took)

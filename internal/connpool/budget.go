@@ -54,8 +54,6 @@ func (b *Budget) count(d int64) {
 
 func (b *Budget) exceeded() bool { return b != nil && b.max > 0 && b.idle.Load() > b.max }
 
-func (b *Budget) full() bool { return b != nil && b.max > 0 && b.idle.Load() >= b.max }
-
 // minPrune is how many members are not worth a look for those that are gone.
 const minPrune = 16
 
