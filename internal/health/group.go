@@ -43,9 +43,7 @@ type Group struct {
 	used     atomic.Bool              // asked for since the Checker looked
 	checker  atomic.Pointer[Checker]
 
-	// soft remembers the last soft failures by hash, so that a success elsewhere
-	// need not look at every member. A collision loses evidence, no more.
-	soft [256]atomic.Uint64
+	soft softFails
 
 	mu     sync.Mutex // held while the snapshot or the members are replaced
 	closed bool

@@ -31,7 +31,7 @@ func (g *Group) Observe(now time.Time, m *Member, o Observation) (out Outcome) {
 	case o.Kind == Success:
 		out.Transitions = g.answered(now, m.Upstream, o.Destination, out.Transitions)
 	case o.Kind == SoftFail || o.Kind == ReplyTimeout:
-		g.soft[o.Destination%uint64(len(g.soft))].Store(o.Destination)
+		g.soft.add(o.Destination)
 	}
 	if doubt != NoDoubt {
 		out.Doubt, out.Ask = doubt, g.ask(doubt)
@@ -47,8 +47,7 @@ func (g *Group) AnsweredElsewhere(now time.Time, destination uint64) []Transitio
 // answered tells the members that failed for the destination that it was reached,
 // through via or past the group.
 func (g *Group) answered(now time.Time, via *Upstream, destination uint64, ts []Transition) []Transition {
-	slot := &g.soft[destination%uint64(len(g.soft))]
-	if slot.Load() != destination || !slot.CompareAndSwap(destination, 0) {
+	if !g.soft.take(destination) {
 		return ts
 	}
 	t := instantOf(now)
