@@ -20,6 +20,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 	"go.uber.org/goleak"
+
+	"github.com/caddy-egress/egress/internal/freeport"
 )
 
 // patience is how long a test waits for something that must happen.
@@ -223,32 +225,14 @@ func tryLoad(t *testing.T, text string) error {
 	return caddy.Load(config, true)
 }
 
-// handedOut are the ports that freeAddr has given away: one it has found free
-// again may be about to be bound by someone it was given to before.
-var handedOut = map[string]bool{}
-
 // freeAddr returns an address of 127.0.0.1 whose port is free for TCP and UDP.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	for range 1000 {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr := ln.Addr().String()
-		ln.Close()
-		pc, err := net.ListenPacket("udp", addr)
-		if err != nil {
-			continue
-		}
-		pc.Close()
-		if !handedOut[addr] {
-			handedOut[addr] = true
-			return addr
-		}
+	addr, err := freeport.Addr()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no free port")
-	return ""
+	return addr
 }
 
 // port is the port of an address, as text.

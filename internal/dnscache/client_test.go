@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/caddy-egress/egress/internal/dnscache/dnstest"
+	"github.com/caddy-egress/egress/internal/freeport"
 )
 
 func addrs(list ...string) []netip.Addr {
@@ -407,12 +408,11 @@ func TestClientCertificate(t *testing.T) {
 // closedPort is an address that refuses connections.
 func closedPort(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := freeport.Addr()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	return addr
 }
 
 func TestParseServer(t *testing.T) {
