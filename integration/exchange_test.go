@@ -371,7 +371,7 @@ func TestExchange_GatewayErrors_RFC9209_2_3(t *testing.T) {
 			{"cut in the head", partial.url("/"), 502, []string{"http_response_incomplete"}},
 		} {
 			t.Run(tc.name, func(t *testing.T) {
-				eachClient(t, p, func(t *testing.T, c *client) {
+				eachClientAtOnce(t, p, func(t *testing.T, c *client) {
 					resp := c.get(t, tc.url)
 					expectError(t, resp.Response, tc.status, tc.types...)
 					if m.access {

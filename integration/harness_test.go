@@ -1,13 +1,14 @@
 // Package integration holds the tests of the whole: a Caddy with egress in
 // it, clients of every protocol in front of it, scripted origins behind it.
 //
-// Caddy is one per process, so no test here runs in parallel with another.
-// Tests wait for events (a byte, a closed connection, a log line), never for
+// Caddy is one per process, so no test here runs in parallel with another. Within
+// one, what mostly waits runs at the same time (eachClientAtOnce). Tests wait for events (a byte, a closed connection, a log line), never for
 // the clock; the one duration that appears everywhere is patience, after
 // which a test gives up.
 package integration
 
 import (
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -24,8 +25,9 @@ import (
 	"github.com/caddy-egress/egress/internal/freeport"
 )
 
-// patience is how long a test waits for something that must happen.
-const patience = 10 * time.Second
+// patience is how long a test waits for something that must happen. It is long,
+// for a machine that has much else to do: only a test that fails takes that long.
+const patience = 30 * time.Second
 
 // openLoopback opens the addresses the origins of these tests listen on; the
 // default denies close them.
@@ -42,6 +44,16 @@ func TestMain(m *testing.M) {
 	}
 	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"} {
 		os.Unsetenv(name)
+	}
+	// What runs at the same time mostly waits: more of it than there are
+	// processors, unless the command line says otherwise.
+	flag.Parse()
+	atOnce := true
+	flag.Visit(func(f *flag.Flag) { atOnce = atOnce && f.Name != "test.parallel" })
+	if atOnce {
+		if err := flag.Set("test.parallel", "16"); err != nil {
+			panic(err)
+		}
 	}
 	code := m.Run()
 	os.RemoveAll(dir)

@@ -211,25 +211,24 @@ func TestReuse_UnsafePolicies(t *testing.T) {
 		"always": {"1", "1", "1"},
 	} {
 		t.Run(policy, func(t *testing.T) {
-			eachMode(t, func(t *testing.T, m mode) {
-				p := start(t, m, setup{egress: usual + "transport {\n reuse_unsafe " + policy + "\n}\n"})
-				origin := newRawOrigin(t, func(oc *originConn) {
-					for {
-						oc.request()
-						oc.ok(fmt.Sprint(oc.number))
-					}
-				})
-				c := p.client(t, "h1")
-				send := func(method, want string) {
-					t.Helper()
-					c.do(t, c.newRequest(t, method, origin.url("/"), nil)).expect(t, 200, want)
+			checkLeaks(t)
+			p := start(t, mode{}, setup{egress: usual + "transport {\n reuse_unsafe " + policy + "\n}\n"})
+			origin := newRawOrigin(t, func(oc *originConn) {
+				for {
+					oc.request()
+					oc.ok(fmt.Sprint(oc.number))
 				}
-				send(http.MethodGet, "1")
-				send(http.MethodPost, want[0])
-				time.Sleep(2100 * time.Millisecond) // the age itself is the test
-				send(http.MethodPost, want[1])
-				send(http.MethodGet, want[2])
 			})
+			c := p.client(t, "h1")
+			send := func(method, want string) {
+				t.Helper()
+				c.do(t, c.newRequest(t, method, origin.url("/"), nil)).expect(t, 200, want)
+			}
+			send(http.MethodGet, "1")
+			send(http.MethodPost, want[0])
+			time.Sleep(2100 * time.Millisecond) // the age itself is the test
+			send(http.MethodPost, want[1])
+			send(http.MethodGet, want[2])
 		})
 	}
 }
