@@ -202,6 +202,12 @@ https://:%s {
 `, p.storage, s.global, p.logs.id, s.servers, port(p.plain), bind, site, port(p.secure), bind, cert, key, site)
 }
 
+// plainSite is one more site in clear, to be put behind a config: what would be
+// waited for in one Caddy after the other can then be waited for at once.
+func plainSite(addr, site, egress string) string {
+	return fmt.Sprintf("http://:%s {\n bind 127.0.0.1\n %s egress {\n%s\n}\n}\n", port(addr), site, egress)
+}
+
 // startUsual runs the usual configuration.
 func startUsual(t *testing.T, m mode) *proxy {
 	t.Helper()

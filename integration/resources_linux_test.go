@@ -131,7 +131,7 @@ func TestTunnel_IdleHoldsNothing(t *testing.T) {
 	checkLeaks(t)
 	plain := &proxy{plain: freeAddr(t), secure: freeAddr(t), logs: newLogCapture(t), storage: t.TempDir()}
 	logged := &proxy{plain: freeAddr(t)}
-	load(t, plain.config(t, setup{})+fmt.Sprintf("http://:%s {\n bind 127.0.0.1\n log\n egress {\n%s\n}\n}\n", port(logged.plain), usual))
+	load(t, plain.config(t, setup{})+plainSite(logged.plain, "log\n", usual))
 	const tunnels, burst = 50, 8 << 20 // for each
 	origin := newRawOrigin(t, func(oc *originConn) {
 		for {
