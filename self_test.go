@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-egress/egress/internal/freeport"
 )
 
 // fakeSelf is a check for a process that has the given listeners, each as
@@ -221,10 +223,9 @@ func TestIsSelfWithListenersOfCaddy(t *testing.T) {
 // freePort is a TCP port on which nothing listens.
 func freePort(t *testing.T) uint16 {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.Get()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	return uint16(ln.Addr().(*net.TCPAddr).Port)
+	return uint16(port)
 }

@@ -106,13 +106,13 @@ func TestInterface(t *testing.T) {
 	defer ln.Close()
 	dest := mustTarget(t, ln.Addr().String())
 	d := newDialer(t, nil, "allow 127.0.0.0/8")
-	d.timeout = 100 * time.Millisecond
 	d.sources = mustSources(t, Transport{Interface: "lo"})
 	conn, err := d.dial(t.Context(), dest, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	conn.Close()
+	d.timeout = 100 * time.Millisecond // nobody is there
 	d.sources = mustSources(t, Transport{Interface: "eth9"})
 	if conn, err := d.dial(t.Context(), dest, false); err == nil {
 		conn.Close()

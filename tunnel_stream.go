@@ -21,7 +21,8 @@ func (t *transaction) tunnelStream(far farEnd, slot *tunnelSlot) error {
 	t.committed = true
 	t.w.WriteHeader(http.StatusOK)
 	if err := client.rc.Flush(); err != nil {
-		_ = origin.Close()
+		// The client may have seen the answer: what it resets then is a tunnel.
+		relay.Reset(asStream(origin))
 		return &explained{failCanceled, err}
 	}
 	cfg := t.relayConfig(slot)

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/caddy-egress/egress/internal/freeport"
 )
 
 // caddyRun is one Caddy: its directory, port and Caddyfile.
@@ -207,11 +209,6 @@ func awaitListener(addr string) error {
 
 // freePort returns a port of 127.0.0.1 on which nobody listens.
 func freePort() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer ln.Close()
-	_, port, err := net.SplitHostPort(ln.Addr().String())
-	return port, err
+	port, err := freeport.Get()
+	return strconv.Itoa(port), err
 }

@@ -36,6 +36,9 @@ func theLab(t *testing.T) *lab {
 	if testing.Short() {
 		t.Skip("builds a proxy")
 	}
+	if raceDetector {
+		t.Skip("the race detector sees nothing of the subjects, which are other programs, and the load has tests of its own")
+	}
 	if testLab != nil {
 		return testLab
 	}

@@ -180,7 +180,7 @@ func TestAuth_BodyBehindChallenge_Trap1(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		p := withAuth(t, m, false)
 		origin := newRawOrigin(t, func(oc *originConn) { oc.head(); oc.ok("reached") })
-		eachH1(t, func(t *testing.T, kind string) {
+		eachH1AtOnce(t, func(t *testing.T, kind string) {
 			raw := p.dialH1(t, kind)
 			inner := "GET " + origin.url("/") + " HTTP/1.1\r\nHost: x\r\nProxy-Authorization: " + basic(theUser, thePassword) + "\r\n\r\n"
 			raw.send("POST " + origin.url("/") + " HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n" + inner)

@@ -11,8 +11,8 @@ import (
 // Retry-After and no dial; after open_for one probe decides.
 func TestCircuit_OpensAndProbes(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
-		const openFor = 700 * time.Millisecond
-		p := start(t, m, setup{egress: usual + "destination_circuit {\n failures 5\n window 1m\n open_for 700ms\n max_open_for 5s\n}\n"})
+		const openFor = 1500 * time.Millisecond
+		p := start(t, m, setup{egress: usual + "destination_circuit {\n failures 5\n window 1m\n open_for 1500ms\n max_open_for 5s\n}\n"})
 		dead := refusedAddr(t)
 		c := p.client(t, "h1")
 		for range 5 {

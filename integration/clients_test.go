@@ -37,11 +37,34 @@ func eachClient(t *testing.T, p *proxy, f func(t *testing.T, c *client)) {
 	}
 }
 
+// eachClientAtOnce is eachClient with all kinds at the same time, for tests that
+// mostly wait. They run when the caller has returned, and share the proxy alone.
+func eachClientAtOnce(t *testing.T, p *proxy, f func(t *testing.T, c *client)) {
+	t.Helper()
+	for _, kind := range clientKinds {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			f(t, p.client(t, kind))
+		})
+	}
+}
+
 // eachH1 runs f for HTTP/1.1 in clear and over TLS.
 func eachH1(t *testing.T, f func(t *testing.T, kind string)) {
 	t.Helper()
 	for _, kind := range []string{"h1", "h1tls"} {
 		t.Run(kind, func(t *testing.T) { f(t, kind) })
+	}
+}
+
+// eachH1AtOnce is to eachH1 what eachClientAtOnce is to eachClient.
+func eachH1AtOnce(t *testing.T, f func(t *testing.T, kind string)) {
+	t.Helper()
+	for _, kind := range []string{"h1", "h1tls"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			f(t, kind)
+		})
 	}
 }
 

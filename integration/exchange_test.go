@@ -353,7 +353,7 @@ func TestExchange_UnaskedSwitch_RFC9110_15_2_2(t *testing.T) {
 // RFC 9209 §2.3: failures on the way to an origin have their status and type.
 func TestExchange_GatewayErrors_RFC9209_2_3(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
-		p := start(t, m, setup{egress: usual + "transport {\n response_header_timeout 300ms\n}\n"})
+		p := start(t, m, setup{egress: usual + "transport {\n response_header_timeout 1s\n}\n"})
 		silent := newRawOrigin(t, func(oc *originConn) { _ = oc.awaitEnd() })
 		closing := newRawOrigin(t, func(oc *originConn) { oc.head() })
 		resetting := newRawOrigin(t, func(oc *originConn) { oc.head(); oc.reset() })
@@ -371,7 +371,7 @@ func TestExchange_GatewayErrors_RFC9209_2_3(t *testing.T) {
 			{"cut in the head", partial.url("/"), 502, []string{"http_response_incomplete"}},
 		} {
 			t.Run(tc.name, func(t *testing.T) {
-				eachClient(t, p, func(t *testing.T, c *client) {
+				eachClientAtOnce(t, p, func(t *testing.T, c *client) {
 					resp := c.get(t, tc.url)
 					expectError(t, resp.Response, tc.status, tc.types...)
 					if m.access {

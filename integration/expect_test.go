@@ -65,7 +65,7 @@ func TestExpect_Fallback_RFC9110_10_1_1(t *testing.T) {
 func TestExpect_DefaultFallback_RFC9110_10_1_1(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		p := startUsual(t, m)
-		eachClient(t, p, func(t *testing.T, c *client) {
+		eachClientAtOnce(t, p, func(t *testing.T, c *client) {
 			origin := newRawOrigin(t, func(oc *originConn) { oc.ok("got " + oc.request().body) })
 			r := c.newRequest(t, "POST", origin.url("/"), strings.NewReader("hello"))
 			r.Header.Set("Expect", "100-continue")

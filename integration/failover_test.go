@@ -87,7 +87,8 @@ func TestFailover(t *testing.T) {
 
 	stop()
 	f.report()
-	if early := f.between(back, back.Add(500*time.Millisecond)); early.share(first) > 0.25 {
+	// So soon a few requests say nothing, on a machine that is slow.
+	if early := f.between(back, back.Add(500*time.Millisecond)); early.requests() >= 20 && early.share(first) > 0.25 {
 		t.Errorf("in the first part of its slow start %s had %.0f%% of the requests: %v", first.name, early.share(first)*100, early)
 	}
 	if share := late.share(first); share < 0.25 {
@@ -152,12 +153,15 @@ type phase struct {
 
 func (p *phase) String() string { return fmt.Sprintf("%s: %v", p.name, p.counts) }
 
-func (p *phase) share(u *failoverUpstream) float64 {
-	all := 0
+func (p *phase) requests() (all int) {
 	for n := range maps.Values(p.counts) {
 		all += n
 	}
-	return float64(p.counts[u.name]) / float64(max(all, 1))
+	return all
+}
+
+func (p *phase) share(u *failoverUpstream) float64 {
+	return float64(p.counts[u.name]) / float64(max(p.requests(), 1))
 }
 
 func newFailover(t *testing.T) *failover {

@@ -1,13 +1,14 @@
 // Package integration holds the tests of the whole: a Caddy with egress in
 // it, clients of every protocol in front of it, scripted origins behind it.
 //
-// Caddy is one per process, so no test here runs in parallel with another.
-// Tests wait for events (a byte, a closed connection, a log line), never for
+// Caddy is one per process, so no test here runs in parallel with another. Within
+// one, what mostly waits runs at the same time (eachClientAtOnce). Tests wait for events (a byte, a closed connection, a log line), never for
 // the clock; the one duration that appears everywhere is patience, after
 // which a test gives up.
 package integration
 
 import (
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -20,10 +21,13 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 	"go.uber.org/goleak"
+
+	"github.com/caddy-egress/egress/internal/freeport"
 )
 
-// patience is how long a test waits for something that must happen.
-const patience = 10 * time.Second
+// patience is how long a test waits for something that must happen. It is long,
+// for a machine that has much else to do: only a test that fails takes that long.
+const patience = 30 * time.Second
 
 // openLoopback opens the addresses the origins of these tests listen on; the
 // default denies close them.
@@ -40,6 +44,16 @@ func TestMain(m *testing.M) {
 	}
 	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"} {
 		os.Unsetenv(name)
+	}
+	// What runs at the same time mostly waits: more of it than there are
+	// processors, unless the command line says otherwise.
+	flag.Parse()
+	atOnce := true
+	flag.Visit(func(f *flag.Flag) { atOnce = atOnce && f.Name != "test.parallel" })
+	if atOnce {
+		if err := flag.Set("test.parallel", "16"); err != nil {
+			panic(err)
+		}
 	}
 	code := m.Run()
 	os.RemoveAll(dir)
@@ -188,6 +202,12 @@ https://:%s {
 `, p.storage, s.global, p.logs.id, s.servers, port(p.plain), bind, site, port(p.secure), bind, cert, key, site)
 }
 
+// plainSite is one more site in clear, to be put behind a config: what would be
+// waited for in one Caddy after the other can then be waited for at once.
+func plainSite(addr, site, egress string) string {
+	return fmt.Sprintf("http://:%s {\n bind 127.0.0.1\n %s egress {\n%s\n}\n}\n", port(addr), site, egress)
+}
+
 // startUsual runs the usual configuration.
 func startUsual(t *testing.T, m mode) *proxy {
 	t.Helper()
@@ -223,32 +243,14 @@ func tryLoad(t *testing.T, text string) error {
 	return caddy.Load(config, true)
 }
 
-// handedOut are the ports that freeAddr has given away: one it has found free
-// again may be about to be bound by someone it was given to before.
-var handedOut = map[string]bool{}
-
 // freeAddr returns an address of 127.0.0.1 whose port is free for TCP and UDP.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	for range 1000 {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr := ln.Addr().String()
-		ln.Close()
-		pc, err := net.ListenPacket("udp", addr)
-		if err != nil {
-			continue
-		}
-		pc.Close()
-		if !handedOut[addr] {
-			handedOut[addr] = true
-			return addr
-		}
+	addr, err := freeport.Addr()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no free port")
-	return ""
+	return addr
 }
 
 // port is the port of an address, as text.

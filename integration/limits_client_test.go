@@ -203,33 +203,41 @@ func TestLimits_PerClientTunnelsApart(t *testing.T) {
 
 // reuse_unsafe says which connections a POST may take.
 func TestReuse_UnsafePolicies(t *testing.T) {
-	for policy, want := range map[string][3]string{
+	checkLeaks(t)
+	wanted := map[string][3]string{
 		// after a GET over connection 1: a POST at once, a POST after two
 		// seconds, a GET
 		"never":  {"2", "3", "3"},
 		"recent": {"1", "2", "2"},
 		"always": {"1", "1", "1"},
-	} {
+	}
+	proxies := map[string]*proxy{}
+	first := &proxy{plain: freeAddr(t), secure: freeAddr(t), logs: newLogCapture(t), storage: t.TempDir()}
+	config := first.config(t, setup{})
+	for policy := range wanted {
+		proxies[policy] = &proxy{plain: freeAddr(t)}
+		config += plainSite(proxies[policy].plain, "", usual+"transport {\n reuse_unsafe "+policy+"\n}\n")
+	}
+	load(t, config)
+	for policy, want := range wanted {
 		t.Run(policy, func(t *testing.T) {
-			eachMode(t, func(t *testing.T, m mode) {
-				p := start(t, m, setup{egress: usual + "transport {\n reuse_unsafe " + policy + "\n}\n"})
-				origin := newRawOrigin(t, func(oc *originConn) {
-					for {
-						oc.request()
-						oc.ok(fmt.Sprint(oc.number))
-					}
-				})
-				c := p.client(t, "h1")
-				send := func(method, want string) {
-					t.Helper()
-					c.do(t, c.newRequest(t, method, origin.url("/"), nil)).expect(t, 200, want)
+			t.Parallel()
+			origin := newRawOrigin(t, func(oc *originConn) {
+				for {
+					oc.request()
+					oc.ok(fmt.Sprint(oc.number))
 				}
-				send(http.MethodGet, "1")
-				send(http.MethodPost, want[0])
-				time.Sleep(2100 * time.Millisecond) // the age itself is the test
-				send(http.MethodPost, want[1])
-				send(http.MethodGet, want[2])
 			})
+			c := proxies[policy].client(t, "h1")
+			send := func(method, want string) {
+				t.Helper()
+				c.do(t, c.newRequest(t, method, origin.url("/"), nil)).expect(t, 200, want)
+			}
+			send(http.MethodGet, "1")
+			send(http.MethodPost, want[0])
+			time.Sleep(2100 * time.Millisecond) // the age itself is the test
+			send(http.MethodPost, want[1])
+			send(http.MethodGet, want[2])
 		})
 	}
 }

@@ -117,7 +117,7 @@ func TestLimits_QueueFull(t *testing.T) {
 func TestLimits_PendingTimeout(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		p := start(t, m, setup{egress: usual + "transport {\n max_conns_per_host 1\n pending_timeout 100ms\n}\n"})
-		eachClient(t, p, func(t *testing.T, c *client) {
+		eachClientAtOnce(t, p, func(t *testing.T, c *client) {
 			release := newGate()
 			t.Cleanup(release.open)
 			origin, arrived := holding(t, release.c)
@@ -128,8 +128,8 @@ func TestLimits_PendingTimeout(t *testing.T) {
 			}
 			release.open()
 			await(t, first, "the first response").must(t).expect(t, 200, "done")
-			for range 3 {
-				c.get(t, origin.url("/")).expect(t, 200, "done")
+			for range 3 { // a slot comes back a moment after the response
+				servedSoon(t, c, func() *http.Request { return c.newRequest(t, "GET", origin.url("/"), nil) })
 			}
 		})
 	})
@@ -153,7 +153,7 @@ func TestLimits_TunnelsApart(t *testing.T) {
 func TestResponseHeaderTimeout_AfterUpload(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		p := start(t, m, setup{egress: usual + "transport {\n response_header_timeout 300ms\n expect_continue_timeout 50ms\n}\n"})
-		eachH1(t, func(t *testing.T, kind string) {
+		eachH1AtOnce(t, func(t *testing.T, kind string) {
 			for _, expect := range []string{"", "Expect: 100-continue\r\n"} {
 				silent := newRawOrigin(t, func(oc *originConn) { _ = oc.awaitEnd() })
 				raw := p.dialH1(t, kind)

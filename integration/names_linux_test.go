@@ -316,7 +316,7 @@ func TestNames_BlackHole_RFC8305_5(t *testing.T) {
 		const delay = 250 * time.Millisecond
 		s := dnstest.Start(t)
 		origins, p := countingOrigin(t, "127.0.0.1")
-		fillQueue(t, p)
+		blackHoleAt(t, "[::1]:"+p)
 		s.Set("dual.test", dnstest.Records{Addrs: addresses("::1", "127.0.0.1"), TTL: 60})
 		proxy := start(t, m, withNames("keepalive off\nresolvers "+s.Addr+"\n"))
 		begin := time.Now()
@@ -324,7 +324,7 @@ func TestNames_BlackHole_RFC8305_5(t *testing.T) {
 		if took := time.Since(begin); took < delay {
 			t.Errorf("IPv4 was tried after %s already", took)
 		}
-		eachClient(t, proxy, func(t *testing.T, c *client) {
+		eachClientAtOnce(t, proxy, func(t *testing.T, c *client) {
 			c.get(t, "http://dual.test:"+p+"/").expect(t, 200, "from 127.0.0.1")
 		})
 		if n := origins["127.0.0.1"].count(); n == 0 {

@@ -125,33 +125,38 @@ func awaitNoPipes(t *testing.T) {
 }
 
 // performance.md: an idle tunnel holds two sockets and two goroutines, no pipe
-// and no epoll of its own, also after bulk has gone through it.
+// and no epoll of its own, also after bulk has gone through it. With and without
+// access logs at once: it takes its time until the pipes are given up.
 func TestTunnel_IdleHoldsNothing(t *testing.T) {
-	eachMode(t, func(t *testing.T, m mode) {
-		p := startUsual(t, m)
-		const tunnels, burst = 50, 8 << 20
-		origin := newRawOrigin(t, func(oc *originConn) {
-			for {
-				b, err := oc.br.ReadByte()
-				if err != nil {
-					return
-				}
-				if b == 'b' {
-					oc.send(strings.Repeat("x", burst))
-				} else {
-					oc.send("x")
-				}
+	checkLeaks(t)
+	plain := &proxy{plain: freeAddr(t), secure: freeAddr(t), logs: newLogCapture(t), storage: t.TempDir()}
+	logged := &proxy{plain: freeAddr(t)}
+	load(t, plain.config(t, setup{})+plainSite(logged.plain, "log\n", usual))
+	const tunnels, burst = 50, 8 << 20 // for each
+	origin := newRawOrigin(t, func(oc *originConn) {
+		for {
+			b, err := oc.br.ReadByte()
+			if err != nil {
+				return
 			}
-		})
-		c := p.client(t, "h1")
+			if b == 'b' {
+				oc.send(strings.Repeat("x", burst))
+			} else {
+				oc.send("x")
+			}
+		}
+	})
+	clients := []*client{plain.client(t, "h1"), logged.client(t, "h1")}
+	for _, c := range clients {
 		warm := c.open(t, origin.addr)
 		write(t, warm, ".")
 		readN(t, warm, 1)
-		awaitNoPipes(t)
-		runtime.GC()
-		before, goroutines := descriptors(t), runtime.NumGoroutine()
+	}
+	runtime.GC()
+	before, goroutines := descriptors(t), runtime.NumGoroutine()
 
-		for i := range tunnels {
+	for i := range tunnels {
+		for _, c := range clients {
 			tun := c.open(t, origin.addr)
 			if i%10 == 0 {
 				write(t, tun, "b")
@@ -160,23 +165,23 @@ func TestTunnel_IdleHoldsNothing(t *testing.T) {
 			write(t, tun, ".")
 			readN(t, tun, 1)
 		}
-		awaitNoPipes(t)
-		// Client and origin have a socket each here as well, and the origin a
-		// goroutine.
-		var after map[string]int
-		eventually(t, "goroutines of handlers to end", func() bool {
-			after = descriptors(t)
-			return runtime.NumGoroutine()-goroutines <= 3*tunnels+2
-		})
-		if got := after["socket"] - before["socket"]; got != 4*tunnels {
-			t.Errorf("%d sockets for %d tunnels", got, tunnels)
-		}
-		for kind, n := range after {
-			if kind != "socket" && n > before[kind] {
-				t.Errorf("%d more descriptors of kind %s", n-before[kind], kind)
-			}
-		}
+	}
+	awaitNoPipes(t)
+	// Client and origin have a socket each here as well, and the origin a
+	// goroutine.
+	var after map[string]int
+	eventually(t, "goroutines of handlers to end", func() bool {
+		after = descriptors(t)
+		return runtime.NumGoroutine()-goroutines <= 3*2*tunnels+2
 	})
+	if got := after["socket"] - before["socket"]; got != 4*2*tunnels {
+		t.Errorf("%d sockets for %d tunnels", got, 2*tunnels)
+	}
+	for kind, n := range after {
+		if kind != "socket" && n > before[kind] {
+			t.Errorf("%d more descriptors of kind %s", n-before[kind], kind)
+		}
+	}
 }
 
 // upstream.md §1: a body that the client stops reading stops the read from the
@@ -221,7 +226,7 @@ func TestStream_SlowReader(t *testing.T) {
 						}
 						read += n
 						// It is over when nothing moves any more.
-						for last := int64(-1); last != sent.Load(); time.Sleep(100 * time.Millisecond) {
+						for last := int64(-1); last != sent.Load(); time.Sleep(40 * time.Millisecond) {
 							last = sent.Load()
 						}
 						if ahead := sent.Load() - read; ahead > 64<<20 {
@@ -248,7 +253,7 @@ func heap() uint64 {
 // descriptors and goroutines are there as before.
 func TestLeaks_MixedLoad(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
-		p := start(t, m, setup{egress: usual + "destination_circuit off\ntransport {\n response_header_timeout 300ms\n keepalive 1s\n pending_timeout 30s\n}\ntunnel {\n idle_timeout 30s\n}\n"})
+		p := start(t, m, setup{egress: usual + "destination_circuit off\ntransport {\n response_header_timeout 100ms\n keepalive 300ms\n pending_timeout 30s\n}\ntunnel {\n idle_timeout 30s\n}\n"})
 		echo := newEchoOrigin(t)
 		origin := newRawOrigin(t, func(oc *originConn) {
 			for {
@@ -347,7 +352,7 @@ func TestLeaks_MixedLoad(t *testing.T) {
 					break
 				}
 				fds, gor = f, g
-				time.Sleep(1500 * time.Millisecond)
+				time.Sleep(600 * time.Millisecond)
 			}
 			return fds, gor
 		}

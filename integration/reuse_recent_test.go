@@ -39,24 +39,25 @@ func TestReuse_AuthenticatedConnection(t *testing.T) {
 func TestReuse_UnsafeTakesRecent(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		p := startUsual(t, m)
-		origin := newRawOrigin(t, func(oc *originConn) {
+		numbered := func(oc *originConn) {
 			for {
 				oc.request()
 				oc.ok(fmt.Sprint(oc.number))
 			}
-		})
-		c := p.client(t, "h1")
-		send := func(method, want string) {
-			t.Helper()
-			c.do(t, c.newRequest(t, method, origin.url("/"), nil)).expect(t, 200, want)
 		}
-		send(http.MethodGet, "1")
-		send(http.MethodPost, "1")
+		unsafe, safe := newRawOrigin(t, numbered), newRawOrigin(t, numbered)
+		c := p.client(t, "h1")
+		send := func(method string, o *rawOrigin, want string) {
+			t.Helper()
+			c.do(t, c.newRequest(t, method, o.url("/"), nil)).expect(t, 200, want)
+		}
+		send(http.MethodGet, safe, "1")
+		send(http.MethodGet, unsafe, "1")
+		send(http.MethodPost, unsafe, "1")
 		time.Sleep(2100 * time.Millisecond) // the age itself is the test
-		send(http.MethodPost, "2")
-		send(http.MethodPatch, "2")
-		time.Sleep(2100 * time.Millisecond)
-		send(http.MethodGet, "2")
+		send(http.MethodPost, unsafe, "2")
+		send(http.MethodPatch, unsafe, "2")
+		send(http.MethodGet, safe, "1")
 	})
 }
 

@@ -38,7 +38,7 @@ func TestTunnel_ClientEndsTheRestArrives(t *testing.T) {
 	rest := strings.Repeat("0123456789", 10_000)
 	eachMode(t, func(t *testing.T, m mode) {
 		p := start(t, m, setup{egress: usual + "tunnel {\n half_close_timeout 700ms\n}\n"})
-		eachClient(t, p, func(t *testing.T, c *client) {
+		eachClientAtOnce(t, p, func(t *testing.T, c *client) {
 			origin := newRawOrigin(t, func(oc *originConn) {
 				if b, err := io.ReadAll(oc.br); string(b) != "the question" || err != nil {
 					oc.fail("got %q, %v", b, err)
@@ -71,7 +71,7 @@ func TestTunnel_OneByteNowAndThen(t *testing.T) {
 	const bytes = 30
 	eachMode(t, func(t *testing.T, m mode) {
 		p := start(t, m, setup{egress: usual + "tunnel {\n idle_timeout 1s\n}\n"})
-		eachClient(t, p, func(t *testing.T, c *client) {
+		eachClientAtOnce(t, p, func(t *testing.T, c *client) {
 			down := faultnet.Drip(1, 50*time.Millisecond)
 			down.Faults = []faultnet.Fault{faultnet.BlackHole(bytes)}
 			origin := newRawOrigin(t, func(oc *originConn) {

@@ -100,8 +100,9 @@ func TestTunnelLimits_FailedDial(t *testing.T) {
 			expectError(t, resp, 502, "connection_refused")
 			tun.Close()
 		}
-		openEventually(t, c, newEchoOrigin(t).addr, nil).Close()
 	})
+	// Behind all the others: it gives its slot back a moment after its end.
+	p.client(t, "h1").open(t, newEchoOrigin(t).addr).Close()
 }
 
 // Clients are told apart by their address.
@@ -173,10 +174,15 @@ func TestTunnelRates(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		for _, word := range []string{"rate_per_tunnel", "rate_per_user"} {
 			t.Run(word, func(t *testing.T) {
-				p := start(t, m, setup{egress: "basic_auth ann pw\n" + openLoopback + "tunnel {\n " + word + " 1MiB\n}\n"})
-				ann := http.Header{"Proxy-Authorization": {basic("ann", "pw")}}
+				users := ""
+				for _, kind := range clientKinds {
+					users += "basic_auth " + kind + " pw\n"
+				}
+				p := start(t, m, setup{egress: users + openLoopback + "tunnel {\n " + word + " 1MiB\n}\n"})
 				for _, kind := range clientKinds {
 					t.Run(kind, func(t *testing.T) {
+						t.Parallel() // each user by itself
+						user := http.Header{"Proxy-Authorization": {basic(kind, "pw")}}
 						data := bytes.Repeat([]byte("0123456789abcde"), size/15+1)[:size]
 						var began, arrived atomic.Int64 // when the tunnel was asked for; bytes at the origin
 						bound := func(n int64, what string) {
@@ -197,7 +203,7 @@ func TestTunnelRates(t *testing.T) {
 							_ = oc.awaitEnd()
 						})
 						began.Store(time.Now().UnixNano())
-						resp, tun := p.client(t, kind).connect(t, origin.addr, "", ann)
+						resp, tun := p.client(t, kind).connect(t, origin.addr, "", user)
 						if resp.StatusCode != 200 {
 							t.Fatalf("status %d", resp.StatusCode)
 						}

@@ -16,7 +16,7 @@ import (
 const withProxyProtocol = "listener_wrappers {\n proxy_protocol {\n allow 127.0.0.0/8\n}\n tls\n}\n"
 
 // shortIdle are Caddy's own idle timeouts, short enough to be waited for.
-const shortIdle = "timeouts {\n read_body_idle 1s\n write_idle 1s\n}\n"
+const shortIdle = "timeouts {\n read_body_idle 500ms\n write_idle 500ms\n}\n"
 
 // design.md, fact 4: Caddy's own idle timeouts end no tunnel, in which both
 // sides are silent for longer, before the first byte and after it.
@@ -33,7 +33,7 @@ func TestTunnel_OutlivesCaddysIdleTimeouts(t *testing.T) {
 				t.Fatalf("%s: got %q", kind, got)
 			}
 		}
-		time.Sleep(2500 * time.Millisecond) // the silence itself is the test
+		time.Sleep(1250 * time.Millisecond) // the silence itself is the test
 		for kind, tun := range tunnels {
 			write(t, tun, "pong")
 			if got := readN(t, tun, 4); got != "pong" {
@@ -56,9 +56,9 @@ func TestExchange_OutlivesCaddysIdleTimeouts(t *testing.T) {
 		p := start(t, m, setup{servers: shortIdle})
 		origin := newRawOrigin(t, func(oc *originConn) {
 			oc.request()
-			time.Sleep(2 * time.Second)
+			time.Sleep(time.Second) // the silence itself is the test
 			oc.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
-			time.Sleep(2 * time.Second)
+			time.Sleep(time.Second)
 			oc.send("world")
 		})
 		answers := map[string]<-chan answer{}

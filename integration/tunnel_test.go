@@ -342,7 +342,7 @@ func TestTunnel_ClientGone(t *testing.T) {
 func TestTunnel_IdleTimeout(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		p := start(t, m, setup{egress: usual + "tunnel {\n idle_timeout 300ms\n}\n"})
-		eachClient(t, p, func(t *testing.T, c *client) {
+		eachClientAtOnce(t, p, func(t *testing.T, c *client) {
 			ended := make(chan struct{})
 			origin := newRawOrigin(t, func(oc *originConn) {
 				oc.send("begin")
@@ -371,7 +371,7 @@ func TestTunnel_HalfCloseTimeout(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		p := start(t, m, setup{egress: usual + "tunnel {\n half_close_timeout 300ms\n}\n"})
 		for _, side := range []string{"client", "origin"} {
-			eachClient(t, p, func(t *testing.T, c *client) {
+			eachClientAtOnce(t, p, func(t *testing.T, c *client) {
 				t.Run(side, func(t *testing.T) {
 					release := newGate()
 					t.Cleanup(release.open)
@@ -408,7 +408,7 @@ func TestTunnel_HalfCloseTimeout(t *testing.T) {
 func TestTunnel_Lifetime(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		p := start(t, m, setup{egress: usual + "tunnel {\n timeout 400ms\n}\n"})
-		eachClient(t, p, func(t *testing.T, c *client) {
+		eachClientAtOnce(t, p, func(t *testing.T, c *client) {
 			origin := newEchoOrigin(t)
 			tun := c.open(t, origin.addr)
 			for i := 0; ; i++ { // busy until it ends

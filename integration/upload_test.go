@@ -16,7 +16,7 @@ func TestUpload_EarlyResponse_Trap1(t *testing.T) {
 		t.Run(framing, func(t *testing.T) {
 			eachMode(t, func(t *testing.T, m mode) {
 				p := startUsual(t, m)
-				eachH1(t, func(t *testing.T, kind string) {
+				eachH1AtOnce(t, func(t *testing.T, kind string) {
 					smuggled := make(chan struct{}, 16)
 					trap := newRawOrigin(t, func(oc *originConn) { oc.head(); smuggled <- struct{}{}; oc.ok("smuggled") })
 					origin := newRawOrigin(t, func(oc *originConn) {
@@ -67,7 +67,7 @@ func TestUpload_BehindRefusal_Trap1(t *testing.T) {
 			{"policy", "http://10.0.0.1/", 403},
 			{"refused", "http://" + refusedAddr(t) + "/", 502},
 		} {
-			eachH1(t, func(t *testing.T, kind string) {
+			eachH1AtOnce(t, func(t *testing.T, kind string) {
 				for _, framing := range []string{"Content-Length: 300000", "Transfer-Encoding: chunked"} {
 					t.Run(tc.name+" "+framing, func(t *testing.T) {
 						raw := p.dialH1(t, kind)

@@ -38,6 +38,7 @@ type exchanger struct {
 	Server
 	exchange  func(ctx context.Context, q *dns.Msg) (*dns.Msg, error)
 	closeIdle func()
+	try       time.Duration // for one query: TryTimeout, but in tests
 }
 
 // NewClient returns a backend that asks the servers, in that order. tlsConfig is
@@ -67,6 +68,7 @@ func NewClient(servers []Server, tlsConfig *tls.Config) (*Client, error) {
 		default:
 			return nil, fmt.Errorf("unknown protocol %q", s.Proto)
 		}
+		e.try = TryTimeout
 		c.servers = append(c.servers, e)
 	}
 	return c, nil
@@ -116,7 +118,7 @@ func (e *rcodeError) Error() string { return "answered " + dns.RcodeToString[e.r
 // query sends one query, and where the server does not know EDNS another one
 // without (RFC 6891 §7).
 func (s *exchanger) query(ctx context.Context, name string, f Family) (*dns.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, TryTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.try)
 	defer cancel()
 	msg, err := s.exchange(ctx, question(name, f, true))
 	if err == nil && (msg.Rcode == dns.RcodeFormatError || msg.Rcode == dns.RcodeNotImplemented) {

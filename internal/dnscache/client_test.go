@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/caddy-egress/egress/internal/dnscache/dnstest"
+	"github.com/caddy-egress/egress/internal/freeport"
 )
 
 func addrs(list ...string) []netip.Addr {
@@ -50,6 +51,12 @@ func newClient(t *testing.T, trust *tls.Config, list ...string) *Client {
 	c, err := NewClient(servers, trust)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, e := range c.servers {
+		if e.try != TryTimeout {
+			t.Errorf("%s has %s for a query", e, e.try)
+		}
+		e.try = 30 * time.Second // on a busy machine a handshake may take long
 	}
 	t.Cleanup(c.CloseIdle)
 	return c
@@ -278,6 +285,7 @@ func TestClientSilence(t *testing.T) {
 		t.Run(proto, func(t *testing.T) {
 			t.Parallel()
 			c := newClient(t, quiet.Trust, server, s.Addr)
+			c.servers[0].try = TryTimeout
 			begin := time.Now()
 			got, err := c.Lookup(t.Context(), "origin.test", IPv4)
 			if err != nil || len(got.Addrs) != 1 {
@@ -407,12 +415,11 @@ func TestClientCertificate(t *testing.T) {
 // closedPort is an address that refuses connections.
 func closedPort(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := freeport.Addr()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	return addr
 }
 
 func TestParseServer(t *testing.T) {

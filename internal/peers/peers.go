@@ -24,6 +24,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/caddy-egress/egress/internal/freeport"
 )
 
 // ErrNotInstalled says that this machine lacks the program of a peer, or cannot
@@ -177,7 +179,7 @@ func (g program) attempt(ctx context.Context, path, parent string, port int) (_ 
 		}
 	}
 	if p.port = port; port == 0 {
-		if p.port, err = freePort(); err != nil {
+		if p.port, err = freeport.Get(); err != nil {
 			return nil, err
 		}
 	}
@@ -228,13 +230,3 @@ func (p *Peer) awaitReady(ctx context.Context) error {
 type exitError struct{ said string }
 
 func (e *exitError) Error() string { return "it ended before it listened; it said: " + e.said }
-
-// freePort returns a port of 127.0.0.1 that nobody listens on.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
-}

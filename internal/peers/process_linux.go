@@ -65,8 +65,8 @@ func (p *process) pause() error {
 	return err
 }
 
-// freeze stops the process and its descendants. A process may fork until it is
-// stopped itself: it looks again until it finds nobody new.
+// freeze stops the process and its descendants, and waits until they stand still.
+// A process may fork until then: it looks again until it finds nobody new.
 func (p *process) freeze() (map[int]task, error) {
 	stopped := map[int]task{}
 	for {
@@ -80,6 +80,9 @@ func (p *process) freeze() (map[int]task, error) {
 				_ = syscall.Kill(pid, syscall.SIGSTOP) // it may have ended
 				stopped[pid], grown = t, true
 			}
+		}
+		for pid, t := range stopped {
+			t.awaitStopped(pid)
 		}
 		if !grown {
 			return stopped, nil
@@ -203,18 +206,24 @@ type task struct {
 
 // lookUp returns the process with that id, unless it has ended.
 func lookUp(pid int) (task, bool) {
+	t, _, ok := lookUpState(pid)
+	return t, ok
+}
+
+// lookUpState is lookUp with the state of the process: R, S, T, …
+func lookUpState(pid int) (t task, state string, ok bool) {
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	// The name of the program, in brackets, may contain anything.
 	i := bytes.LastIndexByte(line, ')')
 	if err != nil || i < 0 {
-		return task{}, false
+		return task{}, "", false
 	}
 	f := strings.Fields(string(line[i+1:])) // from field 3, the state, on
 	if len(f) < 20 || f[0] == "Z" || f[0] == "X" {
-		return task{}, false
+		return task{}, "", false
 	}
 	parent, err := strconv.Atoi(f[1])
-	return task{parent, f[19]}, err == nil
+	return task{parent, f[19]}, f[0], err == nil
 }
 
 // alive says whether the process with that id is still this one. The parent may
@@ -227,6 +236,16 @@ func (t task) alive(pid int) bool {
 func (t task) kill(pid int) {
 	if t.alive(pid) {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+}
+
+// awaitStopped waits for a process that was sent SIGSTOP: it runs on until the
+// kernel lets it see the signal.
+func (t task) awaitStopped(pid int) {
+	for deadline := time.Now().Add(killTimeout); time.Now().Before(deadline); time.Sleep(pollInterval) {
+		if now, state, ok := lookUpState(pid); !ok || now.start != t.start || state == "T" {
+			return
+		}
 	}
 }
 

@@ -433,7 +433,7 @@ func TestH2Deadlines(t *testing.T) {
 func TestH2Idle(t *testing.T) {
 	p := newGoProxy(t, nil, echoTunnel)
 	cfg := h2Config(p.addr)
-	cfg.IdleTimeout = 30 * time.Millisecond
+	cfg.IdleTimeout = 300 * time.Millisecond // time enough to open a tunnel
 	d := newDialer(t, cfg)
 	tn := mustTunnel(t, d)
 	echo(t, tn, "hello")

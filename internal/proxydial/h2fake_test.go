@@ -279,7 +279,7 @@ func TestH2BlackHole(t *testing.T) {
 	})
 	t.Cleanup(func() { close(silent) })
 	cfg := h2Config(f.addr)
-	cfg.PingInterval, cfg.PingTimeout = 20*time.Millisecond, 200*time.Millisecond
+	cfg.PingInterval, cfg.PingTimeout = 20*time.Millisecond, time.Second // enough for one that answers
 	d := newDialer(t, cfg)
 	dead := mustTunnel(t, d)
 	if _, err := dead.Conn.Read(make([]byte, 1)); !errors.Is(err, errPingTimeout) {
@@ -486,9 +486,9 @@ func TestH2NoSettings(t *testing.T) {
 	} {
 		f := listen(t, func(c net.Conn) { serve(tls.Server(c, serverTLS("h2"))) })
 		cfg := h2Config(f.addr)
-		cfg.TLSTimeout = 2 * time.Second
+		cfg.TLSTimeout = patience
 		if name == "silence" {
-			cfg.TLSTimeout = 100 * time.Millisecond
+			cfg.TLSTimeout = time.Second // enough for the handshake
 		}
 		_, err := newDialer(t, cfg).DialTunnel(testContext(t), testTarget, Client{})
 		e := wantError(t, err)

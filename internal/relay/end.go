@@ -149,6 +149,10 @@ func (r *Relay) finish() Result {
 	return Result{BytesUp: up, BytesDown: down, Reason: reason, Err: err, Duration: time.Since(r.start)}
 }
 
+// Reset gives up a stream that no Relay has: with a reset where that is possible,
+// so that what was cut off does not look like an end.
+func Reset(s Stream) { closeStream(s, true) }
+
 // closeStream closes a stream, with a reset if asked and possible. Errors are
 // of no use: the stream is given up.
 func closeStream(s Stream, reset bool) {
