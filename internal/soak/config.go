@@ -18,7 +18,8 @@ const (
 	maxMember       = 16 // exchanges, and tunnels, through each upstream proxy
 )
 
-// caddyfile is a configuration with a proxy in clear and one within TLS.
+// caddyfile is a configuration with a proxy in clear and one within TLS. A client
+// that is gone without a word does not hold its slots for longer than its timeouts.
 func (l *lab) caddyfile(c *caddy, egress string) string {
 	return fmt.Sprintf(`{
 	admin %s
@@ -26,6 +27,12 @@ func (l *lab) caddyfile(c *caddy, egress string) string {
 	auto_https off
 	skip_install_trust
 	metrics
+	servers {
+		timeouts {
+			read_body_idle 10s
+			write_idle 10s
+		}
+	}
 	storage file_system %s
 	log default {
 		level ERROR

@@ -12,7 +12,7 @@ func (l *lab) reloads(ctx context.Context, interval time.Duration) (n int) {
 		n++
 		from := time.Now()
 		err := l.egress.load(l.egressConfig(n))
-		l.times.reloaded(from, time.Now().Add(reloadReach))
+		l.times.reloaded(from, time.Now().Add(l.reloadReach()))
 		if err != nil {
 			l.broken.add("reload %d: %v", n, err)
 		}

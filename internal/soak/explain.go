@@ -45,9 +45,15 @@ const (
 	longestReach = 25 * time.Second
 )
 
-// reloadReach is how long after a reload the old server still closes connections
-// that wait for a request.
-const reloadReach = 2 * time.Second
+// reloadReach is how long after a reload the old server may still close connections
+// that wait for a request: each of them when the exchange is over that it carried
+// then, which links that are slow make last.
+func (l *lab) reloadReach() time.Duration {
+	if l.plan.faults {
+		return requestTimeout
+	}
+	return 5 * time.Second
+}
 
 // explain says why a request could end otherwise than well, or "" if there is no
 // reason that excuses the proxy:

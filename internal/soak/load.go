@@ -68,7 +68,8 @@ type tally struct {
 	reasons     map[string]int            // of those that were not whole
 	unexplained []string                  // the first of them
 	unknown     int                       // how many they are
-	slowest     time.Duration             // of those that were whole, without anything that fails on their way
+	slowest     time.Duration             // of those that were whole, with nothing that fails on their way
+	slowestOf   request
 }
 
 func newTally() *tally {
@@ -94,8 +95,8 @@ func (t *tally) add(l *lab, q request, o outcome) {
 	switch {
 	case o.class == whole:
 		t.whole++
-		if q.clean() {
-			t.slowest = max(t.slowest, o.end.Sub(o.start))
+		if took := o.end.Sub(o.start); q.clean() && took > t.slowest {
+			t.slowest, t.slowestOf = took, q
 		}
 	case reason != "":
 		t.reasons[reason]++

@@ -39,7 +39,7 @@ func (r *result) report(out io.Writer) {
 		fmt.Fprintf(w, "%s\t%s\t%s\n", row.name, row.start, row.end)
 	}
 	w.Flush()
-	fmt.Fprintf(out, "\nslowest whole one on a clean way: %v\n", t.slowest.Round(time.Millisecond))
+	fmt.Fprintf(out, "\nslowest whole one on a clean way: %v, %v\n", t.slowest.Round(time.Millisecond), t.slowestOf)
 	r.reportLanes(out)
 	if r.mode == modeFaults {
 		fmt.Fprintln(out, "\nlinks:")
