@@ -121,9 +121,25 @@ func (l *lab) baseline() (snapshot, error) {
 	return quietest.snapshot, err
 }
 
+// awaitRotation gives the proxy something to do until its upstream proxies are all in
+// rotation: without traffic, it looks after them once a minute only.
+func (l *lab) awaitRotation() error {
+	for deadline := time.Now().Add(settleTimeout); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+		s, err := l.egress.snapshot(false)
+		if err != nil || s.pickable == s.memberStates {
+			return err
+		}
+		_ = l.do(request{number: firstIgnored, client: "h1", parents: true, method: http.MethodGet})
+	}
+	return nil // verify finds out
+}
+
 // verify holds the proxy to what it promises, after the load: that its counters are
 // back at 0 and its slots free, and that it holds no more than before.
 func (l *lab) verify(start snapshot) (snapshot, error) {
+	if err := l.awaitRotation(); err != nil {
+		return snapshot{}, err
+	}
 	l.closeIdle()
 	s, ok, err := l.egress.settle(snapshot.idle)
 	if err != nil {

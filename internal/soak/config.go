@@ -72,7 +72,7 @@ func (l *lab) parentConfig(c *caddy) string {
 		transport {
 			keepalive 2s
 			max_conns_per_host off
-			response_header_timeout 8s
+			response_header_timeout 12s
 `+names+`		}
 `)
 }
@@ -94,9 +94,9 @@ func (l *lab) egressConfig(serial int) string {
 			max_open_for 500ms
 		}
 		transport {
-			dial_timeout 3s
-			tls_timeout 3s
-			response_header_timeout 4s
+			dial_timeout 5s
+			tls_timeout 5s
+			response_header_timeout 8s
 			keepalive 2s
 			max_conns_per_host %d
 %s		}
@@ -107,7 +107,7 @@ func (l *lab) egressConfig(serial int) string {
 		upstreams parents {
 %s			health_check tcp
 			health_interval 1s
-			attempt_timeout 3s
+			attempt_timeout 5s
 			circuit {
 				open_for 500ms
 				max_open_for 1s

@@ -10,9 +10,9 @@ import (
 func (l *lab) reloads(ctx context.Context, interval time.Duration) (n int) {
 	for every(ctx, interval) {
 		n++
-		from := time.Now()
+		end := l.times.begin(&l.times.reloads)
 		err := l.egress.load(l.egressConfig(n))
-		l.times.reloaded(from, time.Now().Add(l.reloadReach()))
+		end(time.Now().Add(l.reloadReach()))
 		if err != nil {
 			l.broken.add("reload %d: %v", n, err)
 		}
@@ -26,9 +26,9 @@ func (l *lab) kills(ctx context.Context, interval time.Duration) (n int) {
 	for every(ctx, interval-interval/3) {
 		victim := l.parents[n%len(l.parents)]
 		n++
-		from := time.Now()
+		end := l.times.begin(&l.times.kills)
 		victim.kill()
-		l.times.killed(from, time.Now())
+		end(time.Now())
 		every(ctx, interval/3)
 		// Not ctx: it outlives the load.
 		if err := victim.start(context.Background()); err != nil {
@@ -37,6 +37,19 @@ func (l *lab) kills(ctx context.Context, interval time.Duration) (n int) {
 		}
 	}
 	return n
+}
+
+// watchStalls takes note of times at which the machine is so busy that this process
+// does not run when it is due.
+func (l *lab) watchStalls(ctx context.Context) {
+	const tick, late = 100 * time.Millisecond, 2 * time.Second
+	for last := time.Now(); every(ctx, tick); last = time.Now() {
+		if time.Since(last) > late {
+			l.times.mu.Lock()
+			l.times.stalls = append(l.times.stalls, span{last, time.Now()})
+			l.times.mu.Unlock()
+		}
+	}
 }
 
 // every waits for an interval, unless ctx ends before. An interval of 0 never

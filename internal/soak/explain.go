@@ -10,22 +10,27 @@ type timeline struct {
 	mu      sync.Mutex
 	reloads []span
 	kills   []span
+	stalls  []span // when this machine had no time for us
 }
 
+// span is a time; one that has not ended has no end.
 type span struct{ from, to time.Time }
 
-func (s span) overlaps(from, to time.Time) bool { return !s.from.After(to) && !s.to.Before(from) }
-
-func (t *timeline) reloaded(from, to time.Time) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.reloads = append(t.reloads, span{from, to})
+func (s span) overlaps(from, to time.Time) bool {
+	return !s.from.After(to) && (s.to.IsZero() || !s.to.Before(from))
 }
 
-func (t *timeline) killed(from, to time.Time) {
+// begin adds a span that begins now, and returns what ends it.
+func (t *timeline) begin(spans *[]span) (end func(at time.Time)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.kills = append(t.kills, span{from, to})
+	i := len(*spans)
+	*spans = append(*spans, span{from: time.Now()})
+	return func(at time.Time) {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		(*spans)[i].to = at
+	}
 }
 
 func anyOverlap(spans []span, from, to time.Time) bool {
@@ -39,9 +44,10 @@ func anyOverlap(spans []span, from, to time.Time) bool {
 
 // How long a fault may be felt after it struck: a connection that is dead waits in
 // a pool, for keepalive and then for a timeout; a circuit is open; an HTTP/2
-// connection to an upstream proxy is found dead by PING after 15 and 5 seconds.
+// connection is found dead by PING, that of a client after 2 and 10 seconds, one to
+// an upstream proxy after 15 and 5.
 const (
-	linkReach    = 8 * time.Second
+	linkReach    = 15 * time.Second
 	longestReach = 25 * time.Second
 )
 
@@ -50,7 +56,7 @@ const (
 // then, which links that are slow make last.
 func (l *lab) reloadReach() time.Duration {
 	if l.plan.faults {
-		return requestTimeout
+		return l.patience
 	}
 	return 5 * time.Second
 }
@@ -63,7 +69,8 @@ func (l *lab) reloadReach() time.Duration {
 //   - an upstream proxy was killed while it was under way, and it used the group;
 //   - a reload took place and there is no answer: Caddy resets connections that
 //     still wait in the accept queue of the listener that it gives up, and closes
-//     idle ones, on which a request may be under way.
+//     idle ones, on which a request may be under way;
+//   - the machine was too busy to run even this process: timeouts prove nothing.
 func (l *lab) explain(q request, o outcome) string {
 	for _, link := range l.linksOf(q) {
 		reach := linkReach
@@ -81,6 +88,9 @@ func (l *lab) explain(q request, o outcome) string {
 	}
 	if !o.answered && o.class != timedOut && anyOverlap(l.times.reloads, o.start, o.end) {
 		return "connection lost at a reload"
+	}
+	if anyOverlap(l.times.stalls, o.start, o.end) {
+		return "the machine stalled"
 	}
 	return ""
 }

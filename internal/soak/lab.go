@@ -24,8 +24,8 @@ import (
 //
 // The proxies are processes; the rest is this one.
 type lab struct {
+	options
 	plan    plan
-	dir     string
 	cert    testcert.Files
 	roots   *x509.CertPool
 	origin  *origin
@@ -49,16 +49,15 @@ func (l *links) all() []*link {
 	return slices.DeleteFunc(all, func(l *link) bool { return l == nil })
 }
 
-// newLab starts everything. binary is Caddy with egress: the program and what it
-// needs in front of its arguments.
-func newLab(ctx context.Context, dir string, binary []string, p plan) (_ *lab, err error) {
-	l := &lab{plan: p, dir: dir, broken: new(violations), clients: make(map[string]*client)}
+// newLab starts everything.
+func newLab(ctx context.Context, o options) (_ *lab, err error) {
+	l := &lab{options: o, plan: plan{seed: o.seed, faults: o.mode == modeFaults}, broken: new(violations), clients: make(map[string]*client)}
 	defer func() {
 		if err != nil {
 			_ = l.stop()
 		}
 	}()
-	if l.cert, l.roots, err = testcert.New(dir); err != nil {
+	if l.cert, l.roots, err = testcert.New(l.dir); err != nil {
 		return l, err
 	}
 	pair, err := tls.LoadX509KeyPair(l.cert.Cert, l.cert.Key)
@@ -70,7 +69,7 @@ func newLab(ctx context.Context, dir string, binary []string, p plan) (_ *lab, e
 	}
 	for i, at := range []**caddy{&l.egress, &l.parents[0], &l.parents[1]} {
 		name := [...]string{"egress", "parent1", "parent2"}[i]
-		if *at, err = newCaddy(name, binary, dir); err != nil {
+		if *at, err = newCaddy(name, l.binary, l.dir); err != nil {
 			return l, err
 		}
 	}

@@ -44,7 +44,7 @@ func (l *lab) load(ctx context.Context, p plan, first int64, limit int64, rate f
 // do makes one request.
 func (l *lab) do(q request) outcome {
 	start := time.Now()
-	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), l.patience)
 	defer cancel()
 	var o outcome
 	if q.method == http.MethodConnect {

@@ -35,6 +35,8 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
+	"log"
 	"math/rand/v2"
 	"os"
 	"os/signal"
@@ -43,6 +45,7 @@ import (
 )
 
 func main() {
+	log.SetOutput(io.Discard) // net/http tells there what the links do to it
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := mainCode(ctx, os.Args[1:])
 	stop()
@@ -104,5 +107,6 @@ func parse(args []string) (o options, err error) {
 	if o.mode == modeFaults {
 		o.kill = 0
 	}
+	o.patience, o.calm = 20*time.Second, 150
 	return o, nil
 }

@@ -30,9 +30,6 @@ const (
 	timedOut = "timed out"
 )
 
-// requestTimeout is when a client gives up. Only a black hole makes it wait so long.
-const requestTimeout = 20 * time.Second
-
 // failed is the outcome of a request that ended with an error.
 func failed(answered bool, err error) outcome {
 	o := outcome{class: noAnswer, answered: answered, err: err}

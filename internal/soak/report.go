@@ -34,6 +34,7 @@ func (r *result) report(out io.Writer) {
 		{"  failed, unexplained", "0", count(t.unknown)},
 		{"reloads", "0", count(r.reloads)},
 		{"upstreams killed and revived", "0", count(r.kills)},
+		{"stalls of this machine", "0", count(r.stalls)},
 		{"violations", "0", count(len(r.violations))},
 	} {
 		fmt.Fprintf(w, "%s\t%s\t%s\n", row.name, row.start, row.end)

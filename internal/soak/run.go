@@ -17,6 +17,12 @@ type options struct {
 	rate   float64 // requests a second
 	reload time.Duration
 	kill   time.Duration
+	// patience is when a client gives up. Only a black hole makes it wait so long.
+	patience time.Duration
+	// calm is how many requests are made before the first look at what the proxy
+	// holds, and again when it is over. Nothing fails then, and each of them has
+	// to be whole.
+	calm   int64
 	binary []string // Caddy with egress; empty: built from source
 	dir    string   // for what the processes write
 }
@@ -34,16 +40,16 @@ type result struct {
 	tally          *tally
 	links          []*link
 	reloads, kills int
+	stalls         int // times at which the machine was too busy to tell
 	violations     []string
 }
 
-// calmLoad is how many requests are made before the first look at what the proxy
-// holds, and again when it is over. Nothing fails then, and each of them has to be
-// whole. Their numbers lie far from those of the load.
+// The numbers of requests that are made while nothing fails lie far from those of
+// the load.
 const (
-	calmLoad    = 150
-	firstBefore = 1 << 40
-	firstAfter  = 1 << 41
+	firstBefore  = 1 << 40
+	firstAfter   = 1 << 41
+	firstIgnored = 1 << 42
 )
 
 // run runs one mode from start to end. It returns an error where it could not: what
@@ -58,7 +64,7 @@ func run(ctx context.Context, o options, say func(string)) (_ *result, err error
 		o.binary = []string{binary}
 	}
 	// The processes outlive the load's context: what comes after it needs them.
-	l, err := newLab(context.WithoutCancel(ctx), o.dir, o.binary, plan{seed: o.seed, faults: o.mode == modeFaults})
+	l, err := newLab(context.WithoutCancel(ctx), o)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +103,7 @@ func run(ctx context.Context, o options, say func(string)) (_ *result, err error
 func (l *lab) calmly(ctx context.Context, first int64) {
 	t := newTally()
 	t.strict = true
-	l.load(ctx, l.plan, first, calmLoad, 100, t)
+	l.load(ctx, l.plan, first, l.calm, 100, t)
 	for _, s := range t.unexplained {
 		l.broken.add("while nothing fails: %s", s)
 	}
@@ -120,11 +126,13 @@ func (l *lab) underLoad(ctx context.Context, res *result, say func(string)) erro
 	ctx, cancel := context.WithTimeout(ctx, res.length)
 	defer cancel()
 	var wg sync.WaitGroup
+	wg.Go(func() { l.watchStalls(ctx) })
 	wg.Go(func() { res.reloads = l.reloads(ctx, res.reload) })
 	wg.Go(func() { res.kills = l.kills(ctx, res.kill) })
 	wg.Go(func() { l.progress(ctx, max(res.length/20, time.Second), res.tally, say) })
 	l.load(ctx, l.plan, 0, math.MaxInt64, res.rate, res.tally)
 	wg.Wait()
+	res.stalls = len(l.times.stalls)
 	if l.plan.faults {
 		return restart((*link).calm)
 	}

@@ -89,7 +89,7 @@ const settleTimeout = 75 * time.Second
 
 // settle waits until good says so of a snapshot, and returns the last one.
 func (c *caddy) settle(good func(snapshot) bool) (s snapshot, ok bool, err error) {
-	for deadline := time.Now().Add(settleTimeout); ; time.Sleep(time.Second) {
+	for deadline := time.Now().Add(settleTimeout); ; time.Sleep(500 * time.Millisecond) {
 		if s, err = c.snapshot(true); err != nil {
 			return s, false, err
 		}
@@ -118,5 +118,5 @@ func (l *lowest) look(s snapshot) bool {
 	if l.goroutines == 0 || s.goroutines+s.open < l.goroutines+l.open {
 		*l = lowest{snapshot: s}
 	}
-	return l.since >= 6
+	return l.since >= 8
 }

@@ -40,6 +40,7 @@ func TestRun(t *testing.T) {
 				t.Fatal(err)
 			}
 			o.binary, o.dir = []string{self}, t.TempDir()
+			o.patience, o.calm = 10*time.Second, 60
 			res, err := run(t.Context(), o, func(s string) { t.Log(s) })
 			if err != nil {
 				t.Fatal(err)

@@ -70,7 +70,7 @@ func liar(t *testing.T, answer http.HandlerFunc) *lab {
 	t.Helper()
 	s := httptest.NewServer(answer)
 	t.Cleanup(s.Close)
-	l := &lab{broken: new(violations), origin: &origin{httpAddr: s.Listener.Addr().String()}, clients: map[string]*client{}}
+	l := &lab{options: options{patience: time.Minute}, broken: new(violations), origin: &origin{httpAddr: s.Listener.Addr().String()}, clients: map[string]*client{}}
 	l.clients["h1"] = newClient("h1", s.Listener.Addr().String(), nil)
 	t.Cleanup(l.closeIdle)
 	return l
@@ -160,11 +160,11 @@ func TestOriginSeesWhatMustNotBe(t *testing.T) {
 // Only what was under way when something failed is excused by it.
 func TestExplain(t *testing.T) {
 	at := func(s int) time.Time { return time.Unix(1000+int64(s), 0) }
-	l := &lab{plan: plan{faults: true}}
+	l := &lab{options: options{patience: 20 * time.Second}, plan: plan{faults: true}}
 	l.links = links{client: new(link), parent: new(link), parentTLS: new(link), origin: new(link), echo: new(link)}
 	l.links.origin.strikes = []time.Time{at(100)}
-	l.times.killed(at(200), at(201))
-	l.times.reloaded(at(300), at(301))
+	l.times.kills = []span{{at(200), at(201)}}
+	l.times.reloads = []span{{at(300), at(301)}, {from: at(400)}}
 	for _, tc := range []struct {
 		name     string
 		q        request
@@ -173,7 +173,7 @@ func TestExplain(t *testing.T) {
 		want     string
 	}{
 		{"during a fault", request{badOrigin: true}, broken, 99, 101, "fault on its way"},
-		{"felt later", request{badOrigin: true}, broken, 107, 108, "fault on its way"},
+		{"felt later", request{badOrigin: true}, broken, 112, 113, "fault on its way"},
 		{"much later", request{badOrigin: true}, broken, 120, 121, ""},
 		{"before", request{badOrigin: true}, broken, 97, 99, ""},
 		{"another link", request{badClient: true, client: "h1"}, broken, 99, 101, ""},
@@ -181,6 +181,8 @@ func TestExplain(t *testing.T) {
 		{"after a kill", request{parents: true}, broken, 202, 203, ""},
 		{"a kill of who is not asked", request{}, broken, 199, 202, ""},
 		{"no answer at a reload", request{}, noAnswer, 300, 300, "connection lost at a reload"},
+		{"at a reload that goes on", request{}, noAnswer, 500, 501, "connection lost at a reload"},
+		{"between reloads", request{}, noAnswer, 302, 303, ""},
 		{"broken at a reload", request{}, broken, 300, 300, ""},
 		{"timed out at a reload", request{}, timedOut, 300, 330, ""},
 	} {
