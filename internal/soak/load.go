@@ -76,13 +76,19 @@ func newTally() *tally {
 	return &tally{lanes: make(map[string]map[string]int), reasons: make(map[string]int)}
 }
 
+// notedLate is how much later than its effect a fault may be noted.
+const notedLate = 3 * time.Second
+
 // maxSamples is how many unexplained outcomes are told.
 const maxSamples = 20
 
 func (t *tally) add(l *lab, q request, o outcome) {
 	reason := ""
 	if o.class != whole && !t.strict {
-		reason = l.explain(q, o)
+		if reason = l.explain(q, o); reason == "" {
+			time.Sleep(notedLate)
+			reason = l.explain(q, o)
+		}
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -130,13 +130,15 @@ func (l *lab) underLoad(ctx context.Context, res *result, say func(string)) erro
 	wg.Go(func() { res.reloads = l.reloads(ctx, res.reload) })
 	wg.Go(func() { res.kills = l.kills(ctx, res.kill) })
 	wg.Go(func() { l.progress(ctx, max(res.length/20, time.Second), res.tally, say) })
-	l.load(ctx, l.plan, 0, math.MaxInt64, res.rate, res.tally)
+	wg.Go(func() { l.load(ctx, l.plan, 0, math.MaxInt64, res.rate, res.tally) })
+	<-ctx.Done()
+	var err error
+	if l.plan.faults { // who waits in a black hole need not wait longer
+		err = restart((*link).calm)
+	}
 	wg.Wait()
 	res.stalls = len(l.times.stalls)
-	if l.plan.faults {
-		return restart((*link).calm)
-	}
-	return nil
+	return err
 }
 
 // good reports whether the proxy has kept its promises. An error that nothing
