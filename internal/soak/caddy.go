@@ -192,17 +192,23 @@ func (c *caddy) metrics() (map[string]float64, error) {
 	return sums, nil
 }
 
-// complaints are lines of the log that tell of a bug: of a panic, or a data race.
+// complaints are what the log tells of bugs: of panics and data races, with what
+// stands behind them.
 func (c *caddy) complaints() error {
+	const context = 60 // lines
 	text, err := os.ReadFile(c.logPath)
 	if err != nil {
 		return err
 	}
+	lines := strings.SplitAfter(string(text), "\n")
 	var found []error
-	for line := range strings.Lines(string(text)) {
+	for i := 0; i < len(lines); i++ {
 		for _, word := range []string{"panic", "DATA RACE", "fatal error"} {
-			if strings.Contains(line, word) {
-				found = append(found, fmt.Errorf("%s: %.300s", c.name, strings.TrimSpace(line)))
+			if strings.Contains(lines[i], word) {
+				end := min(i+context, len(lines))
+				found = append(found, fmt.Errorf("%s: %s", c.name, strings.Join(lines[i:end], "")))
+				i = end
+				break
 			}
 		}
 	}

@@ -36,6 +36,9 @@ func (l *lab) exchange(ctx context.Context, c *client, q request) outcome {
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		_, _ = io.Copy(io.Discard, resp.Body)
+		if resp.StatusCode == http.StatusInternalServerError {
+			l.broken.add("%v: the proxy takes the blame: %v", q, answeredWith(resp).err)
+		}
 		return answeredWith(resp)
 	}
 	if id := resp.Header.Get("X-Id"); id != q.id() {

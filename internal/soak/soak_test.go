@@ -26,8 +26,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// The short form of both modes. The first seed has met a chunked upload that was
-// sent again without its framing.
+// The short form of both modes.
 func TestRun(t *testing.T) {
 	for _, o := range []options{
 		{mode: modeFaults, seed: 1, length: 5 * time.Second, rate: 40, reload: 2 * time.Second},
