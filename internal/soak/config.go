@@ -28,6 +28,7 @@ func (l *lab) caddyfile(c *caddy, egress string) string {
 	skip_install_trust
 	metrics
 	servers {
+		protocols h1 h2
 		timeouts {
 			read_body_idle 10s
 			write_idle 10s
