@@ -20,6 +20,9 @@ const (
 
 // caddyfile is a configuration with a proxy in clear and one within TLS. A client
 // that is gone without a word does not hold its slots for longer than its timeouts.
+//
+// It goes without HTTP/3, which nobody here speaks: while Caddy starts that, the race
+// detector finds a race of Caddy's own with the first requests to the same server.
 func (l *lab) caddyfile(c *caddy, egress string) string {
 	return fmt.Sprintf(`{
 	admin %s
