@@ -194,7 +194,7 @@ func TestBlameAfterAnAnswer(t *testing.T) {
 	tr := throughGroup(t, h, "a.example:80")
 	tr.kind = isExchange
 	tr.paths.current = path{member: g.health.Members()[0].Value.(*member)}
-	for _, f := range []*failure{failProtocol, failIncomplete, failTerminated} {
+	for _, f := range []*failure{failProtocol, failIncomplete, failTerminated, failTLS, failTLSAlert} {
 		err := &explained{f, errors.New("x")}
 		tr.paths.answered = false
 		if v := tr.judgeExchange(err); v.kind != health.Failure {

@@ -211,7 +211,7 @@ func (t *transaction) appendFraming(b []byte) []byte {
 	case t.r.ContentLength > 0:
 		b = append(b, "Content-Length: "...)
 		b = strconv.AppendInt(b, t.r.ContentLength, 10)
-	case !t.bodyRead:
+	case !t.bodyRead, t.upload != nil: // the attempt before may have read it to its end
 		b = append(b, "Transfer-Encoding: chunked"...)
 	case t.r.Header["Content-Length"] != nil:
 		// An empty body that the client said in so many words.

@@ -404,3 +404,12 @@ func TestFraming(t *testing.T) {
 		})
 	}
 }
+
+// The head of another attempt frames a body that was read to its end in the first.
+func TestFraming_OfAnotherAttempt(t *testing.T) {
+	tx := exchangeOf(t, "PUT http://origin.test/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n")
+	tx.upload, tx.bodyRead = new(upload), true
+	if head := tx.head(t); !slices.Equal(fieldLines(head, "Transfer-Encoding"), []string{"chunked"}) {
+		t.Errorf("head %q", head)
+	}
+}

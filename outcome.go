@@ -197,6 +197,9 @@ func classifyTLS(err error) *failure {
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" {
 		return failTLSAlert // how crypto/tls reports an alert of the peer
 	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "local error" {
+		return failTLS // and one of its own, as about a record that is broken
+	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		return failTLS
 	}

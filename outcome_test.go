@@ -76,6 +76,7 @@ func TestClassify(t *testing.T) {
 		{"reset in the handshake", &tlsError{opError(syscall.ECONNRESET)}, 502, "tls_protocol_error", "origin"},
 		// As crypto/tls reports it: the type of the alert is not exported.
 		{"alert", &tlsError{&net.OpError{Op: "remote error", Err: errors.New("tls: handshake failure")}}, 502, "tls_alert_received", "origin"},
+		{"broken record", &net.OpError{Op: "local error", Err: errors.New("tls: bad record MAC")}, 502, "tls_protocol_error", "origin"},
 		{"handshake timeout", &tlsError{context.DeadlineExceeded}, 504, "connection_timeout", "origin"},
 		{"handshake socket timeout", &tlsError{opError(os.ErrDeadlineExceeded)}, 504, "connection_timeout", "origin"},
 

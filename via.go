@@ -228,6 +228,8 @@ func (t *transaction) judgeExchange(err error) verdict {
 		return verdict{kind: health.Failure, failure: failUpstreamTerminated}
 	case failProtocol:
 		return verdict{kind: health.Failure, failure: failUpstreamProtocol}
+	case failTLS, failTLSAlert:
+		return verdict{kind: health.Failure, failure: failUpstreamTLS}
 	case failHeadTimeout:
 		return verdict{kind: health.ReplyTimeout, failure: failHeadTimeout}
 	}

@@ -91,7 +91,7 @@ func caddy(directive string) func(*lab) (*proxy, error) {
 
 // startCaddyTLS starts egress for clients that speak HTTP/2.
 func startCaddyTLS(l *lab) (*proxy, error) {
-	c, err := newCaddyRun(l, "https", fmt.Sprintf("tls %s %s\negress {\n%s}", l.cert.cert, l.cert.key, egressRules))
+	c, err := newCaddyRun(l, "https", fmt.Sprintf("tls %s %s\negress {\n%s}", l.cert.Cert, l.cert.Key, egressRules))
 	if err != nil {
 		return nil, err
 	}

@@ -5,18 +5,12 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
-	"math/big"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
+
+	"github.com/caddy-egress/egress/internal/testcert"
 )
 
 // lab is what the subjects have in common.
@@ -26,7 +20,7 @@ type lab struct {
 	source   string // of this module
 	refcaddy string // the binary
 	goproxy  string // the binary; empty until it is built
-	cert     keyPair
+	cert     testcert.Files
 	origin   *child
 	listener map[string]string // the origin's, by name
 
@@ -49,10 +43,10 @@ func newLab(ctx context.Context, dir string) (*lab, error) {
 	if err := l.build(l.refcaddy, l.source, "./bench/refcaddy"); err != nil {
 		return nil, err
 	}
-	if l.cert, err = newKeyPair(dir); err != nil {
+	if l.cert, _, err = testcert.New(dir); err != nil {
 		return nil, err
 	}
-	l.origin, err = startSelf(ctx, &l.listener, "origin", l.cert.cert, l.cert.key)
+	l.origin, err = startSelf(ctx, &l.listener, "origin", l.cert.Cert, l.cert.Key)
 	return l, err
 }
 
@@ -66,39 +60,4 @@ func (l *lab) build(binary, dir, pkg string) error {
 		return fmt.Errorf("building %s: %w: %s", pkg, err, strings.TrimSpace(said.String()))
 	}
 	return nil
-}
-
-// keyPair is a self-signed certificate for 127.0.0.1 and its key, as PEM files.
-// The origin has it, and so has every subject that speaks TLS with clients.
-type keyPair struct{ cert, key string }
-
-func newKeyPair(dir string) (keyPair, error) {
-	pair := keyPair{filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return pair, err
-	}
-	template := &x509.Certificate{
-		SerialNumber:          big.NewInt(1),
-		NotBefore:             time.Now().Add(-time.Hour),
-		NotAfter:              time.Now().Add(24 * time.Hour),
-		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		BasicConstraintsValid: true,
-		IsCA:                  true,
-		DNSNames:              []string{"localhost"},
-		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		return pair, err
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return pair, err
-	}
-	if err := os.WriteFile(pair.cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o644); err != nil {
-		return pair, err
-	}
-	return pair, os.WriteFile(pair.key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600)
 }

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-egress/egress/internal/pattern"
 )
 
 // load is one run of the generator: what it does and how often. It travels from
@@ -222,7 +224,7 @@ func (c *client) exchange(number int64) (err error) {
 			return err
 		}
 	}
-	id := fmt.Appendf(nil, "%0*x", idSize, int64(c.worker)<<40|number)
+	id := fmt.Appendf(nil, "%0*x", pattern.IDSize, int64(c.worker)<<40|number)
 	kept, err := c.request(id, c.host(number))
 	if !kept {
 		c.close()
@@ -258,9 +260,9 @@ func (c *client) request(id []byte, host string) (kept bool, err error) {
 		return false, fmt.Errorf("response with length %d, close %t; want length %d on a connection that stays", h.length, h.close, c.Size)
 	}
 	if c.Fixed {
-		id = noID
+		id = pattern.NoID
 	}
-	err = c.conn.readBody(&body{id: id}, c.Size, c.pace())
+	err = c.conn.readBody(&pattern.Body{ID: id}, c.Size, c.pace())
 	return err == nil && !h.close && !c.Closes, err
 }
 
@@ -288,7 +290,7 @@ func (l *load) appendRequest(b, id []byte, host string) []byte {
 	}
 	b = append(b, '\r', '\n')
 	if l.Post > 0 {
-		b = (&body{id: id}).append(b, l.Post)
+		b = (&pattern.Body{ID: id}).Append(b, l.Post)
 	}
 	return b
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+
+	"github.com/caddy-egress/egress/internal/pattern"
 )
 
 // gather has all N requests in flight at once, each on a connection of its own.
@@ -17,7 +19,7 @@ func (l *load) gather(w *worker) {
 		wg.Go(func() {
 			c, err := l.dial()
 			if err == nil {
-				id := fmt.Appendf(nil, "%0*x%0*x", runSize, run, idSize-runSize, i)
+				id := fmt.Appendf(nil, "%0*x%0*x", runSize, run, pattern.IDSize-runSize, i)
 				err = l.gathered(c, w.n, id)
 				defer c.Close()
 			}
@@ -39,8 +41,8 @@ func (l *load) gathered(c *conn, n int64, id []byte) error {
 	if err := checkStatus(h); err != nil {
 		return err
 	}
-	if h.length != idSize {
-		return fmt.Errorf("response with length %d, want %d", h.length, idSize)
+	if h.length != pattern.IDSize {
+		return fmt.Errorf("response with length %d, want %d", h.length, pattern.IDSize)
 	}
-	return c.readBody(&body{id: id}, idSize, nil)
+	return c.readBody(&pattern.Body{ID: id}, pattern.IDSize, nil)
 }

@@ -11,13 +11,16 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddy-egress/egress/internal/pattern"
+	"github.com/caddy-egress/egress/internal/testcert"
 )
 
 // testOrigin is an origin within the test. It understands requests in absolute
 // form, so that it stands in for a proxy in front of it as well.
 func testOrigin(t *testing.T) (o *origin, cert string) {
 	t.Helper()
-	pair, err := newKeyPair(t.TempDir())
+	pair, _, err := testcert.New(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,7 +28,7 @@ func testOrigin(t *testing.T) (o *origin, cert string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return o, pair.cert
+	return o, pair.Cert
 }
 
 // run runs a load and returns its result without the times.
@@ -54,7 +57,7 @@ func TestRequestsAreCountedOnBothSides(t *testing.T) {
 	for name, l := range map[string]load{
 		"GET":        {N: 101, Conns: 4, Size: 1 << 10},
 		"GET, large": {N: 3, Conns: 2, Size: 1<<20 + 1},
-		"POST":       {N: 50, Conns: 4, Size: idSize, Post: 64 << 10},
+		"POST":       {N: 50, Conns: 4, Size: pattern.IDSize, Post: 64 << 10},
 		"closing":    {N: 20, Conns: 4, Size: 1 << 10, Closes: true},
 		"hosts":      {N: 20, Conns: 4, Size: 1 << 10, Hosts: 20, To: "any"},
 		"paced":      {N: 50, Conns: 4, Size: 1 << 10, Do: "paced", Rate: 1e5},
@@ -176,7 +179,7 @@ func TestWrongAnswersAreErrors(t *testing.T) {
 	answer := func(line, fields string, body []byte) string {
 		return fmt.Sprintf("%s\r\nContent-Length: %d\r\n%s\r\n%s", line, len(body), fields, body)
 	}
-	right := (&body{id: noID}).append(nil, size)
+	right := (&pattern.Body{ID: pattern.NoID}).Append(nil, size)
 	wrong := bytes.Clone(right)
 	wrong[size-1]++
 	for _, test := range []struct{ name, answer, want string }{
@@ -229,7 +232,7 @@ func TestOriginRefusesWrongBody(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	fmt.Fprintf(c, "POST /16/%s HTTP/1.1\r\nContent-Length: 20\r\n\r\n%sxxxx", noID, noID)
+	fmt.Fprintf(c, "POST /16/%s HTTP/1.1\r\nContent-Length: 20\r\n\r\n%sxxxx", pattern.NoID, pattern.NoID)
 	if n, err := c.Read(make([]byte, 1)); err == nil {
 		t.Errorf("an answer of %d bytes, want none", n)
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"sync"
+
+	"github.com/caddy-egress/egress/internal/pattern"
 )
 
 // tunnel connects to the target, through the proxy with CONNECT.
@@ -109,7 +111,7 @@ func (l *load) send() error {
 	if _, err := fmt.Fprintf(c, "%d\n", l.Size); err != nil {
 		return err
 	}
-	if err := writeBody(c, nil, new(body), l.Size); err != nil {
+	if err := writeBody(c, nil, new(pattern.Body), l.Size); err != nil {
 		return err
 	}
 	var answer [1]byte
@@ -131,7 +133,7 @@ func (l *load) fetch() error {
 	if _, err := fmt.Fprintf(c, "%d\n", l.Size); err != nil {
 		return err
 	}
-	if err := c.readBody(new(body), l.Size, nil); err != nil {
+	if err := c.readBody(new(pattern.Body), l.Size, nil); err != nil {
 		return err
 	}
 	if c.r < c.w {

@@ -24,7 +24,6 @@
 //	load*.go           - the load generator
 //	relay.go           - the bare relay, the floor for tunnels
 //	message.go         HTTP/1.1, just enough for origin and generator
-//	pattern.go         the bytes of bodies, and their check
 package main
 
 import (

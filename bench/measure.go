@@ -145,7 +145,7 @@ func (l *lab) startLoad(p *proxy, listener string, todo load, result *loadResult
 	todo.To = l.listener[listener]
 	todo.Proxy = p.entry(todo.To)
 	todo.Fixed, todo.Bare, todo.Closes, todo.HTTP2 = p.fixed, p.bare, p.closes, p.http2
-	todo.Root = l.cert.cert
+	todo.Root = l.cert.Cert
 	text, err := json.Marshal(todo)
 	if err != nil {
 		return nil, err

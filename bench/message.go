@@ -9,6 +9,8 @@ import (
 	"io"
 	"net"
 	"strconv"
+
+	"github.com/caddy-egress/egress/internal/pattern"
 )
 
 // conn reads HTTP/1.1 messages of a simple kind, those that origin and
@@ -108,7 +110,7 @@ func isName(name []byte, lower string) bool {
 
 // readBody reads n bytes and compares them with what they must be. pace, if not
 // nil, is called with the number of bytes of each piece.
-func (c *conn) readBody(want *body, n int64, pace func(int)) error {
+func (c *conn) readBody(want *pattern.Body, n int64, pace func(int)) error {
 	for n > 0 {
 		if c.r == c.w {
 			if err := c.fill(); err != nil {
@@ -119,7 +121,7 @@ func (c *conn) readBody(want *body, n int64, pace func(int)) error {
 			}
 		}
 		piece := c.buf[c.r:min(c.w, c.r+int(min(n, int64(len(c.buf)))))]
-		if err := want.check(piece); err != nil {
+		if err := want.Check(piece); err != nil {
 			return err
 		}
 		c.r += len(piece)

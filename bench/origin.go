@@ -11,6 +11,9 @@ import (
 	"net"
 	"strconv"
 	"sync/atomic"
+
+	"github.com/caddy-egress/egress/internal/pattern"
+	"github.com/caddy-egress/egress/internal/testcert"
 )
 
 // origin is the far end of everything that is measured. It has one listener for
@@ -53,15 +56,15 @@ func originMain(args []string) error {
 	if len(args) != 2 {
 		return fmt.Errorf("origin wants a certificate and a key, got %d arguments", len(args))
 	}
-	o, err := newOrigin(keyPair{args[0], args[1]})
+	o, err := newOrigin(testcert.Files{Cert: args[0], Key: args[1]})
 	if err != nil {
 		return err
 	}
 	return serveParent(o.addrs, func() any { return o.seen() })
 }
 
-func newOrigin(pair keyPair) (*origin, error) {
-	cert, err := tls.LoadX509KeyPair(pair.cert, pair.key)
+func newOrigin(pair testcert.Files) (*origin, error) {
+	cert, err := tls.LoadX509KeyPair(pair.Cert, pair.Key)
 	if err != nil {
 		return nil, err
 	}
@@ -137,14 +140,14 @@ func (o *origin) serveHTTP(nc net.Conn) error {
 			return err
 		}
 		if h.length > 0 {
-			if err := c.readBody(&body{id: id}, h.length, nil); err != nil {
+			if err := c.readBody(&pattern.Body{ID: id}, h.length, nil); err != nil {
 				return err
 			}
 		}
 		o.requests.Add(1)
 		out = append(out[:0], answerHead...)
 		out = append(strconv.AppendInt(out, size, 10), crlf2...)
-		if err := writeBody(c, out, &body{id: id}, size); err != nil {
+		if err := writeBody(c, out, &pattern.Body{ID: id}, size); err != nil {
 			return unlessGone(err)
 		}
 	}
@@ -175,7 +178,7 @@ func parseRequestLine(line []byte) (size int64, id []byte, err error) {
 		path = rest[max(bytes.IndexByte(rest, '/'), 0):]
 	}
 	number, rest, _ := bytes.Cut(bytes.TrimPrefix(path, []byte("/")), []byte("/"))
-	if size, err = strconv.ParseInt(string(number), 10, 64); err != nil || len(rest) != idSize {
+	if size, err = strconv.ParseInt(string(number), 10, 64); err != nil || len(rest) != pattern.IDSize {
 		return 0, nil, fmt.Errorf("request line %q", line)
 	}
 	return size, bytes.Clone(rest), nil
@@ -185,20 +188,20 @@ func parseRequestLine(line []byte) (size int64, id []byte, err error) {
 const smallBody = 64 << 10
 
 // writeBody sends what stands in out, and behind it n bytes of a body.
-func writeBody(w io.Writer, out []byte, b *body, n int64) error {
+func writeBody(w io.Writer, out []byte, b *pattern.Body, n int64) error {
 	if n <= smallBody {
-		_, err := w.Write(b.append(out, n))
+		_, err := w.Write(b.Append(out, n))
 		return err
 	}
 	if _, err := w.Write(out); err != nil {
 		return err
 	}
 	for n > 0 {
-		piece := b.next(n)
+		piece := b.Next(n)
 		if _, err := w.Write(piece); err != nil {
 			return err
 		}
-		b.offset += int64(len(piece))
+		b.Offset += int64(len(piece))
 		n -= int64(len(piece))
 	}
 	return nil

@@ -8,6 +8,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/caddy-egress/egress/internal/pattern"
 )
 
 // gates hold requests back until as many of a run are there as they want to be.
@@ -78,7 +80,7 @@ func (o *origin) serveGathering(nc net.Conn, keep bool) error {
 		if err := o.gates.pass(string(id[:runSize]), n); err != nil {
 			return err
 		}
-		if _, err := fmt.Fprintf(c, "%s%d%s\r\n\r\n%s", answerHead, idSize, fields, id); err != nil {
+		if _, err := fmt.Fprintf(c, "%s%d%s\r\n\r\n%s", answerHead, pattern.IDSize, fields, id); err != nil {
 			return unlessGone(err)
 		}
 		if !keep {

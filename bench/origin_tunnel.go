@@ -6,6 +6,8 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+
+	"github.com/caddy-egress/egress/internal/pattern"
 )
 
 func (o *origin) serveEcho(c net.Conn) error {
@@ -38,7 +40,7 @@ func (o *origin) serveBulk(c net.Conn) error {
 		return unlessGone(err)
 	}
 	o.tunnels.Add(1)
-	return unlessGone(writeBody(c, nil, new(body), n))
+	return unlessGone(writeBody(c, nil, new(pattern.Body), n))
 }
 
 // accepted is what sink answers when it has all bytes, and they are right.
@@ -49,7 +51,7 @@ func (o *origin) serveSink(nc net.Conn) error {
 	if _, err := fmt.Fscanln(nc, &n); err != nil { // reads byte by byte
 		return unlessGone(err)
 	}
-	if err := newConn(nc, largeBuffer).readBody(new(body), n, nil); err != nil {
+	if err := newConn(nc, largeBuffer).readBody(new(pattern.Body), n, nil); err != nil {
 		return err
 	}
 	o.tunnels.Add(1)

@@ -5,6 +5,8 @@ package main
 import (
 	"fmt"
 	"strings"
+
+	"github.com/caddy-egress/egress/internal/pattern"
 )
 
 // subject is something that is measured. Add peers here.
@@ -71,7 +73,7 @@ func subjects() []subject {
 		{name: transport, start: caddy("bench_reference"), version: caddyVersion},
 		{name: noReadFrom, start: caddy("bench_reference hide_read_from")},
 		{name: reverseProxy, start: startReverseProxy},
-		{name: caddyRespond, fixed: true, start: caddy("respond " + string((&body{id: noID}).append(nil, getSize)))},
+		{name: caddyRespond, fixed: true, start: caddy("respond " + string((&pattern.Body{ID: pattern.NoID}).Append(nil, getSize)))},
 		{name: bareRelay, bare: true, start: startRelay},
 		{name: squid, start: startSquid, absent: missing("squid"), version: output("squid", "-v")},
 		{name: trafficSrv, start: startTrafficServer, absent: missing("traffic_server"), version: output("traffic_server", "-V"), optional: true},

@@ -127,10 +127,12 @@ func (tc *retryCase) run(t *testing.T, rt *rapid.T, p *proxy, begin beginOrigin,
 
 func (tc *retryCase) diesUnanswered() bool { return tc.death == dieHead || tc.death == dieRequest }
 
+func (tc *retryCase) body() string { return strings.Repeat("b", tc.size) }
+
 // request is the request as the client sends it.
 func (tc *retryCase) request(url string) string {
 	head := tc.method + " " + url + tc.target + " HTTP/1.1\r\nHost: x\r\n"
-	body := strings.Repeat("b", tc.size)
+	body := tc.body()
 	switch {
 	case tc.size == 0:
 		return head + "\r\n"
@@ -175,7 +177,9 @@ func (tc *retryCase) serve(oc *originConn, seen *seenRequests, die func()) {
 		die()
 		return
 	}
-	oc.request()
+	if r := oc.request(); r.body != tc.body() {
+		oc.t.Errorf("%+v: the origin got %d bytes of the body, and this head: %q", tc, len(r.body), r.head)
+	}
 	seen.saw(tc.target)
 	switch {
 	case !first, tc.death == dieNever, tc.death == dieIdle:

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/freeport"
+	"github.com/caddy-egress/egress/internal/testcert"
 )
 
 // ErrNotInstalled says that this machine lacks the program of a peer, or cannot
@@ -117,7 +118,7 @@ type program struct {
 	name    string // of the executable
 	debian  string // the package it is in
 	tls     bool   // whether write wants a certificate
-	command func(dir string, port int, files certificate) (args []string, err error)
+	command func(dir string, port int, files testcert.Files) (args []string, err error)
 }
 
 // locate finds the executable. Debian keeps some in sbin, which the PATH of a
@@ -172,9 +173,9 @@ func (g program) attempt(ctx context.Context, path, parent string, port int) (_ 
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return nil, err
 	}
-	var files certificate
+	var files testcert.Files
 	if g.tls {
-		if files, p.RootCAs, err = newCertificate(dir); err != nil {
+		if files, p.RootCAs, err = testcert.New(dir); err != nil {
 			return nil, err
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/crypto/bcrypt"
+
+	"github.com/caddy-egress/egress/internal/testcert"
 )
 
 // SquidOptions is what may differ from a squid that allows everybody everything.
@@ -36,10 +38,10 @@ func StartSquid(ctx context.Context, dir string, o SquidOptions) (*Peer, error) 
 // squidHelper is where Debian keeps the helper that checks passwords.
 const squidHelper = "/usr/lib/squid/basic_ncsa_auth"
 
-func (o SquidOptions) command(dir string, port int, files certificate) ([]string, error) {
+func (o SquidOptions) command(dir string, port int, files testcert.Files) ([]string, error) {
 	listen := fmt.Sprintf("http_port 127.0.0.1:%d", port)
 	if o.TLS {
-		listen = fmt.Sprintf("https_port 127.0.0.1:%d tls-cert=%s tls-key=%s", port, files.cert, files.key)
+		listen = fmt.Sprintf("https_port 127.0.0.1:%d tls-cert=%s tls-key=%s", port, files.Cert, files.Key)
 	}
 	if o.ProxyProtocol {
 		listen += " require-proxy-header"
@@ -136,7 +138,7 @@ func StartTinyproxy(ctx context.Context, dir string, o TinyproxyOptions) (*Peer,
 	return program{name: "tinyproxy", debian: "tinyproxy-bin", command: o.command}.start(ctx, dir)
 }
 
-func (o TinyproxyOptions) command(dir string, port int, _ certificate) ([]string, error) {
+func (o TinyproxyOptions) command(dir string, port int, _ testcert.Files) ([]string, error) {
 	lines := []string{
 		fmt.Sprintf("Port %d", port),
 		"Listen 127.0.0.1",
@@ -172,7 +174,7 @@ func StartNghttpx(ctx context.Context, dir string, o NghttpxOptions) (*Peer, err
 	return program{name: "nghttpx", debian: "nghttp2-proxy", tls: true, command: o.command}.start(ctx, dir)
 }
 
-func (o NghttpxOptions) command(dir string, port int, files certificate) ([]string, error) {
+func (o NghttpxOptions) command(dir string, port int, files testcert.Files) ([]string, error) {
 	host, backend, ok := strings.Cut(o.Backend, ":")
 	if !ok {
 		return nil, errors.New("NghttpxOptions.Backend is not host:port")
@@ -194,7 +196,7 @@ func (o NghttpxOptions) command(dir string, port int, files certificate) ([]stri
 		"--backend-connections-per-host=1000",
 		fmt.Sprintf("--frontend-http2-max-concurrent-streams=%d", o.MaxStreams),
 	}
-	return append(append(args, o.Args...), files.key, files.cert), err
+	return append(append(args, o.Args...), files.Key, files.Cert), err
 }
 
 // MicrosocksOptions is what may differ from a SOCKS5 proxy open to everybody.
@@ -210,7 +212,7 @@ func StartMicrosocks(ctx context.Context, dir string, o MicrosocksOptions) (*Pee
 	return program{name: "microsocks", debian: "microsocks", command: o.command}.start(ctx, dir)
 }
 
-func (o MicrosocksOptions) command(_ string, port int, _ certificate) ([]string, error) {
+func (o MicrosocksOptions) command(_ string, port int, _ testcert.Files) ([]string, error) {
 	args := []string{"-i", "127.0.0.1", "-p", fmt.Sprint(port)}
 	if o.User != "" {
 		args = append(args, "-u", o.User, "-P", o.Password)

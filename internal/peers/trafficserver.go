@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/caddy-egress/egress/internal/testcert"
 )
 
 // TrafficServerOptions is what may differ from an Apache Traffic Server that
@@ -23,7 +25,7 @@ func StartTrafficServer(ctx context.Context, dir string, o TrafficServerOptions)
 
 // command lays out, below dir, the directories that Traffic Server expects, and
 // names them in a run root: it has no argument for its configuration alone.
-func (o TrafficServerOptions) command(dir string, port int, _ certificate) ([]string, error) {
+func (o TrafficServerOptions) command(dir string, port int, _ testcert.Files) ([]string, error) {
 	etc := filepath.Join(dir, "etc")
 	for _, sub := range []string{"etc", "var", "log", "cache"} {
 		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {

@@ -1,4 +1,6 @@
-package peers
+// Package testcert makes certificates for the servers that tests and benchmarks start
+// on this machine.
+package testcert
 
 import (
 	"crypto/ecdsa"
@@ -14,20 +16,20 @@ import (
 	"time"
 )
 
-// certificate names the PEM files of a peer.
-type certificate struct{ cert, key string }
+// Files names the PEM files of a certificate and its key.
+type Files struct{ Cert, Key string }
 
-// newCertificate writes a self-signed certificate for 127.0.0.1 and localhost,
-// and returns the pool that trusts it.
-func newCertificate(dir string) (certificate, *x509.CertPool, error) {
-	files := certificate{filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")}
+// New writes a self-signed certificate for 127.0.0.1 and localhost
+// to cert.pem and key.pem in a directory, and returns the pool that trusts it.
+func New(dir string) (Files, *x509.CertPool, error) {
+	files := Files{filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return files, nil, err
 	}
 	template := &x509.Certificate{
 		SerialNumber:          big.NewInt(time.Now().UnixNano()),
-		Subject:               pkix.Name{CommonName: "peer of a test"},
+		Subject:               pkix.Name{CommonName: "server of a test"},
 		NotBefore:             time.Now().Add(-time.Hour),
 		NotAfter:              time.Now().Add(24 * time.Hour),
 		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
@@ -49,10 +51,10 @@ func newCertificate(dir string) (certificate, *x509.CertPool, error) {
 	if err != nil {
 		return files, nil, err
 	}
-	if err := writePEM(files.cert, "CERTIFICATE", der, 0o644); err != nil {
+	if err := writePEM(files.Cert, "CERTIFICATE", der, 0o644); err != nil {
 		return files, nil, err
 	}
-	if err := writePEM(files.key, "PRIVATE KEY", pkcs8, 0o600); err != nil {
+	if err := writePEM(files.Key, "PRIVATE KEY", pkcs8, 0o600); err != nil {
 		return files, nil, err
 	}
 	pool := x509.NewCertPool()
