@@ -440,6 +440,8 @@ func TestParseServer(t *testing.T) {
 		{"192.0.2.1:dns", Server{}, "port 'dns' is not a number from 1 to 65535"},
 		{"192.0.2.1:1:2", Server{}, "not of the form host:port"},
 		{"192.0.2.1/24", Server{}, "only a host and a port are possible"},
+		{"fe80::1%a b", Server{}, "only a host and a port are possible"},
+		{"fe80::1%a\nb", Server{}, "only a host and a port are possible"},
 		{"tls://192.0.2.1/x", Server{}, "only a host and a port are possible"},
 		{"tls://192.0.2.1#", Server{}, "the name of the certificate behind '#' is empty"},
 		{"quic://192.0.2.1", Server{}, "unknown scheme 'quic': one of udp, tcp, tls, https"},

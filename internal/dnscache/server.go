@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // Proto is how a DNS server is spoken to.
@@ -116,11 +117,12 @@ func parseHTTPS(s string) (Server, error) {
 
 // splitHostPort takes the port, if there is one, off a host.
 func splitHostPort(s string, defaultPort uint16) (string, uint16, error) {
+	// Before addresses: netip takes anything as a zone.
+	if strings.ContainsAny(s, "/?@ ") || strings.ContainsFunc(s, unicode.IsControl) {
+		return "", 0, errors.New("only a host and a port are possible")
+	}
 	if a, err := netip.ParseAddr(s); err == nil {
 		return a.String(), defaultPort, nil
-	}
-	if strings.ContainsAny(s, "/?@ ") {
-		return "", 0, errors.New("only a host and a port are possible")
 	}
 	host, port := s, ""
 	switch {
