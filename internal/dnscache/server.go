@@ -89,6 +89,9 @@ func parseTLS(s string) (Server, error) {
 	if !named {
 		name = host
 	}
+	if !validHost(name) {
+		return Server{}, errors.New("the name of the certificate behind '#' is neither a name nor an IP address")
+	}
 	return Server{Proto: DoT, Host: host, Port: port, ServerName: name}, nil
 }
 
@@ -110,6 +113,9 @@ func parseHTTPS(s string) (Server, error) {
 	name := u.Fragment
 	if name == "" {
 		name = host
+	}
+	if !validHost(name) {
+		return Server{}, errors.New("the name of the certificate behind '#' is neither a name nor an IP address")
 	}
 	u.Fragment = ""
 	return Server{Proto: DoH, Host: host, Port: port, ServerName: name, URL: u.String()}, nil
@@ -137,6 +143,9 @@ func splitHostPort(s string, defaultPort uint16) (string, uint16, error) {
 	if host == "" {
 		return "", 0, errors.New("the host is missing")
 	}
+	if !validHost(host) {
+		return "", 0, errors.New("the host is neither a name nor an IP address")
+	}
 	if port == "" {
 		return host, defaultPort, nil
 	}
@@ -145,6 +154,20 @@ func splitHostPort(s string, defaultPort uint16) (string, uint16, error) {
 		return "", 0, fmt.Errorf("port '%s' is not a number from 1 to 65535", port)
 	}
 	return host, uint16(n), nil
+}
+
+// validHost reports whether s is an IP address or could be a name in a certificate.
+func validHost(s string) bool {
+	if _, err := netip.ParseAddr(s); err == nil {
+		return true
+	}
+	for i := range len(s) {
+		letter := 'a' <= s[i]|0x20 && s[i]|0x20 <= 'z'
+		if !letter && (s[i] < '0' || s[i] > '9') && !strings.ContainsRune("-._", rune(s[i])) {
+			return false
+		}
+	}
+	return s != ""
 }
 
 // String is the server as ParseServer takes it.
