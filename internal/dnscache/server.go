@@ -123,12 +123,11 @@ func parseHTTPS(s string) (Server, error) {
 
 // splitHostPort takes the port, if there is one, off a host.
 func splitHostPort(s string, defaultPort uint16) (string, uint16, error) {
-	// Before addresses: netip takes anything as a zone.
+	if a, err := netip.ParseAddr(s); err == nil && validHost(s) {
+		return a.String(), defaultPort, nil
+	}
 	if strings.ContainsAny(s, "/?@ ") || strings.ContainsFunc(s, unicode.IsControl) {
 		return "", 0, errors.New("only a host and a port are possible")
-	}
-	if a, err := netip.ParseAddr(s); err == nil {
-		return a.String(), defaultPort, nil
 	}
 	host, port := s, ""
 	switch {
@@ -158,9 +157,13 @@ func splitHostPort(s string, defaultPort uint16) (string, uint16, error) {
 
 // validHost reports whether s is an IP address or could be a name in a certificate.
 func validHost(s string) bool {
-	if _, err := netip.ParseAddr(s); err == nil {
-		return true
+	if a, err := netip.ParseAddr(s); err == nil {
+		return a.Zone() == "" || validName(a.Zone()) // netip takes anything as a zone
 	}
+	return validName(s)
+}
+
+func validName(s string) bool {
 	for i := range len(s) {
 		letter := 'a' <= s[i]|0x20 && s[i]|0x20 <= 'z'
 		if !letter && (s[i] < '0' || s[i] > '9') && !strings.ContainsRune("-._", rune(s[i])) {
