@@ -66,6 +66,11 @@ func FuzzExchange(f *testing.F) {
 			f.Add([]byte(s), []byte{200, 3, byte(i)}, how<<2|byte(i)&3)
 		}
 	}
+	// What comes behind a response in a packet of its own.
+	first := okHead + "Content-Length: 5\r\n\r\nhello"
+	for i := range byte(16) {
+		f.Add([]byte(first+okHead+"Content-Length: 4\r\n\r\nevil"), []byte{byte(len(first) - 1), i}, byte(4))
+	}
 	z := startFuzzed(f)
 	f.Fuzz(func(t *testing.T, data, plan []byte, how byte) {
 		if len(data) > 1<<15 || len(plan) > 64 {

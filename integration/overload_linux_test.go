@@ -120,7 +120,7 @@ func TestOverload_SlowReaders(t *testing.T) {
 	p.dial(t).ask(getOf(origin, "/"), patience)
 	start := p.level(t)
 	v := p.watch(t, origin, false, true)
-	n := scaled(60, 1000)
+	n := scaled(60, 300)
 	var wg sync.WaitGroup
 	conns := make([]*raw, n)
 	for i := range n {
@@ -214,7 +214,7 @@ func TestOverload_DeadOrigin(t *testing.T) {
 		"black hole":    blackHole,
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := startAbused(t, "true", "transport {\n dial_timeout 2s\n response_header_timeout 2s\n pending_timeout 1s\n}\n")
+			p := startAbused(t, "true", "transport {\n dial_timeout 3s\n response_header_timeout 3s\n pending_timeout 2s\n}\n")
 			fine, dead := healthy(t), origin(t)
 			p.dial(t).ask(getOf(fine, "/"), patience)
 			start := p.level(t)
@@ -235,7 +235,7 @@ func TestOverload_DeadOrigin(t *testing.T) {
 				switch {
 				case r.shed:
 					shed++
-					if r.took < 900*time.Millisecond {
+					if r.took < 1900*time.Millisecond { // without having waited
 						soon++
 					}
 				case r.status == 504:
@@ -245,9 +245,9 @@ func TestOverload_DeadOrigin(t *testing.T) {
 				}
 				slowest = max(slowest, r.took)
 			}
-			t.Logf("%d requests: %d refused, %d of them within 0.9 s; %d got 504; the last was answered after %s", n, shed, soon, late, slowest.Round(time.Millisecond))
-			if late == 0 || late > 64+128 || slowest > patience {
-				t.Errorf("%d requests waited for the origin, the slowest for %s", late, slowest)
+			t.Logf("%d requests: %d refused, %d of them without waiting; %d got 504; the last was answered after %s", n, shed, soon, late, slowest.Round(time.Millisecond))
+			if late == 0 || late > 64+128 || soon < n-64-128-n/4 || slowest > patience {
+				t.Errorf("%d requests waited for the origin, %d were refused without waiting, the slowest took %s", late, soon, slowest)
 			}
 			v.served(t)
 			for _, c := range conns {
