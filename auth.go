@@ -227,7 +227,7 @@ func (a *Auth) find(name []byte) (cred *credential, user []byte, session string)
 		if cred, ok := a.users[string(name[:i])]; ok {
 			return cred, name[:i], string(name[i+len(sep):])
 		}
-		end = i
+		end = i + len(sep) - 1 // the one before it may overlap it
 	}
 }
 

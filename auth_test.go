@@ -581,3 +581,28 @@ func BenchmarkAuth(b *testing.B) {
 		})
 	}
 }
+
+// Where the session is cut off a user name: at the last separator behind the name of
+// a user, also where separators overlap.
+func TestSessionOfUserName(t *testing.T) {
+	for _, tc := range []struct{ separator, name, user, session string }{
+		{"--", "ada--7", "ada", "7"},
+		{"--", "ada---7", "ada", "-7"},
+		{"--", "ada--7--8", "ada", "7--8"},
+		{"--", "ada--", "ada", ""},
+		{"--", "ada", "ada", ""},
+		{"--", "eve--ada--7", "", ""},
+		{"-s-", "ada-s-s-7", "ada", "s-7"},
+		{"-s-", "ada-s-b-s-7", "ada-s-b", "7"},
+	} {
+		a := &Auth{Session: &Session{Separator: tc.separator}, users: map[string]*credential{"ada": {name: "ada"}, "ada-s-b": {name: "ada-s-b"}}}
+		user := ""
+		cred, _, session := a.find([]byte(tc.name))
+		if cred != nil {
+			user = cred.name
+		}
+		if user != tc.user || session != tc.session {
+			t.Errorf("%s with %s: user %q, session %q", tc.name, tc.separator, user, session)
+		}
+	}
+}

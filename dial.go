@@ -173,7 +173,7 @@ func (d *dialer) attempt(ctx, parent context.Context, a netip.AddrPort, from sou
 // connections are looked at before use, so four system calls a connection can be
 // saved.
 func dialAddr(ctx context.Context, a netip.AddrPort, from source) (*net.TCPConn, error) {
-	nd := net.Dialer{KeepAlive: -1}
+	nd := net.Dialer{KeepAlive: -1, Control: keepReserve}
 	from.apply(&nd, a.Addr())
 	conn, err := nd.DialContext(ctx, "tcp", a.String())
 	if err != nil {

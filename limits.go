@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"syscall"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -97,13 +98,31 @@ var idleBudget = connpool.NewBudget(descriptorLimit() / idleShare)
 const reclaimBatch = 16
 
 // dial connects to the destination, as dialer.dial does. Where the process or the
-// system has no descriptor left, it closes idle connections and tries once more.
+// system has no descriptor left for it, it closes idle connections and tries once more.
 func (h *Handler) dial(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
 	conn, err := h.dialer.dial(ctx, dest, useTLS)
 	if err != nil && outOfDescriptors(err) && idleBudget.Reclaim(reclaimBatch) > 0 {
 		return h.dialer.dial(ctx, dest, useTLS)
 	}
 	return conn, err
+}
+
+// reserveShare is the part of the process's file descriptors that dials leave free, a
+// sixteenth: clients must be accepted to be told that there is no connection for them.
+const reserveShare = 16
+
+// dialable is the first descriptor that is not for dials, 0 where there is no limit.
+var dialable = uintptr(descriptorLimit() - descriptorLimit()/reserveShare)
+
+// keepReserve refuses a socket for a dial that would take of the reserve. A new
+// descriptor is the lowest that is free, so its number tells how many are taken.
+func keepReserve(_, _ string, c syscall.RawConn) error {
+	reserved := false
+	err := c.Control(func(fd uintptr) { reserved = dialable > 0 && fd >= dialable })
+	if err == nil && reserved {
+		err = os.NewSyscallError("socket", syscall.EMFILE)
+	}
+	return err
 }
 
 // outOfDescriptors reports whether an error is a lack of file descriptors.

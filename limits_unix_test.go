@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -90,6 +91,7 @@ func testUnderPressure(t *testing.T, origins []string) {
 		}
 	}
 
+	var files []*os.File
 	fill := func() {
 		for {
 			f, err := os.Open(os.DevNull)
@@ -100,6 +102,7 @@ func testUnderPressure(t *testing.T, origins []string) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { f.Close() })
+			files = append(files, f)
 		}
 	}
 	fill()
@@ -124,5 +127,20 @@ func testUnderPressure(t *testing.T, origins []string) {
 	var op *net.OpError
 	if _, err := h.dial(context.Background(), dest, false); !errors.As(err, &op) || classify(err) != failLimit {
 		t.Errorf("without any descriptor: %v", err)
+	}
+	// The last ones are for clients, so that they can be told.
+	const reserve = descriptorsOfTest / reserveShare
+	slices.SortFunc(files, func(a, b *os.File) int { return int(a.Fd()) - int(b.Fd()) })
+	for i := range reserve + 5 {
+		files[len(files)-1-i].Close()
+		switch conn, err := h.dial(context.Background(), dest, false); {
+		case err == nil:
+			conn.Close()
+			if i < reserve {
+				t.Fatalf("with %d free descriptors: dialed", i+1)
+			}
+		case classify(err) != failLimit || i > reserve+2: // a dial may need more than one
+			t.Fatalf("with %d free descriptors: %v", i+1, err)
+		}
 	}
 }

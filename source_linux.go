@@ -12,7 +12,10 @@ import (
 // open until the destination is known, so that one local address has as many
 // connections as there are ports to each destination and not to all of them
 // together; and the interface.
-func (s source) control(_, _ string, c syscall.RawConn) error {
+func (s source) control(network, address string, c syscall.RawConn) error {
+	if err := keepReserve(network, address, c); err != nil {
+		return err
+	}
 	var err error
 	ctlErr := c.Control(func(fd uintptr) {
 		err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)

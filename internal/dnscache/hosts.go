@@ -2,6 +2,7 @@ package dnscache
 
 import (
 	"bufio"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -118,8 +119,14 @@ func readHosts(path string) map[string]*fixed {
 		return nil
 	}
 	defer f.Close()
+	return parseHosts(f)
+}
+
+// parseHosts reads the lines of a hosts file.
+func parseHosts(r io.Reader) map[string]*fixed {
 	addrs := make(map[string][]netip.Addr)
-	lines := bufio.NewScanner(f)
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, maxHostsFile) // as long as the lines of block lists may be
 	read := 0
 	for lines.Scan() && read < maxHostsFile {
 		read += len(lines.Bytes()) + 1

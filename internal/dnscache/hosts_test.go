@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -60,6 +61,17 @@ not-an-address broken.test
 	}
 	if a, _ := ask(c, "broken.test", IPv4); a.Err == nil || b.asked.Load() != 1 {
 		t.Errorf("broken.test: %+v", a)
+	}
+}
+
+// Block lists have lines of any length, and what stands behind one counts.
+func TestHostsFileLongLine(t *testing.T) {
+	long := "192.0.2.1" + strings.Repeat(" x.test", 20_000)
+	known := parseHosts(strings.NewReader("# " + long + "\n" + long + "\n192.0.2.2 behind.test\n"))
+	for _, name := range []string{"x.test", "behind.test"} {
+		if known[name] == nil || len(known[name][IPv4].Addrs) != 1 {
+			t.Errorf("%s: %+v", name, known[name])
+		}
 	}
 }
 

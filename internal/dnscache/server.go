@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // Proto is how a DNS server is spoken to.
@@ -88,6 +89,9 @@ func parseTLS(s string) (Server, error) {
 	if !named {
 		name = host
 	}
+	if !validHost(name) {
+		return Server{}, errors.New("the name of the certificate behind '#' is neither a name nor an IP address")
+	}
 	return Server{Proto: DoT, Host: host, Port: port, ServerName: name}, nil
 }
 
@@ -110,16 +114,19 @@ func parseHTTPS(s string) (Server, error) {
 	if name == "" {
 		name = host
 	}
+	if !validHost(name) {
+		return Server{}, errors.New("the name of the certificate behind '#' is neither a name nor an IP address")
+	}
 	u.Fragment = ""
 	return Server{Proto: DoH, Host: host, Port: port, ServerName: name, URL: u.String()}, nil
 }
 
 // splitHostPort takes the port, if there is one, off a host.
 func splitHostPort(s string, defaultPort uint16) (string, uint16, error) {
-	if a, err := netip.ParseAddr(s); err == nil {
+	if a, err := netip.ParseAddr(s); err == nil && validHost(s) {
 		return a.String(), defaultPort, nil
 	}
-	if strings.ContainsAny(s, "/?@ ") {
+	if strings.ContainsAny(s, "/?@ ") || strings.ContainsFunc(s, unicode.IsControl) {
 		return "", 0, errors.New("only a host and a port are possible")
 	}
 	host, port := s, ""
@@ -135,6 +142,9 @@ func splitHostPort(s string, defaultPort uint16) (string, uint16, error) {
 	if host == "" {
 		return "", 0, errors.New("the host is missing")
 	}
+	if !validHost(host) {
+		return "", 0, errors.New("the host is neither a name nor an IP address")
+	}
 	if port == "" {
 		return host, defaultPort, nil
 	}
@@ -143,6 +153,24 @@ func splitHostPort(s string, defaultPort uint16) (string, uint16, error) {
 		return "", 0, fmt.Errorf("port '%s' is not a number from 1 to 65535", port)
 	}
 	return host, uint16(n), nil
+}
+
+// validHost reports whether s is an IP address or could be a name in a certificate.
+func validHost(s string) bool {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return a.Zone() == "" || validName(a.Zone()) // netip takes anything as a zone
+	}
+	return validName(s)
+}
+
+func validName(s string) bool {
+	for i := range len(s) {
+		letter := 'a' <= s[i]|0x20 && s[i]|0x20 <= 'z'
+		if !letter && (s[i] < '0' || s[i] > '9') && !strings.ContainsRune("-._", rune(s[i])) {
+			return false
+		}
+	}
+	return s != ""
 }
 
 // String is the server as ParseServer takes it.
