@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
@@ -133,54 +132,11 @@ func (t *Transport) staticHosts() (map[string][]netip.Addr, error) {
 // localSources is where connections leave from, nil where it is the system's
 // choice.
 func (t *Transport) localSources() (*sources, error) {
-	if err := t.validateInterface(); err != nil {
-		return nil, err
-	}
-	if len(t.LocalAddresses) == 0 && t.LocalAddressPick != "" {
-		return nil, errors.New("transport.local_address_pick: there are no local_addresses to pick from")
-	}
-	if len(t.LocalAddresses) == 0 && t.Interface == "" {
-		return nil, nil
-	}
-	s := &sources{device: t.Interface}
-	seen := make(map[netip.Addr]bool)
-	for _, text := range t.LocalAddresses {
-		a, err := parseAddress(text)
-		switch {
-		case err != nil:
-			return nil, fmt.Errorf("transport.local_addresses: '%s': %w", printableText(text), err)
-		case a.IsUnspecified() || a.IsMulticast():
-			return nil, fmt.Errorf("transport.local_addresses: '%s' is no address of a machine", a)
-		case seen[a]:
-			return nil, fmt.Errorf("transport.local_addresses: '%s' stands there twice", a)
-		}
-		seen[a] = true
-		f := dnscache.FamilyOf(a)
-		s.addrs[f] = append(s.addrs[f], a)
-	}
-	if o := preferIP[t.PreferIP]; o.only && len(t.LocalAddresses) > 0 && len(s.addrs[o.first]) == 0 {
-		return nil, fmt.Errorf("transport.local_addresses: none is %s, and prefer_ip %s uses no others", o.first, t.PreferIP)
-	}
-	switch t.LocalAddressPick {
-	case "", pickRoundRobin:
-	case pickUserHash:
-		s.sticky = true
-	default:
-		return nil, fmt.Errorf("transport.local_address_pick: unknown value '%s': one of round_robin, user_hash", t.LocalAddressPick)
+	s, err := newSources(t.LocalAddresses, t.LocalAddressPick, t.Interface, preferIP[t.PreferIP])
+	if err != nil {
+		return nil, fmt.Errorf("transport.%w", err)
 	}
 	return s, nil
-}
-
-func (t *Transport) validateInterface() error {
-	switch {
-	case t.Interface == "":
-		return nil
-	case !canBindToInterface:
-		return errors.New("transport.interface: possible on Linux only")
-	case len(t.Interface) > maxInterfaceName || strings.ContainsAny(t.Interface, "/ \x00"):
-		return fmt.Errorf("transport.interface: '%s' is no name of a network interface", printableText(t.Interface))
-	}
-	return nil
 }
 
 // warnAboutSources tells of local addresses and interfaces that this machine does
