@@ -142,7 +142,9 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			max_pending_per_host          <count>|off
 //			pending_timeout               <duration>
 //			max_response_header           <size>
-//			resolvers                     <server...>
+//			resolvers                     <server...> {
+//				<TLS as in transport, but tls_timeout>
+//			}
 //			hosts_override                <name> <ip...>
 //			prefer_ip                     4|6|4_only|6_only
 //			local_address                 <ip...> {
@@ -426,7 +428,13 @@ func addTLSWords(d *caddyfile.Dispenser, to **reverseproxy.TLSConfig, words map[
 func (t *Transport) addNameWords(d *caddyfile.Dispenser, words map[string]func() error) {
 	words["resolvers"] = func() error {
 		t.Resolver = new(Resolver)
-		return parsedWords(d, &t.Resolver.Addresses, dnscache.ParseServer)
+		if err := parsedWords(d, &t.Resolver.Addresses, dnscache.ParseServer); err != nil {
+			return err
+		}
+		words := make(map[string]func() error)
+		addTLSWords(d, &t.Resolver.TLS, words)
+		delete(words, "tls_timeout") // the time for an answer bounds the handshake
+		return block(d, "resolvers", words)
 	}
 	words["hosts_override"] = func() error {
 		args := d.RemainingArgs()

@@ -561,6 +561,8 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"transport {\n resolvers\n}", "resolvers wants at least one argument, at Caddyfile:4"},
 		{"transport {\n resolvers 192.0.2.1 dns.example\n}", "bad resolvers 'dns.example': not an IP address; a name is possible with tls:// and https:// only, at Caddyfile:4"},
 		{"transport {\n resolvers quic://192.0.2.1\n}", "bad resolvers 'quic://192.0.2.1': unknown scheme 'quic': one of udp, tcp, tls, https, at Caddyfile:4"},
+		{"transport {\n resolvers tls://192.0.2.1 {\n tls_timeout 1s\n }\n}", "unrecognized subdirective 'tls_timeout' of resolvers, at Caddyfile:5"},
+		{"transport {\n resolvers tls://192.0.2.1 {\n tls_client_auth a b c\n }\n}", "tls_client_auth wants a certificate and a key file, or the name of a managed certificate, at Caddyfile:5"},
 		{"transport {\n hosts_override a.example\n}", "hosts_override wants a name and at least one IP address, got 1 arguments, at Caddyfile:4"},
 		{"transport {\n hosts_override a.example 192.0.2.1\n hosts_override a.example 192.0.2.2\n}", "hosts_override names 'a.example' twice, at Caddyfile:5"},
 		{"transport {\n hosts_override a.example 192.0.2\n}", "bad hosts_override '192.0.2': not an IP address, at Caddyfile:4"},

@@ -108,7 +108,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	if h.names, h.namesID, err = t.provisionResolver(); err != nil {
+	if h.names, h.namesID, err = t.provisionResolver(ctx, local); err != nil {
 		return err
 	}
 	pool, _, err := pools.LoadOrNew(id, func() (caddy.Destructor, error) {

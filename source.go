@@ -196,8 +196,13 @@ func (s source) restrict(o familyOrder) familyOrder {
 // apply makes nd dial from the source. The kernel chooses the port when it knows
 // the destination, where it can: a port that is chosen before is used up for all
 // destinations (see control).
-func (s source) apply(nd *net.Dialer, to netip.Addr) {
-	if local := s.addrs[dnscache.FamilyOf(to)]; local.IsValid() {
+func (s source) apply(nd *net.Dialer, network string, to netip.Addr) {
+	local := s.addrs[dnscache.FamilyOf(to)]
+	switch {
+	case !local.IsValid():
+	case network == "udp":
+		nd.LocalAddr = net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, 0))
+	default:
 		nd.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, 0))
 	}
 	if nd.LocalAddr != nil || s.device != "" {
