@@ -191,7 +191,7 @@ func (t *transaction) get(pool *connpool.Pool[poolKey, *originConn], key poolKey
 
 // originRequest is a transaction as the pool sees it. Its dial may still run
 // when the transaction is over: it uses only what no longer changes once the
-// request is authorized.
+// request has its route.
 type originRequest transaction
 
 // Dial implements connpool.Requester.

@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 )
 
 // awaitSynSent waits until so many sockets of this machine are connecting to
