@@ -60,6 +60,10 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			to <target> [fallback <target>]
 //			header_up   [+|-]<field> [<value|regexp> [<replacement>]]
 //			header_down [+|-]<field> [<value|regexp> [<replacement>]]
+//			local_address <ip...> {
+//				pick round_robin|user_hash
+//			}
+//			interface <name>
 //		}
 //
 //		# upstream proxies
@@ -138,7 +142,9 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			max_pending_per_host          <count>|off
 //			pending_timeout               <duration>
 //			max_response_header           <size>
-//			resolvers                     <server...>
+//			resolvers                     <server...> {
+//				<TLS as in transport, but tls_timeout>
+//			}
 //			hosts_override                <name> <ip...>
 //			prefer_ip                     4|6|4_only|6_only
 //			local_address                 <ip...> {
@@ -422,7 +428,13 @@ func addTLSWords(d *caddyfile.Dispenser, to **reverseproxy.TLSConfig, words map[
 func (t *Transport) addNameWords(d *caddyfile.Dispenser, words map[string]func() error) {
 	words["resolvers"] = func() error {
 		t.Resolver = new(Resolver)
-		return parsedWords(d, &t.Resolver.Addresses, dnscache.ParseServer)
+		if err := parsedWords(d, &t.Resolver.Addresses, dnscache.ParseServer); err != nil {
+			return err
+		}
+		words := make(map[string]func() error)
+		addTLSWords(d, &t.Resolver.TLS, words)
+		delete(words, "tls_timeout") // the time for an answer bounds the handshake
+		return block(d, "resolvers", words)
 	}
 	words["hosts_override"] = func() error {
 		args := d.RemainingArgs()
@@ -444,15 +456,20 @@ func (t *Transport) addNameWords(d *caddyfile.Dispenser, words map[string]func()
 		return nil
 	}
 	words["prefer_ip"] = func() error { return oneOf(d, &t.PreferIP, "4", "6", "4_only", "6_only") }
+	addSourceWords(d, &t.LocalAddresses, &t.LocalAddressPick, &t.Interface, words)
+}
+
+// addSourceWords adds the words about where connections leave from.
+func addSourceWords(d *caddyfile.Dispenser, addresses *[]string, pick, device *string, words map[string]func() error) {
 	words["local_address"] = func() error {
-		if err := parsedWords(d, &t.LocalAddresses, parseAddress); err != nil {
+		if err := parsedWords(d, addresses, parseAddress); err != nil {
 			return err
 		}
 		return block(d, "local_address", map[string]func() error{
-			"pick": func() error { return oneOf(d, &t.LocalAddressPick, pickRoundRobin, pickUserHash) },
+			"pick": func() error { return oneOf(d, pick, pickRoundRobin, pickUserHash) },
 		})
 	}
-	words["interface"] = func() error { return str(d, &t.Interface) }
+	words["interface"] = func() error { return str(d, device) }
 }
 
 func (h *Handler) unmarshalTunnel(d *caddyfile.Dispenser) error {

@@ -57,7 +57,7 @@ func (r *Route) targets(d *caddyfile.Dispenser, args []string) error {
 }
 
 func (r *Route) unmarshalBlock(d *caddyfile.Dispenser) error {
-	err := block(d, "route", map[string]func() error{
+	words := map[string]func() error{
 		"match": func() error {
 			set, err := caddyhttp.ParseCaddyfileNestedMatcherSet(d)
 			if err == nil {
@@ -74,11 +74,36 @@ func (r *Route) unmarshalBlock(d *caddyfile.Dispenser) error {
 		},
 		"header_up":   func() error { return headerOp(d, r.requestOps()) },
 		"header_down": func() error { return headerOp(d, r.responseOps()) },
-	}, "match", "header_up", "header_down")
-	if err == nil && r.To == "" {
-		err = d.Err("the route has no target: direct, deny or the name of a group")
 	}
-	return err
+	addSourceWords(d, &r.LocalAddresses, &r.LocalAddressPick, &r.Interface, words)
+	unused := r.noteSource(d, words)
+	err := block(d, "route", words, "match", "header_up", "header_down")
+	switch {
+	case err != nil:
+		return err
+	case r.To == "":
+		return d.Err("the route has no target: direct, deny or the name of a group")
+	case !r.leavesDirectly():
+		return *unused
+	}
+	return nil
+}
+
+// noteSource has the words about local addresses remember where the first of them
+// stands: the target, which says whether they have a meaning, may come later. It
+// returns the error for the case that they have none.
+func (r *Route) noteSource(d *caddyfile.Dispenser, words map[string]func() error) *error {
+	unused := new(error)
+	for _, word := range [...]string{"local_address", "interface"} {
+		parse := words[word]
+		words[word] = func() error {
+			if *unused == nil {
+				*unused = d.Errf("%s: %v", word, errSourceUnused)
+			}
+			return parse()
+		}
+	}
+	return unused
 }
 
 // headerOp reads [+|-]<field> [<value|regexp> [<replacement>]], as reverse_proxy

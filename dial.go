@@ -174,7 +174,7 @@ func (d *dialer) attempt(ctx, parent context.Context, a netip.AddrPort, from sou
 // saved.
 func dialAddr(ctx context.Context, a netip.AddrPort, from source) (*net.TCPConn, error) {
 	nd := net.Dialer{KeepAlive: -1, Control: keepReserve}
-	from.apply(&nd, a.Addr())
+	from.apply(&nd, "tcp", a.Addr())
 	conn, err := nd.DialContext(ctx, "tcp", a.String())
 	if err != nil {
 		return nil, from.explain(err, a.Addr())

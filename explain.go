@@ -19,7 +19,8 @@ import (
 // This file contains the dry run of a request: its steps are those of ServeHTTP, with
 // the same code behind them, but for the last. explain_path.go tells of paths and
 // addresses, explain_group.go of upstreams, explain_acl.go has the words of rules,
-// explain_text.go makes a text of it all.
+// explain_limits.go of limits and
+// local addresses, explain_text.go makes a text of it all.
 
 // explainRequest is a request to be explained. Who asks is taken as given.
 type explainRequest struct {
@@ -59,6 +60,9 @@ type explanation struct {
 	Route          *explainedRoute `json:"route,omitempty"` // that matches
 	Paths          []explainedPath `json:"paths,omitempty"` // the target of the route, then its fallback
 
+	// Limits are those of the client and the handler, whatever the path.
+	Limits explainedLimits `json:"limits,omitempty"`
+
 	Verdict string   `json:"verdict"`
 	Status  int      `json:"status,omitempty"` // that the client would get, where it would be refused
 	Reason  string   `json:"reason,omitempty"` // of a refusal
@@ -92,7 +96,7 @@ func (h *Handler) explain(ctx context.Context, asked *explainRequest) (*explanat
 		Method: t.r.Method, ClientIP: clientIP(t.r),
 	}
 	if h.dry {
-		e.note("the configuration is not running: limits, circuits and the addresses of Caddy's own listeners are not known")
+		e.note("the configuration is not running: the use of limits, circuits and the addresses of Caddy's own listeners are not known")
 	}
 	if t.kind = t.classify(); t.kind == notOurs {
 		e.Kind, e.Verdict = "site", verdictSite

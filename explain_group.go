@@ -3,6 +3,7 @@ package egress
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -41,6 +42,12 @@ type explainedUpstream struct {
 	// State is that in Details in words, or `unknown (not running)`, where there
 	// are none.
 	State string `json:"state"`
+
+	// Limits are those of this upstream that the request counts towards.
+	Limits explainedLimits `json:"limits,omitempty"`
+
+	// LocalAddress is its own, from which it is dialed.
+	LocalAddress string `json:"local_address,omitempty"`
 
 	Details *upstreamState `json:"details,omitempty"`
 }
@@ -128,13 +135,23 @@ func (g *group) resolving() (n int) {
 	return n
 }
 
+// leavesByTransport reports whether there are members that are dialed from the local
+// addresses of the transport.
+func (g *group) leavesByTransport() bool {
+	return slices.ContainsFunc(g.health.Members(), func(hm *health.Member) bool {
+		s := hm.Value.(*member).spec
+		return !s.localAddr.IsValid() && s.addr.socket == ""
+	})
+}
+
 // explainDry tells of a group that does not run.
-func (g *group) explainDry() *explainedGroup {
+func (g *group) explainDry(kind kind) *explainedGroup {
 	out := &explainedGroup{Policy: policyName(g.policy), Upstreams: []explainedUpstream{}}
 	for _, hm := range g.health.Members() {
 		m := hm.Value.(*member)
 		out.Upstreams = append(out.Upstreams, explainedUpstream{
 			Upstream: m.name, Priority: m.spec.Priority, Weight: m.spec.Weight, State: stateUnknown,
+			Limits: m.limits(kind, false), LocalAddress: m.spec.LocalAddress,
 		})
 	}
 	if g.source != nil {
@@ -166,7 +183,7 @@ func (m *member) explain(now time.Time, kind kind, pickable bool) explainedUpstr
 	}
 	return explainedUpstream{
 		Upstream: m.name, Priority: m.spec.Priority, Weight: m.spec.Weight,
-		State: s.words(), Details: s,
+		State: s.words(), Limits: m.limits(kind, true), LocalAddress: m.spec.LocalAddress, Details: s,
 	}
 }
 

@@ -31,6 +31,14 @@ type explainedPath struct {
 	// Circuit is that of the destination on this path: closed, open or half-open.
 	Circuit string `json:"circuit,omitempty"`
 
+	// Limits are those of connections to the destination, for an exchange that
+	// leaves directly.
+	Limits explainedLimits `json:"limits,omitempty"`
+
+	// Source is where connections leave from, unless the system chooses, or the
+	// upstream has a local_address of its own.
+	Source *explainedSource `json:"source,omitempty"`
+
 	Group *explainedGroup `json:"group,omitempty"`
 }
 
@@ -46,6 +54,7 @@ type explainedAddr struct {
 // overPaths explains the target of the route and its fallback, and returns how the
 // request would end.
 func (e *explanation) overPaths(t *transaction) error {
+	e.Limits = t.limits()
 	if t.kind == isTunnel {
 		if err := t.tunnelLimit(); err != nil {
 			return err
@@ -103,9 +112,12 @@ func (e *explanation) path(t *transaction, to destinationPath) error {
 
 // direct explains the way past all upstreams.
 func (out *explainedPath) direct(t *transaction) error {
-	d := t.h.dialer
+	d := t.route.dialer
 	addrs, err := d.judge(t.r.Context(), t.target, d.sources.order(d.order))
 	out.Addresses = addrs
+	if endsAs(err) != verdictDenied {
+		out.Source, out.Limits = t.explainSource(d.sources), t.originLimits()
+	}
 	if t.h.dry {
 		return err
 	}
@@ -140,6 +152,9 @@ func (out *explainedPath) through(t *transaction, g *group) error {
 	if !t.target.IsAddr() && !t.h.ResolveNames {
 		out.Rule = t.h.access.now().allowedUnresolved(t.target)
 	}
+	if g.leavesByTransport() {
+		out.Source = t.explainSource(t.h.dialer.sources)
+	}
 	var unreachable error
 	if out.Rule == "" || resolving > 0 {
 		out.Addresses, unreachable = t.h.dialer.judge(t.r.Context(), t.target, t.h.dialer.order)
@@ -153,7 +168,7 @@ func (out *explainedPath) through(t *transaction, g *group) error {
 		return unreachable // each of them would be given an address
 	}
 	if t.h.dry {
-		out.Group = g.explainDry()
+		out.Group = g.explainDry(t.kind)
 		return nil
 	}
 	var paused error

@@ -42,6 +42,9 @@ func (e *explanation) writeText(out io.Writer) error {
 	for _, note := range e.Notes {
 		w.line("note", "%s", note)
 	}
+	if len(e.Limits) > 0 {
+		w.line("limits", "%s", e.Limits)
+	}
 	verdict := e.Verdict
 	if e.Status != 0 {
 		verdict = fmt.Sprintf("%s (%d): %s", e.Verdict, e.Status, e.Reason)
@@ -115,6 +118,12 @@ func (p *explainedPath) write(w *textWriter, label string) {
 	if p.Circuit != "" {
 		w.line("  circuit", "%s", p.Circuit)
 	}
+	if p.Source != nil {
+		w.line("  from", "%s", p.Source)
+	}
+	if len(p.Limits) > 0 {
+		w.line("  limits", "%s", p.Limits)
+	}
 	if p.Group != nil {
 		p.Group.write(w)
 	}
@@ -142,17 +151,22 @@ func (g *explainedGroup) write(w *textWriter) {
 func (u *explainedUpstream) text() string {
 	text := fmt.Sprintf("%s: %s; priority %d, weight %d", u.Upstream, u.State, u.Priority, u.Weight)
 	s := u.Details
-	if s == nil {
-		return text
+	if s != nil {
+		if s.Factor < 1 {
+			text += fmt.Sprintf("×%g", s.Factor)
+		}
+		text += fmt.Sprintf("; %d exchanges, %d tunnels", s.Exchanges, s.Tunnels)
 	}
-	if s.Factor < 1 {
-		text += fmt.Sprintf("×%g", s.Factor)
+	if len(u.Limits) > 0 {
+		text += "; " + u.Limits.String()
 	}
-	text += fmt.Sprintf("; %d exchanges, %d tunnels", s.Exchanges, s.Tunnels)
-	if s.Latency > 0 {
+	if u.LocalAddress != "" {
+		text += "; from " + u.LocalAddress
+	}
+	if s != nil && s.Latency > 0 {
 		text += "; connects in " + time.Duration(s.Latency*float64(time.Second)).Round(10*time.Microsecond).String()
 	}
-	if s.LastError != "" {
+	if s != nil && s.LastError != "" {
 		text += "; last check: " + printable(s.LastError)
 	}
 	return text

@@ -49,7 +49,7 @@ func (t *transaction) exchange() error {
 		t.upload = newUpload(t)
 	}
 	// Once: a dial of the first attempt may still run in the second.
-	t.slot = t.h.dialer.sources.slot(t.r.Context())
+	t.slot = t.route.dialer.sources.slot(t.r.Context())
 	t.bound = namesConnectionAuth(t.r.Header["Authorization"])
 	t.h.retryBudget.begin()
 	defer func() {

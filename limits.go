@@ -97,12 +97,12 @@ var idleBudget = connpool.NewBudget(descriptorLimit() / idleShare)
 // descriptor: more than its own few, because it will not be the only one.
 const reclaimBatch = 16
 
-// dial connects to the destination, as dialer.dial does. Where the process or the
-// system has no descriptor left for it, it closes idle connections and tries once more.
-func (h *Handler) dial(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
-	conn, err := h.dialer.dial(ctx, dest, useTLS)
+// dialMakingRoom connects to the destination, as dial does. Where the process or the
+// system has no descriptor left, it closes idle connections and tries once more.
+func (d *dialer) dialMakingRoom(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
+	conn, err := d.dial(ctx, dest, useTLS)
 	if err != nil && outOfDescriptors(err) && idleBudget.Reclaim(reclaimBatch) > 0 {
-		return h.dialer.dial(ctx, dest, useTLS)
+		return d.dial(ctx, dest, useTLS)
 	}
 	return conn, err
 }

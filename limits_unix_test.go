@@ -115,7 +115,7 @@ func testUnderPressure(t *testing.T, origins []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := h.dial(t.Context(), dest, false) // as for a tunnel
+	conn, err := h.dialer.dialMakingRoom(t.Context(), dest, false) // as for a tunnel
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +125,7 @@ func testUnderPressure(t *testing.T, origins []string) {
 	idleBudget.Reclaim(share)
 	fill()
 	var op *net.OpError
-	if _, err := h.dial(context.Background(), dest, false); !errors.As(err, &op) || classify(err) != failLimit {
+	if _, err := h.dialer.dialMakingRoom(context.Background(), dest, false); !errors.As(err, &op) || classify(err) != failLimit {
 		t.Errorf("without any descriptor: %v", err)
 	}
 	// The last ones are for clients, so that they can be told.

@@ -51,7 +51,7 @@ type memberFactory struct {
 // madeTLS is a TLS configuration of the operator as crypto/tls takes it. Loading
 // its modules empties the JSON, so each is made once.
 type madeTLS struct {
-	json   []byte
+	id     string // of the settings, and of what was in the files that they name
 	config *tls.Config
 }
 
@@ -71,8 +71,8 @@ func (f *memberFactory) makeTLS(c *reverseproxy.TLSConfig) (*madeTLS, error) {
 	}
 	made := &madeTLS{config: new(tls.Config)}
 	if c != nil {
-		var err error
-		if made.json, err = json.Marshal(c); err != nil {
+		settings, err := json.Marshal(c)
+		if err != nil {
 			return nil, fmt.Errorf("tls: %w", err)
 		}
 		config, err := c.MakeTLSClientConfig(f.ctx)
@@ -82,6 +82,7 @@ func (f *memberFactory) makeTLS(c *reverseproxy.TLSConfig) (*madeTLS, error) {
 		if config != nil {
 			made.config = config
 		}
+		made.id = string(settings) + tlsIdentity(made.config)
 	}
 	made.config.ClientSessionCache = tls.NewLRUClientSessionCache(64)
 	f.tls[c] = made
@@ -93,15 +94,15 @@ func (f *memberFactory) makeTLS(c *reverseproxy.TLSConfig) (*madeTLS, error) {
 func (f *memberFactory) member(s *upstreamSpec, healthID string) (*member, error) {
 	m := &member{group: f.group, spec: s, name: s.addr.String(), key: hashKey(healthID), healthID: healthID, fields: s.proxyFields()}
 	var made *madeTLS
-	var tlsJSON []byte
+	tlsID := ""
 	if s.addr.scheme == schemeHTTPS {
 		var err error
 		if made, err = f.makeTLS(s.tls); err != nil {
 			return nil, err
 		}
-		tlsJSON = made.json
+		tlsID = made.id
 	}
-	m.connsID = s.connsID(f.group.name, f.transport, tlsJSON)
+	m.connsID = s.connsID(f.group.name, f.transport, tlsID)
 	conns, _, err := upstreamPools.LoadOrNew(m.connsID, func() (caddy.Destructor, error) {
 		return f.connect(s, made)
 	})

@@ -27,7 +27,7 @@ func (d *dialer) asking(t testing.TB, s *dnstest.Server) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := dnscache.NewClient([]dnscache.Server{server}, nil)
+	client, err := dnscache.NewClient([]dnscache.Server{server}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -260,10 +260,6 @@ func (t *transaction) clientConn() net.Conn {
 	return c
 }
 
-func (t *transaction) poolKey() poolKey {
-	return poolKey{tls: t.https, host: t.target.Host, port: t.target.Port}
-}
-
 // takePinned gets the connection that is pinned to this client for its origin, if
 // there is one that is alive and that the rules still allow.
 func (t *transaction) takePinned() *lease {

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"time"
+	"unique"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -28,7 +29,8 @@ type poolKey struct {
 	tls  bool
 	host string
 	port uint16
-	slot uint32 // of sources that are kept apart by user
+	slot uint32                // of sources that are kept apart by user
+	from unique.Handle[string] // the sources, where a route has its own
 }
 
 // originPool holds connections to origins. It lives in a caddy.UsagePool, so
@@ -106,7 +108,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	if h.names, h.namesID, err = t.provisionResolver(); err != nil {
+	if h.names, h.namesID, err = t.provisionResolver(ctx, local); err != nil {
 		return err
 	}
 	pool, _, err := pools.LoadOrNew(id, func() (caddy.Destructor, error) {
@@ -156,8 +158,13 @@ func (t *transaction) acquire(fresh bool) (*lease, error) {
 	if err := t.hold(); err != nil {
 		return nil, err
 	}
-	key := poolKey{tls: t.https, host: t.target.Host, port: t.target.Port, slot: t.slot}
-	return t.get(t.h.pool.Pool, key, connpool.Request[*originConn]{By: (*originRequest)(t)}, fresh)
+	return t.get(t.h.pool.Pool, t.poolKey(), connpool.Request[*originConn]{By: (*originRequest)(t)}, fresh)
+}
+
+// poolKey is what direct connections for this request are pooled by: they lead to
+// its origin, and come from where its own would.
+func (t *transaction) poolKey() poolKey {
+	return poolKey{tls: t.https, host: t.target.Host, port: t.target.Port, slot: t.slot, from: t.route.dialer.sources.setID()}
 }
 
 // get takes a connection from a pool: one that suits the request, or, with fresh,
@@ -184,12 +191,12 @@ func (t *transaction) get(pool *connpool.Pool[poolKey, *originConn], key poolKey
 
 // originRequest is a transaction as the pool sees it. Its dial may still run
 // when the transaction is over: it uses only what no longer changes once the
-// request is authorized.
+// request has its route.
 type originRequest transaction
 
 // Dial implements connpool.Requester.
 func (t *originRequest) Dial(ctx context.Context) (*originConn, error) {
-	conn, err := t.h.dial(withSlot(ctx, t.slot), t.target, t.https)
+	conn, err := t.route.dialer.dialMakingRoom(withSlot(ctx, t.slot), t.target, t.https)
 	if err != nil {
 		return nil, err
 	}

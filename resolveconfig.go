@@ -1,17 +1,13 @@
 package egress
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 
-	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 
 	"github.com/caddy-egress/egress/internal/dnscache"
@@ -37,11 +33,21 @@ type Resolver struct {
 	//   DNS over HTTPS (RFC 8484)
 	//
 	// A name as host is possible with tls and https; the resolver of the
-	// system is asked for its addresses. Their certificates are checked
-	// against the roots of the system. Servers are configured, so access
-	// rules do not apply to them, and neither do local_addresses and
-	// interface. At least one is needed.
+	// system is asked for its addresses. Servers are configured, so access
+	// rules do not apply to them. They are asked from the local_addresses and
+	// the interface of the transport, by turn whatever the pick, since answers
+	// are for all users; the system chooses where no local address is of their
+	// family, and towards a server on loopback, unless the local address is
+	// there too. Routes ask like the transport. At least one is needed.
 	Addresses []string `json:"addresses,omitempty"`
+
+	// TLS configures TLS towards servers with tls and https, with the settings
+	// of reverse_proxy's transport: what their certificates are checked
+	// against, and a certificate of our own. server_name, which is behind `#`,
+	// handshake_timeout, which the time for an answer bounds, except_ports and
+	// renegotiation have no meaning here and are refused. Default: the roots
+	// of the system.
+	TLS *reverseproxy.TLSConfig `json:"tls,omitempty"`
 }
 
 // The values of prefer_ip.
@@ -101,7 +107,28 @@ func (t *Transport) dnsServers() ([]dnscache.Server, error) {
 		}
 		servers = append(servers, s)
 	}
-	return servers, nil
+	return servers, t.Resolver.validateTLS(servers)
+}
+
+func (r *Resolver) validateTLS(servers []dnscache.Server) error {
+	secured := slices.ContainsFunc(servers, func(s dnscache.Server) bool {
+		return s.Proto == dnscache.DoT || s.Proto == dnscache.DoH
+	})
+	switch {
+	case r.TLS == nil:
+		return nil
+	case !secured:
+		return errors.New("transport.resolver.tls: no server is asked over TLS")
+	case r.TLS.ServerName != "":
+		return errors.New("transport.resolver.tls.server_name: the name of a certificate stands behind '#' of the server's address")
+	case r.TLS.HandshakeTimeout != 0:
+		return fmt.Errorf("transport.resolver.tls.handshake_timeout: a server has %s for an answer, the handshake included", dnscache.TryTimeout)
+	case len(r.TLS.ExceptPorts) > 0:
+		return errors.New("transport.resolver.tls.except_ports: the scheme of a server decides about TLS")
+	case r.TLS.Renegotiation != "":
+		return errors.New("transport.resolver.tls.renegotiation: not supported")
+	}
+	return nil
 }
 
 // staticHosts are the names with fixed addresses, in canonical form.
@@ -133,54 +160,11 @@ func (t *Transport) staticHosts() (map[string][]netip.Addr, error) {
 // localSources is where connections leave from, nil where it is the system's
 // choice.
 func (t *Transport) localSources() (*sources, error) {
-	if err := t.validateInterface(); err != nil {
-		return nil, err
-	}
-	if len(t.LocalAddresses) == 0 && t.LocalAddressPick != "" {
-		return nil, errors.New("transport.local_address_pick: there are no local_addresses to pick from")
-	}
-	if len(t.LocalAddresses) == 0 && t.Interface == "" {
-		return nil, nil
-	}
-	s := &sources{device: t.Interface}
-	seen := make(map[netip.Addr]bool)
-	for _, text := range t.LocalAddresses {
-		a, err := parseAddress(text)
-		switch {
-		case err != nil:
-			return nil, fmt.Errorf("transport.local_addresses: '%s': %w", printableText(text), err)
-		case a.IsUnspecified() || a.IsMulticast():
-			return nil, fmt.Errorf("transport.local_addresses: '%s' is no address of a machine", a)
-		case seen[a]:
-			return nil, fmt.Errorf("transport.local_addresses: '%s' stands there twice", a)
-		}
-		seen[a] = true
-		f := dnscache.FamilyOf(a)
-		s.addrs[f] = append(s.addrs[f], a)
-	}
-	if o := preferIP[t.PreferIP]; o.only && len(t.LocalAddresses) > 0 && len(s.addrs[o.first]) == 0 {
-		return nil, fmt.Errorf("transport.local_addresses: none is %s, and prefer_ip %s uses no others", o.first, t.PreferIP)
-	}
-	switch t.LocalAddressPick {
-	case "", pickRoundRobin:
-	case pickUserHash:
-		s.sticky = true
-	default:
-		return nil, fmt.Errorf("transport.local_address_pick: unknown value '%s': one of round_robin, user_hash", t.LocalAddressPick)
+	s, err := newSources(t.LocalAddresses, t.LocalAddressPick, t.Interface, preferIP[t.PreferIP])
+	if err != nil {
+		return nil, fmt.Errorf("transport.%w", err)
 	}
 	return s, nil
-}
-
-func (t *Transport) validateInterface() error {
-	switch {
-	case t.Interface == "":
-		return nil
-	case !canBindToInterface:
-		return errors.New("transport.interface: possible on Linux only")
-	case len(t.Interface) > maxInterfaceName || strings.ContainsAny(t.Interface, "/ \x00"):
-		return fmt.Errorf("transport.interface: '%s' is no name of a network interface", printableText(t.Interface))
-	}
-	return nil
 }
 
 // warnAboutSources tells of local addresses and interfaces that this machine does
@@ -212,49 +196,4 @@ func parseAddress(s string) (netip.Addr, error) {
 		return a, errors.New("zones are not supported")
 	}
 	return a.Unmap(), nil
-}
-
-// provisionResolver gets the state of names that belongs to the settings, and
-// returns the name under which it is to be given back.
-func (t *Transport) provisionResolver() (*nameState, string, error) {
-	id, err := t.resolverID()
-	if err != nil {
-		return nil, "", err
-	}
-	state, _, err := nameStates.LoadOrNew(id, func() (caddy.Destructor, error) { return t.newNameState() })
-	if err != nil {
-		return nil, "", err
-	}
-	return state.(*nameState), id, nil
-}
-
-// resolverID names what resolves names by the settings that matter to it.
-func (t *Transport) resolverID() (string, error) {
-	canonical, err := json.Marshal(struct {
-		Resolver *Resolver
-		Hosts    map[string][]string
-	}{t.Resolver, t.HostsOverride})
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.Sum256(canonical)
-	return hex.EncodeToString(sum[:]), nil
-}
-
-func (t *Transport) newNameState() (*nameState, error) {
-	servers, err := t.dnsServers()
-	if err != nil {
-		return nil, err
-	}
-	static, err := t.staticHosts()
-	if err != nil {
-		return nil, err
-	}
-	cfg := dnscache.Config{Backend: dnscache.System{}, Static: static, HostsFile: dnscache.SystemHostsFile()}
-	if len(servers) > 0 {
-		if cfg.Backend, err = dnscache.NewClient(servers, nil); err != nil {
-			return nil, err
-		}
-	}
-	return newNameState(dnscache.New(cfg)), nil
 }

@@ -46,8 +46,26 @@ type Route struct {
 	// and Proxy-Authorization cannot be changed.
 	Headers *headers.Handler `json:"headers,omitempty"`
 
+	// LocalAddresses are IP addresses of this machine that connections leave
+	// from which the route makes directly: because To is `direct`, or because
+	// Fallback is. They stand instead of those of the transport, with the same
+	// meaning, and connections are shared with no request that leaves from
+	// others. An error where neither is `direct`: upstreams have a
+	// local_address of their own. Default: those of the transport, or the
+	// system's choice where Interface is set.
+	LocalAddresses []string `json:"local_addresses,omitempty"`
+
+	// LocalAddressPick is how one of several is chosen: `round_robin` or
+	// `user_hash`, as in the transport. Default: `round_robin`.
+	LocalAddressPick string `json:"local_address_pick,omitempty"`
+
+	// Interface is the network interface that these connections leave by.
+	// Linux only; an error elsewhere. Default: that of the transport.
+	Interface string `json:"interface,omitempty"`
+
 	matchers caddyhttp.MatcherSets
 	written  []string // the matcher sets, for people
+	dialer   *dialer  // for what leaves directly
 	to       destinationPath
 	fallback *destinationPath // nil for none
 }
@@ -74,7 +92,7 @@ func (h *Handler) provisionRoutes(ctx caddy.Context) error {
 	}
 	if len(h.Routes) == 0 {
 		used[defaultGroup] = true
-		h.unrouted = &Route{to: destinationPath{group: h.groups[defaultGroup]}}
+		h.unrouted = &Route{to: destinationPath{group: h.groups[defaultGroup]}, dialer: h.dialer}
 	}
 	for name := range h.Groups {
 		if !used[name] {
@@ -111,6 +129,9 @@ func (h *Handler) provisionRoute(ctx caddy.Context, r *Route, used map[string]bo
 			return fmt.Errorf("fallback: %w", err)
 		}
 		r.fallback = &fallback
+	}
+	if err := r.provisionSource(h); err != nil {
+		return err
 	}
 	if r.Headers == nil {
 		return nil

@@ -9,8 +9,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync/atomic"
 	"syscall"
+	"unique"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -25,6 +27,84 @@ type sources struct {
 	device string
 	sticky bool // each user has an address of its own
 	turn   atomic.Uint64
+
+	// id tells the sources of a route from all others that connections of one
+	// pool may come from. It is the zero value for those of the transport.
+	id unique.Handle[string]
+}
+
+// newSources reads the settings. It returns nil where they leave it to the system.
+// An order that uses one family only wants an address of it.
+func newSources(addresses []string, pick, device string, order familyOrder) (*sources, error) {
+	if err := validateInterface(device); err != nil {
+		return nil, err
+	}
+	if len(addresses) == 0 && pick != "" {
+		return nil, errors.New("local_address_pick: there are no local_addresses to pick from")
+	}
+	if len(addresses) == 0 && device == "" {
+		return nil, nil
+	}
+	s := &sources{device: device}
+	if err := s.addAddresses(addresses); err != nil {
+		return nil, fmt.Errorf("local_addresses: %w", err)
+	}
+	if order.only && len(addresses) > 0 && len(s.addrs[order.first]) == 0 {
+		return nil, fmt.Errorf("local_addresses: none is %s, and prefer_ip uses no others", order.first)
+	}
+	switch pick {
+	case "", pickRoundRobin:
+	case pickUserHash:
+		s.sticky = true
+	default:
+		return nil, fmt.Errorf("local_address_pick: unknown value '%s': one of round_robin, user_hash", pick)
+	}
+	return s, nil
+}
+
+func (s *sources) addAddresses(addresses []string) error {
+	seen := make(map[netip.Addr]bool)
+	for _, text := range addresses {
+		a, err := parseAddress(text)
+		switch {
+		case err != nil:
+			return fmt.Errorf("'%s': %w", printableText(text), err)
+		case a.IsUnspecified() || a.IsMulticast():
+			return fmt.Errorf("'%s' is no address of a machine", a)
+		case seen[a]:
+			return fmt.Errorf("'%s' stands there twice", a)
+		}
+		seen[a] = true
+		f := dnscache.FamilyOf(a)
+		s.addrs[f] = append(s.addrs[f], a)
+	}
+	return nil
+}
+
+func validateInterface(name string) error {
+	switch {
+	case name == "":
+		return nil
+	case !canBindToInterface:
+		return errors.New("interface: possible on Linux only")
+	case len(name) > maxInterfaceName || strings.ContainsAny(name, "/ \x00"):
+		return fmt.Errorf("interface: '%s' is no name of a network interface", printableText(name))
+	}
+	return nil
+}
+
+// ofRoute makes the sources those of a route. Two with the same settings share
+// connections, also over a reload.
+func (s *sources) ofRoute() {
+	s.id = unique.Make(fmt.Sprint(s.addrs, s.sticky, s.device))
+}
+
+// setID is what connections are told apart by that come from other sources.
+func (s *sources) setID() unique.Handle[string] {
+	if s == nil {
+		return unique.Handle[string]{}
+	}
+	return s.id
 }
 
 // source is where one connection leaves from. The zero value leaves it to the
@@ -116,8 +196,13 @@ func (s source) restrict(o familyOrder) familyOrder {
 // apply makes nd dial from the source. The kernel chooses the port when it knows
 // the destination, where it can: a port that is chosen before is used up for all
 // destinations (see control).
-func (s source) apply(nd *net.Dialer, to netip.Addr) {
-	if local := s.addrs[dnscache.FamilyOf(to)]; local.IsValid() {
+func (s source) apply(nd *net.Dialer, network string, to netip.Addr) {
+	local := s.addrs[dnscache.FamilyOf(to)]
+	switch {
+	case !local.IsValid():
+	case network == "udp":
+		nd.LocalAddr = net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, 0))
+	default:
 		nd.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, 0))
 	}
 	if nd.LocalAddr != nil || s.device != "" {

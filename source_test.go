@@ -203,3 +203,43 @@ func TestDialFromForeignAddress(t *testing.T) {
 		t.Errorf("dialed %d times", n)
 	}
 }
+
+// Routes with the same sources share connections; any other setting makes another set.
+func TestSourcesOfRoutes(t *testing.T) {
+	made := func(pick, device string, addresses ...string) *sources {
+		t.Helper()
+		s, err := newSources(addresses, pick, "", familyOrder{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.device = device // which is possible on Linux only
+		s.ofRoute()
+		return s
+	}
+	one := made("", "", "192.0.2.1", "192.0.2.2")
+	if one.setID() != made("round_robin", "", "192.0.2.1", "192.0.2.2").setID() {
+		t.Error("the same settings are two sets")
+	}
+	for _, other := range []*sources{
+		nil,
+		mustSources(t, Transport{LocalAddresses: []string{"192.0.2.1", "192.0.2.2"}}),
+		made("user_hash", "", "192.0.2.1", "192.0.2.2"),
+		made("", "eth0", "192.0.2.1", "192.0.2.2"),
+		made("", "", "192.0.2.1"),
+		made("", "", "192.0.2.1", "192.0.2.2", "::1"),
+	} {
+		if other.setID() == one.setID() {
+			t.Errorf("%+v is the same set as %+v", other, one)
+		}
+	}
+}
+
+// A DNS server on loopback is out of reach from anywhere else.
+func TestSourceOnLoopback(t *testing.T) {
+	s := mustSources(t, Transport{LocalAddresses: []string{"192.0.2.1", "::1"}})
+	from := s.pick(t.Context())
+	from.device = "eth0"
+	if got := from.onLoopback().String(); got != "::1 " {
+		t.Errorf("from %q", got)
+	}
+}

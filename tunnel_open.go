@@ -40,7 +40,7 @@ func (t *transaction) openTunnel(slot *tunnelSlot) (far farEnd, err error) {
 
 func (t *transaction) openDirect() (farEnd, error) {
 	t.out.attempts++
-	conn, err := t.h.dial(t.r.Context(), t.target, false)
+	conn, err := t.route.dialer.dialMakingRoom(t.r.Context(), t.target, false)
 	return farEnd{conn: conn}, err
 }
 

@@ -87,9 +87,9 @@ func (s *upstreamSpec) healthID(group string) string {
 
 // connsID names its connections. transport are the settings by which origins are
 // reached, most of which hold for upstreams as well.
-func (s *upstreamSpec) connsID(group, transport string, tlsJSON []byte) string {
+func (s *upstreamSpec) connsID(group, transport, tls string) string {
 	return digest(group, transport, s.addr.String(), s.credentials, s.ProxyProtocol, s.LocalAddress, s.Header,
-		s.MaxConns, s.MaxPending, s.MaxTunnelsPerConn, s.Standby, string(tlsJSON))
+		s.MaxConns, s.MaxPending, s.MaxTunnelsPerConn, s.Standby, tls)
 }
 
 // digest is the same for the same values. They hold credentials, so nothing of

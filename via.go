@@ -30,13 +30,14 @@ type viaRequest struct {
 	https    bool
 	client   proxydial.Client
 	absolute bool
+	slot     uint32 // of local addresses that are kept apart by user
 }
 
 // Dial implements connpool.Requester.
 func (v *viaRequest) Dial(ctx context.Context) (*originConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(v.member.group.lb.AttemptTimeout))
 	defer cancel()
-	conn, told, err := v.connect(ctx)
+	conn, told, err := v.connect(withSlot(ctx, v.slot))
 	if err != nil {
 		return nil, err
 	}
@@ -121,6 +122,10 @@ func (t *transaction) acquireVia(fresh bool) (*lease, error) {
 	key := poolKey{tls: t.https, host: t.target.Host, port: t.target.Port}
 	if v.absolute {
 		key = poolKey{}
+	}
+	if !m.spec.localAddr.IsValid() && m.spec.addr.socket == "" {
+		v.slot = t.h.dialer.sources.slot(t.r.Context())
+		key.slot = v.slot
 	}
 	if m.spec.ProxyProtocol != "" {
 		v.client = t.clientAddrs()

@@ -287,7 +287,7 @@ path          parents: allowed
   upstream    http://LISTED: unknown (not running); priority 0, weight 1
 fallback      direct: denied: default deny: private
   address     10.1.2.3 denied: default deny: private
-note          the configuration is not running: limits, circuits and the addresses of Caddy's own listeners are not known
+note          the configuration is not running: the use of limits, circuits and the addresses of Caddy's own listeners are not known
 verdict       allowed
 `, names...)
 	if code != 0 {
@@ -306,7 +306,7 @@ route         routes[2]: to direct (matches every request)
 path          direct: allowed
   address     127.0.0.9 allowed: acl[1]: allow 127.0.0.9
   address     10.1.2.3 denied: default deny: private
-note          the configuration is not running: limits, circuits and the addresses of Caddy's own listeners are not known
+note          the configuration is not running: the use of limits, circuits and the addresses of Caddy's own listeners are not known
 verdict       allowed
 `, names...)
 	if code != 0 {
@@ -444,4 +444,114 @@ func TestExplain_Reload(t *testing.T) {
 	if v := verdict(); v != "denied (403): allowed_ports: 443 is not in 80\n" {
 		t.Error(v)
 	}
+}
+
+// The limits that a request counts towards are told with what is in use, and where
+// its connections would leave from.
+func TestExplain_Limits(t *testing.T) {
+	checkLeaks(t)
+	plain := freeAddr(t)
+	gate, arrived := newGate(), make(chan struct{}, 1)
+	origin := newRawOrigin(t, func(oc *originConn) {
+		for {
+			if oc.request().target == "/hold" {
+				arrived <- struct{}{}
+				oc.hold(gate.c)
+			}
+			oc.ok("x")
+		}
+	})
+	up := newForwarder(t, "x")
+	p := &proxy{plain: plain, logs: newLogCapture(t)}
+	site := fmt.Sprintf(`http://:%s {
+	bind 127.0.0.1
+	@parents header X-To parents
+	@own header X-To own
+	egress {
+		basic_auth alice pw
+		acl {
+			allow 127.0.0.0/8
+		}
+		upstreams parents {
+			upstream http://%s {
+				max_conns 3
+				max_pending off
+				max_tunnels 2
+				local_address 127.0.0.9
+			}
+		}
+		transport {
+			max_conns_per_host 4
+			max_pending off
+			max_per_user 7
+			local_address 127.0.0.3
+		}
+		tunnel {
+			max_tunnels 10
+			max_per_client 5
+		}
+		route @parents parents
+		route @own direct {
+			local_address 127.0.0.4 127.0.0.5
+			interface lo
+		}
+		route direct
+	}
+}
+`, port(plain), up.addr)
+	admin := loadWithAdmin(t, "", site)
+	file := filepath.Join(t.TempDir(), "Caddyfile")
+	if err := os.WriteFile(file, []byte(site), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	expect := func(args, want string) {
+		t.Helper()
+		out, errs, _ := explain(t, strings.Fields(args+" --user alice")...)
+		var got []string
+		for line := range strings.Lines(out) {
+			switch word := strings.TrimSpace(line[:min(len(line), 14)]); word {
+			case "upstream", "from", "limits":
+				got = append(got, strings.TrimSpace(strings.ReplaceAll(latency.ReplaceAllString(line, ""), up.addr, "UP")))
+			}
+		}
+		if text := strings.Join(got, "\n"); text != want || errs != "" && strings.HasPrefix(args, "--address") {
+			t.Errorf("%s: got\n%s%s\nwant\n%s", args, text, errs, want)
+		}
+	}
+	running, dry := "--address "+admin+" ", "--config "+file+" --adapter caddyfile "
+	basics := "Proxy-Authorization: " + basic("alice", "pw") + "\r\n\r\n"
+
+	expect(dry+origin.url("/"), "from        127.0.0.3\nlimits      max_conns_per_host 4, max_pending_per_host 128, max_pending 0\nlimits        max_per_user 7")
+	expect(dry+"-H X-To:parents "+origin.addr, "upstream    http://UP: unknown (not running); priority 0, weight 1; max_tunnels 2; from 127.0.0.9\nlimits        max_tunnels 10, max_per_client 5")
+	expect(running+origin.url("/"), "from        127.0.0.3\nlimits      max_conns_per_host 0/4, max_pending_per_host 0/128, max_pending 0/0\nlimits        max_per_user 0/7")
+	expect(running+"-H X-To:own "+origin.addr, "from        127.0.0.4, 127.0.0.5 (by turn), interface lo\nlimits        max_tunnels 0/10, max_per_client 0/5")
+
+	idle, held := p.dialPlain(t), p.dialPlain(t)
+	held.send("GET " + origin.url("/hold") + " HTTP/1.1\r\nHost: x\r\n" + basics)
+	await(t, arrived, "the request")
+	if r := idle.roundTrip("GET", "GET "+origin.url("/")+" HTTP/1.1\r\nHost: x\r\n"+basics); r.StatusCode != 200 {
+		t.Fatal(r.StatusCode)
+	}
+	want := "from        127.0.0.3\nlimits      max_conns_per_host 2/4 (1 idle), max_pending_per_host 0/128, max_pending 0/0\nlimits        max_per_user 1/7"
+	eventually(t, "the first connection to be idle", func() bool {
+		out, _, _ := explain(t, strings.Fields(running+origin.url("/")+" --user alice")...)
+		return strings.Contains(out, "(1 idle)")
+	})
+	expect(running+origin.url("/"), want)
+	if r := idle.roundTrip("GET", "GET http://o.test/ HTTP/1.1\r\nHost: x\r\nX-To: parents\r\n"+basics); r.StatusCode != 200 {
+		t.Fatal(r.StatusCode)
+	}
+	eventually(t, "the connection to the upstream to be idle", func() bool {
+		out, _, _ := explain(t, strings.Fields(running+"-H X-To:parents http://o.test/ --user alice")...)
+		return strings.Contains(out, "max_conns 1/3 (1 idle), max_pending 0/0; from 127.0.0.9")
+	})
+	tun := p.dialPlain(t)
+	tun.send("CONNECT " + origin.addr + " HTTP/1.1\r\nHost: x\r\nX-To: parents\r\n" + basics)
+	if r := tun.responseHead("CONNECT"); r.StatusCode != 200 {
+		t.Fatal(r.StatusCode)
+	}
+	expect(running+"-H X-To:parents "+origin.addr, "upstream    http://UP: not checked; priority 0, weight 1; 0 exchanges, 1 tunnels; max_tunnels 1/2; from 127.0.0.9\nlimits        max_tunnels 1/10, max_per_client 1/5")
+	gate.open()
+	held.response("GET")
+	tun.Close()
 }

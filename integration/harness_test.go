@@ -283,3 +283,13 @@ func startAt(t *testing.T, m mode, egress func(plain string) string) *proxy {
 	plain := freeAddr(t)
 	return start(t, m, setup{plain: plain, egress: egress(plain)})
 }
+
+// eventually waits until what ok looks at is as it should be.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(2 * patience); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}

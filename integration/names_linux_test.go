@@ -332,3 +332,32 @@ func TestNames_BlackHole_RFC8305_5(t *testing.T) {
 		}
 	})
 }
+
+// DNS servers are asked from the local addresses of the transport, by turn, over each
+// protocol.
+func TestLocalAddress_Resolvers(t *testing.T) {
+	checkLeaks(t)
+	s := dnstest.Start(t)
+	origin := sourceOrigin(t)
+	for proto, words := range map[string]string{
+		"udp":   s.Addr,
+		"tcp":   "tcp://" + s.Addr,
+		"tls":   "tls://" + s.TLS + " {\n tls_insecure_skip_verify\n}",
+		"https": s.HTTPS + " {\n tls_insecure_skip_verify\n}",
+	} {
+		names := []string{proto + "1.test", proto + "2.test"}
+		for _, name := range names {
+			s.Set(name, dnstest.Records{Addrs: addresses("127.0.0.1"), TTL: 60, SOA: 60})
+		}
+		c := start(t, modes[0], withNames("resolvers "+words+"\nlocal_address 127.0.0.5 127.0.0.6 {\n pick user_hash\n}\n")).client(t, "h1")
+		for _, name := range names {
+			if r := c.get(t, "http://"+name+":"+port(origin.addr)+"/"); r.StatusCode != 200 {
+				t.Errorf("%s: %d %s", name, r.StatusCode, r.body)
+			}
+		}
+		five, six := s.Asked(proto+" from 127.0.0.5"), s.Asked(proto+" from 127.0.0.6")
+		if five+six != s.Asked(proto) || five+six != 2 || proto == "udp" && five != 1 {
+			t.Errorf("%s: %d questions, %d and %d from the local addresses", proto, s.Asked(proto), five, six)
+		}
+	}
+}

@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 )
 
 // awaitSynSent waits until so many sockets of this machine are connecting to
@@ -27,16 +26,6 @@ func awaitSynSent(t *testing.T, addr string, want int) {
 		}
 		return strings.Count(string(b), remote) == want
 	})
-}
-
-// eventually waits until what ok looks at is as it should be.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(2 * patience); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
 }
 
 // descriptors are the open descriptors of this process, by what they lead to:

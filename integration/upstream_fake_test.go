@@ -66,7 +66,7 @@ func tunnelTo(oc *originConn, target, answer string) {
 		_ = far.(*net.TCPConn).CloseWrite()
 	}()
 	_, _ = io.Copy(oc.Conn, far)
-	_ = oc.Conn.(*net.TCPConn).CloseWrite()
+	_ = oc.Conn.(interface{ CloseWrite() error }).CloseWrite()
 	<-done
 }
 

@@ -352,6 +352,24 @@ func (p *Pool[K, C]) Stats() Stats {
 	return s
 }
 
+// StatsOf returns the current numbers of one key. Keys is 1 if there is a record of
+// it, which is not made by asking.
+func (p *Pool[K, C]) StatsOf(key K) Stats {
+	s := p.shardOf(key)
+	s.mu.RLock()
+	h := s.hosts[key]
+	s.mu.RUnlock()
+	if h == nil {
+		return Stats{}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return Stats{
+		Open: h.open, Idle: h.idle.n, Dialing: h.dialing, Leased: h.open - h.idle.n - h.dialing,
+		Pending: h.pending.n, Keys: 1,
+	}
+}
+
 // now is the current moment as the pool counts it: never 0, never backwards.
 func (p *Pool[K, C]) now() time.Duration { return time.Since(p.epoch) }
 

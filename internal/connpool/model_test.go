@@ -263,9 +263,18 @@ func (m *machine) check(t *rapid.T) {
 	var sum Stats
 	blocked := 0
 	for h := range m.p.hosts(nil) {
+		before := sum
 		if m.checkHost(t, h, &sum) {
 			blocked++
 		}
+		own := Stats{Open: sum.Open - before.Open, Idle: sum.Idle - before.Idle, Dialing: sum.Dialing - before.Dialing, Pending: sum.Pending - before.Pending, Keys: 1}
+		own.Leased = own.Open - own.Idle - own.Dialing
+		if got := m.p.StatsOf(h.key); got != own {
+			t.Fatalf("stats of %s %+v, its host has %+v", h.key, got, own)
+		}
+	}
+	if got := m.p.StatsOf("unknown"); got != (Stats{}) {
+		t.Fatalf("stats of an unknown key: %+v", got)
 	}
 	blocked += m.addLoose(&sum)
 	sum.Leased = len(m.leased)

@@ -497,6 +497,7 @@ func BenchmarkCacheHit(b *testing.B) {
 		ask(c, name, IPv4)
 	}
 	b.ReportAllocs()
+	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for i := 0; pb.Next(); i++ {
 			if _, fl := c.Lookup(names[i%len(names)], IPv4); fl != nil {

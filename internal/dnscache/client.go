@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -41,30 +43,41 @@ type exchanger struct {
 	try       time.Duration // for one query: TryTimeout, but in tests
 }
 
+// Dial connects to a DNS server over the network `udp` or `tcp`.
+type Dial func(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error)
+
+func dialPlain(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, network, to.String())
+}
+
 // NewClient returns a backend that asks the servers, in that order. tlsConfig is
-// for DoT and DoH, nil for the defaults.
-func NewClient(servers []Server, tlsConfig *tls.Config) (*Client, error) {
+// for DoT and DoH, nil for the defaults; dial is how they are reached, nil for
+// whatever way the system chooses.
+func NewClient(servers []Server, tlsConfig *tls.Config, dial Dial) (*Client, error) {
 	if len(servers) == 0 {
 		return nil, errors.New("no DNS servers")
 	}
 	if tlsConfig == nil {
 		tlsConfig = new(tls.Config)
 	}
+	if dial == nil {
+		dial = dialPlain
+	}
 	c := new(Client)
 	for _, s := range servers {
 		e := &exchanger{Server: s, closeIdle: func() {}}
 		switch s.Proto {
 		case UDP:
-			overTCP := newStreams(s, nil)
-			e.exchange, e.closeIdle = udpExchange(s.addr(), overTCP), overTCP.closeIdle
+			overTCP := newStreams(s, nil, dial)
+			e.exchange, e.closeIdle = udpExchange(s, dial, overTCP), overTCP.closeIdle
 		case TCP:
-			conns := newStreams(s, nil)
+			conns := newStreams(s, nil, dial)
 			e.exchange, e.closeIdle = conns.exchange, conns.closeIdle
 		case DoT:
-			conns := newStreams(s, tlsConfig)
+			conns := newStreams(s, tlsConfig, dial)
 			e.exchange, e.closeIdle = conns.exchange, conns.closeIdle
 		case DoH:
-			e.exchange, e.closeIdle = newHTTPS(s, tlsConfig)
+			e.exchange, e.closeIdle = newHTTPS(s, tlsConfig, dial)
 		default:
 			return nil, fmt.Errorf("unknown protocol %q", s.Proto)
 		}

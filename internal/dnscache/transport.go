@@ -20,9 +20,9 @@ import (
 // udpExchange sends queries as datagrams, each from a socket and so a port of its
 // own. A datagram that is no answer to the query is dropped, and the answer is
 // waited for: whoever can guess the port only must not be able to make it fail.
-func udpExchange(addr string, overTCP *streams) func(context.Context, *dns.Msg) (*dns.Msg, error) {
+func udpExchange(s Server, dial Dial, overTCP *streams) func(context.Context, *dns.Msg) (*dns.Msg, error) {
 	return func(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
-		raw, err := new(net.Dialer).DialContext(ctx, "udp", addr)
+		raw, err := dialServer(ctx, s, "udp", dial)
 		if err != nil {
 			return nil, err
 		}
@@ -82,6 +82,7 @@ const (
 type streams struct {
 	server    Server
 	tlsConfig *tls.Config // nil: no TLS
+	dialAddr  Dial
 
 	mu     sync.Mutex
 	idle   []*stream
@@ -93,8 +94,8 @@ type stream struct {
 	timer *time.Timer
 }
 
-func newStreams(s Server, tlsConfig *tls.Config) *streams {
-	out := &streams{server: s}
+func newStreams(s Server, tlsConfig *tls.Config, dial Dial) *streams {
+	out := &streams{server: s, dialAddr: dial}
 	if tlsConfig != nil {
 		out.tlsConfig = tlsConfig.Clone()
 		out.tlsConfig.ServerName = s.ServerName
@@ -197,7 +198,7 @@ func (s *streams) closeIdle() {
 }
 
 func (s *streams) dial(ctx context.Context) (net.Conn, error) {
-	conn, err := dialServer(ctx, s.server)
+	conn, err := dialServer(ctx, s.server, "tcp", s.dialAddr)
 	if err != nil || s.tlsConfig == nil {
 		return conn, err
 	}
@@ -211,7 +212,7 @@ func (s *streams) dial(ctx context.Context) (net.Conn, error) {
 
 // dialServer connects to a DNS server. Where the configuration names it, the
 // system tells its addresses, and they are tried in order.
-func dialServer(ctx context.Context, s Server) (net.Conn, error) {
+func dialServer(ctx context.Context, s Server, network string, dial Dial) (net.Conn, error) {
 	addrs := []netip.Addr{}
 	if a, err := netip.ParseAddr(s.Host); err == nil {
 		addrs = append(addrs, a)
@@ -220,7 +221,7 @@ func dialServer(ctx context.Context, s Server) (net.Conn, error) {
 	}
 	var firstErr error
 	for _, a := range addrs {
-		conn, err := new(net.Dialer).DialContext(ctx, "tcp", netip.AddrPortFrom(a, s.Port).String())
+		conn, err := dial(ctx, network, netip.AddrPortFrom(a, s.Port))
 		if err == nil {
 			return conn, nil
 		}
@@ -235,12 +236,12 @@ func dialServer(ctx context.Context, s Server) (net.Conn, error) {
 const dnsMessage = "application/dns-message"
 
 // newHTTPS speaks DNS over HTTPS (RFC 8484), over HTTP/2 where the server does.
-func newHTTPS(s Server, tlsConfig *tls.Config) (exchange func(context.Context, *dns.Msg) (*dns.Msg, error), closeIdle func()) {
+func newHTTPS(s Server, tlsConfig *tls.Config, dial Dial) (exchange func(context.Context, *dns.Msg) (*dns.Msg, error), closeIdle func()) {
 	tlsConfig = tlsConfig.Clone()
 	tlsConfig.ServerName = s.ServerName
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dialServer(ctx, s)
+			return dialServer(ctx, s, "tcp", dial)
 		},
 		TLSClientConfig:     tlsConfig,
 		ForceAttemptHTTP2:   true,

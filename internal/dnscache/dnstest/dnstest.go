@@ -5,11 +5,13 @@ package dnstest
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -28,6 +30,9 @@ type Records struct {
 
 	// Alias is a name that this one leads to, whose addresses follow.
 	Alias string
+
+	// SRV are the answers to questions for that type, as host:port.
+	SRV []string
 
 	TTL uint32
 
@@ -56,6 +61,7 @@ type Server struct {
 	TLS   string      // DNS over TLS
 	HTTPS string      // the URL of DNS over HTTPS
 	Trust *tls.Config // for clients: trusts the server's certificate, which is for example.com and 127.0.0.1
+	CA    []byte      // what Trust trusts, as PEM
 
 	mu    sync.Mutex
 	names map[string]Records
@@ -64,8 +70,8 @@ type Server struct {
 	done  chan struct{}
 }
 
-// Start runs a server until the end of the test.
-func Start(t testing.TB) *Server {
+// Start runs a server until the end of the test. Options change how it speaks TLS.
+func Start(t testing.TB, options ...func(*tls.Config)) *Server {
 	t.Helper()
 	s := &Server{names: make(map[string]Records), asked: make(map[string]int), done: make(chan struct{})}
 	t.Cleanup(func() { close(s.done) }) // last: what waits can be shut down before
@@ -76,19 +82,26 @@ func Start(t testing.TB) *Server {
 
 	web := httptest.NewUnstartedServer(http.HandlerFunc(s.serveHTTPS))
 	web.EnableHTTP2 = true
+	web.TLS = new(tls.Config)
+	for _, change := range options {
+		change(web.TLS)
+	}
 	web.StartTLS()
 	t.Cleanup(web.Close)
 	s.HTTPS = web.URL + "/dns-query"
 	roots := x509.NewCertPool()
 	roots.AddCert(web.Certificate())
 	s.Trust = &tls.Config{RootCAs: roots}
+	s.CA = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: web.Certificate().Raw})
 
 	raw, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.TLS = raw.Addr().String()
-	secured := tls.NewListener(&counting{raw, s}, &tls.Config{Certificates: web.TLS.Certificates})
+	secured := tls.NewListener(&counting{raw, s}, &tls.Config{
+		Certificates: web.TLS.Certificates, ClientAuth: web.TLS.ClientAuth, ClientCAs: web.TLS.ClientCAs,
+	})
 	s.serve(t, &dns.Server{Listener: secured, Handler: s.handler("tls")})
 	return s
 }
@@ -162,7 +175,7 @@ func (s *Server) Set(name string, r Records) {
 
 // Asked is how often something was asked for: a name, a type ("A"), a protocol
 // ("udp", "tcp", "tls", "https"), or with several words all of them, as in "udp A
-// origin.test".
+// origin.test". "udp from 127.0.0.1" is how often over a protocol by whom.
 func (s *Server) Asked(what string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -178,7 +191,7 @@ func (s *Server) Conns() int {
 
 func (s *Server) handler(proto string) dns.HandlerFunc {
 	return func(w dns.ResponseWriter, q *dns.Msg) {
-		for _, m := range s.answer(proto, q) {
+		for _, m := range s.answer(proto, w.RemoteAddr().String(), q) {
 			_ = w.WriteMsg(m)
 		}
 	}
@@ -192,7 +205,7 @@ func (s *Server) serveHTTPS(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "bad request", http.StatusBadRequest)
 		return
 	}
-	answers := s.answer("https", q)
+	answers := s.answer("https", r.RemoteAddr, q)
 	if len(answers) == 0 {
 		select {
 		case <-r.Context().Done():
@@ -209,7 +222,7 @@ func (s *Server) serveHTTPS(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(packed)
 }
 
-func (s *Server) answer(proto string, q *dns.Msg) []*dns.Msg {
+func (s *Server) answer(proto, from string, q *dns.Msg) []*dns.Msg {
 	name, kind := strings.ToLower(q.Question[0].Name), q.Question[0].Qtype
 	s.mu.Lock()
 	r, known := s.names[name]
@@ -217,6 +230,9 @@ func (s *Server) answer(proto string, q *dns.Msg) []*dns.Msg {
 		s.asked[k]++
 	}
 	s.asked[proto+" "+dns.TypeToString[kind]+" "+strings.TrimSuffix(name, ".")]++
+	if host, _, err := net.SplitHostPort(from); err == nil {
+		s.asked[proto+" from "+host]++
+	}
 	s.mu.Unlock()
 	if r.Wait != nil {
 		select {
@@ -259,6 +275,12 @@ func (s *Server) addRecords(m *dns.Msg, name string, kind uint16, r Records) {
 		s.mu.Lock()
 		r = s.names[strings.ToLower(name)]
 		s.mu.Unlock()
+	}
+	for _, srv := range r.SRV {
+		if host, port, err := net.SplitHostPort(srv); err == nil && kind == dns.TypeSRV {
+			n, _ := strconv.ParseUint(port, 10, 16)
+			m.Answer = append(m.Answer, &dns.SRV{Hdr: header(name, dns.TypeSRV, r.TTL), Port: uint16(n), Target: dns.Fqdn(host)})
+		}
 	}
 	for _, a := range r.Addrs {
 		switch {

@@ -1,0 +1,88 @@
+package egress
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-egress/egress/internal/dnscache"
+)
+
+// This file contains how the resolver of a configuration is made, or taken over from
+// the one before.
+
+// provisionResolver gets the state of names that belongs to the settings, and
+// returns the name under which it is to be given back.
+func (t *Transport) provisionResolver(ctx caddy.Context, local *sources) (*nameState, string, error) {
+	id := digest(t.Resolver, t.HostsOverride) // before TLS modules are loaded, which empties their JSON
+	var tlsConfig *tls.Config
+	if t.Resolver != nil {
+		id = digest(id, t.LocalAddresses, t.Interface)
+		if t.Resolver.TLS != nil {
+			var err error
+			if tlsConfig, err = t.Resolver.TLS.MakeTLSClientConfig(ctx); err != nil {
+				return nil, "", fmt.Errorf("transport.resolver.tls: %w", err)
+			}
+			id = digest(id, tlsIdentity(tlsConfig))
+		}
+	}
+	state, _, err := nameStates.LoadOrNew(id, func() (caddy.Destructor, error) {
+		return t.newNameState(tlsConfig, local)
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	return state.(*nameState), id, nil
+}
+
+func (t *Transport) newNameState(tlsConfig *tls.Config, local *sources) (*nameState, error) {
+	servers, err := t.dnsServers()
+	if err != nil {
+		return nil, err
+	}
+	static, err := t.staticHosts()
+	if err != nil {
+		return nil, err
+	}
+	cfg := dnscache.Config{Backend: dnscache.System{}, Static: static, HostsFile: dnscache.SystemHostsFile()}
+	if len(servers) > 0 {
+		if cfg.Backend, err = dnscache.NewClient(servers, tlsConfig, local.dialResolver()); err != nil {
+			return nil, err
+		}
+	}
+	return newNameState(dnscache.New(cfg)), nil
+}
+
+// dialResolver connects to DNS servers from the sources, by turn: an answer is for all
+// users. nil leaves it to the system.
+func (s *sources) dialResolver() dnscache.Dial {
+	if s == nil {
+		return nil
+	}
+	all := &sources{addrs: s.addrs, device: s.device}
+	return func(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
+		from := all.pick(ctx)
+		if to.Addr().IsLoopback() {
+			from = from.onLoopback()
+		}
+		var nd net.Dialer
+		from.apply(&nd, network, to.Addr())
+		return nd.DialContext(ctx, network, to.String())
+	}
+}
+
+// onLoopback is what is left of a source towards this machine itself, which is out of
+// reach from an interface.
+func (s source) onLoopback() source {
+	s.device = ""
+	for f, a := range s.addrs {
+		if !a.IsLoopback() {
+			s.addrs[f] = netip.Addr{}
+		}
+	}
+	return s
+}
