@@ -76,7 +76,7 @@ func TestLiveTunnels_Model(t *testing.T) {
 		for range rapid.IntRange(0, 40).Draw(t, "steps") {
 			if len(want) == 0 || rapid.Bool().Draw(t, "add") {
 				l := new(liveTunnel)
-				s.add(l)
+				s.add(l, 0)
 				want = append(want, l)
 			} else {
 				i := rapid.IntRange(0, len(want)-1).Draw(t, "which")
