@@ -41,6 +41,10 @@ func TestMain(m *testing.M) {
 	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"} {
 		os.Unsetenv(name)
 	}
+	binaries = filepath.Join(dir, "bin")
+	if err := os.Mkdir(binaries, 0o700); err != nil {
+		panic(err)
+	}
 	code := m.Run()
 	os.RemoveAll(dir)
 	os.Exit(code)

@@ -67,9 +67,11 @@ func readUntil(s Stream, at time.Time) bool {
 	return ok && d.SetReadDeadline(at) == nil
 }
 
-// drained reports whether a read has failed because the tunnel is being drained.
+// drained reports whether a read has failed because the tunnel is being drained: by
+// its deadline, or because the stream cannot be ended in one direction only, so that
+// telling its peer the end has closed it.
 func (r *Relay) drained(rerr error) bool {
-	if !errors.Is(rerr, os.ErrDeadlineExceeded) {
+	if !errors.Is(rerr, os.ErrDeadlineExceeded) && !errors.Is(rerr, net.ErrClosed) && !errors.Is(rerr, io.ErrClosedPipe) {
 		return false
 	}
 	r.mu.Lock()
