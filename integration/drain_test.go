@@ -26,7 +26,7 @@ func TestDrain_Reload(t *testing.T) {
 	check("unchanged")
 	p.load(t, processSetup{egress: atOnce + "hide_via\n"})
 	check("changed")
-	p.load(t, processSetup{egress: never, plain: p.elsew})
+	p.load(t, processSetup{egress: never, plain: p.elsewhere})
 	check("moved")
 	gone := "handler is gone; its tunnels have a while left"
 	p.load(t, processSetup{egress: "none"})
@@ -56,7 +56,7 @@ func TestDrain_RemovedBeforeExit(t *testing.T) {
 	p, echo := reserve(t), newEchoOrigin(t)
 	t.Parallel()
 	p.start(t, processSetup{egress: "tunnel {\n close_delay 2s\n}\n"})
-	tunnels := p.openIdle(t, echo.addr)
+	tunnels := p.openIdle(t, echo.addr, "h1", "h1tls") // Caddy waits for the others
 	p.load(t, processSetup{egress: "none"})
 	p.signal(t, syscall.SIGTERM)
 	p.awaitLog(t, "shutting down apps, then terminating")

@@ -195,11 +195,14 @@ func (f *framed) expectOrderlyEnd(stream uint32) {
 	}
 }
 
-// openIdle opens a tunnel with a client of each kind.
-func (p *process) openIdle(t *testing.T, dest string) map[string]*tunnel {
+// openIdle opens a tunnel with a client of each kind, or of each of these.
+func (p *process) openIdle(t *testing.T, dest string, kinds ...string) map[string]*tunnel {
 	t.Helper()
+	if kinds == nil {
+		kinds = clientKinds
+	}
 	tunnels := map[string]*tunnel{}
-	for _, kind := range clientKinds {
+	for _, kind := range kinds {
 		tunnels[kind] = p.client(t, kind).open(t, dest)
 		alive(t, tunnels[kind], kind)
 	}

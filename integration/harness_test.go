@@ -1,7 +1,8 @@
 // Package integration holds the tests of the whole: a Caddy with egress in
 // it, clients of every protocol in front of it, scripted origins behind it.
 //
-// Caddy is one per process, so no test here runs in parallel with another.
+// Caddy is one per process, so no test here runs in parallel with another, except
+// those that run a Caddy as a process of its own (process_test.go).
 // Tests wait for events (a byte, a closed connection, a log line), never for
 // the clock; the one duration that appears everywhere is patience, after
 // which a test gives up.

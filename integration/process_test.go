@@ -40,10 +40,10 @@ var caddyBinary = sync.OnceValues(func() (string, error) {
 // process is a Caddy that runs as a process.
 type process struct {
 	*proxy
-	admin string
-	cmd   *exec.Cmd
-	ended chan struct{} // closed when it has exited
-	elsew string        // a free address, for handlers that move
+	admin     string
+	elsewhere string // a free address, for handlers that move
+	cmd       *exec.Cmd
+	ended     chan struct{} // closed when it has exited
 }
 
 // processSetup is what differs between the configurations of processes.
@@ -58,7 +58,7 @@ func reserve(t *testing.T) *process {
 	t.Helper()
 	return &process{
 		proxy: &proxy{mode: mode{access: true}, plain: freeAddr(t), secure: freeAddr(t), storage: t.TempDir()},
-		admin: freeAddr(t), elsew: freeAddr(t),
+		admin: freeAddr(t), elsewhere: freeAddr(t),
 		ended: make(chan struct{}),
 	}
 }
