@@ -56,8 +56,8 @@ func (r *registry) byPlace() (found map[string]*Handler, places []string) {
 	return found, places
 }
 
-// place is what people know a handler by: the addresses of its server, and which of
-// the handlers there it is, counted from 1: `:8080#1`.
+// place is what people know a handler by: its name, or the addresses of its server,
+// and which of the handlers there it is, counted from 1: `:8080#1`.
 func (h *Handler) place() string { return h.tunnels.key }
 
 // find returns the handler at a place. Addresses without a number will do where they
@@ -95,8 +95,9 @@ func (r *registry) find(place string) (*Handler, error) {
 // `client_ip` | whence; default `127.0.0.1`
 // `headers` | an object of lists of strings
 //
-// The query parameter `handler` names the handler by its place, where there are
-// several: the addresses of its server and its number there, as in `:8080#1`.
+// The query parameter `handler` says which handler is meant, where there are several:
+// its name, or, where it has none, the addresses of its server and its number there, as
+// in `:8080#1`.
 //
 // Nothing is sent but the DNS questions that a request would ask.
 type adminAPI struct{}

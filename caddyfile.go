@@ -29,6 +29,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //
 //	egress [<matcher>] [<upstream-url>...] {
+//		name        <name>
 //		server_name <token>
 //		hosts <names...>
 //
@@ -165,6 +166,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			max_per_user       <count>|off
 //			rate_per_tunnel    <size>|off
 //			rate_per_user      <size>|off
+//			close_delay        <duration>
 //			on_policy_change   keep|close
 //		}
 //
@@ -199,6 +201,7 @@ func (h *Handler) unmarshalCaddyfile(d *caddyfile.Dispenser, matchers matcherTok
 	}
 	groups := make(map[string]bool)
 	return block(d, "egress", map[string]func() error{
+		"name":                  func() error { return h.unmarshalName(d) },
 		"server_name":           func() error { return str(d, &h.ServerName) },
 		"hosts":                 func() error { return words(d, &h.Hosts) },
 		"basic_auth":            func() error { return h.unmarshalBasicAuth(d) },
@@ -218,6 +221,16 @@ func (h *Handler) unmarshalCaddyfile(d *caddyfile.Dispenser, matchers matcherTok
 		"hide_ip":               func() error { return flag(d, &h.HideIP) },
 		"hide_via":              func() error { return flag(d, &h.HideVia) },
 	}, "basic_auth", "ports", "hosts", "admin_address", "acl", "route", "upstream", "upstreams")
+}
+
+func (h *Handler) unmarshalName(d *caddyfile.Dispenser) error {
+	if err := str(d, &h.Name); err != nil {
+		return err
+	}
+	if !validName(h.Name) {
+		return d.Errf("bad name '%s': 1 to 64 letters, digits, '-', '_' and '.'", printableText(h.Name))
+	}
+	return nil
 }
 
 func (h *Handler) auth() *Auth {
@@ -487,6 +500,7 @@ func (h *Handler) unmarshalTunnel(d *caddyfile.Dispenser) error {
 		"max_per_user":       func() error { return count(d, &t.MaxPerUser, "off") },
 		"rate_per_tunnel":    func() error { return byteRate(d, &t.RatePerTunnel) },
 		"rate_per_user":      func() error { return byteRate(d, &t.RatePerUser) },
+		"close_delay":        func() error { return delay(d, &t.CloseDelay) },
 		"on_policy_change":   func() error { return oneOf(d, &t.OnPolicyChange, policyKeep, policyClose) },
 	})
 }

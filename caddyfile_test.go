@@ -545,6 +545,10 @@ func TestCaddyfileErrors(t *testing.T) {
 
 		// Values that are not what they should be.
 		{"forwarded on", "bad forwarded 'on': one of [off for full], at Caddyfile:3"},
+		{"name a#1", "bad name 'a#1': 1 to 64 letters, digits, '-', '_' and '.', at Caddyfile:3"},
+		{"name", "name wants one argument, got 0, at Caddyfile:3"},
+		{"tunnel {\n close_delay -1s\n}", "bad close_delay '-1s': must not be negative, at Caddyfile:4"},
+		{"tunnel {\n close_delay off\n}", `bad close_delay 'off': time: invalid duration "off", at Caddyfile:4`},
 		{"ports 0", "ports: bad port range '0': ports are between 1 and 65535, at Caddyfile:3"},
 		{"ports 80 http", "ports: bad port range 'http': write a port (443) or a range (1024-65535), at Caddyfile:3"},
 		{"ports 9-8", "ports: bad port range '9-8': write the lower port first (8-9), at Caddyfile:3"},

@@ -246,11 +246,7 @@ func (h *Handler) rehearse(ctx context.Context, asked *explainRequest) (*transac
 	if err != nil {
 		return nil, err
 	}
-	var server *caddyhttp.Server
-	if h.tunnels.places != nil {
-		server = h.tunnels.places.server
-	}
-	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, server)
+	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, h.server)
 	return &transaction{h: h, r: r, start: time.Now()}, nil
 }
 

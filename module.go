@@ -55,6 +55,14 @@ func init() {
 //
 // The same values are in the access log as the object `egress`.
 type Handler struct {
+	// Name is what this handler is known by from one configuration to the next:
+	// one with the same name keeps its tunnels and their limits, wherever it
+	// stands. Up to 64 letters, digits, `-`, `_` and `.`; a name that two handlers
+	// of a configuration have is an error. Default: the place of the handler,
+	// that is, the addresses of its server, and which of the handlers there it is,
+	// as in `:8080#1`.
+	Name string `json:"name,omitempty"`
+
 	// ServerName is the name of this proxy in the Via (RFC 9110 §7.6.3) and
 	// Proxy-Status (RFC 9209) fields: a token that begins with a letter.
 	// Default: `caddy`.
@@ -144,6 +152,7 @@ type Handler struct {
 	transport      Transport
 	tunnel         Tunnel
 	tunnels        *tunnelUse
+	server         *caddyhttp.Server // nil if it is in none
 	dialer         *dialer
 	via            viaNames
 	retryBudget    *retryBudget
@@ -182,9 +191,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.retryBudget, h.pins = newRetryBudget(retryBudgetShare, maxRetries), newPins(h.transport.poolConfig())
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		h.server = server
 		h.pins.follow(server)
 		h.warnAboutServer(server)
 	}
+	h.drainAtExit(ctx)
 	h.leaveRegistry = registry.add(h)
 	return nil
 }

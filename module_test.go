@@ -75,8 +75,9 @@ func TestDefaults(t *testing.T) {
 	if h.ServerName != "caddy" || h.Forwarded != "for" {
 		t.Errorf("server_name %q, forwarded %q", h.ServerName, h.Forwarded)
 	}
-	wantTunnel := Tunnel{IdleTimeout: caddy.Duration(15 * time.Minute), HalfCloseTimeout: caddy.Duration(time.Minute), OnPolicyChange: policyKeep}
-	if h.tunnel != wantTunnel {
+	closeDelay := caddy.Duration(30 * time.Second)
+	wantTunnel := Tunnel{IdleTimeout: caddy.Duration(15 * time.Minute), HalfCloseTimeout: caddy.Duration(time.Minute), CloseDelay: &closeDelay, OnPolicyChange: policyKeep}
+	if !reflect.DeepEqual(h.tunnel, wantTunnel) {
 		t.Errorf("tunnel %+v", h.tunnel)
 	}
 	wantPool := connpool.Config{
@@ -259,6 +260,9 @@ func TestBadJSON(t *testing.T) {
 		{`{"tunnel": {"max_per_user": -2}}`, "tunnel.max_per_user: -2 is below 1 (-1 is off)"},
 		{`{"tunnel": {"rate_per_tunnel": -2}}`, "tunnel.rate_per_tunnel: -2 is below 1 (-1 is off)"},
 		{`{"tunnel": {"rate_per_user": -2}}`, "tunnel.rate_per_user: -2 is below 1 (-1 is off)"},
+		{`{"tunnel": {"close_delay": -1}}`, "tunnel.close_delay: -1ns is negative"},
+		{`{"name": "a b"}`, `name: "a b" is not made of 1 to 64 letters, digits, '-', '_' and '.'`},
+		{`{"name": ":8080#1"}`, `name: ":8080#1" is not made of 1 to 64 letters, digits, '-', '_' and '.'`},
 		{`{"tunnel": {"half_close_timeout": -2}}`, "tunnel.half_close_timeout: -2ns is not positive (-1 is off)"},
 
 		// Caddy itself refuses what no field takes.

@@ -79,10 +79,11 @@ func (t *transaction) tunnelConn(far farEnd, slot *tunnelSlot) error {
 	t.follow(tunnel, slot)
 	moved := slot.move()
 	tunnel.Start(func(result relay.Result) {
-		moved.release()
-		if line != nil {
-			line.write(result)
-		}
+		moved.releaseAround(func() {
+			if line != nil {
+				line.write(result)
+			}
+		})
 	})
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
@@ -16,17 +17,26 @@ import (
 // This file contains the list of a handler's tunnels, and how those end that new
 // access rules forbid.
 
-// tunnelPolicy is what decides, under one configuration, which tunnels may go on.
+// tunnelPolicy is what decides, under one configuration, which tunnels may go on,
+// and for how long when the handler is gone.
 type tunnelPolicy struct {
-	dialer *dialer // with the access rules
-	close  bool    // those that may not are ended
-	logger *zap.Logger
+	dialer     *dialer // with the access rules
+	close      bool    // those that may not are ended
+	closeDelay time.Duration
+	handler    string // its identity
+	logger     *zap.Logger
 }
 
 // followRules lets the access rules follow their files, and the tunnels the rules.
 func (h *Handler) followRules(caddy.Context) error {
 	live := &h.tunnels.book.live
-	p := &tunnelPolicy{h.dialer, h.tunnel.OnPolicyChange == policyClose, h.logger.Named("acl")}
+	p := &tunnelPolicy{
+		dialer:     h.dialer,
+		close:      h.tunnel.OnPolicyChange == policyClose,
+		closeDelay: time.Duration(*h.tunnel.CloseDelay),
+		handler:    h.place(),
+		logger:     h.logger.Named("acl"),
+	}
 	h.tunnels.policy = p
 	live.enter(p)
 	if !h.dry {
@@ -48,6 +58,9 @@ type liveTunnels struct {
 	// oldest is in force: a reload provisions the new configuration beside the
 	// old one and lets that go only when the new one runs.
 	policies []*tunnelPolicy // guarded by mu
+
+	drain *drain        // guarded by mu: nil while the tunnels may go on
+	empty chan struct{} // guarded by mu: closed when the last tunnel goes; nil where nobody waits
 }
 
 // liveTunnel is a tunnel as access rules see it.
@@ -60,7 +73,8 @@ type liveTunnel struct {
 }
 
 // follow lists a tunnel that is about to begin, and ends it at once if the rules
-// have changed since it was dialed so that they forbid it.
+// have changed since it was dialed so that they forbid it, or if the process exits
+// and the time of tunnels is over.
 func (t *transaction) follow(r *relay.Relay, slot *tunnelSlot) {
 	l := &liveTunnel{relay: r, target: t.target}
 	l.target.Host = strings.Clone(l.target.Host) // not the request that it is cut from
@@ -68,7 +82,11 @@ func (t *transaction) follow(r *relay.Relay, slot *tunnelSlot) {
 		l.addr = t.out.remote
 	}
 	slot.live = l
-	if p := slot.book.live.add(l); p != nil && p.forbids(l) {
+	p, over := slot.book.live.add(l, time.Duration(*t.h.tunnel.CloseDelay))
+	switch {
+	case over:
+		l.drain()
+	case p != nil && p.forbids(l):
 		r.End(relay.ReasonPolicy)
 	}
 }
@@ -86,8 +104,10 @@ func (p *tunnelPolicy) forbids(l *liveTunnel) bool {
 	return p.dialer.access.now().checkUnresolved(l.target) != nil
 }
 
-// add lists a tunnel, and returns the policy that is in force, if there is one.
-func (s *liveTunnels) add(l *liveTunnel) *tunnelPolicy {
+// add lists a tunnel, and returns the policy that is in force, if there is one, and
+// whether the tunnel is to be ended at once. Where no configuration holds the book,
+// the tunnel is ended after a delay.
+func (s *liveTunnels) add(l *liveTunnel, delay time.Duration) (inForce *tunnelPolicy, over bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l.next = s.first; l.next != nil {
@@ -95,7 +115,7 @@ func (s *liveTunnels) add(l *liveTunnel) *tunnelPolicy {
 	}
 	s.first = l
 	s.count++
-	return s.inForce()
+	return s.inForce(), s.late(delay)
 }
 
 // remove takes a tunnel off the list.
@@ -110,7 +130,9 @@ func (s *liveTunnels) remove(l *liveTunnel) {
 	if l.next != nil {
 		l.next.prev = l.prev
 	}
-	s.count--
+	if s.count--; s.count == 0 {
+		s.left()
+	}
 }
 
 // inForce is the policy of the running configuration. mu is held.
@@ -126,6 +148,7 @@ func (s *liveTunnels) enter(p *tunnelPolicy) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.policies = append(s.policies, p)
+	s.adopted()
 }
 
 // leave takes a policy away. If it was in force, the next one is from here on.
@@ -134,6 +157,9 @@ func (s *liveTunnels) leave(p *tunnelPolicy) {
 	before := s.inForce()
 	s.policies = slices.DeleteFunc(s.policies, func(q *tunnelPolicy) bool { return q == p })
 	now := s.inForce()
+	if before != nil && now == nil {
+		s.abandoned(p)
+	}
 	s.mu.Unlock()
 	if now != before {
 		s.apply(now)

@@ -30,7 +30,7 @@ type testTunnel struct {
 // openTestTunnel opens a tunnel to dest at ip, or, without one, through an upstream.
 func openTestTunnel(t testing.TB, book *tunnelBook, dest, ip string) *testTunnel {
 	t.Helper()
-	tr := &transaction{target: mustTarget(t, dest)}
+	tr := &transaction{h: &Handler{tunnel: new(Tunnel).withDefaults()}, target: mustTarget(t, dest)}
 	tun := &testTunnel{slot: tunnelSlot{book: book}, done: make(chan relay.Result, 1)}
 	if ip == "" {
 		tun.slot.member = new(member)
@@ -72,11 +72,12 @@ func (b *tunnelBook) lists(tun *testTunnel) bool { return slices.Contains(b.live
 func TestLiveTunnels_Model(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var s liveTunnels
+		s.enter(new(tunnelPolicy))
 		var want []*liveTunnel
 		for range rapid.IntRange(0, 40).Draw(t, "steps") {
 			if len(want) == 0 || rapid.Bool().Draw(t, "add") {
 				l := new(liveTunnel)
-				s.add(l)
+				s.add(l, 0)
 				want = append(want, l)
 			} else {
 				i := rapid.IntRange(0, len(want)-1).Draw(t, "which")

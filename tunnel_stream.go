@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/caddy-egress/egress/internal/relay"
 )
@@ -82,6 +83,9 @@ func (s *clientStream) setWriting(writing bool) (open bool) {
 // which would end the client's own direction as well. The stream ends when the
 // client has ended too, or when the half-close timer fires.
 func (s *clientStream) CloseWrite() error { return nil }
+
+// SetReadDeadline makes reads end at that time.
+func (s *clientStream) SetReadDeadline(t time.Time) error { return s.rc.SetReadDeadline(t) }
 
 // Close unblocks reads and writes. The stream itself ends with the handler.
 //

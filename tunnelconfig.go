@@ -52,9 +52,15 @@ type Tunnel struct {
 	// limit.
 	RatePerUser int64 `json:"rate_per_user,omitempty"`
 
+	// CloseDelay is how long tunnels may go on when their handler is no longer in
+	// the configuration, or when the process exits; then they are ended in order.
+	// A handler that lives on in a new configuration, known by its name, keeps its
+	// tunnels. At exit the process waits for them, and the grace period, where one
+	// is set, is the limit. 0 ends them at once. Default: 30s.
+	CloseDelay *caddy.Duration `json:"close_delay,omitempty"`
+
 	// OnPolicyChange is what becomes of tunnels that stand when the access
-	// rules change, be it in a file or by a reload that leaves this handler at
-	// its place. `close` ends those that the new rules forbid, by name, port
+	// rules change, be it in a file or by a reload that keeps this handler. `close` ends those that the new rules forbid, by name, port
 	// or the address they are connected to, also those that were opened under
 	// `keep`. Of a tunnel through an upstream proxy no address is known: the
 	// rules on names and ports decide, and on the address where the client
@@ -76,6 +82,10 @@ func (t *Tunnel) withDefaults() Tunnel {
 	setDefault(&out.IdleTimeout, caddy.Duration(15*time.Minute))
 	setDefault(&out.HalfCloseTimeout, caddy.Duration(time.Minute))
 	setDefault(&out.OnPolicyChange, policyKeep)
+	if out.CloseDelay == nil {
+		delay := caddy.Duration(30 * time.Second)
+		out.CloseDelay = &delay
+	}
 	return out
 }
 
@@ -88,6 +98,9 @@ func (t *Tunnel) validate() error {
 		if d.value < 0 && d.value != noLimit {
 			return fmt.Errorf("tunnel.%s: %s is not positive (-1 is off)", d.name, time.Duration(d.value))
 		}
+	}
+	if *t.CloseDelay < 0 {
+		return fmt.Errorf("tunnel.close_delay: %s is negative", time.Duration(*t.CloseDelay))
 	}
 	for _, n := range []struct {
 		name  string
@@ -115,6 +128,24 @@ func (h *Handler) provisionTunnel(ctx caddy.Context) error {
 		return err
 	}
 	return h.acquireTunnels(ctx)
+}
+
+// delay reads a duration that may be 0.
+func delay(d *caddyfile.Dispenser, to **caddy.Duration) error {
+	word, arg, err := one(d)
+	if err != nil {
+		return err
+	}
+	v, err := caddy.ParseDuration(arg)
+	if err != nil {
+		return d.Errf("bad %s '%s': %v", word, arg, err)
+	}
+	if v < 0 {
+		return d.Errf("bad %s '%s': must not be negative", word, arg)
+	}
+	value := caddy.Duration(v)
+	*to = &value
+	return nil
 }
 
 // byteRate reads a size that passes in a second, or the word off.

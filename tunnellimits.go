@@ -2,13 +2,10 @@ package egress
 
 import (
 	"errors"
-	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/holdings"
 	"github.com/caddy-egress/egress/internal/relay"
@@ -18,7 +15,7 @@ import (
 // there are, of whom, and the rates that users share.
 
 // tunnelBook counts and lists the tunnels of one handler. It lives in a caddy.UsagePool,
-// under the handler's place in the configuration, and outlives configurations:
+// under the handler's identity, and outlives configurations:
 // tunnels of an old one still count in the next.
 type tunnelBook struct {
 	total   atomic.Int64
@@ -48,7 +45,7 @@ var tunnelBooks = caddy.NewUsagePool()
 type tunnelUse struct {
 	book   *tunnelBook
 	key    string
-	places *serverPlaces
+	leave  func() // gives the identity up
 	parts  atomic.Int64
 	policy *tunnelPolicy // of the configuration
 
@@ -87,52 +84,19 @@ func (u *tunnelUse) release() {
 	}
 }
 
-// serverPlaces numbers the handlers of a server, in the order in which they are
-// provisioned.
-type serverPlaces struct {
-	server         *caddyhttp.Server
-	next, handlers int // guarded by placesMu
-}
-
-var (
-	placesMu sync.Mutex
-	places   = map[*caddyhttp.Server]*serverPlaces{} // guarded by placesMu
-)
-
-// takePlace returns what a handler is known by across reloads: the addresses of
-// its server, and which of the handlers there it is.
-func takePlace(server *caddyhttp.Server) (*serverPlaces, string) {
-	placesMu.Lock()
-	defer placesMu.Unlock()
-	p := places[server]
-	if p == nil {
-		p = &serverPlaces{server: server}
-		places[server] = p
-	}
-	p.next++
-	p.handlers++
-	return p, fmt.Sprintf("%s#%d", strings.Join(server.Listen, ","), p.next)
-}
-
-func (p *serverPlaces) leave() {
-	placesMu.Lock()
-	defer placesMu.Unlock()
-	if p.handlers--; p.handlers == 0 {
-		delete(places, p.server)
-	}
-}
-
 // acquireTunnels loads the handler's book.
 func (h *Handler) acquireTunnels(ctx caddy.Context) error {
-	use := &tunnelUse{key: fmt.Sprintf("%p", h)} // no server: nothing to be known by
-	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
-		use.places, use.key = takePlace(server)
-	}
-	book, err := loadTunnelBook(use.key)
+	key, leave, err := h.identity(ctx)
 	if err != nil {
 		return err
 	}
-	use.book, use.giveBack = book, use.release
+	book, err := loadTunnelBook(key)
+	if err != nil {
+		leave()
+		return err
+	}
+	use := &tunnelUse{book: book, key: key, leave: leave}
+	use.giveBack = use.release
 	use.parts.Store(1)
 	h.tunnels = use
 	return nil
@@ -144,9 +108,7 @@ func (h *Handler) releaseTunnels() {
 	if h.tunnels == nil {
 		return
 	}
-	if h.tunnels.places != nil {
-		h.tunnels.places.leave()
-	}
+	h.tunnels.leave()
 	if h.tunnels.policy != nil {
 		h.tunnels.book.live.leave(h.tunnels.policy)
 	}
@@ -243,10 +205,11 @@ func (t *transaction) authenticatedUser() string {
 }
 
 // release gives back all that the tunnel holds. A second call does nothing.
-func (s *tunnelSlot) release() {
-	if s.live != nil {
-		s.book.live.remove(s.live)
-	}
+func (s *tunnelSlot) release() { s.releaseAround(func() {}) }
+
+// releaseAround gives back what limits count, then calls f, and then takes the
+// tunnel off the list: when the list is empty, the process may exit.
+func (s *tunnelSlot) releaseAround(f func()) {
 	if s.client != "" {
 		s.book.clients.Release(s.client)
 	}
@@ -261,6 +224,10 @@ func (s *tunnelSlot) release() {
 	}
 	if s.member != nil {
 		s.member.health.EndTunnel()
+	}
+	f()
+	if s.live != nil {
+		s.book.live.remove(s.live)
 	}
 	if s.giveBack != nil {
 		s.giveBack()

@@ -1,10 +1,11 @@
 // Package integration holds the tests of the whole: a Caddy with egress in
 // it, clients of every protocol in front of it, scripted origins behind it.
 //
-// Caddy is one per process, so no test here runs in parallel with another. Within
-// one, what mostly waits runs at the same time (eachClientAtOnce). Tests wait for events (a byte, a closed connection, a log line), never for
-// the clock; the one duration that appears everywhere is patience, after
-// which a test gives up.
+// Caddy is one per process, so no test here runs in parallel with another, except
+// those that run a Caddy as a process of its own (process_test.go). Within one, what
+// mostly waits runs at the same time (eachClientAtOnce). Tests wait for events (a byte,
+// a closed connection, a log line), never for the clock; the one duration that appears
+// everywhere is patience, after which a test gives up.
 package integration
 
 import (
@@ -54,6 +55,10 @@ func TestMain(m *testing.M) {
 		if err := flag.Set("test.parallel", "16"); err != nil {
 			panic(err)
 		}
+	}
+	binaries = filepath.Join(dir, "bin")
+	if err := os.Mkdir(binaries, 0o700); err != nil {
+		panic(err)
 	}
 	code := m.Run()
 	os.RemoveAll(dir)

@@ -19,7 +19,7 @@ func (r *Relay) pumpEnded(p *pump, rerr, werr error) {
 	switch {
 	case werr != nil:
 		r.writeFailed(p, werr)
-	case rerr == io.EOF:
+	case rerr == io.EOF || r.drained(rerr):
 		r.sourceEnded(p)
 	default:
 		r.readFailed(p, rerr)
@@ -44,12 +44,14 @@ func (r *Relay) sourceEnded(p *pump) {
 		r.first = p.side
 		r.linger()
 	}
+	draining := r.draining != 0
 	r.mu.Unlock()
 
 	// When the other direction is through, finish closes the socket at once,
 	// which sends the same FIN: one system call less. Streams that are not
-	// sockets may tell an end from a close.
-	if _, ok := p.dst.(*net.TCPConn); ok && r.running.Load() == 1 {
+	// sockets may tell an end from a close, and a tunnel that is drained is not
+	// closed at once.
+	if _, ok := p.dst.(*net.TCPConn); ok && !draining && r.running.Load() == 1 {
 		return
 	}
 	if err := p.dst.CloseWrite(); err != nil {
@@ -134,10 +136,14 @@ func (r *Relay) closeStreams() {
 
 // finish ends the relay after both pumps have returned.
 func (r *Relay) finish() Result {
+	r.awaitPeers()
 	r.mu.Lock()
 	r.phase = phaseFinished
 	r.disarm()
 	reason, err := r.forced, r.err
+	if reason == 0 {
+		reason = r.draining
+	}
 	if reason == 0 {
 		reason = r.first
 	}

@@ -108,7 +108,7 @@ const (
 )
 
 // Relay is one tunnel. Make it with New, then call Run or Start, once. Counts,
-// End and Spliced may be called at any time from any goroutine.
+// End, Drain and Spliced may be called at any time from any goroutine.
 type Relay struct {
 	client, origin Stream
 	idle           time.Duration
@@ -129,6 +129,8 @@ type Relay struct {
 	lingering   bool          // one side has ended or broken: HalfCloseTimeout counts
 	lingerFrom  time.Duration // since when, from start
 	forced      Reason        // what cut the tunnel short; 0 while nothing did
+	draining    Reason        // why the tunnel is being drained; 0 while it is not
+	drainBy     time.Duration // when that has to be over, from start
 	err         error         // what broke, if forced is an error
 	resetClient bool          // close the client's side with a reset
 	resetOrigin bool

@@ -2,7 +2,7 @@ package relay
 
 import "time"
 
-// One timer serves a relay's three limits. A byte that comes in only stores
+// One timer serves all limits of a relay. A byte that comes in only stores
 // the time (touch); the timer looks at it when it fires and arms itself anew
 // for what is left. So a busy tunnel pays one clock reading per read, and the
 // timer heap is touched once per idle period.
@@ -44,6 +44,9 @@ func (r *Relay) disarm() {
 // deadline returns the earliest limit as time since start, and which one it
 // is; -1 if there is none. r.mu is held.
 func (r *Relay) deadline() (time.Duration, Reason) {
+	if r.draining != 0 {
+		return r.drainBy, r.draining // soon, and the others do not matter any more
+	}
 	at, reason := time.Duration(-1), Reason(0)
 	consider := func(t time.Duration, why Reason) {
 		if at < 0 || t < at {
