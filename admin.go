@@ -56,6 +56,22 @@ func (r *registry) byPlace() (found map[string]*Handler, places []string) {
 	return found, places
 }
 
+// before returns the handler that serves at the place of h until h takes over; nil if
+// there is none.
+func (r *registry) before(h *Handler) (found *Handler) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.entries {
+		if e == h {
+			break
+		}
+		if e.place() == h.place() {
+			found = e
+		}
+	}
+	return found
+}
+
 // place is what people know a handler by: the addresses of its server, and which of
 // the handlers there it is, counted from 1: `:8080#1`.
 func (h *Handler) place() string { return h.tunnels.key }

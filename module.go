@@ -131,7 +131,10 @@ type Handler struct {
 	logger         *zap.Logger
 	accessLogger   *zap.Logger
 	access         *accessRules
-	destinations   *destinations
+	circuit        DestinationCircuit
+	direct         *pathUse
+	reach          string        // identity of the settings by which destinations are reached
+	destinations   *destinations // directly
 	adminAddresses []hostPort
 	hosts          map[string]struct{}
 	groups         map[string]*group
@@ -240,7 +243,7 @@ func (h *Handler) provisionPolicy(caddy.Context) error {
 	if err := circuit.validate(); err != nil {
 		return err
 	}
-	h.destinations = newDestinations(circuit, h.logger.Named("health"))
+	h.circuit = circuit
 	return nil
 }
 
