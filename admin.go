@@ -56,20 +56,18 @@ func (r *registry) byPlace() (found map[string]*Handler, places []string) {
 	return found, places
 }
 
-// before returns the handler that serves at the place of h until h takes over; nil if
-// there is none.
-func (r *registry) before(h *Handler) (found *Handler) {
+// after returns the handler that takes over at the place of h; nil if there is none.
+func (r *registry) after(h *Handler) *Handler {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, e := range r.entries {
-		if e == h {
-			break
-		}
-		if e.place() == h.place() {
-			found = e
+	if at := slices.Index(r.entries, h); at >= 0 {
+		for _, e := range r.entries[at+1:] {
+			if e.place() == h.place() {
+				return e
+			}
 		}
 	}
-	return found
+	return nil
 }
 
 // place is what people know a handler by: the addresses of its server, and which of

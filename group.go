@@ -63,7 +63,7 @@ func (h *Handler) provisionGroups(ctx caddy.Context) error {
 			return fmt.Errorf("groups.%s: %w", name, err)
 		}
 	}
-	return h.awaitStart(ctx)
+	return h.awaitStart()
 }
 
 func (h *Handler) provisionGroup(ctx caddy.Context, name string, cfg *UpstreamGroup) error {

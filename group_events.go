@@ -63,24 +63,19 @@ func (q *eventQueue) emit() {
 
 // awaitStart begins with the checks once all apps have started: what they find can be
 // emitted from then on, and a configuration that is only validated checks nobody.
-func (h *Handler) awaitStart(ctx caddy.Context) error {
-	if len(h.groups) == 0 && h.tunnels.places == nil {
-		return nil // at no place, so there is nobody to take over from
+func (h *Handler) awaitStart() error {
+	for _, g := range h.groups {
+		h.onStart = new(onStart)
+		h.onStart.handler.Store(h)
+		return g.events.app.On("started", h.onStart) // one subscription for all
 	}
-	app, err := ctx.App("events")
-	if err != nil {
-		return err
-	}
-	h.onStart = new(onStart)
-	h.onStart.handler.Store(h)
-	return app.(*caddyevents.App).On("started", h.onStart)
+	return nil
 }
 
-func (h *Handler) started() {
+func (h *Handler) startGroups() {
 	for _, g := range h.groups {
 		g.start()
 	}
-	h.reportTakeover()
 }
 
 // onStart is a handler of the event that tells that Caddy has started. The events app
@@ -92,7 +87,7 @@ type onStart struct {
 // Handle implements caddyevents.Handler.
 func (s *onStart) Handle(context.Context, caddy.Event) error {
 	if h := s.handler.Load(); h != nil {
-		h.started()
+		h.startGroups()
 	}
 	return nil
 }

@@ -137,7 +137,7 @@ func TestChecksAreForgotten(t *testing.T) {
 	down := func(m *member) bool { return m.health.Status().Active == health.Down }
 	one := func(h *Handler) *member { return h.groups["default"].health.Members()[0].Value.(*member) }
 	checked, endChecked := mustLoadWithApps(t, fmt.Sprintf(oneUpstream, checks))
-	checked.started() // as Caddy does when all apps run
+	checked.startGroups() // as Caddy does when all apps run
 	m := one(checked)
 	for end := time.Now().Add(10 * time.Second); !down(m); {
 		if time.Now().After(end) {

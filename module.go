@@ -259,6 +259,7 @@ func (h *Handler) Validate() error {
 // they finish.
 func (h *Handler) Cleanup() error {
 	if h.leaveRegistry != nil {
+		h.handOver()
 		h.leaveRegistry()
 	}
 	if h.onStart != nil {

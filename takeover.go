@@ -26,14 +26,17 @@ func (c *connections) add(s connpool.Stats) {
 	c.active += s.Open - s.Idle
 }
 
-// reportTakeover logs what was taken over when the configuration has started and the
-// one before is about to go. The first configuration, and a handler at a place where
-// none was, have nothing to report.
-func (h *Handler) reportTakeover() {
-	before := handlers.before(h)
-	if before == nil {
-		return
+// handOver lets the handler that takes over from h, if there is one, log what it has
+// taken over. It is called when that one's configuration has started, and before h lets
+// go of anything. The first configuration, and a handler at a place where none was,
+// have nothing to report; neither has one whose configuration fails.
+func (h *Handler) handOver() {
+	if next := handlers.after(h); next != nil {
+		next.reportTakeover(h)
 	}
+}
+
+func (h *Handler) reportTakeover(before *Handler) {
 	t := h.takenFrom(before)
 	h.logger.Info("state taken over from the configuration before",
 		zap.String("handler", h.place()),
