@@ -56,6 +56,20 @@ func (r *registry) byPlace() (found map[string]*Handler, places []string) {
 	return found, places
 }
 
+// after returns the handler that takes over at the place of h; nil if there is none.
+func (r *registry) after(h *Handler) *Handler {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if at := slices.Index(r.entries, h); at >= 0 {
+		for _, e := range r.entries[at+1:] {
+			if e.place() == h.place() {
+				return e
+			}
+		}
+	}
+	return nil
+}
+
 // place is what people know a handler by: its name, or the addresses of its server,
 // and which of the handlers there it is, counted from 1: `:8080#1`.
 func (h *Handler) place() string { return h.tunnels.key }

@@ -85,7 +85,7 @@ func newDialer(t *testing.T, resolve func(context.Context, string) ([]netip.Addr
 	d := &dialer{
 		access:        fixedRules(mustAccessList(t, rules...)),
 		self:          fakeSelf(nil, nil),
-		circuits:      newDestinations(DestinationCircuit{Off: true}, zap.NewNop()),
+		circuits:      &destinations{newCircuits(DestinationCircuit{Off: true}), "", zap.NewNop()},
 		timeout:       10 * time.Second,
 		fallbackDelay: 10 * time.Second, // no test here waits for it
 		tlsTimeout:    10 * time.Second,
@@ -355,7 +355,7 @@ func TestDialResolverCanceled(t *testing.T) {
 	server := &dnsServer{asked: func(string) { cancel() }}
 	d := newDialer(t, nil)
 	d.forget(dnscache.System{Resolver: server.resolver(t)})
-	d.circuits = newDestinations((*DestinationCircuit)(nil).withDefaults(), zap.NewNop())
+	d.circuits = &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.NewNop()}
 	_, err := d.dial(ctx, target.Target{Host: "origin.test", Port: 80}, false)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
@@ -476,7 +476,7 @@ func TestDialCanceled(t *testing.T) {
 	cancel()
 	for _, answer := range [][]netip.Addr{addrs("127.0.0.1"), addrs("127.0.0.1", "127.0.0.2")} {
 		d := newDialer(t, (&answers{list: [][]netip.Addr{answer}}).resolve, "allow 127.0.0.0/8")
-		d.circuits = newDestinations((*DestinationCircuit)(nil).withDefaults(), zap.NewNop())
+		d.circuits = &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.NewNop()}
 		_, err := d.dial(ctx, target.Target{Host: "origin.test", Port: port}, false)
 		if err == nil || classify(err) != failCanceled {
 			t.Errorf("%v: %v", answer, err)
@@ -493,7 +493,7 @@ func TestDialWithOpenCircuit(t *testing.T) {
 	port := freePort(t)
 	resolver := &answers{list: [][]netip.Addr{addrs("127.0.0.1")}}
 	d := newDialer(t, resolver.resolve, "allow 127.0.0.0/8")
-	d.circuits = newDestinations((*DestinationCircuit)(nil).withDefaults(), zap.NewNop())
+	d.circuits = &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.NewNop()}
 	dest := target.Target{Host: "origin.test", Port: port}
 	for range 5 {
 		if _, err := d.dial(t.Context(), dest, false); err == nil || classify(err) != failRefused {
@@ -866,7 +866,7 @@ func TestDialTLSCanceled(t *testing.T) {
 		silent(conn)
 	})
 	d := newDialer(t, nil, "allow 127.0.0.0/8")
-	d.circuits = newDestinations((*DestinationCircuit)(nil).withDefaults(), zap.NewNop())
+	d.circuits = &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.NewNop()}
 	_, err := d.dial(ctx, mustTarget(t, fmt.Sprintf("127.0.0.1:%d", port)), true)
 	if err == nil || classify(err) != failCanceled {
 		t.Errorf("%v", err)

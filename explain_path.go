@@ -122,7 +122,7 @@ func (out *explainedPath) direct(t *transaction) error {
 		return err
 	}
 	var paused error
-	out.Circuit, paused = t.h.destinations.look(t.target, t.https, "")
+	out.Circuit, paused = t.h.destinations.look(t.target, t.https)
 	if held := t.holdingLimit(); held != nil {
 		return held
 	}
@@ -172,7 +172,7 @@ func (out *explainedPath) through(t *transaction, g *group) error {
 		return nil
 	}
 	var paused error
-	out.Circuit, paused = t.h.destinations.look(t.target, t.https, g.name)
+	out.Circuit, paused = g.destinations.look(t.target, t.https)
 	var nobody error
 	out.Group, nobody = g.explain(t)
 	if paused != nil {
@@ -243,12 +243,12 @@ func (s *sources) order(o familyOrder) familyOrder {
 
 // look is allow for somebody who sends nothing: no turn is taken. It returns the state
 // of the circuit as well.
-func (d *destinations) look(dest target.Target, useTLS bool, via string) (string, error) {
+func (d *destinations) look(dest target.Target, useTLS bool) (string, error) {
 	if d.off {
 		return "off", nil
 	}
-	r := report{to: d, dest: dest, tls: useTLS, via: via}
-	s := d.lookup(r.key())
+	r := report{to: d, dest: dest, tls: useTLS}
+	s := d.lookup(d.key(&r))
 	if s == nil {
 		return health.Closed.String(), nil
 	}
@@ -257,7 +257,7 @@ func (d *destinations) look(dest target.Target, useTLS bool, via string) (string
 	s.mu.Unlock()
 	state := circuit.State().String()
 	if ok, _, wait := circuit.Allow(time.Now()); !ok {
-		return state, &circuitOpenError{destination: r.key(), retryAfter: wait}
+		return state, &circuitOpenError{destination: d.key(&r), retryAfter: wait}
 	}
 	return state, nil
 }

@@ -118,7 +118,7 @@ func TestDestinations_Look(t *testing.T) {
 		c := newCircuitTest(t)
 		look := func(dest target.Target, state string, open bool) {
 			t.Helper()
-			got, err := c.look(dest, false, "")
+			got, err := c.look(dest, false)
 			if got != state || (err != nil) != open {
 				t.Errorf("%s: %v; want %s, open %t", got, err, state, open)
 			}

@@ -17,7 +17,6 @@ import (
 
 	"github.com/caddy-egress/egress/internal/filewatch"
 	"github.com/caddy-egress/egress/internal/health"
-	"github.com/caddy-egress/egress/internal/quantile"
 )
 
 // This file contains the life of a group of upstream proxies: how it comes to its
@@ -25,21 +24,22 @@ import (
 
 // group is an UpstreamGroup at work.
 type group struct {
-	name    string
-	cfg     *UpstreamGroup
-	lb      LoadBalancing
-	policy  SelectionPolicy
-	budget  *retryBudget
-	connect *quantile.Estimator // of the time it takes to connect, for hedging
-	targets map[string]*checkTarget
-	health  *health.Group
-	checker *health.Checker // nil without active checks, and before they begin
-	checks  *activeChecks   // nil without
-	ctx     caddy.Context
-	events  eventQueue
-	factory *memberFactory
-	dry     bool // see Handler.dry
-	logger  *zap.Logger
+	name         string
+	cfg          *UpstreamGroup
+	lb           LoadBalancing
+	policy       SelectionPolicy
+	budget       *retryBudget
+	path         *pathUse
+	destinations *destinations // through this group
+	targets      map[string]*checkTarget
+	health       *health.Group
+	checker      *health.Checker // nil without active checks, and before they begin
+	checks       *activeChecks   // nil without
+	ctx          caddy.Context
+	events       eventQueue
+	factory      *memberFactory
+	dry          bool // see Handler.dry
+	logger       *zap.Logger
 
 	view    atomic.Pointer[groupView]
 	frozen  atomic.Pointer[groupView] // of a group whose configuration has gone
@@ -90,6 +90,10 @@ func (h *Handler) provisionGroup(ctx caddy.Context, name string, cfg *UpstreamGr
 	if err := g.lb.validate(); err != nil {
 		return err
 	}
+	h.groups[name] = g // from here on Cleanup closes it
+	if err := g.acquirePath(h); err != nil {
+		return err
+	}
 	if err := g.provisionModules(ctx); err != nil {
 		return err
 	}
@@ -98,12 +102,10 @@ func (h *Handler) provisionGroup(ctx caddy.Context, name string, cfg *UpstreamGr
 		return err
 	}
 	g.budget = newRetryBudget(*g.lb.RetryBudget, max(g.lb.Retries, 0))
-	g.connect = new(quantile.Estimator)
 	g.health = health.NewGroup(healthConfig)
 	if g.factory, err = h.newMemberFactory(ctx, g); err != nil {
 		return err
 	}
-	h.groups[name] = g // from here on Cleanup closes it
 	if err := g.loadMembers(); err != nil {
 		return err
 	}
@@ -195,6 +197,15 @@ func (g *group) loadMembers() error {
 	if len(g.static)+len(g.listed) == 0 && g.source == nil {
 		return fmt.Errorf("file: %s has no upstreams", g.cfg.File)
 	}
+	if told := g.path.state.source.Load(); told != nil {
+		// A reload: until the source has answered again, its members of before are
+		// those that there are.
+		dynamic, err := g.dynamicSpecs(*told)
+		if err != nil {
+			return err
+		}
+		g.dynamic = dynamic
+	}
 	if err := g.apply(); err != nil {
 		return err
 	}
@@ -263,6 +274,16 @@ func (g *group) apply() error {
 	return nil
 }
 
+// current is a copy of the members by identity; of no group, none.
+func (g *group) current() map[string]*member {
+	if g == nil {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return maps.Clone(g.members)
+}
+
 func releaseAll(members []*member) {
 	for _, m := range members {
 		m.release()
@@ -287,9 +308,12 @@ func (g *group) close() {
 		checker.Stop()
 	}
 	// Requests that came before may still choose among those that there are now.
-	g.frozen.Store(g.look(time.Now()))
-	g.health.Close()
+	if g.health != nil {
+		g.frozen.Store(g.look(time.Now()))
+		g.health.Close()
+	}
 	releaseAll(members)
+	g.path.release()
 }
 
 // whyNobody says why no member can be used, for the log: a member may be out for

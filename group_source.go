@@ -112,9 +112,9 @@ func (g *group) followSource() {
 			return
 		case <-timer.C:
 		}
-		specs, err := g.askSource()
+		addrs, err := g.askSource()
 		if err == nil {
-			err = g.replace(&g.dynamic, specs)
+			err = g.replaceDynamic(addrs)
 		}
 		switch {
 		case err != nil && err.Error() != told:
@@ -124,39 +124,61 @@ func (g *group) followSource() {
 			told = ""
 		}
 		wait := askSource
-		if err != nil || len(specs) == 0 {
+		if err != nil || len(addrs) == 0 {
 			wait = askSourceAgain
 		}
 		timer.Reset(wait)
 	}
 }
 
-func (g *group) askSource() ([]*upstreamSpec, error) {
-	repl := caddy.NewReplacer()
+// askSource asks the dynamic source where its members are.
+func (g *group) askSource() ([]upstreamAddress, error) {
 	r, err := http.NewRequestWithContext(g.ctx, http.MethodGet, "http://egress.invalid/", http.NoBody)
 	if err != nil {
 		return nil, err
 	}
-	r = caddyhttp.PrepareRequest(r, repl, nil, nil)
+	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, nil)
 	upstreams, err := g.source.GetUpstreams(r)
 	if err != nil {
 		return nil, fmt.Errorf("dynamic: %w", err)
 	}
-	specs := make([]*upstreamSpec, 0, len(upstreams))
+	addrs := make([]upstreamAddress, 0, len(upstreams))
 	for _, u := range upstreams {
 		host, port, err := net.SplitHostPort(u.Dial)
 		if err != nil {
 			return nil, fmt.Errorf("dynamic: '%s' is not host:port", printable(u.Dial))
 		}
 		addr, err := parseUpstreamURL(net.JoinHostPort(strings.TrimSuffix(host, "."), port), g.cfg.Scheme)
-		if err == nil {
-			var s *upstreamSpec
-			if s, err = g.cfg.specAt(new(Upstream), addr, repl); err == nil {
-				specs = append(specs, s)
-				continue
-			}
+		if err != nil {
+			return nil, fmt.Errorf("dynamic: '%s': %w", printable(u.Dial), err)
 		}
-		return nil, fmt.Errorf("dynamic: '%s': %w", printable(u.Dial), err)
+		addrs = append(addrs, addr)
+	}
+	return addrs, nil
+}
+
+// replaceDynamic makes the dynamic members those at the addresses.
+func (g *group) replaceDynamic(addrs []upstreamAddress) error {
+	specs, err := g.dynamicSpecs(addrs)
+	if err != nil {
+		return err
+	}
+	if err := g.replace(&g.dynamic, specs); err != nil {
+		return err
+	}
+	g.path.state.source.Store(&addrs)
+	return nil
+}
+
+// dynamicSpecs completes the members that a source has told.
+func (g *group) dynamicSpecs(addrs []upstreamAddress) ([]*upstreamSpec, error) {
+	specs := make([]*upstreamSpec, len(addrs))
+	repl := caddy.NewReplacer()
+	for i, addr := range addrs {
+		var err error
+		if specs[i], err = g.cfg.specAt(new(Upstream), addr, repl); err != nil {
+			return nil, fmt.Errorf("dynamic: %w", err)
+		}
 	}
 	return specs, nil
 }

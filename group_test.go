@@ -36,16 +36,16 @@ const oneUpstream = `{"groups":{"default":{"upstreams":[{"url":"http://127.0.0.1
 func TestPathsAreLeftByPanics(t *testing.T) {
 	h, _ := mustLoadWithApps(t, fmt.Sprintf(oneUpstream, ""))
 	g := h.groups["default"]
-	told := h.destinations
+	told := g.destinations
 	tr := throughGroup(t, h, "a.example:80")
 	for range 5 {
-		r, err := told.allow(tr.target, false, g.name)
+		r, err := told.allow(tr.target, false)
 		if err != nil {
 			t.Fatal(err)
 		}
 		r.tell(failRefused)
 	}
-	state := told.lookup((&report{dest: tr.target, via: g.name}).key())
+	state := told.lookup(told.key(&report{dest: tr.target}))
 	for end := time.Now().Add(10 * time.Second); ; {
 		// The circuit opens for two seconds, and then lets one probe through.
 		probing := false

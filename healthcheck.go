@@ -25,6 +25,10 @@ import (
 // counts (resolving, connecting, the TLS handshake): a client that provokes
 // resets cannot close a destination for others, and neither can answers like
 // 500, refusals by policy, or clients that go away.
+//
+// Each path, directly or through a group, has circuits of its own. A reload keeps them
+// while these settings and those that decide what can be reached on the path stay as
+// they are.
 type DestinationCircuit struct {
 	// Off turns the circuit off: every request dials.
 	Off bool `json:"off,omitempty"`
@@ -73,7 +77,7 @@ func (c *DestinationCircuit) validate() error {
 	return nil
 }
 
-// maxDestinations bounds the destinations that are kept track of. Only failing
+// maxDestinations bounds the destinations that are kept track of on one path. Only failing
 // ones are; when there are more, the rest is served untracked.
 const maxDestinations = 10_000
 
@@ -81,14 +85,22 @@ const maxDestinations = 10_000
 // after its last failure.
 const forgetAfter = 5 * time.Minute
 
-// destinations is the passive health of all destinations. A destination that
-// works has no entry, so that the usual request costs one map look-up.
+// destinations is the passive health of the destinations on one path, as one
+// configuration sees it.
 type destinations struct {
-	cfg    health.CircuitConfig
-	off    bool
+	*circuits
+	via    string // the group that the path leads through; "" directly
 	logger *zap.Logger
+}
 
-	states sync.Map // string (see report.key) → *destinationState
+// circuits are those of the destinations on one path. They outlive configurations. A
+// destination that works has no entry, so that the usual request costs one look at a
+// counter.
+type circuits struct {
+	cfg health.CircuitConfig
+	off bool
+
+	states sync.Map // string (see destinations.key) → *destinationState
 	count  atomic.Int64
 	swept  atomic.Int64 // unix time of the last sweep
 }
@@ -100,10 +112,9 @@ type destinationState struct {
 	gone    bool      // no longer in the map
 }
 
-func newDestinations(cfg DestinationCircuit, logger *zap.Logger) *destinations {
-	return &destinations{
-		off:    cfg.Off,
-		logger: logger,
+func newCircuits(cfg DestinationCircuit) *circuits {
+	return &circuits{
+		off: cfg.Off,
 		cfg: health.CircuitConfig{
 			Failures:   cfg.Failures,
 			Window:     time.Duration(cfg.Window),
@@ -130,7 +141,6 @@ type report struct {
 	to    *destinations
 	dest  target.Target
 	tls   bool
-	via   string
 	probe bool
 }
 
@@ -154,30 +164,30 @@ func (r *report) tell(err error) {
 
 // key names the destination. With TLS it is another destination than without: a
 // handshake that fails says nothing about tunnels to the same port, whose TLS is
-// their client's. Through a group of upstreams it is another one than directly, too:
-// what cannot be reached on one path may be well on the other.
-func (r *report) key() string {
+// their client's. The path is told for people: what cannot be reached on one path may
+// be well on the other, so each has its own circuits.
+func (d *destinations) key(r *report) string {
 	key := r.dest.String()
 	if r.tls {
 		key = "https://" + key
 	}
-	if r.via != "" {
-		key = r.via + " → " + key
+	if d.via != "" {
+		key = d.via + " → " + key
 	}
 	return key
 }
 
-// allow asks whether destination may be asked for, directly or through a group of
-// upstreams. When it may, the returned report must be told the result.
-func (d *destinations) allow(dest target.Target, useTLS bool, via string) (report, error) {
+// allow asks whether a destination may be asked for on this path. When it may, the
+// returned report must be told the result.
+func (d *destinations) allow(dest target.Target, useTLS bool) (report, error) {
 	if d.off {
 		return report{}, nil
 	}
-	r := report{to: d, dest: dest, tls: useTLS, via: via}
+	r := report{to: d, dest: dest, tls: useTLS}
 	if d.count.Load() == 0 {
 		return r, nil // the usual case costs no key
 	}
-	key := r.key()
+	key := d.key(&r)
 	if s := d.lookup(key); s != nil {
 		s.mu.Lock()
 		now := time.Now()
@@ -192,7 +202,7 @@ func (d *destinations) allow(dest target.Target, useTLS bool, via string) (repor
 	return r, nil
 }
 
-func (d *destinations) lookup(key string) *destinationState {
+func (d *circuits) lookup(key string) *destinationState {
 	if d.count.Load() == 0 {
 		return nil
 	}
@@ -218,7 +228,7 @@ func (d *destinations) success(r *report) {
 	if d.count.Load() == 0 {
 		return
 	}
-	key := r.key()
+	key := d.key(r)
 	s := d.lookup(key)
 	if s == nil {
 		return
@@ -233,7 +243,7 @@ func (d *destinations) success(r *report) {
 }
 
 func (d *destinations) failure(r *report, err error) {
-	now, key := time.Now(), r.key()
+	now, key := time.Now(), d.key(r)
 	s := d.lockState(key, now)
 	if s == nil {
 		return
@@ -247,7 +257,7 @@ func (d *destinations) failure(r *report, err error) {
 }
 
 func (d *destinations) cancelProbe(r *report) {
-	if s := d.lookup(r.key()); s != nil {
+	if s := d.lookup(d.key(r)); s != nil {
 		s.mu.Lock()
 		s.circuit.Cancel(time.Now())
 		s.mu.Unlock()
@@ -256,7 +266,7 @@ func (d *destinations) cancelProbe(r *report) {
 
 // lockState returns the locked state of a destination, a new one if need be,
 // or nil where there are too many.
-func (d *destinations) lockState(key string, now time.Time) *destinationState {
+func (d *circuits) lockState(key string, now time.Time) *destinationState {
 	for {
 		s := d.lookup(key)
 		if s == nil {
@@ -283,7 +293,7 @@ func (d *destinations) lockState(key string, now time.Time) *destinationState {
 }
 
 // forget takes a locked state out of the map.
-func (d *destinations) forget(key string, s *destinationState) {
+func (d *circuits) forget(key string, s *destinationState) {
 	if !s.gone {
 		s.gone = true
 		d.states.CompareAndDelete(key, s)
@@ -293,7 +303,7 @@ func (d *destinations) forget(key string, s *destinationState) {
 
 // sweep forgets destinations that nobody has asked for in a while, at most once
 // a second, and reports whether there is room now.
-func (d *destinations) sweep(now time.Time) bool {
+func (d *circuits) sweep(now time.Time) bool {
 	last := d.swept.Load()
 	if last == now.Unix() || !d.swept.CompareAndSwap(last, now.Unix()) {
 		return false

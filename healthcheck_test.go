@@ -29,7 +29,7 @@ type circuitTest struct {
 
 func newCircuitTest(t *testing.T) *circuitTest {
 	core, logs := observer.New(zap.DebugLevel)
-	return &circuitTest{t, newDestinations((*DestinationCircuit)(nil).withDefaults(), zap.New(core)), logs}
+	return &circuitTest{t, &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.New(core)}, logs}
 }
 
 // origin is a destination that a test speaks of by number.
@@ -42,7 +42,7 @@ var errRefused = &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 // ask asks for a destination that must be let through.
 func (c *circuitTest) ask(dest target.Target) report {
 	c.Helper()
-	report, err := c.allow(dest, false, "")
+	report, err := c.allow(dest, false)
 	if err != nil {
 		c.Fatalf("refused: %v", err)
 	}
@@ -60,7 +60,7 @@ func (c *circuitTest) end(dest target.Target, err error) {
 // long.
 func (c *circuitTest) refused(dest target.Target) time.Duration {
 	c.Helper()
-	_, err := c.allow(dest, false, "")
+	_, err := c.allow(dest, false)
 	if err == nil {
 		c.Fatal("let through")
 	}
@@ -267,9 +267,9 @@ func TestCircuitLateResults(t *testing.T) {
 }
 
 func TestCircuitOff(t *testing.T) {
-	d := newDestinations(DestinationCircuit{Off: true}, zap.NewNop())
+	d := &destinations{newCircuits(DestinationCircuit{Off: true}), "", zap.NewNop()}
 	for range 20 {
-		report, err := d.allow(origin(1), false, "")
+		report, err := d.allow(origin(1), false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -315,7 +315,7 @@ func TestCircuitMemoryIsBounded(t *testing.T) {
 		for range 8 {
 			wg.Go(func() {
 				for n := next.Add(1) - 1; int(n) < to; n = next.Add(1) - 1 {
-					report, err := c.allow(origin(int(n)), false, "")
+					report, err := c.allow(origin(int(n)), false)
 					if err != nil {
 						t.Error(err)
 						return
@@ -381,7 +381,7 @@ func TestCircuitConcurrently(t *testing.T) {
 			for i := range 2_000 {
 				n := (g + i) % origins
 				dest := origin(n)
-				report, err := c.allow(dest, false, "")
+				report, err := c.allow(dest, false)
 				if err != nil {
 					continue
 				}
@@ -399,7 +399,7 @@ func TestCircuitConcurrently(t *testing.T) {
 	wg.Wait()
 	for n := range origins {
 		for {
-			if report, err := c.allow(origin(n), false, ""); err == nil {
+			if report, err := c.allow(origin(n), false); err == nil {
 				report.tell(nil)
 				break
 			}
@@ -414,14 +414,14 @@ func TestCircuitOneProbeOfMany(t *testing.T) {
 		c, dest := newCircuitTest(t), origin(1)
 		c.fail(dest, 5)
 		for range 10 {
-			_, err := c.allow(dest, false, "")
+			_, err := c.allow(dest, false)
 			time.Sleep(retryAfter(err))
 			var through atomic.Int32
 			probe := make(chan report, 100)
 			var wg sync.WaitGroup
 			for range 100 {
 				wg.Go(func() {
-					if r, err := c.allow(dest, false, ""); err == nil {
+					if r, err := c.allow(dest, false); err == nil {
 						through.Add(1)
 						probe <- r
 					}

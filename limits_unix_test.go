@@ -133,7 +133,7 @@ func testUnderPressure(t *testing.T, origins []string) {
 	slices.SortFunc(files, func(a, b *os.File) int { return int(a.Fd()) - int(b.Fd()) })
 	for i := range reserve + 5 {
 		files[len(files)-1-i].Close()
-		switch conn, err := h.dial(context.Background(), dest, false); {
+		switch conn, err := h.dialer.dialMakingRoom(context.Background(), dest, false); {
 		case err == nil:
 			conn.Close()
 			if i < reserve {

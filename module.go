@@ -139,7 +139,10 @@ type Handler struct {
 	logger         *zap.Logger
 	accessLogger   *zap.Logger
 	access         *accessRules
-	destinations   *destinations
+	circuit        DestinationCircuit
+	direct         *pathUse
+	reach          string        // identity of the settings by which destinations are reached
+	destinations   *destinations // directly
 	adminAddresses []hostPort
 	hosts          map[string]struct{}
 	groups         map[string]*group
@@ -251,7 +254,7 @@ func (h *Handler) provisionPolicy(caddy.Context) error {
 	if err := circuit.validate(); err != nil {
 		return err
 	}
-	h.destinations = newDestinations(circuit, h.logger.Named("health"))
+	h.circuit = circuit
 	return nil
 }
 
@@ -267,6 +270,7 @@ func (h *Handler) Validate() error {
 // they finish.
 func (h *Handler) Cleanup() error {
 	if h.leaveRegistry != nil {
+		h.handOver()
 		h.leaveRegistry()
 	}
 	if h.onStart != nil {

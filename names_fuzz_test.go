@@ -92,7 +92,7 @@ func FuzzDialedAddresses(f *testing.F) {
 			backend := &rebinder{code: dns}
 			d := &dialer{
 				self:          fakeSelf([]string{"tcp/8.8.4.4:443", "tcp/:8443"}, []string{"1.1.1.1/24"}),
-				circuits:      newDestinations(DestinationCircuit{Off: true}, zap.NewNop()),
+				circuits:      &destinations{newCircuits(DestinationCircuit{Off: true}), "", zap.NewNop()},
 				timeout:       10 * time.Second,
 				fallbackDelay: 250 * time.Millisecond,
 				order:         preferIP[[]string{"6", "4", "6_only", "4_only"}[mode%4]],

@@ -322,7 +322,7 @@ func TestDialUpstream(t *testing.T) {
 	s.Set("both.test", dnstest.Records{Addrs: addrs("127.0.0.1", "127.0.0.2"), TTL: 60})
 	d := newDialer(t, nil, "deny all")
 	d.asking(t, s)
-	d.circuits = newDestinations((*DestinationCircuit)(nil).withDefaults(), zap.NewNop())
+	d.circuits = &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.NewNop()}
 	d.self = fakeSelf([]string{fmt.Sprintf("tcp/127.0.0.1:%d", port)}, nil)
 	for _, tc := range []struct {
 		host string
@@ -423,7 +423,7 @@ func BenchmarkDial(b *testing.B) {
 	}
 	d := &dialer{
 		access: fixedRules(access), self: fakeSelf(nil, nil), timeout: time.Minute, fallbackDelay: time.Second,
-		circuits: newDestinations((*DestinationCircuit)(nil).withDefaults(), zap.NewNop()),
+		circuits: &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.NewNop()},
 		order:    preferIP["6"], dialAddr: dialAddr,
 	}
 	d.forget(allAtOnce(func(context.Context, string) ([]netip.Addr, error) { return []netip.Addr{at.Addr()}, nil }))

@@ -45,7 +45,7 @@ func (t *transaction) enter() error {
 	if err := t.checkBehind(); err != nil {
 		return err
 	}
-	report, err := t.h.destinations.allow(t.target, t.https, g.name)
+	report, err := g.destinations.allow(t.target, t.https)
 	if err != nil {
 		return err
 	}

@@ -2,10 +2,7 @@ package egress
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -75,14 +72,7 @@ func (p *originPool) Destruct() error {
 var pools = caddy.NewUsagePool()
 
 // poolID names the pool that belongs to the settings.
-func (t *Transport) poolID() (string, error) {
-	canonical, err := json.Marshal(t)
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.Sum256(canonical)
-	return hex.EncodeToString(sum[:]), nil
-}
+func (t *Transport) poolID() (string, error) { return hashOf(t) }
 
 // provisionTransport builds pool and dialer.
 func (h *Handler) provisionTransport(ctx caddy.Context) error {
@@ -92,6 +82,9 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	}
 	id, err := t.poolID() // before TLS modules are loaded, which empties their JSON
 	if err != nil {
+		return err
+	}
+	if err := h.acquireDirect(&t); err != nil {
 		return err
 	}
 	tlsConfig, err := t.TLS.MakeTLSClientConfig(ctx)
@@ -136,9 +129,12 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	return nil
 }
 
-// releaseTransport gives back what of the pool and the names was acquired.
+// releaseTransport gives back what of the pool, the names and the direct path was
+// acquired.
 func (h *Handler) releaseTransport() error {
 	var errs [2]error
+	h.direct.release()
+	h.direct = nil
 	if h.poolID != "" {
 		_, errs[0] = pools.Delete(h.poolID)
 		h.poolID = ""

@@ -89,7 +89,7 @@ func (t *transaction) race(p path) opening {
 	g := p.group
 	delay := time.Duration(0)
 	if g.lb.Hedge > 0 {
-		delay = g.connect.At(g.lb.Hedge)
+		delay = g.path.state.connect.At(g.lb.Hedge)
 	}
 	if delay == 0 {
 		return t.ended(t.open(t.r.Context(), p))
@@ -153,7 +153,7 @@ func (t *transaction) ended(o opening) opening {
 	g.observe(o.path, v, t.destinationNumber())
 	t.paths.told = true
 	if o.err == nil {
-		g.connect.Add(o.took)
+		g.path.state.connect.Add(o.took)
 		return o
 	}
 	o.path.health.EndTunnel()

@@ -36,7 +36,8 @@ type UpstreamGroup struct {
 	// DynamicRaw is a source of members, one of reverse_proxy's modules
 	// (`a`, `srv`, `multi`, …). It is asked off-request, so placeholders of
 	// requests are empty in it. Sources tell host and port only: Scheme is
-	// mandatory beside it.
+	// mandatory beside it. While it fails, and after a reload until it answers,
+	// the members that it told last stay.
 	DynamicRaw json.RawMessage `json:"dynamic,omitempty" caddy:"namespace=http.reverse_proxy.upstreams inline_key=source"`
 
 	// Scheme is that of members whose address has none: `http`, `https`,

@@ -95,10 +95,19 @@ func (s *upstreamSpec) connsID(group, transport, tls string) string {
 // digest is the same for the same values. They hold credentials, so nothing of
 // them may be seen in it.
 func digest(values ...any) string {
-	b, err := json.Marshal(values)
+	sum, err := hashOf(values...)
 	if err != nil {
 		panic(err) // strings, numbers and maps of these
 	}
+	return sum
+}
+
+// hashOf is digest of values that hold JSON of the operator's.
+func hashOf(values ...any) (string, error) {
+	b, err := json.Marshal(values)
+	if err != nil {
+		return "", err
+	}
 	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:])
+	return hex.EncodeToString(sum[:]), nil
 }

@@ -1,0 +1,110 @@
+package egress
+
+import (
+	"sync/atomic"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.uber.org/zap"
+
+	"github.com/caddy-egress/egress/internal/quantile"
+)
+
+// This file contains what of a path, directly or through a group, outlives a
+// configuration beside its connections and its members.
+
+// pathState is what is known of one path of one handler. It lives in a
+// caddy.UsagePool under its handler, and under the settings that decide what can be
+// reached on the path: another handler may have other access rules, and with other
+// upstreams a destination that could not be reached is perhaps well.
+type pathState struct {
+	circuits *circuits
+	connect  quantile.Estimator                // of the time it takes to connect through the group, for hedging
+	source   atomic.Pointer[[]upstreamAddress] // what the dynamic source of the group told last
+}
+
+// Destruct forgets it. Requests of the last configuration may go on using it.
+func (*pathState) Destruct() error { return nil }
+
+var pathStates = caddy.NewUsagePool()
+
+// pathUse is one configuration's hold on a pathState.
+type pathUse struct {
+	state *pathState
+	key   string
+	kept  bool // it was there before
+}
+
+// usePath loads the state of a path, or begins a new one.
+func usePath(circuit DestinationCircuit, identity ...any) (*pathUse, error) {
+	key, err := hashOf(append(identity, circuit)...)
+	if err != nil {
+		return nil, err
+	}
+	state, kept, err := pathStates.LoadOrNew(key, func() (caddy.Destructor, error) {
+		return &pathState{circuits: newCircuits(circuit)}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &pathUse{state.(*pathState), key, kept}, nil
+}
+
+// release gives the state back, if there is one.
+func (u *pathUse) release() {
+	if u != nil {
+		_, _ = pathStates.Delete(u.key) // it was loaded
+	}
+}
+
+// destinations are the circuits of the path, as this configuration sees them. via is
+// the group, "" for the direct path.
+func (u *pathUse) destinations(via string, logger *zap.Logger) *destinations {
+	return &destinations{u.state.circuits, via, logger}
+}
+
+// acquireDirect loads the state of the direct path.
+func (h *Handler) acquireDirect(t *Transport) (err error) {
+	if h.reach, err = t.reach(); err != nil {
+		return err
+	}
+	if h.direct, err = usePath(h.circuit, h.place(), h.reach); err != nil {
+		return err
+	}
+	h.destinations = h.direct.destinations("", h.logger.Named("health"))
+	return nil
+}
+
+// acquirePath loads the state of the path through the group. It must be called before
+// the modules of the group are loaded, which empties their JSON.
+func (g *group) acquirePath(h *Handler) (err error) {
+	c := g.cfg
+	g.path, err = usePath(h.circuit, h.place(), h.reach, h.ResolveNames,
+		g.name, c.Upstreams, c.File, c.DynamicRaw, c.Scheme, c.Credentials, c.TLS)
+	if err != nil {
+		return err
+	}
+	g.destinations = g.path.destinations(g.name, h.logger.Named("health"))
+	return nil
+}
+
+// reach are the settings that decide which destinations can be reached, and in which
+// time: those on connections that stand, and on how many there may be, are not.
+type reach struct {
+	DialTimeout, FallbackDelay caddy.Duration
+	TLS                        *reverseproxy.TLSConfig
+	Resolver                   *Resolver
+	HostsOverride              map[string][]string
+	PreferIP                   string
+	LocalAddresses             []string
+	LocalAddressPick           string
+	Interface                  string
+}
+
+// reach must be called before TLS modules are loaded, which empties their JSON.
+func (t *Transport) reach() (string, error) {
+	return hashOf(reach{
+		t.DialTimeout, t.FallbackDelay, t.TLS, t.Resolver, t.HostsOverride, t.PreferIP,
+		t.LocalAddresses, t.LocalAddressPick, t.Interface,
+	})
+}
