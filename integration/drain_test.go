@@ -13,7 +13,7 @@ import (
 func TestDrain_Reload(t *testing.T) {
 	p, echo := reserve(t), newEchoOrigin(t)
 	t.Parallel()
-	const atOnce, later, never = "tunnel {\n close_delay 0\n}\n", "tunnel {\n close_delay 1s\n}\n", "tunnel {\n close_delay 1h\n}\n"
+	const atOnce, later, never = "tunnel {\n close_delay 0\n}\n", "tunnel {\n close_delay 5s\n}\n", "tunnel {\n close_delay 1h\n}\n"
 	p.start(t, processSetup{egress: atOnce})
 	tunnels := p.openIdle(t, echo.addr)
 	check := func(when string) {
@@ -55,7 +55,7 @@ func TestDrain_Reload(t *testing.T) {
 func TestDrain_RemovedBeforeExit(t *testing.T) {
 	p, echo := reserve(t), newEchoOrigin(t)
 	t.Parallel()
-	p.start(t, processSetup{egress: "tunnel {\n close_delay 2s\n}\n"})
+	p.start(t, processSetup{egress: "tunnel {\n close_delay 5s\n}\n"})
 	tunnels := p.openIdle(t, echo.addr, "h1", "h1tls") // Caddy waits for the others
 	p.load(t, processSetup{egress: "none"})
 	p.signal(t, syscall.SIGTERM)
@@ -95,7 +95,7 @@ func TestDrain_UnderWay(t *testing.T) {
 	})
 	echo := newEchoOrigin(t)
 	t.Parallel()
-	p.start(t, processSetup{egress: "tunnel {\n close_delay 2s\n}\nroute {\n match {\n host held.test\n }\n to parents\n}\nroute direct\n" +
+	p.start(t, processSetup{egress: "tunnel {\n close_delay 5s\n}\nroute {\n match {\n host held.test\n }\n to parents\n}\nroute direct\n" +
 		"upstreams parents {\n upstream http://" + upstream.addr + "\n attempt_timeout 10s\n}\n"})
 	idle := p.openIdle(t, echo.addr)
 	conns := map[string]*rawConn{}

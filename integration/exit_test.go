@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 )
@@ -72,6 +74,8 @@ func (p *process) expectReasons(t *testing.T, reason string, tunnels int) {
 func TestExit(t *testing.T) {
 	for _, stop := range stops {
 		t.Run(stop.name, func(t *testing.T) {
+			var busy sync.WaitGroup
+			t.Cleanup(busy.Wait) // when the process is gone, at the latest
 			p := reserve(t)
 			echo := newEchoOrigin(t)
 			release, arrived := newGate(), make(chan struct{}, 16)
@@ -84,17 +88,17 @@ func TestExit(t *testing.T) {
 			t.Cleanup(release.open)
 			flood := newRawOrigin(t, func(oc *originConn) {
 				for {
-					if _, err := oc.Conn.Write(motif); err != nil {
+					if _, err := oc.Conn.Write(motifs); err != nil {
 						return
 					}
+					time.Sleep(5 * time.Millisecond) // there is work for others, too
 				}
 			})
 			t.Parallel()
-			p.start(t, processSetup{egress: "tunnel {\n close_delay 1s\n}\n"})
+			p.start(t, processSetup{egress: "tunnel {\n close_delay 5s\n}\n"})
 
 			clients, idle := map[string]*client{}, map[string]*tunnel{}
 			exchanges := map[string]<-chan answer{}
-			var busy sync.WaitGroup
 			for _, kind := range clientKinds {
 				c := p.client(t, kind)
 				clients[kind], idle[kind] = c, c.open(t, echo.addr)
@@ -143,6 +147,9 @@ func TestExit(t *testing.T) {
 // motif is what fills a busy tunnel, over and over: of a length that no buffer is a
 // multiple of.
 var motif = []byte(bulk()[:1009])
+
+// motifs are many of them, more than a socket takes at once.
+var motifs = bytes.Repeat(motif, 256)
 
 // readMotif reads a busy tunnel to its end: whatever it got is without a gap, and the
 // end is a clean one.
@@ -285,7 +292,7 @@ func TestExit_AtOnce(t *testing.T) {
 func TestExit_GracePeriod(t *testing.T) {
 	p, echo := reserve(t), newEchoOrigin(t)
 	t.Parallel()
-	p.start(t, processSetup{global: "grace_period 3s", egress: "tunnel {\n close_delay 1h\n}\n"})
+	p.start(t, processSetup{global: "grace_period 5s", egress: "tunnel {\n close_delay 1h\n}\n"})
 	tunnels := p.openIdle(t, echo.addr)
 	p.signal(t, syscall.SIGTERM)
 	p.awaitExiting(t)

@@ -1,14 +1,16 @@
 // Package integration holds the tests of the whole: a Caddy with egress in
 // it, clients of every protocol in front of it, scripted origins behind it.
 //
-// Caddy is one per process, so no test here runs in parallel with another, except
-// those that run a Caddy as a process of its own (process_test.go). Within one, what
-// mostly waits runs at the same time (eachClientAtOnce). Tests wait for events (a byte,
+// Caddy is one per process, so no test here runs in parallel with another in the same
+// process, except those that run a Caddy as a process of its own (process_test.go).
+// Within one, what mostly waits runs at the same time (eachClientAtOnce), and all of
+// them run in several processes (shards_test.go). Tests wait for events (a byte,
 // a closed connection, a log line), never for the clock; the one duration that appears
 // everywhere is patience, after which a test gives up.
 package integration
 
 import (
+	"encoding/json"
 	"flag"
 	"fmt"
 	"net"
@@ -35,6 +37,10 @@ const patience = 30 * time.Second
 const openLoopback = "acl {\n allow 127.0.0.0/8 ::1\n}\n"
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if sharded() {
+		os.Exit(runShards())
+	}
 	// Caddy keeps its data below these; a test leaves nothing behind.
 	dir, err := os.MkdirTemp("", "egress-integration-")
 	if err != nil {
@@ -48,7 +54,6 @@ func TestMain(m *testing.M) {
 	}
 	// What runs at the same time mostly waits: more of it than there are
 	// processors, unless the command line says otherwise.
-	flag.Parse()
 	atOnce := true
 	flag.Visit(func(f *flag.Flag) { atOnce = atOnce && f.Name != "test.parallel" })
 	if atOnce {
@@ -232,7 +237,8 @@ func load(t *testing.T, text string) {
 	})
 }
 
-// tryLoad adapts and runs a Caddyfile, and returns what went wrong.
+// tryLoad adapts and runs a Caddyfile, and returns what went wrong. When it returns,
+// who connects is served by that configuration.
 func tryLoad(t *testing.T, text string) error {
 	t.Helper()
 	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{
@@ -245,7 +251,25 @@ func tryLoad(t *testing.T, text string) error {
 		return err
 	}
 	defer afterLoad()
-	return caddy.Load(config, true)
+	if err := caddy.Load(config, true); err != nil {
+		return err
+	}
+	var loaded struct {
+		Apps struct {
+			HTTP struct {
+				Servers map[string]struct{ Listen []string }
+			}
+		}
+	}
+	if err := json.Unmarshal(config, &loaded); err != nil {
+		return err
+	}
+	for _, server := range loaded.Apps.HTTP.Servers {
+		for _, addr := range server.Listen {
+			awaitOneListener(t, addr)
+		}
+	}
+	return nil
 }
 
 // freeAddr returns an address of 127.0.0.1 whose port is free for TCP and UDP.

@@ -559,6 +559,14 @@ func (s *loadSite) judge(tallies map[string]*tally) {
 	}
 }
 
+// heap is how much of it is in use.
+func heap() uint64 {
+	runtime.GC()
+	var s runtime.MemStats
+	runtime.ReadMemStats(&s)
+	return s.HeapAlloc
+}
+
 // footprint is what a leak would raise.
 type footprint struct {
 	goroutines, files, series int

@@ -242,13 +242,6 @@ func TestStream_SlowReader(t *testing.T) {
 	})
 }
 
-func heap() uint64 {
-	runtime.GC()
-	var s runtime.MemStats
-	runtime.ReadMemStats(&s)
-	return s.HeapAlloc
-}
-
 // After a load of everything, what ends well and what does not, as many
 // descriptors and goroutines are there as before.
 func TestLeaks_MixedLoad(t *testing.T) {
