@@ -70,6 +70,7 @@ func oracleAllows(rules []ACLRule, t target.Target, ip netip.Addr) bool {
 	if t.Port == 0 || t.Port == 25 {
 		return false
 	}
+	ip = ip.WithZone("") // it is the interface that it says, and rules are about addresses
 	for _, a := range append(oracleCarried(ip), ip.Unmap()) {
 		if !oracleAllowsOne(rules, t, a) {
 			return false
