@@ -155,6 +155,8 @@ type Handler struct {
 	transport      Transport
 	tunnel         Tunnel
 	tunnels        *tunnelUse
+	leaveIdentity  func() // set with tunnels
+	tunnelPolicy   *tunnelPolicy
 	server         *caddyhttp.Server // nil if it is in none
 	dialer         *dialer
 	via            viaNames
