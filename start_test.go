@@ -10,8 +10,8 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
-// A health check of reverse_proxy emits events while handlers are still provisioned. Run
-// with the race detector, this finds subscriptions that are made meanwhile.
+// The groups of a configuration begin once it runs, also beside a reverse_proxy that
+// emits events while handlers are still provisioned.
 func TestStart_BesideEvents(t *testing.T) {
 	s := startLive(t)
 	const checked = `{"handler":"reverse_proxy","upstreams":[{"dial":"127.0.0.1:1"}],"health_checks":{"active":{"uri":"/","interval":"1h"}}}`
