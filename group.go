@@ -63,7 +63,8 @@ func (h *Handler) provisionGroups(ctx caddy.Context) error {
 			return fmt.Errorf("groups.%s: %w", name, err)
 		}
 	}
-	return h.awaitStart()
+	h.awaitStart(ctx)
+	return nil
 }
 
 func (h *Handler) provisionGroup(ctx caddy.Context, name string, cfg *UpstreamGroup) error {

@@ -1,16 +1,16 @@
 package egress
 
 import (
-	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 )
 
-// This file contains the events of groups: those that are emitted, and the one that
-// says that the configuration runs.
+// This file contains the events of groups, and what waits until the configuration
+// runs.
 
 // eventQueue emits events one after the other, in the order in which they were added.
 // Their handlers may take their time, which is not that of a request.
@@ -61,15 +61,33 @@ func (q *eventQueue) emit() {
 	}
 }
 
-// awaitStart begins with the checks once all apps have started: what they find can be
-// emitted from then on, and a configuration that is only validated checks nobody.
-func (h *Handler) awaitStart() error {
-	for _, g := range h.groups {
-		h.onStart = new(onStart)
-		h.onStart.handler.Store(h)
-		return g.events.app.On("started", h.onStart) // one subscription for all
+// startPoll is how often is looked whether the configuration runs, until it does.
+const startPoll = 5 * time.Millisecond
+
+// awaitStart begins with the checks once the configuration runs: what they find can be
+// emitted from then on, and one that is only validated checks nobody. The events app
+// tells the start to those who subscribe, but takes subscriptions without a lock, while
+// health checks of reverse_proxy, which begin when they are provisioned, may emit.
+func (h *Handler) awaitStart(ctx caddy.Context) {
+	app, _ := appOf(ctx)
+	if app == nil || h.dry || len(h.groups) == 0 {
+		return
 	}
-	return nil
+	go func() {
+		ticker := time.NewTicker(startPoll)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+			if running, err := caddy.ActiveContext().AppIfConfigured("http"); err == nil && running == any(app) {
+				h.startGroups()
+				return
+			}
+		}
+	}()
 }
 
 func (h *Handler) startGroups() {
@@ -77,20 +95,3 @@ func (h *Handler) startGroups() {
 		g.start()
 	}
 }
-
-// onStart is a handler of the event that tells that Caddy has started. The events app
-// keeps it, also when the configuration was cleaned up.
-type onStart struct {
-	handler atomic.Pointer[Handler]
-}
-
-// Handle implements caddyevents.Handler.
-func (s *onStart) Handle(context.Context, caddy.Event) error {
-	if h := s.handler.Load(); h != nil {
-		h.startGroups()
-	}
-	return nil
-}
-
-// Interface guards
-var _ caddyevents.Handler = (*onStart)(nil)

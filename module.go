@@ -146,8 +146,7 @@ type Handler struct {
 	adminAddresses []hostPort
 	hosts          map[string]struct{}
 	groups         map[string]*group
-	onStart        *onStart // begins with their checks
-	unrouted       *Route   // where there are no routes
+	unrouted       *Route // where there are no routes
 	poolID         string
 	names          *nameState
 	namesID        string
@@ -155,6 +154,8 @@ type Handler struct {
 	transport      Transport
 	tunnel         Tunnel
 	tunnels        *tunnelUse
+	leaveIdentity  func() // set with tunnels
+	tunnelPolicy   *tunnelPolicy
 	server         *caddyhttp.Server // nil if it is in none
 	dialer         *dialer
 	via            viaNames
@@ -272,9 +273,6 @@ func (h *Handler) Cleanup() error {
 	if h.leaveRegistry != nil {
 		h.handOver()
 		h.leaveRegistry()
-	}
-	if h.onStart != nil {
-		h.onStart.handler.Store(nil)
 	}
 	if h.access != nil {
 		h.access.stop()

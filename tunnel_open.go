@@ -77,7 +77,7 @@ func (t *transaction) openVia(slot *tunnelSlot) (farEnd, error) {
 	if won.err != nil {
 		return farEnd{}, won.err
 	}
-	slot.member = won.path.member
+	slot.upstream = won.path.health
 	t.out.reused = won.tunnel.Reused
 	return farEnd{conn: won.tunnel.Conn, early: won.tunnel.Early}, nil
 }

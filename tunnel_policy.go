@@ -37,7 +37,7 @@ func (h *Handler) followRules(caddy.Context) error {
 		handler:    h.place(),
 		logger:     h.logger.Named("acl"),
 	}
-	h.tunnels.policy = p
+	h.tunnelPolicy = p
 	live.enter(p)
 	if !h.dry {
 		h.access.follow(func() { live.changed(p) })
@@ -78,7 +78,7 @@ type liveTunnel struct {
 func (t *transaction) follow(r *relay.Relay, slot *tunnelSlot) {
 	l := &liveTunnel{relay: r, target: t.target}
 	l.target.Host = strings.Clone(l.target.Host) // not the request that it is cut from
-	if slot.member == nil {
+	if slot.upstream == nil {
 		l.addr = t.out.remote
 	}
 	slot.live = l

@@ -33,7 +33,7 @@ func openTestTunnel(t testing.TB, book *tunnelBook, dest, ip string) *testTunnel
 	tr := &transaction{h: &Handler{tunnel: new(Tunnel).withDefaults()}, target: mustTarget(t, dest)}
 	tun := &testTunnel{slot: tunnelSlot{book: book}, done: make(chan relay.Result, 1)}
 	if ip == "" {
-		tun.slot.member = new(member)
+		tun.slot.upstream = new(upstreamHealth)
 		tr.out.remote = netip.MustParseAddr("10.9.9.9") // the upstream's
 	} else {
 		tr.out.remote = netip.MustParseAddr(ip)
@@ -43,7 +43,7 @@ func openTestTunnel(t testing.TB, book *tunnelBook, dest, ip string) *testTunnel
 	t.Cleanup(func() { far.Close(); farther.Close() })
 	r := relay.New(closeOnly{client}, closeOnly{origin}, relay.Config{})
 	tr.follow(r, &tun.slot)
-	tun.slot.member = nil // it has no counts to give back
+	tun.slot.upstream = nil // it has no counts to give back
 	r.Start(func(result relay.Result) {
 		tun.slot.release()
 		tun.done <- result

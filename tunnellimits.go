@@ -41,13 +41,12 @@ func (*tunnelBook) Destruct() error { return nil }
 var tunnelBooks = caddy.NewUsagePool()
 
 // tunnelUse is one configuration's hold on a book. The handler and each of its
-// tunnels have a part in it, so the book is released by whoever goes last.
+// tunnels have a part in it, so the book is released by whoever goes last. Tunnels keep
+// it for as long as they live, so it holds nothing else of the configuration.
 type tunnelUse struct {
-	book   *tunnelBook
-	key    string
-	leave  func() // gives the identity up
-	parts  atomic.Int64
-	policy *tunnelPolicy // of the configuration
+	book  *tunnelBook
+	key   string
+	parts atomic.Int64
 
 	giveBack func() // release, as a value made once
 }
@@ -95,10 +94,10 @@ func (h *Handler) acquireTunnels(ctx caddy.Context) error {
 		leave()
 		return err
 	}
-	use := &tunnelUse{book: book, key: key, leave: leave}
+	use := &tunnelUse{book: book, key: key}
 	use.giveBack = use.release
 	use.parts.Store(1)
-	h.tunnels = use
+	h.tunnels, h.leaveIdentity = use, leave
 	return nil
 }
 
@@ -108,9 +107,9 @@ func (h *Handler) releaseTunnels() {
 	if h.tunnels == nil {
 		return
 	}
-	h.tunnels.leave()
-	if h.tunnels.policy != nil {
-		h.tunnels.book.live.leave(h.tunnels.policy)
+	h.leaveIdentity()
+	if h.tunnelPolicy != nil {
+		h.tunnels.book.live.leave(h.tunnelPolicy)
 	}
 	h.tunnels.release()
 }
@@ -123,7 +122,7 @@ type tunnelSlot struct {
 	counted      bool
 	client, user string // "" where none is counted
 	rate         *userRate
-	member       *member // the upstream it goes through, if any
+	upstream     *upstreamHealth // of the upstream it goes through, if any
 	live         *liveTunnel
 }
 
@@ -222,8 +221,8 @@ func (s *tunnelSlot) releaseAround(f func()) {
 	if s.counted {
 		s.book.total.Add(-1)
 	}
-	if s.member != nil {
-		s.member.health.EndTunnel()
+	if s.upstream != nil {
+		s.upstream.EndTunnel()
 	}
 	f()
 	if s.live != nil {
