@@ -27,7 +27,7 @@ type poolKey struct {
 	host string
 	port uint16
 	slot uint32                // of sources that are kept apart by user
-	from unique.Handle[string] // the sources, where a route has its own
+	from unique.Handle[string] // where a route leaves in a way of its own
 }
 
 // originPool holds connections to origins. It lives in a caddy.UsagePool, so
@@ -135,6 +135,12 @@ func (h *Handler) releaseTransport() error {
 	var errs [2]error
 	h.direct.release()
 	h.direct = nil
+	for _, r := range h.Routes {
+		if r != nil {
+			r.path.release()
+			r.path = nil
+		}
+	}
 	if h.poolID != "" {
 		_, errs[0] = pools.Delete(h.poolID)
 		h.poolID = ""
@@ -160,7 +166,7 @@ func (t *transaction) acquire(fresh bool) (*lease, error) {
 // poolKey is what direct connections for this request are pooled by: they lead to
 // its origin, and come from where its own would.
 func (t *transaction) poolKey() poolKey {
-	return poolKey{tls: t.https, host: t.target.Host, port: t.target.Port, slot: t.slot, from: t.route.dialer.sources.setID()}
+	return poolKey{tls: t.https, host: t.target.Host, port: t.target.Port, slot: t.slot, from: t.route.dialer.id}
 }
 
 // get takes a connection from a pool: one that suits the request, or, with fresh,
