@@ -155,6 +155,7 @@ type Handler struct {
 	transport      Transport
 	tunnel         Tunnel
 	tunnels        *tunnelUse
+	limitLog       *limitLog
 	server         *caddyhttp.Server // nil if it is in none
 	dialer         *dialer
 	via            viaNames
@@ -174,7 +175,7 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 
 // Provision sets up the handler.
 func (h *Handler) Provision(ctx caddy.Context) error {
-	h.logger = ctx.Logger()
+	h.logger, h.limitLog = ctx.Logger(), new(limitLog)
 	h.accessLogger = ctx.Logger(accessLogModule{})
 	registry := registryOf(ctx)
 	h.dry = registry != &handlers
