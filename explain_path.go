@@ -178,7 +178,10 @@ func (out *explainedPath) through(t *transaction, g *group) error {
 	if paused != nil {
 		return paused
 	}
-	return nobody
+	if nobody != nil {
+		return nobody
+	}
+	return t.holdingLimit()
 }
 
 // judge resolves dest and says of each of its addresses whether it may be dialed. The
