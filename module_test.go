@@ -2,6 +2,7 @@ package egress
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"os"
 	"reflect"
@@ -353,6 +354,7 @@ func mustPoolID(t *testing.T, tr *Transport) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	id = digest(id, tlsIdentity(new(tls.Config)))
 	return id
 }
 

@@ -71,7 +71,8 @@ func (p *originPool) Destruct() error {
 // pools are the pools by the settings that matter to them.
 var pools = caddy.NewUsagePool()
 
-// poolID names the pool that belongs to the settings.
+// poolID names the settings that a pool belongs to, beside what was in the files that
+// they name.
 func (t *Transport) poolID() (string, error) { return hashOf(t) }
 
 // provisionTransport builds pool and dialer.
@@ -94,6 +95,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	if tlsConfig == nil {
 		tlsConfig = new(tls.Config)
 	}
+	id = digest(id, tlsIdentity(tlsConfig))
 	tlsConfig.NextProtos = []string{"http/1.1"}
 	tlsConfig.ClientSessionCache = tls.NewLRUClientSessionCache(1024)
 
