@@ -65,6 +65,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //				pick round_robin|user_hash
 //			}
 //			interface <name>
+//			prefer_ip 4|6|4_only|6_only
 //		}
 //
 //		# upstream proxies
@@ -78,7 +79,10 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			standby              <count>
 //			credentials          <user> <password>
 //			proxy_protocol       v1|v2
-//			local_address        <ip>
+//			local_address        <ip...> {
+//				pick round_robin|user_hash
+//			}
+//			prefer_ip            4|6|4_only|6_only
 //			header               <field> <value>
 //			tls_server_name      <name>
 //			<TLS as in transport>
@@ -474,15 +478,17 @@ func (t *Transport) addNameWords(d *caddyfile.Dispenser, words map[string]func()
 
 // addSourceWords adds the words about where connections leave from.
 func addSourceWords(d *caddyfile.Dispenser, addresses *[]string, pick, device *string, words map[string]func() error) {
-	words["local_address"] = func() error {
-		if err := parsedWords(d, addresses, parseAddress); err != nil {
-			return err
-		}
-		return block(d, "local_address", map[string]func() error{
-			"pick": func() error { return oneOf(d, pick, pickRoundRobin, pickUserHash) },
-		})
-	}
+	words["local_address"] = func() error { return localAddresses(d, addresses, pick) }
 	words["interface"] = func() error { return str(d, device) }
+}
+
+func localAddresses(d *caddyfile.Dispenser, addresses *[]string, pick *string) error {
+	if err := parsedWords(d, addresses, parseAddress); err != nil {
+		return err
+	}
+	return block(d, "local_address", map[string]func() error{
+		"pick": func() error { return oneOf(d, pick, pickRoundRobin, pickUserHash) },
+	})
 }
 
 func (h *Handler) unmarshalTunnel(d *caddyfile.Dispenser) error {

@@ -75,6 +75,7 @@ func (r *Route) unmarshalBlock(d *caddyfile.Dispenser) error {
 		"header_up":   func() error { return headerOp(d, r.requestOps()) },
 		"header_down": func() error { return headerOp(d, r.responseOps()) },
 	}
+	words["prefer_ip"] = func() error { return oneOf(d, &r.PreferIP, "4", "6", "4_only", "6_only") }
 	addSourceWords(d, &r.LocalAddresses, &r.LocalAddressPick, &r.Interface, words)
 	unused := r.noteSource(d, words)
 	err := block(d, "route", words, "match", "header_up", "header_down")
@@ -89,12 +90,12 @@ func (r *Route) unmarshalBlock(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// noteSource has the words about local addresses remember where the first of them
+// noteSource has the words about direct connections remember where the first of them
 // stands: the target, which says whether they have a meaning, may come later. It
 // returns the error for the case that they have none.
 func (r *Route) noteSource(d *caddyfile.Dispenser, words map[string]func() error) *error {
 	unused := new(error)
-	for _, word := range [...]string{"local_address", "interface"} {
+	for _, word := range [...]string{"local_address", "interface", "prefer_ip"} {
 		parse := words[word]
 		words[word] = func() error {
 			if *unused == nil {

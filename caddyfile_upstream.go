@@ -49,7 +49,8 @@ func (g *UpstreamGroup) unmarshalUpstream(d *caddyfile.Dispenser) error {
 		"standby":              func() error { return count(d, &u.Standby, "") },
 		"credentials":          func() error { return credentials(d, &u.Credentials) },
 		"proxy_protocol":       func() error { return oneOf(d, &u.ProxyProtocol, "v1", "v2") },
-		"local_address":        func() error { return str(d, &u.LocalAddress) },
+		"prefer_ip":            func() error { return oneOf(d, &u.PreferIP, "4", "6", "4_only", "6_only") },
+		"local_address":        func() error { return localAddresses(d, &u.LocalAddresses, &u.LocalAddressPick) },
 		"header":               func() error { return headerField(d, &u.Header) },
 	}
 	addUpstreamTLSWords(d, &u.TLS, words)

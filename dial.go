@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"time"
+	"unique"
 
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/h1"
@@ -34,6 +35,11 @@ type dialer struct {
 	names         *nameState
 	order         familyOrder
 	sources       *sources
+
+	// id tells what leaves from elsewhere, or to other addresses of a destination,
+	// from the rest of what one pool holds. It is the zero value for the transport's
+	// own settings.
+	id unique.Handle[string]
 
 	// dialAddr dials an address that was checked: dialAddr, but in tests.
 	dialAddr func(context.Context, netip.AddrPort, source) (*net.TCPConn, error)
@@ -73,23 +79,18 @@ func (d *dialer) dialUncharged(ctx context.Context, dest target.Target, useTLS b
 // clients ask for never decides what is dialed here. An address on which this
 // process listens is refused all the same, since it would be a loop. No
 // destination's circuit is asked or charged: the health of an upstream is its
-// own. host is a name or an address, in any spelling. The connection leaves from local, or,
-// where that is not valid, from the addresses of the transport.
-func (d *dialer) dialUpstream(ctx context.Context, host string, port uint16, local netip.Addr) (net.Conn, error) {
+// own. host is a name or an address, in any spelling.
+func (d *dialer) dialUpstream(ctx context.Context, host string, port uint16) (net.Conn, error) {
 	host, addr, err := target.ParseHost(host)
 	if err != nil {
 		return nil, err
-	}
-	from := d.sources.only(local)
-	if !local.IsValid() {
-		from = d.sources.pick(ctx)
 	}
 	conn, err := d.connect(ctx, hop{
 		host:  host,
 		addr:  addr,
 		port:  port,
 		check: func(a netip.Addr) error { return d.checkLoop(a, port) },
-		from:  from,
+		from:  d.sources.pick(ctx),
 	})
 	if err != nil {
 		return nil, err

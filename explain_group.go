@@ -46,8 +46,8 @@ type explainedUpstream struct {
 	// Limits are those of this upstream that the request counts towards.
 	Limits explainedLimits `json:"limits,omitempty"`
 
-	// LocalAddress is its own, from which it is dialed.
-	LocalAddress string `json:"local_address,omitempty"`
+	// Source is where it is dialed from, where it has local addresses of its own.
+	Source *explainedSource `json:"source,omitempty"`
 
 	Details *upstreamState `json:"details,omitempty"`
 }
@@ -81,12 +81,12 @@ func (g *group) explain(t *transaction) (*explainedGroup, error) {
 	for _, tier := range v.snapshot.Tiers {
 		for _, m := range tier.Members {
 			seen[m.Upstream] = true
-			out.Upstreams = append(out.Upstreams, m.Value.(*member).explain(now, t.kind, true))
+			out.Upstreams = append(out.Upstreams, m.Value.(*member).explain(now, t, true))
 		}
 	}
 	for _, m := range g.health.Members() {
 		if !seen[m.Upstream] {
-			out.Upstreams = append(out.Upstreams, m.Value.(*member).explain(now, t.kind, false))
+			out.Upstreams = append(out.Upstreams, m.Value.(*member).explain(now, t, false))
 		}
 	}
 	if m := g.health.ProbeDue(now); m != nil {
@@ -140,18 +140,18 @@ func (g *group) resolving() (n int) {
 func (g *group) leavesByTransport() bool {
 	return slices.ContainsFunc(g.health.Members(), func(hm *health.Member) bool {
 		s := hm.Value.(*member).spec
-		return !s.localAddr.IsValid() && s.addr.socket == ""
+		return len(s.LocalAddresses) == 0 && s.addr.socket == ""
 	})
 }
 
 // explainDry tells of a group that does not run.
-func (g *group) explainDry(kind kind) *explainedGroup {
+func (g *group) explainDry(t *transaction) *explainedGroup {
 	out := &explainedGroup{Policy: policyName(g.policy), Upstreams: []explainedUpstream{}}
 	for _, hm := range g.health.Members() {
 		m := hm.Value.(*member)
 		out.Upstreams = append(out.Upstreams, explainedUpstream{
 			Upstream: m.name, Priority: m.spec.Priority, Weight: m.spec.Weight, State: stateUnknown,
-			Limits: m.limits(kind, false), LocalAddress: m.spec.LocalAddress,
+			Limits: m.limits(t.kind, false), Source: t.explainSourceTo(m),
 		})
 	}
 	if g.source != nil {
@@ -160,8 +160,18 @@ func (g *group) explainDry(kind kind) *explainedGroup {
 	return out
 }
 
-// explain tells of a member as a request of that kind sees it.
-func (m *member) explain(now time.Time, kind kind, pickable bool) explainedUpstream {
+// explainSourceTo tells where a member is dialed from, nil where that is not a matter
+// of its own.
+func (t *transaction) explainSourceTo(m *member) *explainedSource {
+	if len(m.spec.LocalAddresses) == 0 {
+		return nil
+	}
+	return t.explainSource(m.conns.from)
+}
+
+// explain tells of a member as the request sees it.
+func (m *member) explain(now time.Time, t *transaction, pickable bool) explainedUpstream {
+	kind := t.kind
 	r := m.health.Report(now, m.group.health.Config())
 	s := &upstreamState{
 		Admin: r.Admin.String(), Active: r.Active.String(), Circuit: r.Circuit.String(), AuthFault: r.AuthFault,
@@ -183,7 +193,7 @@ func (m *member) explain(now time.Time, kind kind, pickable bool) explainedUpstr
 	}
 	return explainedUpstream{
 		Upstream: m.name, Priority: m.spec.Priority, Weight: m.spec.Weight,
-		State: s.words(), Limits: m.limits(kind, true), LocalAddress: m.spec.LocalAddress, Details: s,
+		State: s.words(), Limits: m.limits(kind, true), Source: t.explainSourceTo(m), Details: s,
 	}
 }
 

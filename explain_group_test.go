@@ -10,6 +10,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/holdings"
 )
 
 // groupHandler provisions a handler with the group that is given in JSON. No upstream
@@ -164,5 +165,31 @@ func TestGroup_PickWhileClosing(t *testing.T) {
 		<-begun
 		cleanUp()
 		picking.Wait()
+	}
+}
+
+// What a client or user holds counts on the way through a group as well.
+func TestExplainGroup_Holding(t *testing.T) {
+	h, cleanUp := groupHandler(t, `{"upstreams": [{"url": "http://127.0.0.1:1"}]}`)
+	defer cleanUp()
+	h.pool.clients, h.transport.MaxPerClient = holdings.New[string](1), 1
+	ask := func() *explanation {
+		t.Helper()
+		e, err := h.explain(t.Context(), &explainRequest{URL: "http://a.example/"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	client := ask().ClientIP
+	if e := ask(); e.Verdict != verdictAllowed {
+		t.Fatalf("%+v", e)
+	}
+	if !h.pool.clients.Acquire(client) {
+		t.Fatal("the client holds something")
+	}
+	defer h.pool.clients.Release(client)
+	if e := ask(); e.Verdict == verdictAllowed || e.Status != 503 {
+		t.Errorf("%s %d, though the next exchange would be refused", e.Verdict, e.Status)
 	}
 }

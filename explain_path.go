@@ -122,7 +122,7 @@ func (out *explainedPath) direct(t *transaction) error {
 		return err
 	}
 	var paused error
-	out.Circuit, paused = t.h.destinations.look(t.target, t.https)
+	out.Circuit, paused = d.circuits.look(t.target, t.https)
 	if held := t.holdingLimit(); held != nil {
 		return held
 	}
@@ -168,7 +168,7 @@ func (out *explainedPath) through(t *transaction, g *group) error {
 		return unreachable // each of them would be given an address
 	}
 	if t.h.dry {
-		out.Group = g.explainDry(t.kind)
+		out.Group = g.explainDry(t)
 		return nil
 	}
 	var paused error
@@ -178,7 +178,10 @@ func (out *explainedPath) through(t *transaction, g *group) error {
 	if paused != nil {
 		return paused
 	}
-	return nobody
+	if nobody != nil {
+		return nobody
+	}
+	return t.holdingLimit()
 }
 
 // judge resolves dest and says of each of its addresses whether it may be dialed. The

@@ -160,8 +160,8 @@ func (u *explainedUpstream) text() string {
 	if len(u.Limits) > 0 {
 		text += "; " + u.Limits.String()
 	}
-	if u.LocalAddress != "" {
-		text += "; from " + u.LocalAddress
+	if u.Source != nil {
+		text += "; from " + u.Source.String()
 	}
 	if s != nil && s.Latency > 0 {
 		text += "; connects in " + time.Duration(s.Latency*float64(time.Second)).Round(10*time.Microsecond).String()

@@ -26,7 +26,8 @@ import (
 // resets cannot close a destination for others, and neither can answers like
 // 500, refusals by policy, or clients that go away.
 //
-// Each path, directly or through a group, has circuits of its own. A reload keeps them
+// Each path, directly or through a group, has circuits of its own, and so have routes
+// with local addresses, an interface or a prefer_ip of their own. A reload keeps them
 // while these settings and those that decide what can be reached on the path stay as
 // they are.
 type DestinationCircuit struct {

@@ -155,7 +155,11 @@ func hashKey(id string) uint64 {
 // on standby.
 func (f *memberFactory) connect(s *upstreamSpec, made *madeTLS) (*upstreamConns, error) {
 	c := &upstreamConns{lookup: f.h.dialer.forUpstreams().lookupUnchecked}
-	c.dial = c.timed(f.dialFunc(s))
+	dial, err := f.dialFunc(s, c)
+	if err != nil {
+		return nil, err
+	}
+	c.dial = c.timed(dial)
 	cfg := proxydial.Config{
 		Scheme:            proxydial.Scheme(s.addr.scheme),
 		Dial:              c.dial,
@@ -182,7 +186,6 @@ func (f *memberFactory) connect(s *upstreamSpec, made *madeTLS) (*upstreamConns,
 			return nil, errors.New("tls.server_name: a unix socket needs one")
 		}
 	}
-	var err error
 	if c.dialer, err = proxydial.New(cfg); err != nil {
 		return nil, err
 	}
@@ -201,21 +204,28 @@ func (f *memberFactory) connect(s *upstreamSpec, made *madeTLS) (*upstreamConns,
 	return c, c.dialer.Standby(s.Standby)
 }
 
-// dialFunc connects to the address of an upstream. It must not hold on to the
-// handler: the connections outlive its configuration.
-func (f *memberFactory) dialFunc(s *upstreamSpec) func(context.Context) (net.Conn, error) {
+// dialFunc connects to the address of an upstream, and tells c where from. It must not
+// hold on to the handler: the connections outlive its configuration.
+func (f *memberFactory) dialFunc(s *upstreamSpec, c *upstreamConns) (func(context.Context) (net.Conn, error), error) {
 	if s.addr.socket != "" {
 		path := s.addr.socket
 		return func(ctx context.Context) (net.Conn, error) {
-			var d net.Dialer
+			d := net.Dialer{Control: keepReserve}
 			return d.DialContext(ctx, "unix", path)
-		}
+		}, nil
 	}
-	d := f.h.dialer.forUpstreams()
-	host, port, local := s.addr.host, s.addr.port, s.localAddr
+	d, err := f.h.dialer.forUpstreams().leaving(s.PreferIP, s.LocalAddresses, s.LocalAddressPick, "")
+	if err != nil {
+		return nil, err // of itself it was checked, but not beside the transport
+	}
+	if len(s.LocalAddresses) > 0 {
+		f.h.warnAboutSources(d.sources)
+	}
+	c.from = d.sources
+	host, port := s.addr.host, s.addr.port
 	return func(ctx context.Context) (net.Conn, error) {
-		return d.dialUpstream(ctx, host, port, local)
-	}
+		return d.dialUpstream(ctx, host, port)
+	}, nil
 }
 
 // full reports whether the member cannot take another request for its limits.

@@ -156,6 +156,7 @@ type Handler struct {
 	tunnels        *tunnelUse
 	leaveIdentity  func() // set with tunnels
 	tunnelPolicy   *tunnelPolicy
+	limitLog       *limitLog
 	server         *caddyhttp.Server // nil if it is in none
 	dialer         *dialer
 	via            viaNames
@@ -175,7 +176,7 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 
 // Provision sets up the handler.
 func (h *Handler) Provision(ctx caddy.Context) error {
-	h.logger = ctx.Logger()
+	h.logger, h.limitLog = ctx.Logger(), new(limitLog)
 	h.accessLogger = ctx.Logger(accessLogModule{})
 	registry := registryOf(ctx)
 	h.dry = registry != &handlers

@@ -2,6 +2,7 @@ package egress
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"os"
 	"reflect"
@@ -58,10 +59,10 @@ func references(id string) int {
 }
 
 // poolCount is how many things are held over reloads: pools, and what is known of
-// names.
+// names and of paths.
 func poolCount() int {
 	n := 0
-	for _, held := range []*caddy.UsagePool{pools, nameStates} {
+	for _, held := range []*caddy.UsagePool{pools, nameStates, pathStates} {
 		held.Range(func(any, any) bool {
 			n++
 			return true
@@ -242,9 +243,12 @@ func TestBadJSON(t *testing.T) {
 		{`{"transport": {"local_address_pick": "user_hash"}}`, "transport.local_address_pick: there are no local_addresses to pick from"},
 		{`{"routes": [{"to": "direct", "local_addresses": ["x"]}]}`, "routes[0]: local_addresses: 'x': not an IP address"},
 		{`{"routes": [{"to": "direct", "local_address_pick": "user_hash"}]}`, "routes[0]: local_address_pick: there are no local_addresses to pick from"},
+		{`{"routes": [{"to": "direct", "prefer_ip": "5"}]}`, "routes[0]: prefer_ip: unknown value '5': one of 4, 6, 4_only, 6_only"},
+		{`{"routes": [{"to": "direct", "prefer_ip": "6_only"}], "transport": {"local_addresses": ["127.0.0.1"]}}`, "routes[0]: prefer_ip: local_addresses of the transport: none is IPv6, and prefer_ip uses no others"},
+		{`{"routes": [{"to": "deny", "prefer_ip": "4"}]}`, "routes[0]: local_addresses, interface, prefer_ip: neither the target nor the fallback is direct; upstreams have a local_address and a prefer_ip of their own"},
 		{`{"routes": [{"to": "direct", "local_addresses": ["127.0.0.1"]}], "transport": {"prefer_ip": "6_only"}}`, "routes[0]: local_addresses: none is IPv6, and prefer_ip uses no others"},
 		{`{"routes": [{"to": "direct", "interface": "a b"}]}`, "routes[0]: interface: 'a b' is no name of a network interface"},
-		{`{"routes": [{"to": "deny", "local_addresses": ["127.0.0.1"]}]}`, "routes[0]: local_addresses, interface: neither the target nor the fallback is direct; upstreams have a local_address of their own"},
+		{`{"routes": [{"to": "deny", "local_addresses": ["127.0.0.1"]}]}`, "routes[0]: local_addresses, interface, prefer_ip: neither the target nor the fallback is direct; upstreams have a local_address and a prefer_ip of their own"},
 		{`{"transport": {"interface": "an-interface-that-is-too-long"}}`, "transport.interface: 'an-interface-that-is-too-long' is no name of a network interface"},
 		{`{"transport": {"tls": {"handshake_timeout": -1}}}`, "transport.tls.handshake_timeout: -1ns is not positive"},
 		{`{"transport": {"tls": {"server_name": "x"}}}`, "transport.tls.server_name: an origin's certificate is always checked against the name that the client asked for"},
@@ -350,6 +354,7 @@ func mustPoolID(t *testing.T, tr *Transport) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	id = digest(id, tlsIdentity(new(tls.Config)))
 	return id
 }
 

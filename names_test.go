@@ -342,7 +342,7 @@ func TestDialUpstream(t *testing.T) {
 		{"a b", port, failTarget},
 		{"parent.test", freePort(t), failRefused},
 	} {
-		conn, err := d.dialUpstream(t.Context(), tc.host, tc.port, netip.Addr{})
+		conn, err := d.dialUpstream(t.Context(), tc.host, tc.port)
 		switch {
 		case tc.want == nil && err != nil:
 			t.Errorf("%s: %v", tc.host, err)

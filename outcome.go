@@ -321,12 +321,18 @@ func retryAfter(err error) time.Duration {
 
 // logFailure writes the one line that says why. What clients, policy and
 // destinations do is Debug: it is in the access log as well. What the operator
-// must look at is a Warn or an Error.
+// must look at is a Warn or an Error; of limits, what is beyond one line a second for
+// each is Debug too.
 func (t *transaction) logFailure() {
-	level := zap.DebugLevel
+	level, withheld := zap.DebugLevel, zap.Skip()
 	switch t.out.failure {
 	case failLimit:
-		level = zap.WarnLevel
+		if ok, n := t.h.limitLog.allow(limitReason(t.out.err), time.Now()); ok {
+			level = zap.WarnLevel
+			if n > 0 {
+				withheld = zap.Int64("withheld", n)
+			}
+		}
 	case failInternal, failLocalAddress:
 		level = zap.ErrorLevel
 	}
@@ -337,7 +343,8 @@ func (t *transaction) logFailure() {
 			zap.String("remote", t.r.RemoteAddr),
 			zap.String("blame", string(t.out.failure.blame)),
 			zap.String("reason", t.out.failure.kind),
-			zap.Error(t.out.err))
+			zap.Error(t.out.err),
+			withheld)
 	}
 }
 

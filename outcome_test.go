@@ -167,7 +167,7 @@ func failing(w http.ResponseWriter, method string) (*transaction, *observer.Obse
 	r := httptest.NewRequest(method, "http://origin.test:8080/", nil)
 	r = r.WithContext(context.WithValue(r.Context(), caddyhttp.VarsCtxKey, make(map[string]any)))
 	return &transaction{
-		h:        &Handler{ServerName: "caddy", Auth: new(Auth), logger: zap.New(core)},
+		h:        &Handler{ServerName: "caddy", Auth: new(Auth), logger: zap.New(core), limitLog: new(limitLog)},
 		w:        w,
 		r:        r,
 		kind:     isExchange,

@@ -27,7 +27,7 @@ type poolKey struct {
 	host string
 	port uint16
 	slot uint32                // of sources that are kept apart by user
-	from unique.Handle[string] // the sources, where a route has its own
+	from unique.Handle[string] // where a route leaves in a way of its own
 }
 
 // originPool holds connections to origins. It lives in a caddy.UsagePool, so
@@ -71,7 +71,8 @@ func (p *originPool) Destruct() error {
 // pools are the pools by the settings that matter to them.
 var pools = caddy.NewUsagePool()
 
-// poolID names the pool that belongs to the settings.
+// poolID names the settings that a pool belongs to, beside what was in the files that
+// they name.
 func (t *Transport) poolID() (string, error) { return hashOf(t) }
 
 // provisionTransport builds pool and dialer.
@@ -94,6 +95,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	if tlsConfig == nil {
 		tlsConfig = new(tls.Config)
 	}
+	id = digest(id, tlsIdentity(tlsConfig))
 	tlsConfig.NextProtos = []string{"http/1.1"}
 	tlsConfig.ClientSessionCache = tls.NewLRUClientSessionCache(1024)
 
@@ -135,6 +137,12 @@ func (h *Handler) releaseTransport() error {
 	var errs [2]error
 	h.direct.release()
 	h.direct = nil
+	for _, r := range h.Routes {
+		if r != nil {
+			r.path.release()
+			r.path = nil
+		}
+	}
 	if h.poolID != "" {
 		_, errs[0] = pools.Delete(h.poolID)
 		h.poolID = ""
@@ -160,7 +168,7 @@ func (t *transaction) acquire(fresh bool) (*lease, error) {
 // poolKey is what direct connections for this request are pooled by: they lead to
 // its origin, and come from where its own would.
 func (t *transaction) poolKey() poolKey {
-	return poolKey{tls: t.https, host: t.target.Host, port: t.target.Port, slot: t.slot, from: t.route.dialer.sources.setID()}
+	return poolKey{tls: t.https, host: t.target.Host, port: t.target.Port, slot: t.slot, from: t.route.dialer.id}
 }
 
 // get takes a connection from a pool: one that suits the request, or, with fresh,

@@ -63,9 +63,15 @@ type Route struct {
 	// Linux only; an error elsewhere. Default: that of the transport.
 	Interface string `json:"interface,omitempty"`
 
+	// PreferIP says which of the addresses of a destination the route takes that
+	// it connects to directly: `4`, `6`, `4_only` or `6_only`, as in the
+	// transport. Default: that of the transport.
+	PreferIP string `json:"prefer_ip,omitempty"`
+
 	matchers caddyhttp.MatcherSets
 	written  []string // the matcher sets, for people
 	dialer   *dialer  // for what leaves directly
+	path     *pathUse // directly, where that differs from the handler's; nil otherwise
 	to       destinationPath
 	fallback *destinationPath // nil for none
 }

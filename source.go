@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
-	"unique"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -27,10 +26,6 @@ type sources struct {
 	device string
 	sticky bool // each user has an address of its own
 	turn   atomic.Uint64
-
-	// id tells the sources of a route from all others that connections of one
-	// pool may come from. It is the zero value for those of the transport.
-	id unique.Handle[string]
 }
 
 // newSources reads the settings. It returns nil where they leave it to the system.
@@ -49,8 +44,8 @@ func newSources(addresses []string, pick, device string, order familyOrder) (*so
 	if err := s.addAddresses(addresses); err != nil {
 		return nil, fmt.Errorf("local_addresses: %w", err)
 	}
-	if order.only && len(addresses) > 0 && len(s.addrs[order.first]) == 0 {
-		return nil, fmt.Errorf("local_addresses: none is %s, and prefer_ip uses no others", order.first)
+	if err := s.suit(order); err != nil {
+		return nil, fmt.Errorf("local_addresses: %w", err)
 	}
 	switch pick {
 	case "", pickRoundRobin:
@@ -93,18 +88,12 @@ func validateInterface(name string) error {
 	return nil
 }
 
-// ofRoute makes the sources those of a route. Two with the same settings share
-// connections, also over a reload.
-func (s *sources) ofRoute() {
-	s.id = unique.Make(fmt.Sprint(s.addrs, s.sticky, s.device))
-}
-
-// setID is what connections are told apart by that come from other sources.
-func (s *sources) setID() unique.Handle[string] {
-	if s == nil {
-		return unique.Handle[string]{}
+// suit refuses an order that uses one family only, of which there is no address.
+func (s *sources) suit(order familyOrder) error {
+	if s != nil && order.only && len(s.addrs[order.first]) == 0 && len(s.addrs[1-order.first]) > 0 {
+		return fmt.Errorf("none is %s, and prefer_ip uses no others", order.first)
 	}
-	return s.id
+	return nil
 }
 
 // source is where one connection leaves from. The zero value leaves it to the
@@ -134,16 +123,6 @@ func (s *sources) pick(ctx context.Context) source {
 			}
 		}
 	}
-	return out
-}
-
-// only is a source with one address, on the same interface as the others.
-func (s *sources) only(a netip.Addr) source {
-	var out source
-	if s != nil {
-		out.device = s.device
-	}
-	out.addrs[dnscache.FamilyOf(a)] = a.Unmap()
 	return out
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"unique"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -168,7 +169,11 @@ func TestDialFromLocalAddress(t *testing.T) {
 		}
 		conn.Close()
 	}
-	conn, err := d.dialUpstream(t.Context(), "127.0.0.1", port, netip.MustParseAddr("127.0.0.9"))
+	own, err := d.leaving("", []string{"127.0.0.9"}, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := own.dialUpstream(t.Context(), "127.0.0.1", port)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,32 +209,35 @@ func TestDialFromForeignAddress(t *testing.T) {
 	}
 }
 
-// Routes with the same sources share connections; any other setting makes another set.
-func TestSourcesOfRoutes(t *testing.T) {
-	made := func(pick, device string, addresses ...string) *sources {
+// What leaves in the same way shares connections; any other setting makes another set.
+func TestDialer_Identify(t *testing.T) {
+	made := func(prefer, pick, device string, addresses ...string) unique.Handle[string] {
 		t.Helper()
-		s, err := newSources(addresses, pick, "", familyOrder{})
+		d, err := (&dialer{}).leaving(prefer, addresses, pick, "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.device = device // which is possible on Linux only
-		s.ofRoute()
-		return s
+		if device != "" { // which is possible on Linux only
+			d.sources.device = device
+		}
+		return d.identify()
 	}
-	one := made("", "", "192.0.2.1", "192.0.2.2")
-	if one.setID() != made("round_robin", "", "192.0.2.1", "192.0.2.2").setID() {
+	one := made("6", "", "", "192.0.2.1", "192.0.2.2")
+	if one != made("6", "round_robin", "", "192.0.2.1", "192.0.2.2") {
 		t.Error("the same settings are two sets")
 	}
-	for _, other := range []*sources{
-		nil,
-		mustSources(t, Transport{LocalAddresses: []string{"192.0.2.1", "192.0.2.2"}}),
-		made("user_hash", "", "192.0.2.1", "192.0.2.2"),
-		made("", "eth0", "192.0.2.1", "192.0.2.2"),
-		made("", "", "192.0.2.1"),
-		made("", "", "192.0.2.1", "192.0.2.2", "::1"),
+	for i, other := range []unique.Handle[string]{
+		{},
+		made("6", "user_hash", "", "192.0.2.1", "192.0.2.2"),
+		made("6", "", "eth0", "192.0.2.1", "192.0.2.2"),
+		made("6", "", "", "192.0.2.1"),
+		made("6", "", ""),
+		made("6", "", "", "192.0.2.1", "192.0.2.2", "::1"),
+		made("4", "", "", "192.0.2.1", "192.0.2.2"),
+		made("4_only", "", "", "192.0.2.1", "192.0.2.2"),
 	} {
-		if other.setID() == one.setID() {
-			t.Errorf("%+v is the same set as %+v", other, one)
+		if other == one {
+			t.Errorf("setting %d is the same set", i)
 		}
 	}
 }

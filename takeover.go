@@ -61,6 +61,13 @@ func (h *Handler) takenFrom(before *Handler) takeover {
 	} else {
 		t.left.add(before.pool.Stats())
 	}
+	paths := map[*pathState]bool{} // routes with the same local addresses share one
+	for _, r := range h.Routes {
+		if r.path != nil && !paths[r.path.state] {
+			paths[r.path.state] = true
+			t.countCircuits(r.path)
+		}
+	}
 	t.countCircuits(h.direct)
 	for _, g := range h.groups {
 		t.countCircuits(g.path)

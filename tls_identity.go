@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"weak"
 )
 
 // This file contains what tells TLS configurations apart whose settings are the same:
@@ -28,26 +29,43 @@ func tlsIdentity(c *tls.Config) string {
 	return hex.EncodeToString(sum.Sum(nil)) + " " + strconv.Itoa(knownRoots.number(c.RootCAs))
 }
 
-// knownRoots are the sets of roots of this process so far.
+// knownRoots are the sets of roots in use.
 var knownRoots rootSets
 
-// rootSets numbers sets of roots: a set can be compared, but not written down. What is
-// seen once stays; there are as many as the operator has had versions of them.
+// rootSets numbers sets of roots: a set can be compared, but not written down. Equal
+// sets have one number as long as any of them is in use, by a configuration or by the
+// connections of one before; a number is never given to others.
 type rootSets struct {
 	mu   sync.Mutex
-	sets []*x509.CertPool
+	last int
+	sets []numberedRoots
+}
+
+type numberedRoots struct {
+	number int
+	roots  weak.Pointer[x509.CertPool] // or they would all stay for ever
 }
 
 func (r *rootSets) number(roots *x509.CertPool) int {
 	if roots == nil {
-		return -1
+		return 0
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	i := slices.IndexFunc(r.sets, roots.Equal)
-	if i < 0 {
-		i = len(r.sets)
-		r.sets = append(r.sets, roots)
+	r.sets = slices.DeleteFunc(r.sets, func(s numberedRoots) bool { return s.roots.Value() == nil })
+	number := 0
+	for _, s := range r.sets {
+		switch known := s.roots.Value(); {
+		case known == roots:
+			return s.number
+		case known != nil && known.Equal(roots):
+			number = s.number
+		}
 	}
-	return i
+	if number == 0 {
+		r.last++
+		number = r.last
+	}
+	r.sets = append(r.sets, numberedRoots{number, weak.Make(roots)})
+	return number
 }

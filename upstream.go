@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -122,9 +121,19 @@ type Upstream struct {
 	// the PROXY protocol before anything else: `v1` or `v2`. Default: none.
 	ProxyProtocol string `json:"proxy_protocol,omitempty"`
 
-	// LocalAddress is the IP address from which the upstream is dialed.
-	// Default: that of the transport.
-	LocalAddress string `json:"local_address,omitempty"`
+	// LocalAddresses are IP addresses of this machine that the upstream is dialed
+	// from, instead of those of the transport and with the same meaning; a unix
+	// socket has none. Default: those of the transport.
+	LocalAddresses []string `json:"local_addresses,omitempty"`
+
+	// LocalAddressPick is how one of several is chosen: `round_robin` or
+	// `user_hash`, as in the transport. Default: `round_robin`.
+	LocalAddressPick string `json:"local_address_pick,omitempty"`
+
+	// PreferIP says which of its own addresses the upstream is dialed at: `4`,
+	// `6`, `4_only` or `6_only`, as in the transport. What an upstream is told of
+	// destinations does not depend on it. Default: that of the transport.
+	PreferIP string `json:"prefer_ip,omitempty"`
 
 	// Header are fields added to what is sent to an HTTP upstream: to CONNECT
 	// requests and to the heads of exchanges, there instead of the client's
@@ -173,7 +182,6 @@ type upstreamSpec struct {
 	Upstream
 	addr        upstreamAddress
 	credentials *Credentials
-	localAddr   netip.Addr
 	tls         *reverseproxy.TLSConfig // nil unless addr.scheme is https
 }
 
@@ -287,15 +295,16 @@ func (s *upstreamSpec) validateMore() error {
 	if err := s.canonicalHeader(); err != nil {
 		return err
 	}
-	if s.LocalAddress != "" {
-		a, err := netip.ParseAddr(s.LocalAddress)
-		if err != nil {
-			return fmt.Errorf("local_address: '%s' is not an IP address", printable(s.LocalAddress))
+	if s.addr.socket != "" {
+		switch {
+		case len(s.LocalAddresses) > 0 || s.LocalAddressPick != "":
+			return errors.New("local_addresses: a unix socket has none")
+		case s.PreferIP != "":
+			return errors.New("prefer_ip: a unix socket has no IP address")
 		}
-		if s.addr.socket != "" {
-			return errors.New("local_address: a unix socket has none")
-		}
-		s.localAddr = a.Unmap()
+	}
+	if _, err := new(dialer).leaving(s.PreferIP, s.LocalAddresses, s.LocalAddressPick, ""); err != nil {
+		return err
 	}
 	if s.tls != nil {
 		switch {

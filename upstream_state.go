@@ -50,6 +50,7 @@ type upstreamConns struct {
 	pool   *originPool
 	dialer *proxydial.Dialer
 	dial   func(context.Context) (net.Conn, error) // to the upstream's address
+	from   *sources                                // that dial leaves from
 	lookup func(context.Context, string) (netip.Addr, error)
 	health atomic.Pointer[upstreamHealth] // to be told how long connecting takes
 }
@@ -88,7 +89,7 @@ func (s *upstreamSpec) healthID(group string) string {
 // connsID names its connections. transport are the settings by which origins are
 // reached, most of which hold for upstreams as well.
 func (s *upstreamSpec) connsID(group, transport, tls string) string {
-	return digest(group, transport, s.addr.String(), s.credentials, s.ProxyProtocol, s.LocalAddress, s.Header,
+	return digest(group, transport, s.addr.String(), s.credentials, s.ProxyProtocol, s.LocalAddresses, s.LocalAddressPick, s.PreferIP, s.Header,
 		s.MaxConns, s.MaxPending, s.MaxTunnelsPerConn, s.Standby, tls)
 }
 

@@ -123,10 +123,8 @@ func (t *transaction) acquireVia(fresh bool) (*lease, error) {
 	if v.absolute {
 		key = poolKey{}
 	}
-	if !m.spec.localAddr.IsValid() && m.spec.addr.socket == "" {
-		v.slot = t.h.dialer.sources.slot(t.r.Context())
-		key.slot = v.slot
-	}
+	v.slot = m.conns.from.slot(t.r.Context())
+	key.slot = v.slot
 	if m.spec.ProxyProtocol != "" {
 		v.client = t.clientAddrs()
 		key.host += " " + v.client.Source.Addr().String() // a connection has told whose it is

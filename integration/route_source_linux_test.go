@@ -186,8 +186,8 @@ func TestRouteSource_Pinned(t *testing.T) {
 	}
 }
 
-// Connections to an upstream are kept apart by user like those to origins, where they
-// leave from the transport's addresses.
+// Connections to an upstream are kept apart by user like those to origins, whether they
+// leave from the transport's addresses or from the upstream's own.
 func TestLocalAddress_UserHashUpstream(t *testing.T) {
 	checkLeaks(t)
 	up := newFakeUpstream(t, func(oc *originConn, r *originRequest) bool {
@@ -195,25 +195,65 @@ func TestLocalAddress_UserHashUpstream(t *testing.T) {
 		oc.ok(host)
 		return true
 	})
-	egress := "hosts proxy.test\n"
+	auth := "hosts proxy.test\n"
 	users := []string{"ada", "bob", "cy", "dee", "eve", "fay", "gus", "hal"}
 	for _, u := range users {
-		egress += "basic_auth " + u + " pw\n"
+		auth += "basic_auth " + u + " pw\n"
 	}
-	c := start(t, modes[0], setup{egress: egress + "upstream http://" + up.addr +
-		"\ntransport {\n local_address 127.0.0.4 127.0.0.5 127.0.0.6 127.0.0.7 {\n pick user_hash\n}\n}\n"}).client(t, "h1")
-	from, distinct := map[string]string{}, map[string]bool{}
-	for i := range 3 * len(users) {
-		u := users[i%len(users)]
-		r := c.newRequest(t, "GET", "http://o.test/", nil)
-		r.Header.Set("Proxy-Authorization", basic(u, "pw"))
-		got := c.do(t, r)
-		if from[u] != "" && from[u] != got.body || got.StatusCode != 200 {
-			t.Errorf("%s: %d, from %s and from %s", u, got.StatusCode, from[u], got.body)
+	const pool = "local_address 127.0.0.4 127.0.0.5 127.0.0.6 127.0.0.7 {\n pick user_hash\n}\n"
+	for name, egress := range map[string]string{
+		"transport": "upstream http://" + up.addr + "\ntransport {\n" + pool + "}\n",
+		"upstream":  "upstream http://" + up.addr + " {\n" + pool + "}\ntransport {\n local_address 127.0.0.3\n}\n",
+	} {
+		c, before := start(t, modes[0], setup{egress: auth + egress}).client(t, "h1"), up.count()
+		from, distinct := map[string]string{}, map[string]bool{}
+		for i := range 3 * len(users) {
+			u := users[i%len(users)]
+			r := c.newRequest(t, "GET", "http://o.test/", nil)
+			r.Header.Set("Proxy-Authorization", basic(u, "pw"))
+			got := c.do(t, r)
+			if from[u] != "" && from[u] != got.body || got.StatusCode != 200 {
+				t.Errorf("%s: %s: %d, from %s and from %s", name, u, got.StatusCode, from[u], got.body)
+			}
+			from[u], distinct[got.body] = got.body, true
 		}
-		from[u], distinct[got.body] = got.body, true
+		if n := up.count() - before; len(distinct) < 2 || n != len(distinct) || distinct["127.0.0.3"] {
+			t.Errorf("%s: %d connections from %v", name, n, distinct)
+		}
 	}
-	if len(distinct) < 2 || up.count() != len(distinct) {
-		t.Errorf("%d connections from %v", up.count(), distinct)
+}
+
+// A route takes the addresses of a destination that it is to take, and no pooled
+// connection to others; an upstream is dialed at those of its own that it is to be.
+func TestPreferIP_RouteAndUpstream(t *testing.T) {
+	origin := sourceOrigin(t)
+	up := newFakeUpstream(t, func(oc *originConn, _ *originRequest) bool {
+		oc.ok("up")
+		return true
+	})
+	_, port, _ := net.SplitHostPort(up.addr)
+	parent := "http://up.test:" + port
+	c := start(t, modes[0], setup{egress: usual + "transport {\n hosts_override up.test 127.0.0.1\n}\n" +
+		"upstreams four {\n upstream " + parent + " {\n  prefer_ip 4_only\n }\n}\n" +
+		"upstreams six {\n upstream " + parent + " {\n  prefer_ip 6_only\n }\n}\n" +
+		routesBy(map[string]string{
+			"4": "to direct\nprefer_ip 4_only", "6": "to direct\nprefer_ip 6_only",
+			"up4": "to four", "up6": "to six", "": "to direct",
+		})}).client(t, "h1")
+	for range 2 {
+		for _, tc := range []struct {
+			route  string
+			status int
+			body   string
+		}{
+			{"4", 200, "127.0.0.1"}, {"", 200, "127.0.0.1"}, {"6", 502, ""}, {"up4", 200, "up"}, {"up6", 502, ""},
+		} {
+			r := c.newRequest(t, "GET", origin.url("/"), nil)
+			r.Header.Set("X-Route", tc.route)
+			got := c.do(t, r)
+			if got.StatusCode != tc.status || tc.status == 200 && got.body != tc.body {
+				t.Errorf("route %q: %d %q, want %d %q", tc.route, got.StatusCode, got.body, tc.status, tc.body)
+			}
+		}
 	}
 }

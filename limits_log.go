@@ -1,0 +1,60 @@
+package egress
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-egress/egress/internal/connpool"
+)
+
+// This file contains how often the log tells, at Warn, that a limit of the proxy's own
+// was hit. Whoever attacks decides how many requests are refused, and must not decide
+// how much is written.
+
+// limitLogPause is the least time between two such lines of a handler for one reason.
+const limitLogPause = time.Second
+
+// limitLog lets one line a second through for each reason. Its zero value is ready.
+type limitLog struct {
+	reasons sync.Map // string → *limitLogState; as many as limitReason knows
+}
+
+type limitLogState struct {
+	next     atomic.Int64 // unix time in nanoseconds from which a line may be written
+	withheld atomic.Int64 // lines since the last one
+}
+
+// allow reports whether a line may be written, and how many were not since the last.
+func (l *limitLog) allow(reason string, now time.Time) (ok bool, withheld int64) {
+	v, found := l.reasons.Load(reason)
+	if !found {
+		v, _ = l.reasons.LoadOrStore(reason, new(limitLogState))
+	}
+	s, at := v.(*limitLogState), now.UnixNano()
+	if next := s.next.Load(); at < next || !s.next.CompareAndSwap(next, at+int64(limitLogPause)) {
+		s.withheld.Add(1)
+		return false, 0
+	}
+	return true, s.withheld.Swap(0)
+}
+
+// limitReason tells limits apart. There are few answers, none made of what clients send.
+func limitReason(err error) string {
+	if e, ok := errors.AsType[*connpool.LimitError](err); ok {
+		return e.Scope
+	}
+	if _, ok := errors.AsType[*noUpstreamError](err); ok {
+		return "upstreams"
+	}
+	for _, limit := range [...]error{errMaxTunnels, errMaxPerClient, errMaxPerUser} {
+		if errors.Is(err, limit) {
+			return limit.Error()
+		}
+	}
+	if outOfDescriptors(err) {
+		return "descriptors"
+	}
+	return "other"
+}
