@@ -85,14 +85,13 @@ func (s *liveTunnels) endAll(d *drain) {
 
 func (l *liveTunnel) drain() { l.relay.Drain(relay.ReasonDrain, drainSettle, drainLinger) }
 
-// abandoned tells that no configuration holds the book any more. mu is held.
-func (s *liveTunnels) abandoned(p *tunnelPolicy) {
-	if s.count == 0 {
-		return
+// abandoned tells that no configuration holds the book any more, and returns how many
+// tunnels there are to be ended. mu is held.
+func (s *liveTunnels) abandoned(p *tunnelPolicy) int {
+	if s.count > 0 {
+		s.drainWithin(p.closeDelay, false)
 	}
-	s.drainWithin(p.closeDelay, false)
-	drainLogger().Info("handler is gone; its tunnels have a while left",
-		zap.String("handler", p.handler), zap.Int("tunnels", s.count), zap.Duration("close_delay", p.closeDelay))
+	return s.count
 }
 
 // adopted tells that a configuration has entered the book: tunnels of a handler that
@@ -156,11 +155,12 @@ func (h *Handler) drainAtExit(ctx caddy.Context) {
 			return
 		}
 		live.mu.Lock()
-		defer live.mu.Unlock()
 		live.drainWithin(delay, true)
-		if live.count > 0 {
+		tunnels := live.count
+		live.mu.Unlock()
+		if tunnels > 0 {
 			drainLogger().Info("exiting; tunnels have a while left",
-				zap.String("handler", name), zap.Int("tunnels", live.count), zap.Duration("delay", delay))
+				zap.String("handler", name), zap.Int("tunnels", tunnels), zap.Duration("delay", delay))
 		}
 	})
 	// After Shutdown, which does not wait for connections that were taken over,

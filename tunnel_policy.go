@@ -157,10 +157,15 @@ func (s *liveTunnels) leave(p *tunnelPolicy) {
 	before := s.inForce()
 	s.policies = slices.DeleteFunc(s.policies, func(q *tunnelPolicy) bool { return q == p })
 	now := s.inForce()
+	left := 0
 	if before != nil && now == nil {
-		s.abandoned(p)
+		left = s.abandoned(p)
 	}
 	s.mu.Unlock()
+	if left > 0 {
+		drainLogger().Info("handler is gone; its tunnels have a while left",
+			zap.String("handler", p.handler), zap.Int("tunnels", left), zap.Duration("close_delay", p.closeDelay))
+	}
 	if now != before {
 		s.apply(now)
 	}
