@@ -194,9 +194,10 @@ func (s *liveSite) works() {
 	if err != nil {
 		s.Fatal(err)
 	}
+	body, err := io.ReadAll(resp.Body) // to its end, so that the connection is kept
 	resp.Body.Close()
-	if resp.StatusCode != 200 {
-		s.Errorf("status %d", resp.StatusCode)
+	if resp.StatusCode != 200 || string(body) != "ok" || err != nil {
+		s.Errorf("status %d, %q, %v", resp.StatusCode, body, err)
 	}
 	s.ping()
 }
