@@ -19,6 +19,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/goleak"
+
+	"github.com/caddy-egress/egress/internal/freeport"
 )
 
 // This file contains what a configuration leaves behind that fails half-way, and what
@@ -143,15 +145,18 @@ func startLive(t *testing.T) *liveSite {
 			go func() {
 				defer c.Close()
 				br := bufio.NewReader(c)
+				answer := "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 				for {
 					line, err := br.ReadString('\n')
 					switch {
 					case err != nil:
 						return
+					case strings.HasPrefix(line, "CONNECT "): // as an upstream
+						answer = "HTTP/1.1 200 OK\r\n\r\n"
 					case line == "ping\n":
 						_, _ = io.WriteString(c, "pong\n")
 					case line == "\r\n":
-						_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+						_, _ = io.WriteString(c, answer)
 					}
 				}
 			}()
@@ -179,12 +184,11 @@ func startLive(t *testing.T) *liveSite {
 
 func unusedAddr(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := freeport.Addr()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	return addr
 }
 
 // works holds the site to serving, on its connections of before.
