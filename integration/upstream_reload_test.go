@@ -174,19 +174,22 @@ func TestUpstreamReload_ChecksUnderWay(t *testing.T) {
 	events := newTransitions(t)
 	config := func(name string) setup {
 		return setup{
-			egress: usual + "server_name " + name + "\n" + groupOf("health_check connect "+echo.addr+"\nhealth_interval 100ms\nhealth_timeout 2s\nhealth_fails 2\n", u, other),
+			egress: usual + "server_name " + name + "\n" + groupOf("health_check connect "+echo.addr+"\nhealth_interval 100ms\nhealth_timeout 6s\nhealth_fails 2\n", u, other),
 			global: events.global(),
 		}
 	}
 	p := start(t, mode{}, config("first"))
 	keepBusy(t, p, okOrigin(t).URL)
 	awaitAsked(t, u, echo.addr)
+	awaitAsked(t, u, echo.addr) // so the first check has passed
 	left := make(chan struct{}, 64)
 	u.behave(only(echo.addr, func(w http.ResponseWriter, r *http.Request) bool {
 		defer func() { left <- struct{}{} }()
 		return silent(w, r)
 	}))
-	for _, name := range []string{"second", "third", "fourth", "fifth"} {
+	// As many as put it out if they counted. The next check is due when the one that
+	// was cancelled would have had its time.
+	for _, name := range []string{"second", "third"} {
 		awaitAsked(t, u, echo.addr)
 		p.reload(t, config(name))
 		await(t, left, "the end of the check")
