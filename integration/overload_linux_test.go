@@ -1,8 +1,11 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -35,6 +38,8 @@ func TestOverload_Descriptors(t *testing.T) {
 		}()
 	}
 	tunnels, shed, others, slowest := 0, 0, 0, time.Duration(0)
+	var full level
+	deadline := time.Now().Add(2 * patience)
 	for collecting := true; collecting; {
 		select {
 		case r := <-answered:
@@ -48,11 +53,11 @@ func TestOverload_Descriptors(t *testing.T) {
 				t.Errorf("an abuser got %+v", r)
 			}
 			slowest = max(slowest, r.took)
-		case <-time.After(2 * time.Second): // the others are not accepted
-			collecting = false
+		case <-time.After(2 * time.Second): // the others are not accepted, or the machine is slow
+			full = p.level(t)
+			collecting = (tunnels == 0 || shed == 0 || full.descriptors < 230) && time.Now().Before(deadline)
 		}
 	}
-	full := p.level(t)
 	t.Logf("%d tunnels, %d refused (the slowest after %s), %d not accepted, %d descriptors", tunnels, shed, slowest.Round(time.Millisecond), abusers-tunnels-shed, full.descriptors)
 	if tunnels == 0 || shed == 0 || full.descriptors < 230 {
 		t.Error("the process did not run out of descriptors")
@@ -156,28 +161,33 @@ func TestOverload_SlowReaders(t *testing.T) {
 	p.recovers(t, start)
 }
 
-// Clients that send their bodies a byte at a time, and origins that do not read them,
-// keep the connections of that origin busy: others are refused there once they have
-// waited, and served elsewhere.
+// Clients that send their bodies a byte at a time keep the connections of an origin
+// busy: others are refused there once they have waited, and served elsewhere.
+// Uploads to an origin that does not read them end.
 func TestOverload_SlowWriters(t *testing.T) {
 	p := startAbused(t, "true", "transport {\n pending_timeout 500ms\n response_header_timeout 2s\n}\ndestination_circuit off\n")
 	origin := healthy(t)
 	slow, taken := mute(t)
+	deaf, _ := mute(t)
 	p.dial(t).ask(getOf(origin, "/"), patience)
 	start := p.level(t)
 	v := p.watch(t, origin, false, true)
 
 	const slots = 64 // max_conns_per_host
+	const stuck = 32
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	answered := make(chan reply, slots)
-	for i := range slots {
+	post := func(addr string) *raw {
 		c := p.dial(t)
-		_, _ = fmt.Fprintf(c, "POST http://%s/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n", slow)
+		_, _ = fmt.Fprintf(c, "POST http://%s/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n", addr)
+		return c
+	}
+	for range slots {
+		c := post(slow)
 		wg.Go(func() {
 			defer c.Close()
-			for i%2 == 0 { // a byte now and then
+			for {
 				select {
 				case <-stop:
 					return
@@ -185,19 +195,25 @@ func TestOverload_SlowWriters(t *testing.T) {
 					_, _ = c.Write([]byte("x"))
 				}
 			}
-			_, err := io.Copy(c, zeros{}) // as much as it takes, to an origin that reads nothing
-			_ = err
-			_ = c.SetReadDeadline(time.Now().Add(patience))
-			answered <- c.answer()
 		})
 	}
 	eventually(t, "the connections of the origin to be taken", func() bool { return taken.Load() == slots })
-	r := p.dial(t).ask(getOf(slow, "/"), patience)
-	if !r.shed || r.took < 400*time.Millisecond || r.took > 5*time.Second {
+	if r := p.dial(t).ask(getOf(slow, "/"), patience); !r.shed || r.took < 400*time.Millisecond {
 		t.Errorf("one more request for that origin got %+v", r)
 	}
-	for range slots / 2 { // whose origin does not read
-		if r := <-answered; r.status != 504 && r.err == nil {
+
+	answered := make(chan reply, stuck)
+	for range stuck {
+		c := post(deaf)
+		go func() {
+			defer c.Close()
+			_ = c.SetDeadline(time.Now().Add(3 * patience))
+			_, _ = io.Copy(c, zeros{}) // as much as it takes
+			answered <- c.answer()
+		}()
+	}
+	for range stuck {
+		if r := <-answered; r.status != 504 && (r.err == nil || errors.Is(r.err, os.ErrDeadlineExceeded)) {
 			t.Errorf("an upload that the origin does not read got %+v", r)
 		}
 	}
@@ -215,7 +231,8 @@ func TestOverload_DeadOrigin(t *testing.T) {
 		"black hole":    blackHole,
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := startAbused(t, "true", "transport {\n dial_timeout 3s\n response_header_timeout 3s\n pending_timeout 2s\n}\n")
+			// None of these ends while the test asks, however slow the machine.
+			p := startAbused(t, "true", "transport {\n dial_timeout 1h\n response_header_timeout 1h\n pending_timeout 1h\n}\n")
 			fine, dead := healthy(t), origin(t)
 			p.dial(t).ask(getOf(fine, "/"), patience)
 			start := p.level(t)
@@ -227,32 +244,38 @@ func TestOverload_DeadOrigin(t *testing.T) {
 				conns[i] = p.dial(t)
 			}
 			for _, c := range conns {
-				go func() { replies <- c.ask(getOf(dead, "/"), 3*patience) }()
+				go func() { replies <- c.ask(getOf(dead, "/"), time.Hour) }()
 			}
-			soon, shed, late := 0, 0, 0
-			var slowest time.Duration
-			for range n {
-				r := <-replies
-				switch {
-				case r.shed:
-					shed++
-					if r.took < 1900*time.Millisecond { // without having waited
-						soon++
+			const (
+				most  = 64 + 128 // max_conns_per_host, max_pending_per_host
+				least = 8 + 128  // max_dials_per_host: while it dials, or for ever
+			)
+			refused := 0
+			for ; refused < n-most; refused++ {
+				select {
+				case r := <-replies:
+					if !r.shed {
+						t.Errorf("a request got %+v", r)
 					}
-				case r.status == 504:
-					late++
-				default:
-					t.Errorf("a request got %+v", r)
+				case <-time.After(patience):
+					t.Fatalf("%d of %d requests were refused, want at least %d", refused, n, n-most)
 				}
-				slowest = max(slowest, r.took)
-			}
-			t.Logf("%d requests: %d refused, %d of them without waiting; %d got 504; the last was answered after %s", n, shed, soon, late, slowest.Round(time.Millisecond))
-			if late == 0 || late > 64+128 || soon < n-64-128-n/4 || slowest > patience {
-				t.Errorf("%d requests waited for the origin, %d were refused without waiting, the slowest took %s", late, soon, slowest)
 			}
 			v.served(t)
 			for _, c := range conns {
 				c.Close()
+			}
+			for range n - refused {
+				switch r := <-replies; {
+				case r.shed:
+					refused++
+				case !errors.Is(r.err, net.ErrClosed):
+					t.Errorf("a request that waited got %+v", r)
+				}
+			}
+			t.Logf("%d requests: %d refused, %d waited", n, refused, n-refused)
+			if n-refused < least {
+				t.Errorf("%d requests waited for the origin, want at least %d", n-refused, least)
 			}
 			p.recovers(t, start)
 		})
