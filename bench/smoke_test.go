@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"testing"
+
+	"github.com/caddy-egress/egress/internal/raceflag"
 )
 
 // TestMain lets the test be the parts that the benchmark runs itself as.
@@ -36,7 +38,7 @@ func theLab(t *testing.T) *lab {
 	if testing.Short() {
 		t.Skip("builds a proxy")
 	}
-	if raceDetector {
+	if raceflag.On {
 		t.Skip("the race detector sees nothing of the subjects, which are other programs, and the load has tests of its own")
 	}
 	if testLab != nil {

@@ -2,8 +2,8 @@ package integration
 
 import (
 	"net"
+	"net/http"
 	"net/netip"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -88,7 +88,7 @@ func TestDial_ClientGone(t *testing.T) {
 // the others fail at once (upstream.md §5, scenario 24).
 func TestCircuit_OneProbe(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
-		p := start(t, m, setup{egress: usual + "destination_circuit {\n failures 2\n window 1m\n open_for 200ms\n max_open_for 1m\n}\ntransport {\n dial_timeout 1500ms\n}\n"})
+		p := start(t, m, setup{egress: usual + "destination_circuit {\n failures 2\n window 10m\n open_for 200ms\n max_open_for 1m\n}\ntransport {\n dial_timeout 10m\n}\n"})
 		dest := refusedAddr(t)
 		c := p.client(t, "h1")
 		for range 2 {
@@ -98,31 +98,36 @@ func TestCircuit_OneProbe(t *testing.T) {
 		blackHoleAt(t, dest)                                       // so that the probe takes its time
 		time.Sleep(time.Until(opened.Add(400 * time.Millisecond))) // the circuit's clock is not ours
 
-		var wg sync.WaitGroup
-		var mu sync.Mutex
-		got := map[int]int{}
-		for i := range 20 {
-			wg.Go(func() {
-				var status int
-				if i%2 == 0 {
-					resp, err := c.try(c.newRequest(t, "GET", "http://"+dest+"/", nil))
-					if err != nil {
-						t.Error(err)
-						return
-					}
+		const asked = 20
+		statuses := make(chan int, asked)
+		var clients []*rawConn
+		for i := range asked {
+			method, target := "GET", "http://"+dest+"/"
+			if i%2 == 1 {
+				method, target = "CONNECT", dest
+			}
+			raw := p.dialPlain(t)
+			clients = append(clients, raw)
+			raw.send(method + " " + target + " HTTP/1.1\r\nHost: x\r\n\r\n")
+			go func() {
+				status := 0 // the probe has no answer before its client leaves
+				if resp, err := http.ReadResponse(raw.br, nil); err == nil {
 					status = resp.StatusCode
-				} else {
-					raw := p.dialPlain(t)
-					status = raw.roundTrip("POST", "CONNECT "+dest+" HTTP/1.1\r\nHost: x\r\n\r\n").StatusCode
 				}
-				mu.Lock()
-				defer mu.Unlock()
-				got[status]++
-			})
+				statuses <- status
+			}()
 		}
-		wg.Wait()
-		if got[504] != 1 || got[503] != 19 {
-			t.Errorf("statuses %v, want one 504 (the probe) and nineteen 503", got)
+		for range asked - 1 {
+			if got := await(t, statuses, "an answer"); got != 503 {
+				t.Errorf("status %d of a request that is not the probe, want 503", got)
+			}
+		}
+		awaitSynSent(t, dest, 1)
+		for _, raw := range clients {
+			raw.Conn.Close()
+		}
+		if got := await(t, statuses, "the end of the probe"); got != 0 {
+			t.Errorf("status %d of the probe, whose destination does not answer", got)
 		}
 	})
 }

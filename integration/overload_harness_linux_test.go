@@ -17,6 +17,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/caddy-egress/egress/internal/raceflag"
 )
 
 // This file contains what the tests of overload share: a Caddy in a process of its
@@ -32,6 +34,15 @@ func scaled(short, full int) int {
 		return full
 	}
 	return short
+}
+
+// memory is what may be used of it where a plain build may use so much: the race
+// detector keeps books of its own.
+func memory(plain int) int {
+	if raceflag.On {
+		return 4 * plain
+	}
+	return plain
 }
 
 // abused is a Caddy in a process of its own.

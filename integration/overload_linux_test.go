@@ -106,7 +106,7 @@ func TestOverload_SilentClients(t *testing.T) {
 		return full.goroutines >= start.goroutines+n
 	})
 	t.Logf("%d connections: %.1f KiB each, %+v", n, float64(full.rssKiB-start.rssKiB)/float64(n), full)
-	if grown := full.rssKiB - start.rssKiB; grown > 24*n+16<<10 {
+	if grown := full.rssKiB - start.rssKiB; grown > memory(24*n+16<<10) {
 		t.Errorf("%d silent connections take %d KiB", n, grown)
 	}
 	v.served(t)
@@ -151,7 +151,7 @@ func TestOverload_SlowReaders(t *testing.T) {
 	}
 	full := p.level(t)
 	t.Logf("%d slow readers: %+v, %+v before", n, full, start)
-	if grown := full.rssKiB - start.rssKiB; grown > 96*n+32<<10 {
+	if grown := full.rssKiB - start.rssKiB; grown > memory(96*n+32<<10) {
 		t.Errorf("%d slow readers take %d KiB", n, grown)
 	}
 	v.served(t)

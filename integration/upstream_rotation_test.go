@@ -17,12 +17,15 @@ func okOrigin(t *testing.T) *httptest.Server {
 	return newHTTPOrigin(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
 }
 
-// eject sends requests until the upstreams that fail are out.
+// eject sends requests until the upstreams that fail are out, and no more: on a slow
+// machine one of them would be a probe.
 func eject(t *testing.T, c *client, url string, events *transitions, upstreams ...*scriptedUpstream) {
 	t.Helper()
-	for range 40 {
+	eventually(t, "the upstreams that fail to be out", func() bool {
 		c.get(t, url)
-	}
+		told, _ := events.so()
+		return len(told) >= len(upstreams)
+	})
 	for _, u := range upstreams {
 		events.await(t, u, "circuit_open")
 	}

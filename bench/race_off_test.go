@@ -1,6 +1,0 @@
-//go:build !race
-
-package main
-
-// raceDetector: this test was built with the race detector.
-const raceDetector = false

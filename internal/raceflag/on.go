@@ -1,0 +1,6 @@
+//go:build race
+
+package raceflag
+
+// On: this program was built with the race detector.
+const On = true
