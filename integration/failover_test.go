@@ -28,10 +28,10 @@ import (
 // quicker.
 const failoverGroup = `
 	lb_policy weighted_round_robin
-	attempt_timeout 2s
+	attempt_timeout 4s
 	slow_start 2s
 	health_interval 200ms
-	health_timeout 1s
+	health_timeout 2s
 	circuit {
 		open_for 1s
 	}
@@ -43,7 +43,7 @@ const failoverGroup = `
 func TestFailover(t *testing.T) {
 	checkLeaks(t)
 	f := newFailover(t)
-	f.p = start(t, mode{access: true}, setup{egress: usual + "transport {\n response_header_timeout 2s\n}\n" + f.group()})
+	f.p = start(t, mode{access: true}, setup{egress: usual + "transport {\n response_header_timeout 4s\n}\n" + f.group()})
 	stop := f.load(24, 12)
 	first, second := f.upstreams[0], f.upstreams[1]
 
