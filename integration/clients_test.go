@@ -328,7 +328,8 @@ func (c *client) connectH3(t *testing.T, target, early string, header http.Heade
 		t.Fatal(err)
 	}
 	if early != "" {
-		if _, err := io.WriteString(str, early); err != nil {
+		// A refusal may come first, and ask for no more (RFC 9114 §4.1).
+		if _, err := io.WriteString(str, early); err != nil && !isStopped(err) {
 			t.Fatal(err)
 		}
 	}
@@ -359,6 +360,15 @@ func connectRequest(ctx context.Context, target string, header http.Header) *htt
 		Host:   target,
 		Header: header,
 	}).WithContext(ctx)
+}
+
+// isStopped says whether a server of HTTP/3 wants no more of a request, whose
+// response it sends all the same.
+func isStopped(err error) bool {
+	var se *quic.StreamError
+	var he *http3.Error
+	return errors.As(err, &se) && se.ErrorCode == quic.StreamErrorCode(http3.ErrCodeNoError) ||
+		errors.As(err, &he) && he.ErrorCode == http3.ErrCodeNoError
 }
 
 // isReset says whether a tunnel or body ended the hard way in its protocol:
