@@ -228,9 +228,9 @@ func (t *transaction) judgeExchange(err error) verdict {
 		if t.out.reused {
 			return verdict{kind: health.Neutral, failure: failUpstreamTerminated}
 		}
-		return verdict{kind: health.Failure, failure: failUpstreamTerminated}
+		return verdict{kind: health.Failure, failure: failUpstreamTerminated, relayed: true}
 	case failProtocol:
-		return verdict{kind: health.Failure, failure: failUpstreamProtocol}
+		return verdict{kind: health.Failure, failure: failUpstreamProtocol, relayed: true}
 	case failTLS, failTLSAlert:
 		return verdict{kind: health.Failure, failure: failUpstreamTLS}
 	case failHeadTimeout:
@@ -254,7 +254,7 @@ func (t *transaction) ownAnswer(hd *h1.Head) error {
 	}
 	e := &upstreamError{
 		upstream: t.paths.current.name,
-		verdict:  judgeReply(&reply),
+		verdict:  judgeAnswer(&reply),
 		sent:     hd.Status != 407, // which comes before anything is done
 		err:      &proxydial.ReplyError{Reply: reply},
 	}
