@@ -163,6 +163,12 @@ func madeByUpstream(r *proxydial.Reply) bool {
 	return false
 }
 
+// relaysOn reports whether the upstream goes on relaying behind a response, as tinyproxy
+// does (seen in 1.11.1) behind one that has no Content-Length or none but 0: an origin
+// that keeps its connection open would get the next request on this one, whoever it is
+// for. Nothing is lost by not using it again: where the origin closes, tinyproxy does.
+func relaysOn(r *proxydial.Reply) bool { return strings.Contains(r.Via, "(tinyproxy/") }
+
 // maxRetryAfter keeps a Retry-After from being for ever.
 const maxRetryAfter = time.Hour
 

@@ -249,6 +249,7 @@ func isLimit(err error) bool {
 // done, but for a challenge to us, which is none of the client's business.
 func (t *transaction) ownAnswer(hd *h1.Head) error {
 	reply := proxydial.ReplyOf(hd)
+	t.paths.spent = relaysOn(&reply)
 	if !madeByUpstream(&reply) {
 		return nil
 	}
