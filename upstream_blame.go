@@ -167,7 +167,10 @@ func madeByUpstream(r *proxydial.Reply) bool {
 // does (seen in 1.11.1) behind one that has no Content-Length or none but 0: an origin
 // that keeps its connection open would get the next request on this one, whoever it is
 // for. Nothing is lost by not using it again: where the origin closes, tinyproxy does.
-func relaysOn(r *proxydial.Reply) bool { return strings.Contains(r.Via, "(tinyproxy/") }
+func relaysOn(r *proxydial.Reply) bool {
+	last := r.Via[strings.LastIndexByte(r.Via, ',')+1:] // the nearest
+	return strings.Contains(last, "(tinyproxy/")
+}
 
 // maxRetryAfter keeps a Retry-After from being for ever.
 const maxRetryAfter = time.Hour
