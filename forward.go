@@ -134,7 +134,7 @@ func (t *transaction) attempt(head []byte) error {
 func (t *transaction) choose() (*lease, error) {
 	first := t.out.attempts == 0
 	t.out.attempts++
-	t.out.reused, t.paths.answered = false, false
+	t.out.reused, t.paths.answered, t.paths.spent = false, false, false
 	if t.paths.current.member != nil {
 		fresh := t.again
 		t.again = false
@@ -151,7 +151,7 @@ func (t *transaction) choose() (*lease, error) {
 // giveBack ends an exchange whose connection can carry another one.
 func (t *transaction) giveBack(l *lease, resp h1.Response) {
 	switch {
-	case t.currentPool().retired.Load(), t.bound && t.paths.current.member != nil:
+	case t.currentPool().retired.Load(), t.paths.spent, t.bound && t.paths.current.member != nil:
 		l.Discard()
 	case t.bound:
 		t.pin(l, keepFor(resp.KeepAlive))

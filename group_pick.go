@@ -64,7 +64,11 @@ type path struct {
 func (g *group) pick(s *Selection, kind kind) (path, error) {
 	now := time.Now()
 	if s.Tried() == 0 {
-		if m, token, ok := g.health.TryProbe(now); ok {
+		probe := g.health.TryProbe
+		if !repeatable(s, kind) {
+			probe = g.health.TryOverdueProbe
+		}
+		if m, token, ok := probe(now); ok {
 			p := path{member: m.Value.(*member), probe: token, started: now}
 			s.markTried(p.key)
 			return p, nil
@@ -83,6 +87,12 @@ func (g *group) pick(s *Selection, kind kind) (path, error) {
 		}
 	}
 	return path{}, g.whyNobody()
+}
+
+// repeatable reports whether a request can go elsewhere when an upstream has taken it
+// and failed.
+func repeatable(s *Selection, kind kind) bool {
+	return kind == isTunnel || safeToRepeat(s.Request.Method) && s.Request.ContentLength <= maxReplay
 }
 
 // hasAnother reports whether there is a member that the request has not tried.
@@ -120,6 +130,7 @@ func (g *group) observe(p path, v verdict, destination uint64) {
 		Kind:        v.kind,
 		Destination: destination,
 		RetryAfter:  v.retryAfter,
+		Relayed:     v.relayed,
 		Started:     p.started,
 		Probe:       p.probe,
 	})

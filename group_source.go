@@ -98,6 +98,8 @@ const (
 	askSource = 5 * time.Second
 	// askSourceAgain is how soon it is asked again when it fails or is empty.
 	askSourceAgain = time.Second
+	// tellSourceAgain is how often it is told that it still fails.
+	tellSourceAgain = time.Minute
 )
 
 // followSource asks the dynamic source again and again. While it fails, the
@@ -105,7 +107,7 @@ const (
 func (g *group) followSource() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	told := ""
+	var told time.Time // that it fails; zero while it works
 	for {
 		select {
 		case <-g.stop:
@@ -117,11 +119,11 @@ func (g *group) followSource() {
 			err = g.replaceDynamic(addrs)
 		}
 		switch {
-		case err != nil && err.Error() != told:
-			told = err.Error()
+		case err != nil && (told.IsZero() || time.Since(told) >= tellSourceAgain):
+			told = time.Now()
 			g.logger.Error("dynamic source of upstreams failed; the members it told last stay", zap.Error(err))
 		case err == nil:
-			told = ""
+			told = time.Time{}
 		}
 		wait := askSource
 		if err != nil || len(addrs) == 0 {

@@ -155,7 +155,7 @@ func TestChecksAreForgotten(t *testing.T) {
 	if m := one(unchecked); down(m) {
 		t.Error("it stays down, and nobody checks it any more")
 	}
-	if _, err := unchecked.groups["default"].pick(new(Selection), isExchange); err != nil {
+	if _, err := unchecked.groups["default"].pick(&Selection{Request: httptest.NewRequest("GET", "http://a.example/", nil)}, isExchange); err != nil {
 		t.Error(err)
 	}
 }
@@ -173,7 +173,7 @@ func TestNobodyIsLeft(t *testing.T) {
 	if classify(err) != failLimit || err.Error() != "no upstream of group 'default' is available: 2 at their limit" {
 		t.Errorf("%v: %v", classify(err), err)
 	}
-	if _, err := g.pick(new(Selection), isExchange); err != nil {
+	if _, err := g.pick(&Selection{Request: httptest.NewRequest("GET", "http://a.example/", nil)}, isExchange); err != nil {
 		t.Errorf("exchanges have limits of their own: %v", err)
 	}
 	m := g.health.Members()[0]

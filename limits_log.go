@@ -10,7 +10,7 @@ import (
 )
 
 // This file contains how often the log tells, at Warn, that a limit of the proxy's own
-// was hit. Whoever attacks decides how many requests are refused, and must not decide
+// was hit, or that a group had no upstream left. Whoever attacks decides how many requests are refused, and must not decide
 // how much is written.
 
 // limitLogPause is the least time between two such lines of a handler for one reason.
@@ -40,13 +40,14 @@ func (l *limitLog) allow(reason string, now time.Time) (ok bool, withheld int64)
 	return true, s.withheld.Swap(0)
 }
 
-// limitReason tells limits apart. There are few answers, none made of what clients send.
+// limitReason tells limits, and groups, apart. There are few answers, none made of what
+// clients send.
 func limitReason(err error) string {
 	if e, ok := errors.AsType[*connpool.LimitError](err); ok {
 		return e.Scope
 	}
-	if _, ok := errors.AsType[*noUpstreamError](err); ok {
-		return "upstreams"
+	if e, ok := errors.AsType[*noUpstreamError](err); ok {
+		return "upstreams of " + e.group
 	}
 	for _, limit := range [...]error{errMaxTunnels, errMaxPerClient, errMaxPerUser} {
 		if errors.Is(err, limit) {

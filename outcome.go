@@ -321,12 +321,12 @@ func retryAfter(err error) time.Duration {
 
 // logFailure writes the one line that says why. What clients, policy and
 // destinations do is Debug: it is in the access log as well. What the operator
-// must look at is a Warn or an Error; of limits, what is beyond one line a second for
-// each is Debug too.
+// must look at is a Warn or an Error; of limits and of groups that are out, what is
+// beyond one line a second for each is Debug too.
 func (t *transaction) logFailure() {
 	level, withheld := zap.DebugLevel, zap.Skip()
 	switch t.out.failure {
-	case failLimit:
+	case failLimit, failNoUpstream:
 		if ok, n := t.h.limitLog.allow(limitReason(t.out.err), time.Now()); ok {
 			level = zap.WarnLevel
 			if n > 0 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
 )
 
@@ -20,6 +21,7 @@ type paths struct {
 	tries     int  // of members of the group
 	told      bool // how the current attempt went
 	answered  bool // the current attempt has brought a head of a response
+	spent     bool // its connection must carry no other exchange
 	report    report
 }
 
@@ -71,11 +73,12 @@ func (t *transaction) leaveGroup(err error) {
 	}
 	t.retries.end()
 	g.budget.end()
+	_, malformed := errors.AsType[*h1.ProtocolError](err)
 	switch {
 	case t.committed && t.out.failure != nil:
 		err = t.out.failure // it was the upstream that has answered, to say that it failed
-	case t.committed:
-		err = nil // it has answered; how its answer ended is no matter of reaching it
+	case t.committed, t.paths.answered && malformed:
+		err = nil // it has answered; what its answer was, or how it ended, is no matter of reaching it
 	}
 	t.paths.report.tell(err)
 }

@@ -20,6 +20,7 @@ type verdict struct {
 	kind       health.Kind
 	failure    *failure
 	retryAfter time.Duration // of an overload
+	relayed    bool          // the fault may be the destination's, passed on
 }
 
 // verdictSuccess is a path that stands.
@@ -89,10 +90,27 @@ func judgeReply(r *proxydial.Reply) verdict {
 			return overloaded(r)
 		}
 		return verdict{kind: health.SoftFail, failure: failUpstreamGateway}
-	case http.StatusBadGateway, http.StatusGatewayTimeout:
-		return verdict{kind: health.SoftFail, failure: failUpstreamGateway}
 	}
-	return verdict{kind: health.Neutral, failure: failUpstreamGateway}
+	// 502 and 504; and whatever else is no tunnel: tinyproxy says 500 where it cannot
+	// connect, and what is no proxy any more says 404 or 405.
+	return verdict{kind: health.SoftFail, failure: failUpstreamGateway}
+}
+
+// judgeAnswer judges an answer of the upstream to an exchange. Nearly all that it
+// shows can have been written by an origin and relayed, so it takes more than that for
+// an upstream to be out: a 407 has a challenge, which proxies do not relay (RFC 9110
+// §11.7.1), and an internal error no Via. As there are proxies that are careless of
+// both, several that fail alike for one destination are believed no more.
+func judgeAnswer(r *proxydial.Reply) verdict {
+	v := judgeReply(r)
+	switch {
+	case v.kind == health.AuthFault && r.Authenticate == "":
+		v.kind = health.SoftFail
+	case v.kind == health.Failure && r.Via != "":
+		v = verdict{kind: health.SoftFail, failure: failUpstreamGateway}
+	}
+	v.relayed = true
+	return v
 }
 
 func overloaded(r *proxydial.Reply) verdict {
@@ -136,11 +154,22 @@ func judgeNamed(r *proxydial.Reply) (verdict, bool) {
 func madeByUpstream(r *proxydial.Reply) bool {
 	switch r.Status {
 	case http.StatusProxyAuthRequired:
-		return true
+		return r.Authenticate != "" || r.Via == ""
+	case http.StatusInternalServerError: // what RFC 9209 §2.3 recommends for internal errors
+		return r.ProxyError() != "" && r.Via == ""
 	case http.StatusForbidden, http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return r.Evident()
 	}
 	return false
+}
+
+// relaysOn reports whether the upstream goes on relaying behind a response, as tinyproxy
+// does (seen in 1.11.1) behind one that has no Content-Length or none but 0: an origin
+// that keeps its connection open would get the next request on this one, whoever it is
+// for. Nothing is lost by not using it again: where the origin closes, tinyproxy does.
+func relaysOn(r *proxydial.Reply) bool {
+	last := r.Via[strings.LastIndexByte(r.Via, ',')+1:] // the nearest
+	return strings.Contains(last, "(tinyproxy/")
 }
 
 // maxRetryAfter keeps a Retry-After from being for ever.

@@ -34,7 +34,7 @@ func (e *upstreamError) ownFault() bool {
 		return true
 	}
 	switch e.verdict.failure {
-	case failUpstreamGateway, failUpstreamSilent, failUpstreamLimit:
+	case failUpstreamGateway, failUpstreamSilent, failUpstreamLimit, failUpstreamAuth:
 		return true
 	}
 	return isLimit(e.err)

@@ -27,7 +27,9 @@ type LoadBalancing struct {
 	Retries int `json:"retries,omitempty"`
 
 	// TryDuration is the time from the start of the request in which another
-	// attempt may begin. Default: 15s.
+	// attempt may begin. An exchange of which an upstream lets nothing be heard is
+	// given up after the response_header_timeout of the transport: it is sent
+	// elsewhere only if that is shorter. Default: 15s.
 	TryDuration caddy.Duration `json:"try_duration,omitempty"`
 
 	// TryInterval is the pause before another attempt. Default: none.
@@ -46,8 +48,9 @@ type LoadBalancing struct {
 	// Hedge starts a second attempt of a tunnel through another member, beside
 	// the first, when that has taken longer than this quantile of the last
 	// times to connect (0.95: only one in twenty takes as long); the one that
-	// stands first is used. Hedges are retries of the budget. Above 0.5 and
-	// below 1. Default: off.
+	// stands first is used. That one is overtaken is not held against it, so that
+	// without active checks a member that hangs stays in rotation. Hedges are
+	// retries of the budget. Above 0.5 and below 1. Default: off.
 	Hedge float64 `json:"hedge,omitempty"`
 }
 

@@ -228,9 +228,9 @@ func (t *transaction) judgeExchange(err error) verdict {
 		if t.out.reused {
 			return verdict{kind: health.Neutral, failure: failUpstreamTerminated}
 		}
-		return verdict{kind: health.Failure, failure: failUpstreamTerminated}
+		return verdict{kind: health.Failure, failure: failUpstreamTerminated, relayed: true}
 	case failProtocol:
-		return verdict{kind: health.Failure, failure: failUpstreamProtocol}
+		return verdict{kind: health.Failure, failure: failUpstreamProtocol, relayed: true}
 	case failTLS, failTLSAlert:
 		return verdict{kind: health.Failure, failure: failUpstreamTLS}
 	case failHeadTimeout:
@@ -249,12 +249,13 @@ func isLimit(err error) bool {
 // done, but for a challenge to us, which is none of the client's business.
 func (t *transaction) ownAnswer(hd *h1.Head) error {
 	reply := proxydial.ReplyOf(hd)
+	t.paths.spent = relaysOn(&reply)
 	if !madeByUpstream(&reply) {
 		return nil
 	}
 	e := &upstreamError{
 		upstream: t.paths.current.name,
-		verdict:  judgeReply(&reply),
+		verdict:  judgeAnswer(&reply),
 		sent:     hd.Status != 407, // which comes before anything is done
 		err:      &proxydial.ReplyError{Reply: reply},
 	}

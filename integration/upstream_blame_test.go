@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -115,6 +116,7 @@ func TestBlame_DeadUplink(t *testing.T) {
 	for _, tc := range []struct{ name, words, reason string }{
 		{"check", "lb_policy first\nlb_retries off\nhealth_check connect %s\nhealth_interval 1h\n", "suspicion_check_failed"},
 		{"other path", "lb_policy first\n", "suspicion_other_path"},
+		{"other path, 500", "lb_policy first\n", "suspicion_other_path"}, // as tinyproxy says it
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			checkLeaks(t)
@@ -132,6 +134,9 @@ func TestBlame_DeadUplink(t *testing.T) {
 			}
 			bad.asked()
 			bad.behave(answering(502))
+			if strings.HasSuffix(tc.name, "500") {
+				bad.behave(answering(500))
+			}
 			c := p.client(t, "h1")
 			for i := range 5 {
 				resp, tun := c.connect(t, newEchoOrigin(t).addr, "", nil)
@@ -258,6 +263,7 @@ func TestBlame_Table(t *testing.T) {
 		{"timeout", answering(504, "Proxy-Status: parent; error=connection_timeout"), "", 504, 6},
 		{"squid", answering(503, "X-Squid-Error: ERR_CONNECT_FAIL 111"), "", 502, 6},
 		{"gateway", answering(502), "", 502, 6},
+		{"no proxy", answering(405), "", 502, 6},
 		{"forbidden", answering(403), "", 403, 6},
 		{"overload", answering(503, "Retry-After: 1"), "", 503, 1},
 		{"too many", answering(429, "Retry-After: 1"), "", 503, 1},
@@ -290,6 +296,60 @@ func TestBlame_Table(t *testing.T) {
 			}
 			events.expect(t, p, want)
 		})
+	}
+}
+
+// A failure that the destination has caused, and the upstream has passed on, takes no
+// upstream out, whichever way it was passed on.
+func TestBlame_FailuresOfTheOrigin(t *testing.T) {
+	origins := map[string]func(oc *originConn){
+		"407": func(oc *originConn) {
+			oc.send("HTTP/1.1 407 x\r\nProxy-Authenticate: Basic realm=x\r\nContent-Length: 0\r\n\r\n")
+		},
+		"internal error": func(oc *originConn) {
+			oc.send("HTTP/1.1 502 x\r\nProxy-Status: x; error=proxy_internal_error\r\nContent-Length: 0\r\n\r\n")
+		},
+		"end":       func(*originConn) {},
+		"reset":     func(oc *originConn) { oc.reset() },
+		"garbage":   func(oc *originConn) { oc.send("SSH-2.0-OpenSSH_9.2\r\n\r\n") },
+		"half head": func(oc *originConn) { oc.send("HTTP/1.1 200 OK\r\nContent-Le") },
+	}
+	for upstream, upstreams := range map[string]func() string{
+		"squid": func() string {
+			return "upstream http://" + peertest.Squid(t, peers.SquidOptions{}).Addr + "\n"
+		},
+		"tinyproxy": func() string {
+			return "upstream http://" + peertest.Tinyproxy(t, peers.TinyproxyOptions{}).Addr + "\n"
+		},
+	} {
+		group := "upstreams default {\nlb_policy round_robin\n" + upstreams() + upstreams() + "}\n"
+		for name, answer := range origins {
+			t.Run(upstream+"/"+name, func(t *testing.T) {
+				checkLeaks(t)
+				events := newTransitions(t)
+				p := start(t, mode{}, setup{egress: usual + "destination_circuit off\n" + group, global: events.global()})
+				good := okOrigin(t)
+				bad := newRawOrigin(t, func(oc *originConn) {
+					oc.request()
+					answer(oc)
+					oc.Close()
+				})
+				c := p.client(t, "h1")
+				for range 4 {
+					c.get(t, good.URL).expect(t, 200, "ok")
+				}
+				for range 12 {
+					resp := c.get(t, bad.url("/"))
+					if resp.StatusCode == 407 || resp.Header.Get("Proxy-Authenticate") != "" {
+						t.Errorf("status %d, header %v", resp.StatusCode, resp.Header)
+					}
+				}
+				for range 4 {
+					c.get(t, good.URL).expect(t, 200, "ok")
+				}
+				events.expect(t, p, nil)
+			})
+		}
 	}
 }
 

@@ -100,3 +100,32 @@ func TestUpstream_RealPeers(t *testing.T) {
 		})
 	}
 }
+
+// tinyproxy goes on relaying behind a response without a body. An origin that keeps its
+// connection open must not get what is meant for another one.
+func TestUpstream_TinyproxyRelaysOn(t *testing.T) {
+	for name, answer := range map[string]string{
+		"empty":   "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+		"no body": "HTTP/1.1 204 No Content\r\n\r\n",
+		"chunked": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			checkLeaks(t)
+			p := start(t, mode{}, setup{egress: usual + "upstream http://" + peertest.Tinyproxy(t, peers.TinyproxyOptions{}).Addr})
+			good := okOrigin(t)
+			bad := newRawOrigin(t, func(oc *originConn) {
+				for {
+					if r := oc.request(); r.target != "/bad" {
+						t.Errorf("the other origin was asked for %s", r.target)
+					}
+					oc.send(answer)
+				}
+			})
+			c := p.client(t, "h1")
+			for range 3 {
+				c.get(t, bad.url("/bad"))
+				c.get(t, good.URL+"/good").expect(t, 200, "ok")
+			}
+		})
+	}
+}

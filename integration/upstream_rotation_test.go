@@ -31,6 +31,36 @@ func eject(t *testing.T, c *client, url string, events *transitions, upstreams .
 	}
 }
 
+// A request that would be lost if it failed is a probe only where no other has come for
+// as long again.
+func TestRotation_ProbesAreRepeatable(t *testing.T) {
+	checkLeaks(t)
+	u, other := newScriptedUpstream(t, "u"), newScriptedUpstream(t, "other")
+	events := newTransitions(t)
+	p := start(t, mode{}, setup{egress: usual + groupOf("lb_policy round_robin\ncircuit {\nopen_for 1s\n}\n", u, other), global: events.global()})
+	origin := okOrigin(t)
+	c := p.client(t, "h1")
+	u.behave(closing)
+	eject(t, c, origin.URL, events, u)
+	out := time.UnixMicro(int64(p.logs.transitionsOf(u.url())[0].num("ts") * 1e6))
+	u.asked()
+	for len(u.asked()) == 0 {
+		if time.Since(out) > patience {
+			t.Fatal("where there are only POSTs, none is the probe ever")
+		}
+		resp := c.do(t, c.newRequest(t, "POST", origin.URL, strings.NewReader("x")))
+		// The pause may be a tenth shorter.
+		if late := time.Since(out); resp.StatusCode != 200 && late < 1800*time.Millisecond {
+			t.Errorf("after %v a POST was the probe", late)
+		}
+		time.Sleep(10 * time.Millisecond) // no event tells that a probe is due
+	}
+	eventually(t, "a GET as the probe", func() bool {
+		c.get(t, origin.URL).expect(t, 200, "ok")
+		return len(u.asked()) > 0
+	})
+}
+
 // After the pause of an upstream exactly one of many requests is its probe. A client
 // that leaves gives the turn back.
 func TestRotation_OneProbe(t *testing.T) {
@@ -319,6 +349,12 @@ func TestRotation_Nobody(t *testing.T) {
 			}
 			if got := line.str("egress.blame"); got != "upstream" {
 				t.Errorf("blame %q", got)
+			}
+			warned := p.logs.wait(t, "a warning", func(l logLine) bool {
+				return l.str("msg") == "request failed" && l.str("level") == "warn"
+			})
+			if got := warned.str("error"); got != want {
+				t.Errorf("warned of %q, want %q", got, want)
 			}
 		})
 	}

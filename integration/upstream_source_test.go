@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +26,13 @@ var told struct {
 	sync.Mutex
 	addrs []string
 	err   error
+	asked int
+}
+
+func timesAsked() int {
+	told.Lock()
+	defer told.Unlock()
+	return told.asked
 }
 
 func tell(err error, addrs ...string) {
@@ -40,6 +48,7 @@ func (testSource) CaddyModule() caddy.ModuleInfo {
 func (testSource) GetUpstreams(*http.Request) (list []*reverseproxy.Upstream, err error) {
 	told.Lock()
 	defer told.Unlock()
+	told.asked++
 	for _, a := range told.addrs {
 		list = append(list, &reverseproxy.Upstream{Dial: a})
 	}
@@ -184,6 +193,25 @@ func TestUpstreamSource_Dynamic(t *testing.T) {
 	}
 	tell(nil)
 	c.until(t, 503, "")
+}
+
+// failing is an error with another text each time, as those with the port of a socket
+// are.
+type failing struct{ n atomic.Int64 }
+
+func (f *failing) Error() string { return fmt.Sprintf("no answer %d", f.n.Add(1)) }
+
+// That a source fails is told once, and not each time that it was asked.
+func TestUpstreamSource_TellsOnce(t *testing.T) {
+	checkLeaks(t)
+	source := new(failing)
+	tell(source)
+	p := start(t, mode{}, setup{egress: usual + "upstreams default {\n dynamic egress_test\n scheme http\n}\n"})
+	before := timesAsked()
+	eventually(t, "the source is asked again", func() bool { return timesAsked() >= before+6 })
+	if n := strings.Count(p.logs.all(), "dynamic source of upstreams failed"); n != 2 {
+		t.Errorf("told %d times, want one of each site", n)
+	}
 }
 
 // A request that chose a member just before it left the list is served, and so is one

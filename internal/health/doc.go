@@ -22,15 +22,20 @@
 // healthy upstream out. The circuit opens after enough failures in a row, or when
 // too few requests of the last Window succeeded, for OpenFor × n; n grows with
 // each opening and shrinks by one for each minute of health. After that time one
-// live request is the probe ([Group.TryProbe]). Its success closes the circuit,
-// its failure opens it for longer, and a probe that ends without a result gives
-// its turn back.
+// live request is the probe ([Group.TryProbe]), one that can be repeated elsewhere if
+// any comes. Its success closes the circuit, its failure opens it for longer, and a
+// probe that ends without a result gives its turn back.
 //
 // An upstream that refuses our credentials (407) three times in a row has an
 // authentication fault: its circuit is open for that reason. That is neither
 // subject to the cap nor ignored in panic, since every further attempt may lock
 // the account. It ends with a probe, or with an active check that carries the
 // credentials ([CheckerConfig.ProvesAuth]).
+//
+// What an exchange brings may be the destination's doing, which the upstream has only
+// passed on. Where one destination fails in such a way through several members, with
+// no answer between, it counts as suspicion of those that have answered for others
+// lately ([Observation.Relayed]).
 //
 // An upstream that is overloaded (429, or 503 with Retry-After) keeps a tenth of
 // its weight for that time and gets the rest back over SlowStart; so does one that

@@ -43,7 +43,8 @@ type Group struct {
 	used     atomic.Bool              // asked for since the Checker looked
 	checker  atomic.Pointer[Checker]
 
-	soft softFails
+	soft    softFails
+	hangUps hangUps
 
 	mu     sync.Mutex // held while the snapshot or the members are replaced
 	closed bool
@@ -155,9 +156,20 @@ func (g *Group) current(now time.Time) *Snapshot {
 // must go through that member, before any policy is asked, and its result must be
 // told to Observe with the token, exactly once (a [Cancelled] gives the turn
 // back). Only tiers that are in use now, or before those, are probed. Call it for
-// the first attempt of requests that can be tried again elsewhere; a group that
-// sees no such request must call it for others, or its members do not come back.
+// the first attempt of requests that can be tried again elsewhere, and
+// TryOverdueProbe for that of others.
 func (g *Group) TryProbe(now time.Time) (m *Member, tok Token, ok bool) {
+	return g.tryProbe(now, 0)
+}
+
+// TryOverdueProbe is TryProbe for requests that are lost if the probe fails: they
+// probe only what has been due for OpenFor. So a group that sees no other requests
+// gets its members back all the same.
+func (g *Group) TryOverdueProbe(now time.Time) (m *Member, tok Token, ok bool) {
+	return g.tryProbe(now, g.cfg.OpenFor)
+}
+
+func (g *Group) tryProbe(now time.Time, overdue time.Duration) (m *Member, tok Token, ok bool) {
 	if g.stale.Load() {
 		g.current(now)
 	}
@@ -165,7 +177,7 @@ func (g *Group) TryProbe(now time.Time) (m *Member, tok Token, ok bool) {
 	if at == 0 {
 		return nil, 0, false
 	}
-	t := instantOf(now)
+	t := instantOf(now.Add(-overdue))
 	if t < at {
 		return nil, 0, false
 	}

@@ -343,6 +343,29 @@ func TestProbeOfEachMember(t *testing.T) {
 	}
 }
 
+// TestOverdueProbe: a request that is lost with the probe takes the turn only after
+// as long again.
+func TestOverdueProbe(t *testing.T) {
+	g := newGroup(t, 4, exactConfig())
+	for i := range 2 {
+		groupObserve(g, i, time.Duration(i)*5*sec, 5, Observation{Kind: Failure})
+	}
+	for _, tc := range []struct {
+		at   time.Duration
+		want any // nil for none
+	}{{10 * sec, nil}, {20*sec - 1, nil}, {20 * sec, 0}, {25*sec - 1, nil}} {
+		if m := g.ProbeDue(at(tc.at), true); (m == nil) != (tc.want == nil) || m != nil && m.Value != tc.want {
+			t.Errorf("%s: due of %v, want %v", tc.at, m, tc.want)
+		}
+		if m, _, ok := g.TryOverdueProbe(at(tc.at)); ok != (tc.want != nil) || ok && m.Value != tc.want {
+			t.Errorf("%s: probe of %v, want %v", tc.at, m, tc.want)
+		}
+	}
+	if m, _, ok := g.TryProbe(at(25*sec - 1)); !ok || m.Value != 1 {
+		t.Error("the other one waits as long for those that can be repeated")
+	}
+}
+
 // TestConcurrentPicks: picks, probes and observations at once; at most one probe of
 // a member is under way.
 func TestConcurrentPicks(t *testing.T) {

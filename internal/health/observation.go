@@ -54,6 +54,11 @@ type Observation struct {
 	// Started is when the request of a ReplyTimeout was sent.
 	Started time.Time
 
+	// Relayed marks a Failure or an AuthFault that may be the destination's, which the
+	// upstream has only passed on: of an exchange whose connection ended, or that
+	// was answered in this way. See [Group.Observe].
+	Relayed bool
+
 	// Probe is the token of the probe, if the request was one.
 	Probe Token
 }

@@ -8,10 +8,13 @@ import "time"
 // group is in use.
 func (g *Group) Peek(now time.Time) *Snapshot { return g.current(now) }
 
-// ProbeDue returns the member that TryProbe would have probed at now, nil for none. It
-// takes no turn.
-func (g *Group) ProbeDue(now time.Time) *Member {
+// ProbeDue returns the member that TryProbe, or with lost TryOverdueProbe, would have
+// probed at now, nil for none. It takes no turn.
+func (g *Group) ProbeDue(now time.Time, lost bool) *Member {
 	t := instantOf(now)
+	if lost {
+		t = t.add(-g.cfg.OpenFor)
+	}
 	for _, m := range g.current(now).probes {
 		if at := instant(m.Upstream.probeAt.Load()); at != 0 && t >= at {
 			return m

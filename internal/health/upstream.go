@@ -85,6 +85,12 @@ func (u *Upstream) ObserveConnect(now time.Time, took time.Duration) {
 	}
 }
 
+// answeredWithin reports whether there was a success not longer than d ago.
+func (u *Upstream) answeredWithin(now instant, d time.Duration) bool {
+	at := instant(u.answered.Load())
+	return at != 0 && now.sub(at) <= d
+}
+
 // Latency is the peak EWMA of the connect time: up at once, down with a time
 // constant of 10 s, also without samples, so that one slow connect does not keep
 // an upstream out of use for ever. 0 if none was measured, else at least 1 ms.

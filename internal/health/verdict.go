@@ -23,7 +23,18 @@ type Outcome struct {
 }
 
 // Observe records how a request through m ended. m may have left the group since.
+//
+// A Failure or AuthFault that may be the destination's counts as a SoftFail where that destination
+// has failed so through several members with no answer since, and m has answered for
+// another one lately.
 func (g *Group) Observe(now time.Time, m *Member, o Observation) (out Outcome) {
+	if (o.Kind == Failure || o.Kind == AuthFault) && o.Relayed && o.Destination != 0 {
+		t := instantOf(now)
+		g.soft.add(o.Destination) // so that an answer is noticed
+		if g.hangUps.several(t, m.Upstream, o.Destination) && m.Upstream.answeredWithin(t, g.cfg.Window) {
+			o.Kind = SoftFail
+		}
+	}
 	tr, doubt := m.Upstream.Observe(now, &g.cfg.UpstreamConfig, o)
 	out.Transitions = changed(nil, tr)
 	switch {
@@ -51,6 +62,7 @@ func (g *Group) answered(now time.Time, via *Upstream, destination uint64, ts []
 		return ts
 	}
 	t := instantOf(now)
+	g.hangUps.answered(destination)
 	for _, m := range g.Members() {
 		if u := m.Upstream; u != via && u.dirty.Load() {
 			ts = changed(ts, u.answeredElsewhere(t, &g.cfg.UpstreamConfig, destination))
