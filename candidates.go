@@ -16,6 +16,9 @@ type familyOrder struct {
 	only  bool // and no other
 }
 
+// both is the order with no family left out.
+func (o familyOrder) both() familyOrder { return familyOrder{first: o.first} }
+
 func (o familyOrder) allows(f dnscache.Family) bool { return !o.only || f == o.first }
 
 // candidates are the addresses of a hop that may be dialed and have not been yet.

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-egress/egress/internal/target"
 )
 
 // selfCheck recognises addresses on which this Caddy itself listens: its sites,
@@ -41,13 +43,28 @@ func newSelfCheck(adminAddresses []hostPort) *selfCheck {
 }
 
 // isSelf reports whether a connection to the address would reach a listener of
-// this process. A listener bound to all addresses, or to a name, counts for
-// every local address.
+// this process, or could, by way of a gateway that turns the address into one that
+// it carries (see target.Carried). A listener bound to all addresses, or to a name,
+// counts for every local address.
 func (s *selfCheck) isSelf(a netip.Addr, port uint16) bool {
 	if a.IsUnspecified() {
 		// Systems connect to loopback then, some to that of the other family.
 		return s.isSelf(ipv4Loopback, port) || s.isSelf(netip.IPv6Loopback(), port)
 	}
+	if s.listensAt(a, port) {
+		return true
+	}
+	carried, n := target.Carried(a)
+	for _, c := range carried[:n] {
+		if s.listensAt(c, port) {
+			return true
+		}
+	}
+	return false
+}
+
+// listensAt is isSelf for an address as it stands.
+func (s *selfCheck) listensAt(a netip.Addr, port uint16) bool {
 	p := strconv.Itoa(int(port))
 	if s.listens(net.JoinHostPort(a.String(), p)) {
 		return true

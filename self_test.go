@@ -103,6 +103,13 @@ func TestIsSelf(t *testing.T) {
 		{"tcp4/127.0.0.1:80", []string{"127.0.0.1:80"}, []string{"192.0.2.10:80"}},
 		{"tcp6/[::1]:80", []string{"[::1]:80"}, []string{"127.0.0.1:80"}},
 		{"udp/:443", nil, []string{"127.0.0.1:443"}}, // QUIC alone takes no TCP connection
+		// A gateway or translator may lead to the address that one carries.
+		{
+			"tcp/192.0.2.10:80",
+			[]string{"[::ffff:192.0.2.10]:80", "[64:ff9b::192.0.2.10]:80", "[64:ff9b:1::192.0.2.10]:80", "[2002:c000:20a::1]:80", "[2001:db8::5efe:192.0.2.10]:80"},
+			[]string{"[64:ff9b::192.0.2.11]:80", "[64:ff9b::192.0.2.10]:81", "[2002:c000:20b::1]:80"},
+		},
+		{"tcp/:80", []string{"[64:ff9b::192.0.2.10]:80", "[2002:c000:20a::1]:80"}, []string{"[64:ff9b::192.0.2.11]:80"}},
 	} {
 		t.Run(tc.listener, func(t *testing.T) {
 			s := fakeSelf([]string{tc.listener}, interfaces, admin, admin6)
