@@ -50,9 +50,9 @@ func (g *UpstreamGroup) unmarshalUpstream(d *caddyfile.Dispenser) error {
 		"credentials":          func() error { return credentials(d, &u.Credentials) },
 		"proxy_protocol":       func() error { return oneOf(d, &u.ProxyProtocol, "v1", "v2") },
 		"prefer_ip":            func() error { return oneOf(d, &u.PreferIP, "4", "6", "4_only", "6_only") },
-		"local_address":        func() error { return localAddresses(d, &u.LocalAddresses, &u.LocalAddressPick) },
 		"header":               func() error { return headerField(d, &u.Header) },
 	}
+	addSourceWords(d, &u.LocalAddresses, &u.LocalAddressPick, &u.Interface, words)
 	addUpstreamTLSWords(d, &u.TLS, words)
 	return block(d, "upstream", words, "header")
 }

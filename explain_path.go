@@ -36,7 +36,7 @@ type explainedPath struct {
 	Limits explainedLimits `json:"limits,omitempty"`
 
 	// Source is where connections leave from, unless the system chooses, or the
-	// upstream has a local_address of its own.
+	// upstream has a local_address or an interface of its own.
 	Source *explainedSource `json:"source,omitempty"`
 
 	Group *explainedGroup `json:"group,omitempty"`

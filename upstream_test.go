@@ -131,6 +131,8 @@ func TestUpstreamConfigErrors(t *testing.T) {
 		{`{"transport":{"prefer_ip":"6_only"},` + up(`,"local_addresses":["127.0.0.1"]`)[1:], "groups.default: http://127.0.0.1:1: local_addresses: none is IPv6, and prefer_ip uses no others"},
 		{in("http+unix:///s", `,"local_addresses":["127.0.0.1"]`), "groups.default: upstreams[0]: http+unix:///s: local_addresses: a unix socket has none"},
 		{in("http+unix:///s", `,"prefer_ip":"4"`), "groups.default: upstreams[0]: http+unix:///s: prefer_ip: a unix socket has no IP address"},
+		{in("http+unix:///s", `,"interface":"lo"`), "groups.default: upstreams[0]: http+unix:///s: interface: a unix socket has none"},
+		{up(`,"interface":"a/b"`), "groups.default: upstreams[0]: http://127.0.0.1:1: interface: 'a/b' is no name of a network interface"},
 		{in("https+unix:///s", ``), "groups.default: https+unix:///s: tls.server_name: a unix socket needs one"},
 		{in("https://x", `,"tls":{"except_ports":["1"]}`), "groups.default: upstreams[0]: https://x:443: tls.except_ports: the scheme of the URL decides about TLS"},
 		{in("https://x", `,"tls":{"renegotiation":"once"}`), "groups.default: upstreams[0]: https://x:443: tls.renegotiation: not supported"},
