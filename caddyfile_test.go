@@ -643,7 +643,7 @@ func TestCaddyfileErrors(t *testing.T) {
 func TestDirectiveArguments(t *testing.T) {
 	for directive, want := range map[string]string{
 		"egress ftp://proxy.example.com": "upstream: unknown scheme 'ftp': one of http, https, socks5, socks5h (or one of these with +unix behind it), at Caddyfile:2",
-		"egress * proxy.example.com":     "upstream: has no port, at Caddyfile:2",
+		"egress * proxy.example.com":     "upstream: has no port; write host:port, or scheme://host for the port of the scheme, at Caddyfile:2",
 	} {
 		_, err := adapt(t, ":8080 {\n"+directive+"\n}\n")
 		if err == nil || err.Error() != "parsing caddyfile tokens for 'egress': "+want {

@@ -222,7 +222,7 @@ func (h *Handler) provisionNames(caddy.Context) error {
 	for _, name := range h.Hosts {
 		host, _, err := target.ParseHost(name)
 		if err != nil {
-			return fmt.Errorf("hosts: '%s': %w", name, err)
+			return fmt.Errorf("hosts: '%s': %w", printableText(name), reasonOf(err))
 		}
 		h.hosts[host] = struct{}{}
 	}
