@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -144,7 +145,14 @@ func (g *UpstreamGroup) addBalancingWords(d *caddyfile.Dispenser, words map[stri
 	}
 	words["lb_retries"] = func() error { return count(d, &lb().Retries, "off") }
 	words["lb_try_duration"] = func() error { return duration(d, &lb().TryDuration, "") }
-	words["lb_try_interval"] = func() error { return duration(d, &lb().TryInterval, "") }
+	words["lb_try_interval"] = func() error {
+		var pause *caddy.Duration
+		if err := delay(d, &pause); err != nil {
+			return err
+		}
+		lb().TryInterval = *pause
+		return nil
+	}
 	words["attempt_timeout"] = func() error { return duration(d, &lb().AttemptTimeout, "") }
 	words["retry_budget"] = func() error { return fraction(d, &lb().RetryBudget) }
 	words["hedge"] = func() error {
