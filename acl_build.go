@@ -20,12 +20,12 @@ type listBuilder struct {
 
 // newAccessList compiles rules and ports, and reads the files that the rules name.
 // Without ports, every port but 25 (SMTP, where open proxies are abused to send
-// mail) is allowed. Errors name the rule, counted from 1, and its subject, or the
-// file and the line.
+// mail) is allowed. Errors name the rule as explain does, `acl[0]`, and its
+// subject, or the file and the line.
 func newAccessList(rules []ACLRule, ports []PortRange) (*accessList, error) {
 	for i, p := range ports {
 		if err := p.validate(); err != nil {
-			return nil, fmt.Errorf("allowed port %d: %w", i+1, err)
+			return nil, fmt.Errorf("allowed_ports[%d]: %w", i, err)
 		}
 	}
 	b := listBuilder{list: &accessList{
@@ -40,7 +40,7 @@ func newAccessList(rules []ACLRule, ports []PortRange) (*accessList, error) {
 	for i := range rules {
 		b.rule = i
 		if err := b.addRule(&rules[i]); err != nil {
-			return nil, fmt.Errorf("acl rule %d: %w", i+1, err)
+			return nil, fmt.Errorf("acl[%d]: %w", i, err)
 		}
 	}
 	b.list.prefixes = firstmatch.NewPrefixes(b.prefixes)

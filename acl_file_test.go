@@ -60,10 +60,10 @@ func TestSubjectFile_Errors(t *testing.T) {
 	dir := t.TempDir()
 	long := subjectFile(t, "ok.example\n"+strings.Repeat("x", maxSubjectLine+1)+"\n")
 	for _, tc := range []struct{ path, want string }{
-		{"", "acl rule 1: a file needs a path"},
-		{filepath.Join(dir, "none"), "acl rule 1: file: stat " + filepath.Join(dir, "none") + ": no such file or directory"},
-		{dir, "acl rule 1: file: " + dir + " is not a regular file"},
-		{long, "acl rule 1: " + long + ":2: the line is longer than 4096 bytes"},
+		{"", "acl[0]: a file needs a path"},
+		{filepath.Join(dir, "none"), "acl[0]: file: stat " + filepath.Join(dir, "none") + ": no such file or directory"},
+		{dir, "acl[0]: file: " + dir + " is not a regular file"},
+		{long, "acl[0]: " + long + ":2: the line is longer than 4096 bytes"},
 	} {
 		if _, err := newAccessList([]ACLRule{{Files: []string{tc.path}}}, nil); err == nil || err.Error() != tc.want {
 			t.Errorf("%s:\n got %v\nwant %s", tc.path, err, tc.want)
@@ -82,7 +82,7 @@ func TestSubjectFile_Errors(t *testing.T) {
 	} {
 		path := subjectFile(t, tc.content)
 		_, err := newAccessList([]ACLRule{{Subjects: []string{"all"}}, {Files: []string{path}}}, nil)
-		if want := "acl rule 2: " + path + ":" + tc.want; err == nil || err.Error() != want {
+		if want := "acl[1]: " + path + ":" + tc.want; err == nil || err.Error() != want {
 			t.Errorf("%q:\n got %v\nwant %s", tc.content, err, want)
 		}
 	}

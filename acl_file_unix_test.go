@@ -14,7 +14,7 @@ func TestSubjectFile_Pipe(t *testing.T) {
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	want := "acl rule 1: file: " + pipe + " is not a regular file"
+	want := "acl[0]: file: " + pipe + " is not a regular file"
 	if _, err := newAccessList([]ACLRule{{Files: []string{pipe}}}, nil); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}

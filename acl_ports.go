@@ -59,7 +59,8 @@ func (p PortRange) String() string {
 // MarshalJSON returns the range as a string.
 func (p PortRange) MarshalJSON() ([]byte, error) { return json.Marshal(p.String()) }
 
-// UnmarshalJSON takes a string or a number.
+// UnmarshalJSON takes a string or a number. Its errors name the field that ranges
+// stand in, since encoding/json does not.
 func (p *PortRange) UnmarshalJSON(data []byte) error {
 	text := string(data)
 	if strings.HasPrefix(text, `"`) {
@@ -69,7 +70,7 @@ func (p *PortRange) UnmarshalJSON(data []byte) error {
 	}
 	parsed, err := parsePortRange(text)
 	if err != nil {
-		return err
+		return fmt.Errorf("allowed_ports: %w", err)
 	}
 	*p = parsed
 	return nil

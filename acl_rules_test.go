@@ -102,7 +102,7 @@ func TestAccessRules_FollowFiles(t *testing.T) {
 	writeFile(t, path, "one.example\n\nthree example\n")
 	failed := w.line(t, zapcore.ErrorLevel)
 	if m := failed.ContextMap(); failed.Message != "access rules cannot be read; the old ones stay" || m["changed"] != path ||
-		m["error"] != "acl rule 1: "+path+":3: subject 'three example': it has a space" {
+		m["error"] != "acl[0]: "+path+":3: subject 'three example': it has a space" {
 		t.Errorf("logged %s %v", failed.Message, failed.ContextMap())
 	}
 	if !w.allows(t, "one.example") || w.allows(t, "two.example") {
@@ -141,7 +141,7 @@ func TestAccessRules_SeveralFiles(t *testing.T) {
 	}
 	writeFile(t, deny, "*.net\n")
 	failed := w.line(t, zapcore.ErrorLevel)
-	if got := fmt.Sprint(failed.ContextMap()["error"]); !strings.HasPrefix(got, "acl rule 1: file: stat "+allow) {
+	if got := fmt.Sprint(failed.ContextMap()["error"]); !strings.HasPrefix(got, "acl[0]: file: stat "+allow) {
 		t.Errorf("logged %s", got)
 	}
 	if w.allows(t, "good.example") || !w.allows(t, "other.example") || !w.allows(t, "x.net") {
@@ -170,7 +170,7 @@ func TestAccessRules_Provision(t *testing.T) {
 	config := fmt.Sprintf(`{"acl": [{"subjects": ["a.example"]}, {"files": [%q]}]}`, path)
 	writeFile(t, path, "b.example\nc:d:e\n")
 	_, _, err := loadModule(t, config)
-	want := "provision http.handlers.egress: acl rule 2: " + path + ":2: subject 'c:d:e': "
+	want := "provision http.handlers.egress: acl[1]: " + path + ":2: subject 'c:d:e': "
 	if err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("\n got %v\nwant %s", err, want)
 	}
@@ -189,8 +189,8 @@ func TestOnPolicyChange_Errors(t *testing.T) {
 		t.Errorf("\n got %v\nwant %s", err, want)
 	}
 	for text, want := range map[string]string{
-		`{"acl": [{"files": []}]}`:   "provision http.handlers.egress: acl rule 1: no subjects; write at least one, or 'all'",
-		`{"acl": [{"files": [""]}]}`: "provision http.handlers.egress: acl rule 1: a file needs a path",
+		`{"acl": [{"files": []}]}`:   "provision http.handlers.egress: acl[0]: no subjects; write at least one, or 'all'",
+		`{"acl": [{"files": [""]}]}`: "provision http.handlers.egress: acl[0]: a file needs a path",
 	} {
 		if _, _, err := loadModule(t, text); err == nil || err.Error() != want {
 			t.Errorf("%s:\n got %v\nwant %s", text, err, want)

@@ -98,18 +98,18 @@ func TestNewAccessListErrors(t *testing.T) {
 			{Subjects: []string{"all"}},
 			{Subjects: []string{"example.org", tc.subject}},
 		}, nil)
-		want := "acl rule 2: subject '" + tc.subject + "': " + tc.want
+		want := "acl[1]: subject '" + tc.subject + "': " + tc.want
 		if err == nil || err.Error() != want {
 			t.Errorf("got  %v\nwant %s", err, want)
 		}
 	}
 
 	_, err := newAccessList([]ACLRule{{Allow: true}}, nil)
-	if want := "acl rule 1: no subjects; write at least one, or 'all'"; err == nil || err.Error() != want {
+	if want := "acl[0]: no subjects; write at least one, or 'all'"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 	_, err = newAccessList([]ACLRule{{Subjects: []string{"a\x1b[1m"}}}, nil)
-	if want := "acl rule 1: subject 'a\uFFFD[1m': it has the control byte 0x1b"; err == nil || err.Error() != want {
+	if want := "acl[0]: subject 'a\uFFFD[1m': it has the control byte 0x1b"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }
@@ -139,8 +139,8 @@ func TestPortRange(t *testing.T) {
 		var p PortRange
 		err := json.Unmarshal([]byte(tc.in), &p)
 		if tc.err != "" {
-			if err == nil || err.Error() != tc.err {
-				t.Errorf("%s: got %v, want %s", tc.in, err, tc.err)
+			if want := "allowed_ports: " + tc.err; err == nil || err.Error() != want {
+				t.Errorf("%s: got %v, want %s", tc.in, err, want)
 			}
 			continue
 		}
@@ -151,7 +151,7 @@ func TestPortRange(t *testing.T) {
 	}
 
 	_, err := newAccessList(nil, []PortRange{{80, 80}, {}})
-	if want := "allowed port 2: bad port range '0': ports are between 1 and 65535"; err == nil || err.Error() != want {
+	if want := "allowed_ports[1]: bad port range '0': ports are between 1 and 65535"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }

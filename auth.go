@@ -153,6 +153,9 @@ func (a *Auth) provision(ctx caddy.Context, logger *zap.Logger) error {
 		if _, ok := a.users[name]; ok {
 			return fmt.Errorf("basic_auth user '%s' is defined twice", name)
 		}
+		if password == "" && u.Password != "" {
+			return fmt.Errorf("basic_auth user '%s': nothing is left of the password after its placeholders are replaced", name)
+		}
 		cred, err := loader.credential(name, password)
 		if err != nil {
 			return fmt.Errorf("basic_auth user '%s': %w", name, err)

@@ -136,7 +136,7 @@ func TestAuthProvisionErrors(t *testing.T) {
 		{"long name", "", []BasicUser{{strings.Repeat("n", 257), "x"}}, "basic_auth user '" + strings.Repeat("n", 257) + "': a user name cannot be longer than 256 bytes"},
 		{"doubled", "", []BasicUser{{"bob", "x"}, {"bob", "y"}}, "basic_auth user 'bob' is defined twice"},
 		{"no password", "", bob(""), "basic_auth user 'bob': the password is empty"},
-		{"unset variable", "", bob("{env.EGRESS_TEST_EMPTY}"), "basic_auth user 'bob': the password is empty"},
+		{"unset variable", "", bob("{env.EGRESS_TEST_EMPTY}"), "basic_auth user 'bob': nothing is left of the password after its placeholders are replaced"},
 		{"long password", "", bob(strings.Repeat("p", 1025)), "basic_auth user 'bob': a password cannot be longer than 1024 bytes"},
 
 		{"bcrypt cut", "", bob(bcrypt4[:59]), "basic_auth user 'bob': malformed bcrypt hash"},

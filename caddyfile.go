@@ -82,6 +82,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			local_address        <ip...> {
 //				pick round_robin|user_hash
 //			}
+//			interface            <name>
 //			prefer_ip            4|6|4_only|6_only
 //			header               <field> <value>
 //			tls_server_name      <name>

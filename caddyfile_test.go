@@ -580,12 +580,13 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"route direct {\n local_address 192.0.2.1\n local_address 192.0.2.2\n}", "'local_address' stands twice in route, at Caddyfile:5"},
 		{"route direct {\n local_address 192.0.2.1 {\n  pick user\n }\n}", "bad pick 'user': one of [round_robin user_hash], at Caddyfile:5"},
 		{"route direct {\n prefer_ip 5\n}", "bad prefer_ip '5': one of [4 6 4_only 6_only], at Caddyfile:4"},
-		{"route deny {\n prefer_ip 4\n}", "prefer_ip: neither the target nor the fallback is direct; upstreams have a local_address and a prefer_ip of their own, at Caddyfile:4"},
+		{"route deny {\n prefer_ip 4\n}", "prefer_ip: neither the target nor the fallback is direct; upstreams have a local_address, an interface and a prefer_ip of their own, at Caddyfile:4"},
 		{"upstream http://a {\n local_address eth0\n}", "bad local_address 'eth0': not an IP address, at Caddyfile:4"},
 		{"upstream http://a {\n local_address 192.0.2.1 {\n  pick first\n }\n}", "bad pick 'first': one of [round_robin user_hash], at Caddyfile:5"},
 		{"upstream http://a {\n prefer_ip 5\n}", "bad prefer_ip '5': one of [4 6 4_only 6_only], at Caddyfile:4"},
-		{"route deny {\n local_address 192.0.2.1\n}", "local_address: neither the target nor the fallback is direct; upstreams have a local_address and a prefer_ip of their own, at Caddyfile:4"},
-		{"route {\n interface eth0\n local_address 192.0.2.1\n to one fallback two\n}", "interface: neither the target nor the fallback is direct; upstreams have a local_address and a prefer_ip of their own, at Caddyfile:4"},
+		{"route deny {\n local_address 192.0.2.1\n}", "local_address: neither the target nor the fallback is direct; upstreams have a local_address, an interface and a prefer_ip of their own, at Caddyfile:4"},
+		{"route {\n interface eth0\n local_address 192.0.2.1\n to one fallback two\n}", "interface: neither the target nor the fallback is direct; upstreams have a local_address, an interface and a prefer_ip of their own, at Caddyfile:4"},
+		{"upstream http://a {\n interface\n}", "interface wants one argument, got 0, at Caddyfile:4"},
 		{"transport {\n interface\n}", "interface wants one argument, got 0, at Caddyfile:4"},
 		{"transport {\n dial_timeout 5\n}", `bad dial_timeout '5': time: missing unit in duration "5", at Caddyfile:4`},
 		{"transport {\n tls_timeout 0s\n}", "bad tls_timeout '0s': must be positive, at Caddyfile:4"},
@@ -642,7 +643,7 @@ func TestCaddyfileErrors(t *testing.T) {
 func TestDirectiveArguments(t *testing.T) {
 	for directive, want := range map[string]string{
 		"egress ftp://proxy.example.com": "upstream: unknown scheme 'ftp': one of http, https, socks5, socks5h (or one of these with +unix behind it), at Caddyfile:2",
-		"egress * proxy.example.com":     "upstream: has no port, at Caddyfile:2",
+		"egress * proxy.example.com":     "upstream: has no port; write host:port, or scheme://host for the port of the scheme, at Caddyfile:2",
 	} {
 		_, err := adapt(t, ":8080 {\n"+directive+"\n}\n")
 		if err == nil || err.Error() != "parsing caddyfile tokens for 'egress': "+want {

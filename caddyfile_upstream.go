@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -50,9 +51,9 @@ func (g *UpstreamGroup) unmarshalUpstream(d *caddyfile.Dispenser) error {
 		"credentials":          func() error { return credentials(d, &u.Credentials) },
 		"proxy_protocol":       func() error { return oneOf(d, &u.ProxyProtocol, "v1", "v2") },
 		"prefer_ip":            func() error { return oneOf(d, &u.PreferIP, "4", "6", "4_only", "6_only") },
-		"local_address":        func() error { return localAddresses(d, &u.LocalAddresses, &u.LocalAddressPick) },
 		"header":               func() error { return headerField(d, &u.Header) },
 	}
+	addSourceWords(d, &u.LocalAddresses, &u.LocalAddressPick, &u.Interface, words)
 	addUpstreamTLSWords(d, &u.TLS, words)
 	return block(d, "upstream", words, "header")
 }
@@ -144,7 +145,14 @@ func (g *UpstreamGroup) addBalancingWords(d *caddyfile.Dispenser, words map[stri
 	}
 	words["lb_retries"] = func() error { return count(d, &lb().Retries, "off") }
 	words["lb_try_duration"] = func() error { return duration(d, &lb().TryDuration, "") }
-	words["lb_try_interval"] = func() error { return duration(d, &lb().TryInterval, "") }
+	words["lb_try_interval"] = func() error {
+		var pause *caddy.Duration
+		if err := delay(d, &pause); err != nil {
+			return err
+		}
+		lb().TryInterval = *pause
+		return nil
+	}
 	words["attempt_timeout"] = func() error { return duration(d, &lb().AttemptTimeout, "") }
 	words["retry_budget"] = func() error { return fraction(d, &lb().RetryBudget) }
 	words["hedge"] = func() error {

@@ -13,7 +13,7 @@ func TestCaddyfileErrors_Upstreams(t *testing.T) {
 		{"upstream http://x:0", "upstream: invalid destination: port 0 cannot be connected to, at Caddyfile:3"},
 		{"upstream http://x/path", "upstream: has a path; an upstream is scheme://host:port, at Caddyfile:3"},
 		{"upstream http://x?q", "upstream: has a query or a fragment, at Caddyfile:3"},
-		{"upstream x", "upstream: has no port, at Caddyfile:3"},
+		{"upstream x", "upstream: has no port; write host:port, or scheme://host for the port of the scheme, at Caddyfile:3"},
 		{"upstream http+unix://host/path", "upstream: the path of a unix socket must be absolute: http+unix:///run/proxy.sock, at Caddyfile:3"},
 		{"upstream http://u:p%zz@x:1", "upstream: not a URL of the form scheme://user:password@host:port (special characters in the password must be percent-encoded), at Caddyfile:3"},
 		{"upstream x:1 {\n wait 3\n}", "unrecognized subdirective 'wait' of upstream, at Caddyfile:4"},

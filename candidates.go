@@ -16,6 +16,9 @@ type familyOrder struct {
 	only  bool // and no other
 }
 
+// both is the order with no family left out.
+func (o familyOrder) both() familyOrder { return familyOrder{first: o.first} }
+
 func (o familyOrder) allows(f dnscache.Family) bool { return !o.only || f == o.first }
 
 // candidates are the addresses of a hop that may be dialed and have not been yet.
@@ -40,8 +43,12 @@ func newCandidates(order familyOrder, failed *failedAddrs, to hop) *candidates {
 
 // add takes the addresses of an answer in that may be dialed.
 func (c *candidates) add(answer dnscache.Answer) {
-	if answer.Err != nil && (c.unknown == nil || saysMore(answer.Err, c.unknown)) {
+	switch {
+	case answer.Err == nil:
+	case c.unknown == nil || saysMore(answer.Err, c.unknown):
 		c.unknown = answer.Err
+	case isNotFound(c.unknown) && c.unknown.Error() != answer.Err.Error():
+		c.unknown = c.noAddresses() // neither of the one family nor of the other
 	}
 	for _, a := range answer.Addrs {
 		a = a.Unmap()
@@ -70,6 +77,16 @@ func saysMore(err, other error) bool {
 	a, aOK := errors.AsType[*net.DNSError](err)
 	b, bOK := errors.AsType[*net.DNSError](other)
 	return aOK && bOK && b.IsNotFound && !a.IsNotFound
+}
+
+func isNotFound(err error) bool {
+	d, ok := errors.AsType[*net.DNSError](err)
+	return ok && d.IsNotFound
+}
+
+// noAddresses is the error for a name that has none.
+func (c *candidates) noAddresses() error {
+	return &net.DNSError{Err: "no addresses", Name: c.to.host, IsNotFound: true}
 }
 
 // next returns the address to dial next.
@@ -110,5 +127,5 @@ func (c *candidates) failure(ctx context.Context) error {
 	case c.unknown != nil:
 		return c.unknown
 	}
-	return &net.DNSError{Err: "no addresses", Name: c.to.host, IsNotFound: true}
+	return c.noAddresses()
 }

@@ -319,6 +319,32 @@ func TestDialNoAddresses(t *testing.T) {
 	}
 }
 
+// The error says what is missing: not one family where both were asked for.
+func TestDialNoAddresses_Text(t *testing.T) {
+	for prefer, want := range map[string]string{
+		"4": "no addresses", "6": "no addresses", "4_only": "no IPv4 address", "6_only": "no IPv6 address",
+	} {
+		d := newDialer(t, nil)
+		d.forget(split{})
+		d.order = preferIP[prefer]
+		for range 2 { // asked for, and from the cache
+			_, err := d.dial(t.Context(), target.Target{Host: "origin.test", Port: 80}, false)
+			if err == nil || err.Error() != "lookup origin.test: "+want || classify(err) != failDNS {
+				t.Errorf("prefer_ip %s: %v", prefer, err)
+			}
+		}
+	}
+	d := newDialer(t, nil)
+	for _, broken := range []dnscache.Family{dnscache.IPv4, dnscache.IPv6} {
+		b := &delayed{}
+		b[broken].err = errUnreachable
+		d.forget(b)
+		if _, err := d.dial(t.Context(), target.Target{Host: "origin.test", Port: 80}, false); !errors.Is(err, errUnreachable) {
+			t.Errorf("%v fails: %v", broken, err)
+		}
+	}
+}
+
 // What the resolver of Go reports, from a server of the test's own.
 func TestDialResolverErrors(t *testing.T) {
 	for _, tc := range []struct {

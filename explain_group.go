@@ -46,7 +46,8 @@ type explainedUpstream struct {
 	// Limits are those of this upstream that the request counts towards.
 	Limits explainedLimits `json:"limits,omitempty"`
 
-	// Source is where it is dialed from, where it has local addresses of its own.
+	// Source is where it is dialed from, where it has local addresses or an interface of
+	// its own.
 	Source *explainedSource `json:"source,omitempty"`
 
 	Details *upstreamState `json:"details,omitempty"`
@@ -135,12 +136,12 @@ func (g *group) resolving() (n int) {
 	return n
 }
 
-// leavesByTransport reports whether there are members that are dialed from the local
-// addresses of the transport.
+// leavesByTransport reports whether there are members that are dialed from where the
+// transport says.
 func (g *group) leavesByTransport() bool {
 	return slices.ContainsFunc(g.health.Members(), func(hm *health.Member) bool {
 		s := hm.Value.(*member).spec
-		return len(s.LocalAddresses) == 0 && s.addr.socket == ""
+		return !s.hasSource() && s.addr.socket == ""
 	})
 }
 
@@ -163,7 +164,7 @@ func (g *group) explainDry(t *transaction) *explainedGroup {
 // explainSourceTo tells where a member is dialed from, nil where that is not a matter
 // of its own.
 func (t *transaction) explainSourceTo(m *member) *explainedSource {
-	if len(m.spec.LocalAddresses) == 0 {
+	if !m.spec.hasSource() {
 		return nil
 	}
 	return t.explainSource(m.conns.from)

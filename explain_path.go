@@ -36,7 +36,7 @@ type explainedPath struct {
 	Limits explainedLimits `json:"limits,omitempty"`
 
 	// Source is where connections leave from, unless the system chooses, or the
-	// upstream has a local_address of its own.
+	// upstream has a local_address or an interface of its own.
 	Source *explainedSource `json:"source,omitempty"`
 
 	Group *explainedGroup `json:"group,omitempty"`
@@ -157,7 +157,11 @@ func (out *explainedPath) through(t *transaction, g *group) error {
 	}
 	var unreachable error
 	if out.Rule == "" || resolving > 0 {
-		out.Addresses, unreachable = t.h.dialer.judge(t.r.Context(), t.target, t.h.dialer.order)
+		order := t.h.dialer.order
+		if resolving == 0 {
+			order = order.both() // the upstream decides which it takes
+		}
+		out.Addresses, unreachable = t.h.dialer.judge(t.r.Context(), t.target, order)
 	}
 	t.paths.to = destinationPath{group: g}
 	if err := t.checkBehind(); err != nil {
@@ -194,7 +198,7 @@ func (d *dialer) judge(parent context.Context, dest target.Target, order familyO
 		err  error
 	}
 	var all []judged
-	list, err := d.collectOf(ctx, hop{
+	list, err := d.collect(ctx, hop{
 		host: dest.Host,
 		addr: dest.Addr,
 		port: dest.Port,

@@ -214,11 +214,11 @@ func (f *memberFactory) dialFunc(s *upstreamSpec, c *upstreamConns) (func(contex
 			return d.DialContext(ctx, "unix", path)
 		}, nil
 	}
-	d, err := f.h.dialer.forUpstreams().leaving(s.PreferIP, s.LocalAddresses, s.LocalAddressPick, "")
+	d, err := f.h.dialer.forUpstreams().leaving(s.PreferIP, s.LocalAddresses, s.LocalAddressPick, s.Interface)
 	if err != nil {
 		return nil, err // of itself it was checked, but not beside the transport
 	}
-	if len(s.LocalAddresses) > 0 {
+	if s.hasSource() {
 		f.h.warnAboutSources(d.sources)
 	}
 	c.from = d.sources

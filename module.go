@@ -85,9 +85,10 @@ type Handler struct {
 
 	// AdminAddresses are addresses (`host:port`) of listeners of this process,
 	// the admin endpoint above all, that are bound to a host name other than
-	// `localhost`, so that they are recognised and never dialed. Listeners
-	// bound to an IP address, to `localhost` or to all addresses are known
-	// without. Default: none.
+	// `localhost`, so that they are recognised and never dialed. Those of the
+	// sites of this configuration, and listeners that are bound to an IP
+	// address in its usual spelling, to `localhost` or to all addresses, are
+	// known without. Default: none.
 	AdminAddresses []string `json:"admin_addresses,omitempty"`
 
 	// AllowedPorts are the ports that may be reached, each a number or a
@@ -222,7 +223,7 @@ func (h *Handler) provisionNames(caddy.Context) error {
 	for _, name := range h.Hosts {
 		host, _, err := target.ParseHost(name)
 		if err != nil {
-			return fmt.Errorf("hosts: '%s': %w", name, err)
+			return fmt.Errorf("hosts: '%s': %w", printableText(name), reasonOf(err))
 		}
 		h.hosts[host] = struct{}{}
 	}

@@ -311,6 +311,32 @@ func TestPreferIP(t *testing.T) {
 	}
 }
 
+// A name that an upstream will resolve is refused for any of its addresses: which
+// families are used here says nothing about which one the upstream takes.
+func TestCheckNames_AllFamilies(t *testing.T) {
+	for _, prefer := range []string{"4", "6", "4_only", "6_only"} {
+		d := newDialer(t, nil, "allow 192.0.2.0/24 2001:db8::/32")
+		d.order = preferIP[prefer]
+		for _, tc := range []struct {
+			addrs split
+			want  *failure
+		}{
+			{split{addrs("192.0.2.1"), addrs("2001:db8::1")}, nil},
+			{split{addrs("192.0.2.1"), nil}, nil},
+			{split{nil, addrs("2001:db8::1")}, nil},
+			{split{addrs("192.0.2.1"), addrs("2001:db8::1", "::1")}, failDeniedAddress},
+			{split{addrs("192.0.2.1", "10.0.0.1"), addrs("2001:db8::1")}, failDeniedAddress},
+			{split{}, failDNS},
+		} {
+			d.forget(tc.addrs)
+			err := d.checkNames(t.Context(), target.Target{Host: "origin.test", Port: 443})
+			if tc.want == nil && err != nil || tc.want != nil && (err == nil || classify(err) != tc.want) {
+				t.Errorf("prefer_ip %s, %v: %v", prefer, tc.addrs, err)
+			}
+		}
+	}
+}
+
 // An upstream proxy is exempt from the access rules and the circuits, not from
 // the look for loops.
 func TestDialUpstream(t *testing.T) {

@@ -114,9 +114,15 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	}
 	h.poolID, h.pool = id, pool.(*originPool)
 	h.transport = t
+	self := newSelfCheck(h.adminAddresses)
+	if app, _ := appOf(ctx); app != nil {
+		for _, server := range app.Servers {
+			self.listensOn(server.Listen)
+		}
+	}
 	h.dialer = &dialer{
 		access:        h.access,
-		self:          newSelfCheck(h.adminAddresses),
+		self:          self,
 		circuits:      h.destinations,
 		timeout:       time.Duration(t.DialTimeout),
 		fallbackDelay: time.Duration(t.FallbackDelay),

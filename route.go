@@ -50,8 +50,8 @@ type Route struct {
 	// from which the route makes directly: because To is `direct`, or because
 	// Fallback is. They stand instead of those of the transport, with the same
 	// meaning, and connections are shared with no request that leaves from
-	// others. An error where neither is `direct`: upstreams have a
-	// local_address of their own. Default: those of the transport, or the
+	// others. An error where neither is `direct`: upstreams have local
+	// addresses of their own. Default: those of the transport, or the
 	// system's choice where Interface is set.
 	LocalAddresses []string `json:"local_addresses,omitempty"`
 

@@ -9,7 +9,7 @@ import (
 // This file contains where the connections of a route leave from.
 
 // errSourceUnused refuses settings about connections that the route never makes.
-var errSourceUnused = errors.New("neither the target nor the fallback is direct; upstreams have a local_address and a prefer_ip of their own")
+var errSourceUnused = errors.New("neither the target nor the fallback is direct; upstreams have a local_address, an interface and a prefer_ip of their own")
 
 // hasSource reports whether the route says where its connections leave from.
 func (r *Route) hasSource() bool {

@@ -3,11 +3,14 @@ package egress
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-egress/egress/internal/target"
 )
 
 // selfCheck recognises addresses on which this Caddy itself listens: its sites,
@@ -18,9 +21,39 @@ type selfCheck struct {
 	// bound, per port.
 	adminHosts map[uint16][]string
 
+	// sites are the hosts that the servers of the configuration are bound to, where
+	// what is written there does not tell the address: Caddy knows its listeners by
+	// what is written.
+	sites []siteHost
+
 	local   atomic.Pointer[localAddrs]
 	usage   func(network, addr string) int // caddy.ListenerUsage
 	listAll func() ([]net.Addr, error)     // net.InterfaceAddrs
+}
+
+// siteHost is a host as it is written, and its address if it is one.
+type siteHost struct {
+	text string
+	addr netip.Addr
+}
+
+// listensOn adds the addresses of a server. Its ports do not matter: a server may get
+// further ones, for redirects.
+func (s *selfCheck) listensOn(listen []string) {
+	repl := caddy.NewReplacer()
+	for _, text := range listen {
+		na, err := caddy.ParseNetworkAddress(repl.ReplaceAll(text, ""))
+		if err != nil || na.IsUnixNetwork() || na.IsFdNetwork() {
+			continue // an error is Caddy's to report
+		}
+		site := siteHost{text: na.Host}
+		if addr, err := netip.ParseAddr(na.Host); err == nil {
+			site.addr = addr.Unmap().WithZone("")
+		}
+		if na.Host != "" && na.Host != site.addr.String() && !slices.Contains(s.sites, site) {
+			s.sites = append(s.sites, site)
+		}
+	}
 }
 
 // localAddrs are the addresses of this machine at a point in time.
@@ -41,18 +74,45 @@ func newSelfCheck(adminAddresses []hostPort) *selfCheck {
 }
 
 // isSelf reports whether a connection to the address would reach a listener of
-// this process. A listener bound to all addresses, or to a name, counts for
-// every local address.
+// this process, or could, by way of a gateway that turns the address into one that
+// it carries (see target.Carried). A listener bound to all addresses, or to a name,
+// counts for every local address.
 func (s *selfCheck) isSelf(a netip.Addr, port uint16) bool {
 	if a.IsUnspecified() {
 		// Systems connect to loopback then, some to that of the other family.
 		return s.isSelf(ipv4Loopback, port) || s.isSelf(netip.IPv6Loopback(), port)
 	}
+	if s.listensAt(a, port) {
+		return true
+	}
+	carried, n := target.Carried(a)
+	for _, c := range carried[:n] {
+		if s.listensAt(c, port) {
+			return true
+		}
+	}
+	return false
+}
+
+// listensAt is isSelf for an address as it stands.
+func (s *selfCheck) listensAt(a netip.Addr, port uint16) bool {
 	p := strconv.Itoa(int(port))
 	if s.listens(net.JoinHostPort(a.String(), p)) {
 		return true
 	}
-	return s.isLocal(a) && s.boundWide(port, p)
+	return s.isLocal(a) && (s.boundWide(port, p) || s.boundTo(a, p))
+}
+
+// boundTo reports whether a server of the configuration listens on the address, which
+// is written in another way there, or perhaps does, as it is bound to a name.
+func (s *selfCheck) boundTo(a netip.Addr, p string) bool {
+	for _, site := range s.sites {
+		somewhere := !site.addr.IsValid() || site.addr.IsUnspecified()
+		if (somewhere || site.addr == a.WithZone("")) && s.listens(net.JoinHostPort(site.text, p)) {
+			return true
+		}
+	}
+	return false
 }
 
 var ipv4Loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})

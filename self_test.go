@@ -2,6 +2,7 @@ package egress
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"testing"
@@ -103,6 +104,13 @@ func TestIsSelf(t *testing.T) {
 		{"tcp4/127.0.0.1:80", []string{"127.0.0.1:80"}, []string{"192.0.2.10:80"}},
 		{"tcp6/[::1]:80", []string{"[::1]:80"}, []string{"127.0.0.1:80"}},
 		{"udp/:443", nil, []string{"127.0.0.1:443"}}, // QUIC alone takes no TCP connection
+		// A gateway or translator may lead to the address that one carries.
+		{
+			"tcp/192.0.2.10:80",
+			[]string{"[::ffff:192.0.2.10]:80", "[64:ff9b::192.0.2.10]:80", "[64:ff9b:1::192.0.2.10]:80", "[2002:c000:20a::1]:80", "[2001:db8::5efe:192.0.2.10]:80"},
+			[]string{"[64:ff9b::192.0.2.11]:80", "[64:ff9b::192.0.2.10]:81", "[2002:c000:20b::1]:80"},
+		},
+		{"tcp/:80", []string{"[64:ff9b::192.0.2.10]:80", "[2002:c000:20a::1]:80"}, []string{"[64:ff9b::192.0.2.11]:80"}},
 	} {
 		t.Run(tc.listener, func(t *testing.T) {
 			s := fakeSelf([]string{tc.listener}, interfaces, admin, admin6)
@@ -228,4 +236,55 @@ func freePort(t *testing.T) uint16 {
 		t.Fatal(err)
 	}
 	return uint16(port)
+}
+
+// Listeners of all sites are known, however their addresses are written: other
+// spellings of an IP address, and names.
+func TestIsSelf_SpellingsOfSites(t *testing.T) {
+	for _, tc := range []struct{ host, reaches string }{
+		{"[0:0:0:0:0:0:0:1]", "::1"},
+		{"[::0001]", "::1"},
+		{"[::ffff:127.0.0.1]", "127.0.0.1"},
+		{"[::FFFF:127.0.0.1]", "127.0.0.1"},
+		{"[::0]", "127.0.0.1"},
+		{"[0:0::0]", "::1"},
+		{"LOCALHOST", "127.0.0.1"},
+		{"{env.EGRESS_TEST_BIND}", "::1"},
+	} {
+		t.Run(tc.host, func(t *testing.T) {
+			t.Setenv("EGRESS_TEST_BIND", "[0:0:0:0:0:0:0:1]")
+			port := freePort(t)
+			config := fmt.Sprintf(`{"apps":{"http":{"servers":{
+				"proxy":{"listen":["127.0.0.1:8080"],"automatic_https":{"disable":true},"routes":[{"handle":[{"handler":"egress"}]}]},
+				"site":{"listen":["%s:%d-%d"],"automatic_https":{"disable":true}}}}}}`, tc.host, port, port+1)
+			found, cleanUp, err := provisionDry([]byte(config))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer cleanUp()
+			h, err := found.find("")
+			if err != nil {
+				t.Fatal(err)
+			}
+			self, reaches := h.dialer.self, netip.MustParseAddr(tc.reaches)
+			if self.isSelf(reaches, port) {
+				t.Error("recognised before anything listens")
+			}
+			na, err := caddy.ParseNetworkAddress(fmt.Sprintf("%s:%d", caddy.NewReplacer().ReplaceAll(tc.host, ""), port))
+			if err != nil {
+				t.Fatal(err)
+			}
+			ln, err := na.Listen(t.Context(), 0, net.ListenConfig{})
+			if err != nil {
+				t.Skip(err)
+			}
+			defer ln.(net.Listener).Close()
+			if !self.isSelf(reaches, port) {
+				t.Error("not recognised")
+			}
+			if self.isSelf(reaches, port+1) || self.isSelf(netip.MustParseAddr("192.0.2.77"), port) {
+				t.Error("something else is taken for our own")
+			}
+		})
+	}
 }

@@ -130,6 +130,12 @@ type Upstream struct {
 	// `user_hash`, as in the transport. Default: `round_robin`.
 	LocalAddressPick string `json:"local_address_pick,omitempty"`
 
+	// Interface is the network interface that the upstream is dialed by, instead
+	// of that of the transport. Without LocalAddresses the system chooses the
+	// address then. A unix socket has none. Linux only; an error elsewhere.
+	// Default: that of the transport.
+	Interface string `json:"interface,omitempty"`
+
 	// PreferIP says which of its own addresses the upstream is dialed at: `4`,
 	// `6`, `4_only` or `6_only`, as in the transport. What an upstream is told of
 	// destinations does not depend on it. Default: that of the transport.
@@ -184,6 +190,9 @@ type upstreamSpec struct {
 	credentials *Credentials
 	tls         *reverseproxy.TLSConfig // nil unless addr.scheme is https
 }
+
+// hasSource reports whether the upstream says where it is dialed from.
+func (s *upstreamSpec) hasSource() bool { return len(s.LocalAddresses) > 0 || s.Interface != "" }
 
 // maxWeight bounds the weights, so that sums of them stay small numbers.
 const maxWeight = 10_000
@@ -299,11 +308,13 @@ func (s *upstreamSpec) validateMore() error {
 		switch {
 		case len(s.LocalAddresses) > 0 || s.LocalAddressPick != "":
 			return errors.New("local_addresses: a unix socket has none")
+		case s.Interface != "":
+			return errors.New("interface: a unix socket has none")
 		case s.PreferIP != "":
 			return errors.New("prefer_ip: a unix socket has no IP address")
 		}
 	}
-	if _, err := new(dialer).leaving(s.PreferIP, s.LocalAddresses, s.LocalAddressPick, ""); err != nil {
+	if _, err := new(dialer).leaving(s.PreferIP, s.LocalAddresses, s.LocalAddressPick, s.Interface); err != nil {
 		return err
 	}
 	if s.tls != nil {

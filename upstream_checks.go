@@ -146,6 +146,8 @@ func (c *activeChecks) parseTarget(s string) (checkTarget, error) {
 func (c *activeChecks) validate() error {
 	needsTarget := c.Type == checkConnect || c.Type == checkHTTP
 	switch {
+	case c.Type == "":
+		return fmt.Errorf("type: is missing: one of %s", strings.Join(checkTypes, ", "))
 	case !slices.Contains(checkTypes, c.Type):
 		return fmt.Errorf("type: unknown check '%s': one of %s", printable(c.Type), strings.Join(checkTypes, ", "))
 	case needsTarget && len(c.targets) == 0:

@@ -89,8 +89,8 @@ func (s *upstreamSpec) healthID(group string) string {
 // connsID names its connections. transport are the settings by which origins are
 // reached, most of which hold for upstreams as well.
 func (s *upstreamSpec) connsID(group, transport, tls string) string {
-	return digest(group, transport, s.addr.String(), s.credentials, s.ProxyProtocol, s.LocalAddresses, s.LocalAddressPick, s.PreferIP, s.Header,
-		s.MaxConns, s.MaxPending, s.MaxTunnelsPerConn, s.Standby, tls)
+	return digest(group, transport, s.addr.String(), s.credentials, s.ProxyProtocol, s.LocalAddresses, s.LocalAddressPick, s.Interface, s.PreferIP,
+		s.Header, s.MaxConns, s.MaxPending, s.MaxTunnelsPerConn, s.Standby, tls)
 }
 
 // digest is the same for the same values. They hold credentials, so nothing of

@@ -87,7 +87,7 @@ func parseUpstreamURL(s, defaultScheme string) (upstreamAddress, error) {
 		return upstreamAddress{}, errors.New("has a path; an upstream is scheme://host:port")
 	}
 	if u.Port() == "" && bare {
-		return upstreamAddress{}, errors.New("has no port")
+		return upstreamAddress{}, errors.New("has no port; write host:port, or scheme://host for the port of the scheme")
 	}
 	t, err := target.ParseHostPort(u.Host, defaultPorts[scheme])
 	if err != nil {

@@ -278,7 +278,7 @@ func (t *transaction) hasAnotherWay(e *upstreamError) bool {
 
 // lookup returns an address of dest that may be reached.
 func (d *dialer) lookup(ctx context.Context, dest target.Target) (netip.Addr, error) {
-	list, err := d.lookupAll(ctx, dest)
+	list, err := d.lookupAll(ctx, dest, d.order)
 	if err != nil {
 		return netip.Addr{}, err
 	}
@@ -289,24 +289,20 @@ func (d *dialer) lookup(ctx context.Context, dest target.Target) (netip.Addr, er
 	return a, nil
 }
 
-// lookupAll resolves dest and checks its addresses, all of them.
-func (d *dialer) lookupAll(parent context.Context, dest target.Target) (*candidates, error) {
+// lookupAll resolves dest and checks its addresses, all of them in the families of order.
+func (d *dialer) lookupAll(parent context.Context, dest target.Target, order familyOrder) (*candidates, error) {
 	ctx, cancel := context.WithTimeout(parent, d.timeout)
 	defer cancel()
 	return d.collect(ctx, hop{
 		host:  dest.Host,
 		port:  dest.Port,
 		check: func(a netip.Addr) error { return d.check(dest, a) },
-	})
+	}, order)
 }
 
-// collect resolves the name of a hop and waits for all of its addresses.
-func (d *dialer) collect(ctx context.Context, to hop) (*candidates, error) {
-	return d.collectOf(ctx, to, d.order)
-}
-
-// collectOf is collect for some families only.
-func (d *dialer) collectOf(ctx context.Context, to hop, order familyOrder) (*candidates, error) {
+// collect resolves the name of a hop and waits for all of its addresses in the families
+// of order.
+func (d *dialer) collect(ctx context.Context, to hop, order familyOrder) (*candidates, error) {
 	list := newCandidates(order, d.names.failed, to)
 	if to.addr.IsValid() {
 		list.add(dnscache.Answer{Addrs: []netip.Addr{to.addr}})
@@ -331,7 +327,7 @@ func (d *dialer) collectOf(ctx context.Context, to hop, order familyOrder) (*can
 func (d *dialer) lookupUnchecked(parent context.Context, host string) (netip.Addr, error) {
 	ctx, cancel := context.WithTimeout(parent, d.timeout)
 	defer cancel()
-	list, err := d.collect(ctx, hop{host: host, port: 1, check: func(netip.Addr) error { return nil }})
+	list, err := d.collect(ctx, hop{host: host, port: 1, check: func(netip.Addr) error { return nil }}, d.order)
 	if err != nil {
 		return netip.Addr{}, err
 	}
@@ -343,13 +339,13 @@ func (d *dialer) lookupUnchecked(parent context.Context, host string) (netip.Add
 }
 
 // checkNames resolves a name that an upstream will resolve, and refuses it if any of
-// its addresses may not be reached: which of them the upstream takes is not ours
-// to say.
+// its addresses may not be reached: which of them the upstream takes, and of which
+// family, is not ours to say.
 func (d *dialer) checkNames(ctx context.Context, dest target.Target) error {
 	if dest.IsAddr() {
 		return d.access.now().checkAddr(dest, dest.Addr)
 	}
-	list, err := d.lookupAll(ctx, dest)
+	list, err := d.lookupAll(ctx, dest, d.order.both())
 	switch {
 	case err != nil:
 		return err

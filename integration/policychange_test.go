@@ -141,7 +141,7 @@ func TestPolicyChange_BadFile(t *testing.T) {
 	replaceFile(t, list, "127.0.0.0/8\n127.0.0.0/33\n")
 	p.logs.awaitLines(t, "the bad file, of both handlers", 2, func(l logLine) bool {
 		return l.str("level") == "error" && l.str("error") ==
-			"acl rule 1: "+list+":2: subject '127.0.0.0/33': the length behind the slash is a number from 0 to 32"
+			"acl[0]: "+list+":2: subject '127.0.0.0/33': the length behind the slash is a number from 0 to 32"
 	})
 	alive(t, tun, "the tunnel")
 	tun.Close()

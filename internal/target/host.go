@@ -43,7 +43,10 @@ func ParseHost(s string) (host string, addr netip.Addr, err error) {
 		return parseIPv6(s[1 : len(s)-1])
 	}
 	if strings.IndexByte(s, ':') >= 0 {
-		return parseIPv6(s)
+		if host, addr, err = parseIPv6(s); err != nil {
+			return "", netip.Addr{}, errorf("it has a colon but is not an IPv6 address (a port has no place here)")
+		}
+		return host, addr, nil
 	}
 	return parseName(s)
 }

@@ -137,7 +137,7 @@ var hostTests = []struct {
 	{in: "[]", err: "not a valid IPv6 address"},
 	{in: "[[::1]]", err: "not a valid IPv6 address"},
 	{in: "[::1", err: "']' is missing at the end"},
-	{in: "::1]", err: "not a valid IPv6 address"},
+	{in: "::1]", err: "it has a colon but is not an IPv6 address (a port has no place here)"},
 	{in: "[::ffff:0177.0.0.1]", err: "not a valid IPv6 address"},
 	{in: "[：：1]", err: "not a valid IPv6 address"},
 	{in: "[::1%eth0]", err: "it has a percent sign (percent-encoding and zone identifiers are not accepted)"},
