@@ -121,19 +121,24 @@ func (d *dialer) dialTLS(ctx context.Context, dest target.Target) (net.Conn, err
 // clients ask for never decides what is dialed here. An address on which this
 // process listens is refused all the same, since it would be a loop. No
 // destination's circuit is asked or charged: the health of an upstream is its
-// own. host is a name or an address, in any spelling.
+// own. host is a name or an address, in any spelling. As in dialMakingRoom, idle
+// connections are closed where there is no descriptor left.
 func (d *dialer) dialUpstream(ctx context.Context, host string, port uint16) (net.Conn, error) {
 	host, addr, err := target.ParseHost(host)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := d.connect(ctx, hop{
+	to := hop{
 		host:  host,
 		addr:  addr,
 		port:  port,
 		check: func(a netip.Addr) error { return d.checkLoop(a, port) },
 		from:  d.sources.pick(ctx),
-	})
+	}
+	conn, err := d.connect(ctx, to)
+	if err != nil && makeRoom(err) {
+		conn, err = d.connect(ctx, to)
+	}
 	if err != nil {
 		return nil, err
 	}
