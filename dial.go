@@ -1,12 +1,14 @@
 package egress
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 	"unique"
 
@@ -58,6 +60,9 @@ func (d *dialer) dial(ctx context.Context, dest target.Target, useTLS bool) (net
 }
 
 func (d *dialer) dialUncharged(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
+	if useTLS {
+		return d.dialTLS(ctx, dest)
+	}
 	conn, err := d.connect(ctx, hop{
 		host:  dest.Host,
 		addr:  dest.Addr,
@@ -68,10 +73,47 @@ func (d *dialer) dialUncharged(ctx context.Context, dest target.Target, useTLS b
 	if err != nil {
 		return nil, err
 	}
-	if !useTLS {
-		return conn, nil
+	return conn, nil
+}
+
+// maxHandshakes is how many addresses of a destination TLS is tried with.
+const maxHandshakes = 3
+
+// errHandshakeFailed keeps an address from being tried again for one connection.
+var errHandshakeFailed = errors.New("TLS has failed with this address")
+
+// dialTLS connects to the destination with TLS. Where the handshake fails at one
+// address, others are tried: no byte of a request was sent. That it succeeds there
+// shows that it was the address, which is then tried last for a while.
+func (d *dialer) dialTLS(ctx context.Context, dest target.Target) (net.Conn, error) {
+	var failed []netip.Addr
+	to := hop{host: dest.Host, addr: dest.Addr, port: dest.Port, from: d.sources.pick(ctx)}
+	to.check = func(a netip.Addr) error {
+		if slices.Contains(failed, a) {
+			return errHandshakeFailed
+		}
+		return d.check(dest, a)
 	}
-	return d.handshake(ctx, conn, dest.Host)
+	var first error
+	for {
+		conn, err := d.connect(ctx, to)
+		if err != nil {
+			return nil, cmp.Or(first, err)
+		}
+		addr := remoteAddr(conn)
+		tc, err := d.handshake(ctx, conn, dest.Host)
+		if err == nil {
+			for _, a := range failed {
+				d.names.failed.mark(netip.AddrPortFrom(a, dest.Port))
+			}
+			return tc, nil
+		}
+		first = cmp.Or(first, err)
+		failed = append(failed, addr)
+		if ctx.Err() != nil || dest.IsAddr() || len(failed) == maxHandshakes {
+			return nil, first
+		}
+	}
 }
 
 // dialUpstream connects to an upstream proxy that the configuration names. It is
@@ -79,19 +121,24 @@ func (d *dialer) dialUncharged(ctx context.Context, dest target.Target, useTLS b
 // clients ask for never decides what is dialed here. An address on which this
 // process listens is refused all the same, since it would be a loop. No
 // destination's circuit is asked or charged: the health of an upstream is its
-// own. host is a name or an address, in any spelling.
+// own. host is a name or an address, in any spelling. As in dialMakingRoom, idle
+// connections are closed where there is no descriptor left.
 func (d *dialer) dialUpstream(ctx context.Context, host string, port uint16) (net.Conn, error) {
 	host, addr, err := target.ParseHost(host)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := d.connect(ctx, hop{
+	to := hop{
 		host:  host,
 		addr:  addr,
 		port:  port,
 		check: func(a netip.Addr) error { return d.checkLoop(a, port) },
 		from:  d.sources.pick(ctx),
-	})
+	}
+	conn, err := d.connect(ctx, to)
+	if err != nil && makeRoom(err) {
+		conn, err = d.connect(ctx, to)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -745,6 +745,11 @@ func TestRaceClosesLosers(t *testing.T) {
 // that address. The pool trusts it.
 func tlsOrigin(t *testing.T, change func(*tls.Config)) (uint16, *x509.CertPool) {
 	t.Helper()
+	return tlsOriginAt(t, change, "127.0.0.1")
+}
+
+func tlsOriginAt(t *testing.T, change func(*tls.Config), hosts ...string) (uint16, *x509.CertPool) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -763,36 +768,44 @@ func tlsOrigin(t *testing.T, change func(*tls.Config)) (uint16, *x509.CertPool) 
 	if change != nil {
 		change(cfg)
 	}
-	return serveConns(t, func(conn net.Conn) {
+	return serveConnsAt(t, func(conn net.Conn) {
 		tc := tls.Server(conn, cfg)
 		if tc.Handshake() == nil {
 			io.WriteString(tc, tc.ConnectionState().ServerName+"\n")
 			io.Copy(io.Discard, tc)
 		}
-	}), pool
+	}, hosts...), pool
 }
 
 // serveConns hands each connection to a port of 127.0.0.1 to serve, and closes
 // it afterwards. At the end of the test it waits for them all.
 func serveConns(t *testing.T, serve func(net.Conn)) uint16 {
 	t.Helper()
-	port, listeners := listenAt(t, "127.0.0.1")
-	ln := listeners["127.0.0.1"]
+	return serveConnsAt(t, serve, "127.0.0.1")
+}
+
+func serveConnsAt(t *testing.T, serve func(net.Conn), hosts ...string) uint16 {
+	t.Helper()
+	port, listeners := listenAt(t, hosts...)
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
+	for _, ln := range listeners {
+		wg.Go(func() {
+			for {
+				conn, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				wg.Go(func() {
+					defer conn.Close()
+					serve(conn)
+				})
 			}
-			wg.Go(func() {
-				defer conn.Close()
-				serve(conn)
-			})
-		}
-	})
+		})
+	}
 	t.Cleanup(func() {
-		ln.Close()
+		for _, ln := range listeners {
+			ln.Close()
+		}
 		wg.Wait()
 	})
 	return port
@@ -877,6 +890,76 @@ func TestDialTLSErrors(t *testing.T) {
 			}
 			if !strings.HasPrefix(err.Error(), "TLS handshake: ") {
 				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+// upstream.md §1, "failure before any byte was sent": where TLS fails at one address
+// of a destination, another one is tried, and the next dial begins there. Where it
+// fails at all of them, that says nothing about any address.
+func TestDialTLSOtherAddress(t *testing.T) {
+	noLeaks(t)
+	_, unrelated := tlsOrigin(t, nil)
+	hosts := []string{"127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"}
+	for _, tc := range []struct {
+		name  string
+		fails func(net.Conn)
+	}{
+		{"end of connection", func(c net.Conn) { c.Close() }},
+		{"alert", func(net.Conn) {}},
+		{"certificate", nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var mu sync.Mutex
+			var healthy string // guarded by mu
+			var asked []string // guarded by mu: the addresses, in order
+			port, trusted := tlsOriginAt(t, func(c *tls.Config) {
+				c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+					host, _, _ := net.SplitHostPort(hello.Conn.LocalAddr().String())
+					mu.Lock()
+					defer mu.Unlock()
+					asked = append(asked, host)
+					if host == healthy || tc.fails == nil {
+						return nil, nil
+					}
+					tc.fails(hello.Conn)
+					return nil, errors.New("not here")
+				}
+			}, hosts...)
+			resolve := (&answers{list: [][]netip.Addr{addrs(hosts...)}}).resolve
+			d := newDialer(t, resolve, "deny 127.0.0.2/32", "allow 127.0.0.0/8")
+			d.tlsConfig = &tls.Config{RootCAs: trusted}
+			try := func(at string, want ...string) {
+				t.Helper()
+				mu.Lock()
+				healthy, asked = at, nil
+				mu.Unlock()
+				conn, err := d.dial(t.Context(), target.Target{Host: "origin.test", Port: port}, true)
+				switch {
+				case err == nil:
+					conn.Close()
+					if at == "" {
+						t.Error("connected")
+					}
+				case at != "" || !strings.HasPrefix(err.Error(), "TLS handshake: "):
+					t.Error(err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if !slices.Equal(asked, want) {
+					t.Errorf("asked %v, want %v", asked, want)
+				}
+			}
+			if tc.fails != nil {
+				try("127.0.0.3", "127.0.0.1", "127.0.0.3")
+				try("127.0.0.3", "127.0.0.3")
+				d.forget(allAtOnce(resolve)) // the address that failed as well
+			} else {
+				d.tlsConfig.RootCAs = unrelated
+			}
+			for range 2 {
+				try("", "127.0.0.1", "127.0.0.3", "127.0.0.4") // and no more of them
 			}
 		})
 	}

@@ -86,6 +86,10 @@ const maxDestinations = 10_000
 // after its last failure.
 const forgetAfter = 5 * time.Minute
 
+// sweepEvery is how often, at most, those to be forgotten are looked for when another
+// destination fails; where there is no room for it, they are looked for each second.
+const sweepEvery = time.Minute
+
 // destinations is the passive health of the destinations on one path, as one
 // configuration sees it.
 type destinations struct {
@@ -271,6 +275,9 @@ func (d *circuits) lockState(key string, now time.Time) *destinationState {
 	for {
 		s := d.lookup(key)
 		if s == nil {
+			if now.Unix()-d.swept.Load() >= int64(sweepEvery/time.Second) {
+				d.sweep(now)
+			}
 			if d.count.Add(1) > maxDestinations {
 				d.count.Add(-1)
 				if !d.sweep(now) {

@@ -304,6 +304,23 @@ func TestCircuitTracksSoMany(t *testing.T) {
 	})
 }
 
+// Those that nobody asks for are forgotten after a while, also where there is room:
+// as long as there is one, each request has its name looked up.
+func TestCircuitForgets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCircuitTest(t)
+		for n := range 100 {
+			c.fail(origin(n), 1)
+		}
+		time.Sleep(forgetAfter - time.Minute)
+		c.fail(origin(100), 1)
+		c.tracked(101)
+		time.Sleep(time.Minute + time.Second)
+		c.fail(origin(101), 1)
+		c.tracked(2)
+	})
+}
+
 // upstream.md §1: while 100,000 destinations fail, from many requests at once,
 // the memory for them stays what it is for the first 10,000.
 func TestCircuitMemoryIsBounded(t *testing.T) {

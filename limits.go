@@ -101,10 +101,16 @@ const reclaimBatch = 16
 // system has no descriptor left, it closes idle connections and tries once more.
 func (d *dialer) dialMakingRoom(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
 	conn, err := d.dial(ctx, dest, useTLS)
-	if err != nil && outOfDescriptors(err) && idleBudget.Reclaim(reclaimBatch) > 0 {
+	if err != nil && makeRoom(err) {
 		return d.dial(ctx, dest, useTLS)
 	}
 	return conn, err
+}
+
+// makeRoom closes idle connections where a dial has failed for want of a descriptor,
+// and reports whether it is worth trying again.
+func makeRoom(err error) bool {
+	return outOfDescriptors(err) && idleBudget.Reclaim(reclaimBatch) > 0
 }
 
 // reserveShare is the part of the process's file descriptors that dials leave free, a

@@ -32,8 +32,8 @@ const (
 const descriptorsOfTest = 240
 
 // upstream.md §1: idle connections never take more than a quarter of the
-// descriptors, and where others have taken the rest, exchanges and tunnels get
-// one that an idle connection held.
+// descriptors, and where others have taken the rest, exchanges, tunnels and upstreams
+// get one that an idle connection held.
 func TestDescriptorPressure(t *testing.T) {
 	switch {
 	case os.Getenv(pressureOrigins) == "":
@@ -120,6 +120,18 @@ func testUnderPressure(t *testing.T, origins []string) {
 		t.Fatal(err)
 	}
 	conn.Close()
+	fill()
+	idle := idleBudget.Idle()
+	if conn, err = h.dialer.forUpstreams().dialUpstream(t.Context(), dest.Host, dest.Port); err != nil {
+		t.Fatalf("to an upstream: %v", err)
+	}
+	conn.Close()
+	if n := idleBudget.Idle(); n != idle-min(idle, reclaimBatch) {
+		t.Errorf("%d connections idle after %d and a dial to an upstream", n, idle)
+	}
+	if h.pins.max > share {
+		t.Errorf("%d connections may be pinned", h.pins.max)
+	}
 
 	// With nothing left to close, the limit is ours, and the answer says so.
 	idleBudget.Reclaim(share)

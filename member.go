@@ -211,7 +211,11 @@ func (f *memberFactory) dialFunc(s *upstreamSpec, c *upstreamConns) (func(contex
 		path := s.addr.socket
 		return func(ctx context.Context) (net.Conn, error) {
 			d := net.Dialer{Control: keepReserve}
-			return d.DialContext(ctx, "unix", path)
+			conn, err := d.DialContext(ctx, "unix", path)
+			if err != nil && makeRoom(err) {
+				return d.DialContext(ctx, "unix", path)
+			}
+			return conn, err
 		}, nil
 	}
 	d, err := f.h.dialer.forUpstreams().leaving(s.PreferIP, s.LocalAddresses, s.LocalAddressPick, s.Interface)

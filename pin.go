@@ -26,7 +26,8 @@ const maxPinsPerClient = 32
 // when it has been idle for too long, or when there are too many.
 //
 // Pinned connections keep their slots in the pool, so at most half of what a
-// limit of the pool allows is pinned.
+// limit of the pool allows is pinned, and no more of them than a quarter of the file
+// descriptors of the process.
 type pins struct {
 	perOrigin int
 	max       int
@@ -59,9 +60,13 @@ func newPins(cfg connpool.Config) *pins {
 		}
 		return idle
 	}
+	most := half(cfg.MaxIdle, cfg.MaxConns)
+	if n := descriptorLimit(); n > 0 {
+		most = min(most, n/idleShare)
+	}
 	return &pins{
 		perOrigin: half(cfg.MaxIdlePerKey, cfg.MaxConnsPerKey),
-		max:       half(cfg.MaxIdle, cfg.MaxConns),
+		max:       most,
 		idle:      cfg.IdleTimeout,
 		byClient:  make(map[net.Conn][]*pin),
 		byOrigin:  make(map[poolKey]int),

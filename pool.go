@@ -64,7 +64,7 @@ type originConn struct {
 // still be under way, and may still need a connection.
 func (p *originPool) Destruct() error {
 	p.retired.Store(true)
-	p.CloseIdle()
+	p.Retire()
 	return nil
 }
 

@@ -73,7 +73,9 @@ type Transport struct {
 	ReuseUnsafe string `json:"reuse_unsafe,omitempty"`
 
 	// MaxPending limits the requests that wait for a connection in all.
-	// Over it, a request gets 503 at once. Default: 4096; -1: nobody waits.
+	// Over it, a request gets 503 at once. At most 8 connections to one origin
+	// are dialed at the same time: who comes beyond these waits as well.
+	// Default: 4096; -1: nobody waits.
 	MaxPending int `json:"max_pending,omitempty"`
 
 	// MaxPendingPerHost limits them per origin. Default: 128; -1: nobody

@@ -35,8 +35,8 @@ func (a *lostAttempt) samePath() bool { return a.stale && a.reused }
 // they are asked: the first that applies decides. What none applies to is not
 // retried.
 //
-// That a direct dial has failed is no case of its own: the dialer has tried every
-// address of the destination by then, and there is no other way to it.
+// That a direct dial has failed is no case of its own: the dialer has tried other
+// addresses of the destination by then, and there is no other way to it.
 var retryRules = []struct {
 	name    string
 	applies func(*lostAttempt) bool

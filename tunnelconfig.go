@@ -46,9 +46,9 @@ type Tunnel struct {
 	RatePerTunnel int64 `json:"rate_per_tunnel,omitempty"`
 
 	// RatePerUser limits the bytes per second of all tunnels of a user
-	// through this handler together, in each direction by itself, with the same burst. A reload
-	// changes it for the tunnels that are there, once the user opens
-	// another. A tunnel without a user is not limited by it. Default: no
+	// through this handler together, one after the other as well as side by
+	// side, in each direction by itself, with the same burst. A reload changes
+	// it for the tunnels that are there, once the user opens another. A tunnel without a user is not limited by it. Default: no
 	// limit.
 	RatePerUser int64 `json:"rate_per_user,omitempty"`
 

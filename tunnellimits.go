@@ -4,6 +4,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -24,15 +25,18 @@ type tunnelBook struct {
 	live    liveTunnels
 
 	mu    sync.Mutex
-	rates map[string]*userRate // guarded by mu; only of users with tunnels
+	rates map[string]*userRate // guarded by mu; only of users with tunnels, or who had some just now
 }
 
-// userRate is what the tunnels of a user share.
+// userRate is what the tunnels of a user share. It outlives the last of them until
+// it would be no other than a new one, or else a tunnel after the other would each
+// begin with a burst.
 type userRate struct {
 	user     string
 	up, down *relay.Rate
-	perSec   int64 // guarded by the book's mu
-	tunnels  int   // guarded by the book's mu
+	perSec   int64       // guarded by the book's mu
+	tunnels  int         // guarded by the book's mu
+	forget   *time.Timer // guarded by the book's mu; nil until the last tunnel has left
 }
 
 // Destruct does nothing: what the book counts is gone.
@@ -262,12 +266,32 @@ func (b *tunnelBook) shareRate(user string, perSec int64) *userRate {
 	return r
 }
 
-// leaveRate forgets the rate of a user with its last tunnel.
+// leaveRate takes a tunnel off the rate of its user, which is forgotten some time
+// after the last.
 func (b *tunnelBook) leaveRate(r *userRate) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if r.tunnels--; r.tunnels == 0 {
+	r.tunnels--
+	b.forgetRate(r)
+}
+
+// forgetRate forgets a rate that has no tunnels, as soon as its buckets are full
+// again. Needs b.mu.
+func (b *tunnelBook) forgetRate(r *userRate) {
+	if r.tunnels > 0 || b.rates[r.user] != r {
+		return
+	}
+	switch wait := max(r.up.Recovery(), r.down.Recovery()); {
+	case wait == 0:
 		delete(b.rates, r.user)
+	case r.forget == nil:
+		r.forget = time.AfterFunc(wait, func() {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.forgetRate(r)
+		})
+	default:
+		r.forget.Reset(wait)
 	}
 }
 

@@ -47,7 +47,7 @@ func TestBudgetIsSharedByPools(t *testing.T) {
 		if n := b.Idle(); n != 3 {
 			t.Errorf("%d idle", n)
 		}
-		quiet.CloseIdle()
+		quiet.closeIdle()
 		conns = append(conns, park(3), park(4))
 		if s := stillOpen(conns); s != "234" {
 			t.Errorf("open: %s", s)

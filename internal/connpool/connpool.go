@@ -231,6 +231,7 @@ type Pool[K comparable, C Conn] struct {
 	waiters sync.Pool // of *waiter[K, C]; of each pool its own, for synctest's sake
 
 	closed  atomic.Bool
+	retired atomic.Bool
 	done    chan struct{} // closed with the pool, for those that no key leads to
 	keys    atomic.Int64  // hosts in the shards
 	wakeAt  atomic.Int64  // when the janitor's timer fires; 0: it is not armed
@@ -309,9 +310,19 @@ func (p *Pool[K, C]) Get(ctx context.Context, key K, req Request[C]) (*Lease[K, 
 	}
 }
 
-// CloseIdle closes the connections that are idle now.
-func (p *Pool[K, C]) CloseIdle() {
-	for h := range p.hosts(hasIdle) {
+// Retire ends the keeping of idle connections: those that are idle are closed, and
+// from now on none becomes idle. Requests are served as before, so that those who
+// still use the pool can end in peace.
+func (p *Pool[K, C]) Retire() {
+	// Whoever makes a connection idle has the lock of its host and has seen the
+	// pool in use: closeIdle, which waits for that lock, finds it.
+	p.retired.Store(true)
+	p.closeIdle()
+}
+
+// closeIdle closes the connections that are idle now.
+func (p *Pool[K, C]) closeIdle() {
+	for h := range p.hosts(nil) {
 		h.mu.Lock()
 		stale := h.takeAll()
 		p.unlock(h)
@@ -375,5 +386,5 @@ func (p *Pool[K, C]) now() time.Duration { return time.Since(p.epoch) }
 
 // keepsIdle reports whether a connection may be idle at all.
 func (p *Pool[K, C]) keepsIdle() bool {
-	return p.cfg.MaxIdlePerKey > 0 && p.cfg.MaxIdle > 0 && p.cfg.IdleTimeout > 0
+	return !p.retired.Load() && p.cfg.MaxIdlePerKey > 0 && p.cfg.MaxIdle > 0 && p.cfg.IdleTimeout > 0
 }

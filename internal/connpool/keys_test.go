@@ -154,7 +154,7 @@ func TestManyKeysAtOnce(t *testing.T) {
 	if second := round(); second > first+first/4 {
 		t.Errorf("heap grew from %d to %d KiB", first>>10, second>>10)
 	}
-	p.CloseIdle()
+	p.closeIdle()
 	if s := p.Stats(); s != (Stats{}) {
 		t.Errorf("at the end: %+v", s)
 	}

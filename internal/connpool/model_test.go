@@ -164,7 +164,7 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 		"time passes": func(t *rapid.T) {
 			time.Sleep(rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second, 7 * time.Second, time.Minute}).Draw(t, "time"))
 		},
-		"close idle": func(*rapid.T) { m.p.CloseIdle() },
+		"close idle": func(*rapid.T) { m.p.closeIdle() },
 		"":           m.check,
 	}
 }

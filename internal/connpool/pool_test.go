@@ -435,10 +435,66 @@ func TestCloseIdle(t *testing.T) {
 		leased := get(t, p, f, "a")
 		get(t, p, f, "a").Release(0)
 		get(t, p, f, "b").Release(0)
-		p.CloseIdle()
+		p.closeIdle()
 		wantStats(t, p, Stats{Open: 1, Leased: 1, Keys: 1})
 		leased.Release(0)
 		wantStats(t, p, Stats{Open: 1, Idle: 1, Keys: 1})
+	})
+}
+
+// A pool that is retired serves those who still ask, and keeps nothing for others:
+// neither what comes back nor what a dial brings that has lost its race.
+func TestRetire(t *testing.T) {
+	inBubble(t, with(func(c *Config) { c.MaxConnsPerKey = 2 }), func(t *testing.T, p *testPool, f *farm) {
+		leased, other := get(t, p, f, "k"), get(t, p, f, "other")
+		get(t, p, f, "idle").Release(0)
+		calls := make(chan *call, 2)
+		losing := goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls)}.req())
+		synctest.Wait()
+		dialing := goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls)}.req())
+		synctest.Wait()
+		p.Retire()
+		wantStats(t, p, Stats{Open: 3, Leased: 2, Dialing: 1, Pending: 1, Keys: 2})
+		leased.Release(0)
+		synctest.Wait()
+		if losing.lease == nil || losing.lease.Conn() != leased.Conn() {
+			t.Error("a waiter did not get what came back")
+		}
+		other.Release(0)
+		if !other.Conn().closed.Load() {
+			t.Error("what came back was kept")
+		}
+		(<-calls).succeed() // asked for by the first, and there is another who waits
+		synctest.Wait()
+		if dialing.lease == nil {
+			t.Fatalf("the second waiter got %v", dialing.err)
+		}
+		losing.lease.Release(0)
+		dialing.lease.Release(0)
+		l := get(t, p, f, "k")
+		if l.Reused() {
+			t.Error("something was kept")
+		}
+		l.Release(0)
+		wantStats(t, p, Stats{})
+	})
+}
+
+// A dial that nobody waits for any more when the pool is retired leaves nothing.
+func TestRetireWhileALoserDials(t *testing.T) {
+	inBubble(t, roomy, func(t *testing.T, p *testPool, f *farm) {
+		leased := get(t, p, f, "k")
+		calls := make(chan *call, 1)
+		winner := goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls)}.req())
+		synctest.Wait()
+		leased.Release(0) // the waiter takes it, its dial goes on
+		synctest.Wait()
+		p.Retire()
+		(<-calls).succeed()
+		synctest.Wait()
+		wantStats(t, p, Stats{Open: 1, Leased: 1, Keys: 1})
+		winner.lease.Release(0)
+		wantStats(t, p, Stats{})
 	})
 }
 

@@ -192,7 +192,7 @@ func TestCloseUnderLoad(t *testing.T) {
 			wg.Go(func() { stress(p, f, 50, 4) })
 		}
 		time.Sleep(time.Duration(rand.IntN(1000)) * time.Microsecond)
-		wg.Go(p.CloseIdle)
+		wg.Go(p.closeIdle)
 		wg.Go(p.Close)
 		wg.Go(p.Close)
 		wg.Wait()

@@ -57,6 +57,19 @@ func (r *Rate) Set(bytesPerSecond int64) {
 // in a quarter of a second, but at least 4 KiB.
 func (r *Rate) Burst() int { return r.bucket.Burst() }
 
+// Recovery is how long it takes, if nothing passes, until the bucket is full: then
+// the limit is no other than a new one. 0 if it is full.
+func (r *Rate) Recovery() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	missing := float64(r.bucket.Burst()) - r.bucket.TokensAt(time.Now())
+	if missing <= 0 {
+		return 0
+	}
+	// Rounded up, so that the time is over when it is waited for.
+	return time.Duration(missing/float64(r.bucket.Limit())*float64(time.Second)) + 1
+}
+
 func burst(bps int64) int { return int(min(max(bps/4, minBurst), math.MaxInt32)) }
 
 // piece is what a direction moves at once: little enough that a slow one does not
