@@ -190,7 +190,7 @@ func readSOCKSReply(r io.Reader) error {
 	return unexpectedEOF(err)
 }
 
-// unexpectedEOF is for an end within a conversation.
+// unexpectedEOF is err, of the end of a connection that nobody expected yet.
 func unexpectedEOF(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
