@@ -26,10 +26,11 @@ type UpstreamGroup struct {
 
 	// File is the path of a list of members, one a line: a URL, or
 	// `host:port`, or `host:port:user:password`. Empty lines and what begins
-	// with `#` are skipped. The file is watched: members that stay keep their
-	// connections and health, new ones join, those that are gone drain. A
-	// list with a bad line is refused as a whole, at provision with an
-	// error, later with a line in the log, and the old members stay.
+	// with `#` are skipped. It must be a regular file. It is watched: members
+	// that stay keep their connections and health, new ones join, those that
+	// are gone drain. A list with a bad line is refused as a whole, at
+	// provision with an error, later with a line in the log, and the old
+	// members stay. Default: none.
 	File string `json:"file,omitempty"`
 
 	// DynamicRaw is a source of members, one of reverse_proxy's modules
