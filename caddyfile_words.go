@@ -2,6 +2,7 @@ package egress
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,7 +29,7 @@ func block(d *caddyfile.Dispenser, name string, parse map[string]func() error, r
 		if !ok {
 			return d.Errf("unrecognized subdirective '%s' of %s%s", word, name, suggestion(word, parse))
 		}
-		if seen[word] && !contains(repeatable, word) {
+		if seen[word] && !slices.Contains(repeatable, word) {
 			return d.Errf("'%s' stands twice in %s", word, name)
 		}
 		seen[word] = true
@@ -37,15 +38,6 @@ func block(d *caddyfile.Dispenser, name string, parse map[string]func() error, r
 		}
 	}
 	return nil
-}
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
 }
 
 // one reads the only argument of a word.
@@ -68,7 +60,7 @@ func str(d *caddyfile.Dispenser, to *string) error {
 
 func oneOf(d *caddyfile.Dispenser, to *string, choices ...string) error {
 	word, arg, err := one(d)
-	if err == nil && !contains(choices, arg) {
+	if err == nil && !slices.Contains(choices, arg) {
 		err = d.Errf("bad %s '%s': one of %v", word, arg, choices)
 	}
 	*to = arg

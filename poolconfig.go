@@ -3,6 +3,7 @@ package egress
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -268,7 +269,7 @@ func (t *Transport) validateSizes() error {
 	if t.KeepAlive.MaxIdleConnsPerHost < 1 {
 		return fmt.Errorf("transport.keep_alive.max_idle_conns_per_host: %d is below 1 (to keep none, set enabled to false)", t.KeepAlive.MaxIdleConnsPerHost)
 	}
-	if !contains(reusePolicies, t.ReuseUnsafe) {
+	if !slices.Contains(reusePolicies, t.ReuseUnsafe) {
 		return fmt.Errorf("transport.reuse_unsafe: unknown value %q: one of %s", t.ReuseUnsafe, strings.Join(reusePolicies, ", "))
 	}
 	switch {
