@@ -101,12 +101,8 @@ func (g *group) explain(t *transaction) (*explainedGroup, error) {
 
 // foresee names the members that pick could choose from for a first attempt.
 func (g *group) foresee(t *transaction, v *groupView) []string {
-	tiers := v.exchanges
-	if t.kind == isTunnel {
-		tiers = v.tunnels
-	}
 	s := t.newSelection()
-	for _, tier := range tiers {
+	for _, tier := range v.tiers(t.kind) {
 		s.Members = tier
 		var eligible []string
 		for i, m := range tier {
