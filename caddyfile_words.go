@@ -236,10 +236,16 @@ func size(d *caddyfile.Dispenser, to *int64) error {
 	if err != nil {
 		return err
 	}
-	n, err := humanize.ParseBytes(arg)
-	if err != nil || n == 0 || n > 1<<40 {
+	n, ok := parseSize(arg)
+	if !ok {
 		return d.Errf("bad %s '%s': not a size", word, arg)
 	}
-	*to = int64(n)
+	*to = n
 	return nil
+}
+
+// parseSize is how sizes are written, from a byte to a TiB.
+func parseSize(s string) (n int64, ok bool) {
+	v, err := humanize.ParseBytes(s)
+	return int64(v), err == nil && 0 < v && v <= 1<<40
 }
