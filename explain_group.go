@@ -36,8 +36,8 @@ type explainedGroup struct {
 // explainedUpstream is a member of a group.
 type explainedUpstream struct {
 	Upstream string `json:"upstream"` // without credentials
-	Priority int    `json:"priority"`
-	Weight   int    `json:"weight"`
+	Priority int    `json:"priority"` // its tier: lower ones are used first
+	Weight   int    `json:"weight"`   // its share, relative to the others
 
 	// State is that in Details in words, or `unknown (not running)`, where there
 	// are none.
@@ -49,6 +49,7 @@ type explainedUpstream struct {
 	// Source is where it is dialed from, where it has local addresses of its own.
 	Source *explainedSource `json:"source,omitempty"`
 
+	// Details are missing where the configuration is not running.
 	Details *upstreamState `json:"details,omitempty"`
 }
 

@@ -39,7 +39,8 @@ type Transport struct {
 	// is refused with 502. Default: 65536.
 	MaxResponseHeader int64 `json:"max_response_header_size,omitempty"`
 
-	// KeepAlive is about idle connections.
+	// KeepAlive is about idle connections. Default: they are kept, as the
+	// defaults of its fields say.
 	KeepAlive *KeepAlive `json:"keep_alive,omitempty"`
 
 	// MaxConnLifetime is the age, ±10%, from which on a connection is no

@@ -37,27 +37,30 @@ type UpstreamGroup struct {
 	// (`a`, `srv`, `multi`, …). It is asked off-request, so placeholders of
 	// requests are empty in it. Sources tell host and port only: Scheme is
 	// mandatory beside it. While it fails, and after a reload until it answers,
-	// the members that it told last stay.
+	// the members that it told last stay. Default: none.
 	DynamicRaw json.RawMessage `json:"dynamic,omitempty" caddy:"namespace=http.reverse_proxy.upstreams inline_key=source"`
 
 	// Scheme is that of members whose address has none: `http`, `https`,
 	// `socks5` or `socks5h`. Default: `http`.
 	Scheme string `json:"scheme,omitempty"`
 
-	// Credentials are those of members that have none of their own.
+	// Credentials are those of members that have none of their own. Default:
+	// none.
 	Credentials *Credentials `json:"credentials,omitempty"`
 
-	// TLS is that of `https` members that have none of their own.
+	// TLS is that of `https` members that have none of their own. Default: the
+	// roots of the system.
 	TLS *reverseproxy.TLSConfig `json:"tls,omitempty"`
 
 	// LoadBalancing says which member a request takes, and what happens when
-	// that one fails.
+	// that one fails. Default: as the defaults of its fields say.
 	LoadBalancing *LoadBalancing `json:"load_balancing,omitempty"`
 
 	// HealthChecks are the active checks of the members. Default: none.
 	HealthChecks *HealthChecks `json:"health_checks,omitempty"`
 
-	// Circuit is the passive health of the members.
+	// Circuit is the passive health of the members. Default: on, with the
+	// defaults of its fields.
 	Circuit *UpstreamCircuit `json:"circuit,omitempty"`
 
 	// SlowStart is the time in which the share of a member that has come back
@@ -138,7 +141,7 @@ type Upstream struct {
 
 	// Header are fields added to what is sent to an HTTP upstream: to CONNECT
 	// requests and to the heads of exchanges, there instead of the client's
-	// fields of the same names. An error with SOCKS.
+	// fields of the same names. An error with SOCKS. Default: none.
 	Header http.Header `json:"header,omitempty"`
 }
 

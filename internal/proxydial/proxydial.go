@@ -57,6 +57,7 @@ type Target struct {
 	// Host is a name or an IP address without brackets. The caller has checked
 	// that it may be reached.
 	Host string
+	// Port is not 0.
 	Port uint16
 	// Addr is what Host was resolved to. It is required for SOCKS5, and not
 	// used otherwise.
