@@ -98,7 +98,7 @@ func newDialer(t *testing.T, resolve func(context.Context, string) ([]netip.Addr
 }
 
 // listenAt are listeners on one port of several loopback addresses.
-func listenAt(t *testing.T, hosts ...string) (uint16, map[string]net.Listener) {
+func listenAt(t testing.TB, hosts ...string) (uint16, map[string]net.Listener) {
 	t.Helper()
 	for range 20 {
 		listeners := make(map[string]net.Listener)
@@ -748,7 +748,7 @@ func tlsOrigin(t *testing.T, change func(*tls.Config)) (uint16, *x509.CertPool) 
 
 // serveConns hands each connection to a port of 127.0.0.1 to serve, and closes
 // it afterwards. At the end of the test it waits for them all.
-func serveConns(t *testing.T, serve func(net.Conn)) uint16 {
+func serveConns(t testing.TB, serve func(net.Conn)) uint16 {
 	t.Helper()
 	port, listeners := listenAt(t, "127.0.0.1")
 	ln := listeners["127.0.0.1"]
