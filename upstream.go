@@ -311,12 +311,7 @@ func (s *upstreamSpec) validateMore() error {
 		return err
 	}
 	if s.tls != nil {
-		switch {
-		case len(s.tls.ExceptPorts) > 0:
-			return errors.New("tls.except_ports: the scheme of the URL decides about TLS")
-		case s.tls.Renegotiation != "":
-			return errors.New("tls.renegotiation: not supported")
-		}
+		return checkTLSSettings(s.tls, "tls", "the URL")
 	}
 	return nil
 }
