@@ -122,10 +122,17 @@ func (l *accessList) checkTarget(t target.Target) error {
 		return errPortDenied
 	}
 	name := l.matchName(t)
-	if addr, ok := l.firstByPort[t.Port]; ok && addr < name || l.firstAddr < name {
+	if l.needsAddr(t.Port, name) {
 		return nil
 	}
 	return l.verdict(name)
+}
+
+// needsAddr reports whether a rule on addresses stands before the rule at name,
+// which is thus not the one that decides.
+func (l *accessList) needsAddr(port uint16, name uint32) bool {
+	addr, ok := l.firstByPort[port]
+	return ok && addr < name || l.firstAddr < name
 }
 
 // checkUnresolved is checkTarget for a name that will not be resolved here,

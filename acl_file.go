@@ -1,11 +1,8 @@
 package egress
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 )
 
@@ -20,50 +17,23 @@ func readSubjects(path string, add func(subject) error) error {
 	if path == "" {
 		return errors.New("a file needs a path")
 	}
-	// Of a pipe or a device there would be no end, or only one reading; to open
-	// one can wait forever.
-	info, err := os.Stat(path)
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a regular file", path)
-	}
-	if err != nil {
-		return fmt.Errorf("file: %w", err)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("file: %w", err)
-	}
-	defer f.Close()
-	return scanSubjects(path, f, add)
+	return readLines(path, maxSubjectLine, eachSubject(add))
 }
 
-func scanSubjects(path string, r io.Reader, add func(subject) error) error {
-	lines := bufio.NewScanner(r)
-	lines.Buffer(make([]byte, 0, maxSubjectLine), maxSubjectLine)
-	n := 0
-	for lines.Scan() {
-		n++
-		line := lines.Text()
-		if n == 1 {
-			line = strings.TrimPrefix(line, "\ufeff")
-		}
+// eachSubject reads the lines of a list of subjects.
+func eachSubject(add func(subject) error) func(line string) error {
+	return func(line string) error {
 		line, _, _ = strings.Cut(line, "#")
 		if line = strings.TrimSpace(line); line == "" {
-			continue
+			return nil
 		}
 		s, err := parseSubject(line)
 		if err == nil {
 			err = add(s)
 		}
 		if err != nil {
-			return fmt.Errorf("%s:%d: subject '%s': %w", path, n, printableText(line), err)
+			return fmt.Errorf("subject '%s': %w", printableText(line), err)
 		}
+		return nil
 	}
-	switch err := lines.Err(); {
-	case errors.Is(err, bufio.ErrTooLong):
-		return fmt.Errorf("%s:%d: the line is longer than %d bytes", path, n+1, maxSubjectLine)
-	case err != nil:
-		return fmt.Errorf("file: %w", err)
-	}
-	return nil
 }

@@ -151,10 +151,10 @@ func FuzzSubjectFile(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, content string) {
 		var got []subject
-		err := scanSubjects("f", strings.NewReader(content), func(s subject) error {
+		err := scanLines("f", strings.NewReader(content), maxSubjectLine, eachSubject(func(s subject) error {
 			got = append(got, s)
 			return nil
-		})
+		}))
 		if err != nil {
 			if line := 0; !strings.HasPrefix(err.Error(), "f:") {
 				t.Fatalf("%q does not name its place", err)

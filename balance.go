@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -119,17 +120,7 @@ func (s *Selection) markTried(key uint64) {
 func (s *Selection) Tried() int { return s.triedLen }
 
 func (s *Selection) wasTried(key uint64) bool {
-	for _, k := range s.tried[:min(s.triedLen, len(s.tried))] {
-		if k == key {
-			return true
-		}
-	}
-	for _, k := range s.triedMore {
-		if k == key {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(s.tried[:min(s.triedLen, len(s.tried))], key) || slices.Contains(s.triedMore, key)
 }
 
 // Eligible reports whether the member with index i may be selected: it is

@@ -54,6 +54,16 @@ func mustAdapt(tb testing.TB, caddyfile string) []byte {
 	return out
 }
 
+// expectRefused fails the test unless a Caddyfile is refused for what stands behind
+// egress, with that error.
+func expectRefused(tb testing.TB, caddyfile, want string) {
+	tb.Helper()
+	_, err := adapt(tb, caddyfile)
+	if want = "parsing caddyfile tokens for 'egress': " + want; err == nil || err.Error() != want {
+		tb.Errorf("%s\n got %v\nwant %s", caddyfile, err, want)
+	}
+}
+
 // golden is a Caddyfile and the JSON that it must adapt to.
 type golden struct {
 	name      string
@@ -628,15 +638,7 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"tunnel {\n timeout 1s {\n x\n }\n}", "unexpected block: timeout takes none, at Caddyfile:4"},
 		{"destination_circuit off {\n}", "unexpected block: destination_circuit takes none, at Caddyfile:3"},
 	} {
-		t.Run(tc.block, func(t *testing.T) {
-			_, err := adapt(t, ":8080 {\negress {\n"+tc.block+"\n}\n}\n")
-			if err == nil {
-				t.Fatal("accepted")
-			}
-			if want := "parsing caddyfile tokens for 'egress': " + tc.want; err.Error() != want {
-				t.Errorf("\n got %s\nwant %s", err, want)
-			}
-		})
+		t.Run(tc.block, func(t *testing.T) { expectRefused(t, ":8080 {\negress {\n"+tc.block+"\n}\n}\n", tc.want) })
 	}
 }
 
@@ -645,20 +647,14 @@ func TestDirectiveArguments(t *testing.T) {
 		"egress ftp://proxy.example.com": "upstream: unknown scheme 'ftp': one of http, https, socks5, socks5h (or one of these with +unix behind it), at Caddyfile:2",
 		"egress * proxy.example.com":     "upstream: has no port; write host:port, or scheme://host for the port of the scheme, at Caddyfile:2",
 	} {
-		_, err := adapt(t, ":8080 {\n"+directive+"\n}\n")
-		if err == nil || err.Error() != "parsing caddyfile tokens for 'egress': "+want {
-			t.Errorf("%s: %v", directive, err)
-		}
+		expectRefused(t, ":8080 {\n"+directive+"\n}\n", want)
 	}
 }
 
 // Every error of a Caddyfile in a file of its own names that file.
 func TestErrorInSnippetNamesLine(t *testing.T) {
-	_, err := adapt(t, "(s) {\n hide_iq\n}\n:8080 {\n egress {\n  import s\n }\n}\n")
-	want := "parsing caddyfile tokens for 'egress': unrecognized subdirective 'hide_iq' of egress (did you mean 'hide_ip'?), at Caddyfile:2 import chain ['Caddyfile:6 (import s)']"
-	if err == nil || err.Error() != want {
-		t.Errorf("\n got %v\nwant %s", err, want)
-	}
+	expectRefused(t, "(s) {\n hide_iq\n}\n:8080 {\n egress {\n  import s\n }\n}\n",
+		"unrecognized subdirective 'hide_iq' of egress (did you mean 'hide_ip'?), at Caddyfile:2 import chain ['Caddyfile:6 (import s)']")
 }
 
 func TestSuggestion(t *testing.T) {

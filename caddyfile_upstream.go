@@ -3,6 +3,7 @@ package egress
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -184,7 +185,7 @@ func (g *UpstreamGroup) addHealthWords(d *caddyfile.Dispenser, words map[string]
 		if !d.NextArg() {
 			return d.ArgErr()
 		}
-		if c.Type = d.Val(); !contains(checkTypes, c.Type) {
+		if c.Type = d.Val(); !slices.Contains(checkTypes, c.Type) {
 			return d.Errf("bad health_check '%s': one of %v", printable(c.Type), checkTypes)
 		}
 		for _, t := range d.RemainingArgs() {

@@ -2,6 +2,7 @@ package egress
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,7 +29,7 @@ func block(d *caddyfile.Dispenser, name string, parse map[string]func() error, r
 		if !ok {
 			return d.Errf("unrecognized subdirective '%s' of %s%s", word, name, suggestion(word, parse))
 		}
-		if seen[word] && !contains(repeatable, word) {
+		if seen[word] && !slices.Contains(repeatable, word) {
 			return d.Errf("'%s' stands twice in %s", word, name)
 		}
 		seen[word] = true
@@ -37,15 +38,6 @@ func block(d *caddyfile.Dispenser, name string, parse map[string]func() error, r
 		}
 	}
 	return nil
-}
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
 }
 
 // one reads the only argument of a word.
@@ -68,7 +60,7 @@ func str(d *caddyfile.Dispenser, to *string) error {
 
 func oneOf(d *caddyfile.Dispenser, to *string, choices ...string) error {
 	word, arg, err := one(d)
-	if err == nil && !contains(choices, arg) {
+	if err == nil && !slices.Contains(choices, arg) {
 		err = d.Errf("bad %s '%s': one of %v", word, arg, choices)
 	}
 	*to = arg
@@ -244,10 +236,16 @@ func size(d *caddyfile.Dispenser, to *int64) error {
 	if err != nil {
 		return err
 	}
-	n, err := humanize.ParseBytes(arg)
-	if err != nil || n == 0 || n > 1<<40 {
+	n, ok := parseSize(arg)
+	if !ok {
 		return d.Errf("bad %s '%s': not a size", word, arg)
 	}
-	*to = int64(n)
+	*to = n
 	return nil
+}
+
+// parseSize is how sizes are written, from a byte to a TiB.
+func parseSize(s string) (n int64, ok bool) {
+	v, err := humanize.ParseBytes(s)
+	return int64(v), err == nil && 0 < v && v <= 1<<40
 }

@@ -115,6 +115,15 @@ func (c *candidates) alone() (netip.Addr, bool) {
 	return c.next()
 }
 
+// first returns the address to dial first, or why there is none.
+func (c *candidates) first(ctx context.Context) (netip.Addr, error) {
+	a, ok := c.next()
+	if !ok {
+		return netip.Addr{}, c.failure(ctx)
+	}
+	return a, nil
+}
+
 // failure is why there was nothing to dial.
 func (c *candidates) failure(ctx context.Context) error {
 	switch {

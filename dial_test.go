@@ -98,7 +98,7 @@ func newDialer(t *testing.T, resolve func(context.Context, string) ([]netip.Addr
 }
 
 // listenAt are listeners on one port of several loopback addresses.
-func listenAt(t *testing.T, hosts ...string) (uint16, map[string]net.Listener) {
+func listenAt(t testing.TB, hosts ...string) (uint16, map[string]net.Listener) {
 	t.Helper()
 	for range 20 {
 		listeners := make(map[string]net.Listener)
@@ -779,12 +779,12 @@ func tlsOriginAt(t *testing.T, change func(*tls.Config), hosts ...string) (uint1
 
 // serveConns hands each connection to a port of 127.0.0.1 to serve, and closes
 // it afterwards. At the end of the test it waits for them all.
-func serveConns(t *testing.T, serve func(net.Conn)) uint16 {
+func serveConns(t testing.TB, serve func(net.Conn)) uint16 {
 	t.Helper()
 	return serveConnsAt(t, serve, "127.0.0.1")
 }
 
-func serveConnsAt(t *testing.T, serve func(net.Conn), hosts ...string) uint16 {
+func serveConnsAt(t testing.TB, serve func(net.Conn), hosts ...string) uint16 {
 	t.Helper()
 	port, listeners := listenAt(t, hosts...)
 	var wg sync.WaitGroup

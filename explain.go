@@ -24,13 +24,13 @@ import (
 
 // explainRequest is a request to be explained. Who asks is taken as given.
 type explainRequest struct {
-	User     string      `json:"user,omitempty"`
-	Session  string      `json:"session,omitempty"`
+	User     string      `json:"user,omitempty"`      // default: nobody has logged in
+	Session  string      `json:"session,omitempty"`   // default: that in User, if there is one
 	ClientIP string      `json:"client_ip,omitempty"` // default 127.0.0.1
 	Method   string      `json:"method,omitempty"`    // default GET with url, CONNECT with target
 	URL      string      `json:"url,omitempty"`       // of an exchange
 	Target   string      `json:"target,omitempty"`    // host:port of a tunnel
-	Headers  http.Header `json:"headers,omitempty"`
+	Headers  http.Header `json:"headers,omitempty"`   // default: none
 }
 
 // Verdicts of an explanation, a path or an address.
@@ -45,17 +45,17 @@ const (
 type explanation struct {
 	Handler string `json:"handler"` // its place
 	Running bool   `json:"running"` // false where only a configuration was asked
-	Method  string `json:"method"`
-	Kind    string `json:"kind"` // exchange, tunnel or site
-	HTTPS   bool   `json:"https"`
+	Method  string `json:"method"`  // of the request
+	Kind    string `json:"kind"`    // exchange, tunnel or site
+	HTTPS   bool   `json:"https"`   // an exchange that goes to its origin over TLS
 
 	Authority   string `json:"authority"`             // as it was asked for
 	Destination string `json:"destination,omitempty"` // host:port in canonical form
 	ClientIP    string `json:"client_ip"`             // as Caddy's {client_ip} has it
-	User        string `json:"user,omitempty"`
-	Session     string `json:"session,omitempty"`
+	User        string `json:"user,omitempty"`        // without the session
+	Session     string `json:"session,omitempty"`     // in the user name, where logins have one
 
-	Authentication string          `json:"authentication"`
+	Authentication string          `json:"authentication"`  // what was made of the user, in words
 	Rule           *explainedRule  `json:"rule,omitempty"`  // on the destination as it was asked for
 	Route          *explainedRoute `json:"route,omitempty"` // that matches
 	Paths          []explainedPath `json:"paths,omitempty"` // the target of the route, then its fallback
@@ -63,25 +63,25 @@ type explanation struct {
 	// Limits are those of the client and the handler, whatever the path.
 	Limits explainedLimits `json:"limits,omitempty"`
 
-	Verdict string   `json:"verdict"`
+	Verdict string   `json:"verdict"`          // allowed, denied, unavailable or site
 	Status  int      `json:"status,omitempty"` // that the client would get, where it would be refused
 	Reason  string   `json:"reason,omitempty"` // of a refusal
-	Notes   []string `json:"notes,omitempty"`
+	Notes   []string `json:"notes,omitempty"`  // what else to know, in words
 }
 
 // explainedRule is what the access rules say.
 type explainedRule struct {
-	Verdict string `json:"verdict"`
-	Rule    string `json:"rule"` // which of them, or that none does
+	Verdict string `json:"verdict"` // allowed or denied
+	Rule    string `json:"rule"`    // which of them, or that none does
 }
 
 // explainedRoute is the route of a request.
 type explainedRoute struct {
-	Index    int      `json:"index"`             // in routes; -1 where there are no routes
-	Match    string   `json:"match,omitempty"`   // the matcher set that matched; empty: every request
-	Skipped  []string `json:"skipped,omitempty"` // the matcher sets of the routes before it
-	To       string   `json:"to"`
-	Fallback string   `json:"fallback,omitempty"`
+	Index    int      `json:"index"`              // in routes; -1 where there are no routes
+	Match    string   `json:"match,omitempty"`    // the matcher set that matched; empty: every request
+	Skipped  []string `json:"skipped,omitempty"`  // the matcher sets of the routes before it
+	To       string   `json:"to"`                 // direct, deny or a group
+	Fallback string   `json:"fallback,omitempty"` // the same, where To is a group without a usable member
 }
 
 // explain tells what would become of a request. Nothing is sent, and nothing of the

@@ -55,7 +55,7 @@ func (l *accessList) denied(d *denial, port uint16) string {
 // checkTarget has found that one does.
 func (l *accessList) allowedName(t target.Target) string {
 	name := l.matchName(t)
-	if addr, ok := l.firstByPort[t.Port]; ok && addr < name || l.firstAddr < name {
+	if l.needsAddr(t.Port, name) {
 		return rulesOnAddress
 	}
 	return l.ruleAt(name)

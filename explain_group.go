@@ -36,8 +36,8 @@ type explainedGroup struct {
 // explainedUpstream is a member of a group.
 type explainedUpstream struct {
 	Upstream string `json:"upstream"` // without credentials
-	Priority int    `json:"priority"`
-	Weight   int    `json:"weight"`
+	Priority int    `json:"priority"` // its tier: lower ones are used first
+	Weight   int    `json:"weight"`   // its share, relative to the others
 
 	// State is that in Details in words, or `unknown (not running)`, where there
 	// are none.
@@ -50,6 +50,7 @@ type explainedUpstream struct {
 	// its own.
 	Source *explainedSource `json:"source,omitempty"`
 
+	// Details are missing where the configuration is not running.
 	Details *upstreamState `json:"details,omitempty"`
 }
 
@@ -102,12 +103,8 @@ func (g *group) explain(t *transaction) (*explainedGroup, error) {
 
 // foresee names the members that pick could choose from for a first attempt.
 func (g *group) foresee(t *transaction, v *groupView) []string {
-	tiers := v.exchanges
-	if t.kind == isTunnel {
-		tiers = v.tunnels
-	}
 	s := t.newSelection()
-	for _, tier := range tiers {
+	for _, tier := range v.tiers(t.kind) {
 		s.Members = tier
 		var eligible []string
 		for i, m := range tier {

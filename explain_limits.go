@@ -128,8 +128,10 @@ type explainedSource struct {
 	// Addresses are the local addresses: that of the user for each family with
 	// user_hash, otherwise those that are used by turn. Empty: the system's choice.
 	Addresses []string `json:"addresses,omitempty"`
-	Pick      string   `json:"pick,omitempty"`
-	Interface string   `json:"interface,omitempty"`
+	// Pick is round_robin or user_hash. Empty: there are no Addresses.
+	Pick string `json:"pick,omitempty"`
+	// Interface is the name of the network interface. Empty: none is set.
+	Interface string `json:"interface,omitempty"`
 }
 
 // explainSource tells of the sources of a request, nil where the system chooses. No

@@ -16,9 +16,9 @@ import (
 
 // explainedPath is one way in which a request could leave.
 type explainedPath struct {
-	To      string `json:"to"` // direct, deny or a group
-	Verdict string `json:"verdict"`
-	Reason  string `json:"reason,omitempty"`
+	To      string `json:"to"`               // direct, deny or a group
+	Verdict string `json:"verdict"`          // allowed, denied or unavailable
+	Reason  string `json:"reason,omitempty"` // where it is not allowed
 
 	// Rule is what decides about a name that an upstream resolves.
 	Rule string `json:"rule,omitempty"`
@@ -28,7 +28,8 @@ type explainedPath struct {
 	// upstream resolves the name.
 	Addresses []explainedAddr `json:"addresses,omitempty"`
 
-	// Circuit is that of the destination on this path: closed, open or half-open.
+	// Circuit is that of the destination on this path: closed, open,
+	// half_open, or off. Empty where the path is denied.
 	Circuit string `json:"circuit,omitempty"`
 
 	// Limits are those of connections to the destination, for an exchange that
@@ -39,14 +40,15 @@ type explainedPath struct {
 	// upstream has a local_address or an interface of its own.
 	Source *explainedSource `json:"source,omitempty"`
 
+	// Group are the upstreams of the path, where it is not direct.
 	Group *explainedGroup `json:"group,omitempty"`
 }
 
 // explainedAddr is an address of the destination.
 type explainedAddr struct {
-	Address string `json:"address"`
-	Verdict string `json:"verdict"`
-	Rule    string `json:"rule"` // that allows it, or why it is refused
+	Address string `json:"address"` // without a port
+	Verdict string `json:"verdict"` // allowed or denied
+	Rule    string `json:"rule"`    // that allows it, or why it is refused
 	// FailedLately: it could not be connected to, and is tried last.
 	FailedLately bool `json:"failed_lately,omitempty"`
 }

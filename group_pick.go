@@ -50,6 +50,14 @@ func (g *group) viewOf(s *health.Snapshot) *groupView {
 	return v
 }
 
+// tiers are the members for requests of a kind, those to be used first in front.
+func (v *groupView) tiers(kind kind) [][]Member {
+	if kind == isTunnel {
+		return v.tunnels
+	}
+	return v.exchanges
+}
+
 // path is how one attempt of a request leaves: through a member, or directly where
 // there is none.
 type path struct {
@@ -75,11 +83,7 @@ func (g *group) pick(s *Selection, kind kind) (path, error) {
 		}
 	}
 	v := g.look(now)
-	tiers := v.exchanges
-	if kind == isTunnel {
-		tiers = v.tunnels
-	}
-	for _, tier := range tiers {
+	for _, tier := range v.tiers(kind) {
 		s.Members = tier
 		if i := g.policy.Select(s); i >= 0 {
 			s.MarkTried(i)
@@ -98,11 +102,7 @@ func repeatable(s *Selection, kind kind) bool {
 // hasAnother reports whether there is a member that the request has not tried.
 func (g *group) hasAnother(s *Selection, kind kind) bool {
 	v := g.look(time.Now())
-	tiers := v.exchanges
-	if kind == isTunnel {
-		tiers = v.tunnels
-	}
-	for _, tier := range tiers {
+	for _, tier := range v.tiers(kind) {
 		s.Members = tier
 		for i := range tier {
 			if s.Eligible(i) {

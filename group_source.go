@@ -1,12 +1,9 @@
 package egress
 
 import (
-	"bufio"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"time"
 
@@ -23,40 +20,22 @@ const maxListLine = 8 << 10
 
 // readFile reads the list of the group. A bad line refuses the whole.
 func (g *group) readFile() ([]*upstreamSpec, error) {
-	f, err := os.Open(g.cfg.File)
-	if err != nil {
-		return nil, fmt.Errorf("file: %w", err)
-	}
-	defer f.Close()
 	var specs []*upstreamSpec
 	repl := caddy.NewReplacer()
-	lines := bufio.NewScanner(f)
-	lines.Buffer(make([]byte, 0, maxListLine), maxListLine)
-	n := 0
-	for lines.Scan() {
-		n++
-		line := strings.TrimSpace(lines.Text())
-		if n == 1 {
-			line = strings.TrimPrefix(line, "\ufeff")
-		}
-		if line == "" || line[0] == '#' {
-			continue
+	err := readLines(g.cfg.File, maxListLine, func(line string) error {
+		if line[0] == '#' {
+			return nil
 		}
 		addr, err := parseUpstreamLine(line, g.cfg.Scheme)
-		if err == nil {
-			var s *upstreamSpec
-			if s, err = g.cfg.specAt(new(Upstream), addr, repl); err == nil {
-				specs = append(specs, s)
-				continue
-			}
+		if err != nil {
+			return err
 		}
-		return nil, fmt.Errorf("file: %s:%d: %w", g.cfg.File, n, err)
-	}
-	if err := lines.Err(); err != nil {
-		if errors.Is(err, bufio.ErrTooLong) {
-			err = fmt.Errorf("line %d is longer than %d bytes", n+1, maxListLine)
-		}
-		return nil, fmt.Errorf("file: %s: %w", g.cfg.File, err)
+		s, err := g.cfg.specAt(new(Upstream), addr, repl)
+		specs = append(specs, s)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	return specs, nil
 }

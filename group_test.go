@@ -244,27 +244,13 @@ func TestOldGroupsAreCollected(t *testing.T) {
 
 // What the default policy goes by is learned from tunnels and from exchanges.
 func TestConnectTimesAreObserved(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	go func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
-					_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
-				}
-			}()
+	port := serveConns(t, func(conn net.Conn) {
+		if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
 		}
-	}()
+	})
 	for _, kind := range []string{"tunnel", "exchange"} {
-		h, end := mustLoadWithApps(t, `{"groups":{"default":{"upstreams":[{"url":"http://`+ln.Addr().String()+`"}]}}}`)
+		h, end := mustLoadWithApps(t, `{"groups":{"default":{"upstreams":[{"url":"http://127.0.0.1:`+fmt.Sprint(port)+`"}]}}}`)
 		g := h.groups["default"]
 		m := g.health.Members()[0].Value.(*member)
 		if m.Latency() != 0 {

@@ -31,7 +31,7 @@ import (
 // while these settings and those that decide what can be reached on the path stay as
 // they are.
 type DestinationCircuit struct {
-	// Off turns the circuit off: every request dials.
+	// Off turns the circuit off: every request dials. Default: false.
 	Off bool `json:"off,omitempty"`
 
 	// Failures is how many failures in a row open the circuit.
@@ -46,7 +46,8 @@ type DestinationCircuit struct {
 	// Default: 2s.
 	OpenFor caddy.Duration `json:"open_for,omitempty"`
 
-	// MaxOpenFor is the longest pause. Default: 30s.
+	// MaxOpenFor is the longest pause. Default: 30s, or open_for where that is
+	// longer.
 	MaxOpenFor caddy.Duration `json:"max_open_for,omitempty"`
 }
 

@@ -80,7 +80,7 @@ type Handler struct {
 	Auth *Auth `json:"auth,omitempty"`
 
 	// AllowUnauthenticated silences the warning about a proxy without
-	// authentication on an address that is not loopback.
+	// authentication on an address that is not loopback. Default: false.
 	AllowUnauthenticated bool `json:"allow_unauthenticated,omitempty"`
 
 	// AdminAddresses are addresses (`host:port`) of listeners of this process,
@@ -97,7 +97,8 @@ type Handler struct {
 
 	// ACL are the access rules, in order; the first that matches decides.
 	// Whatever they say, loopback, private, link-local and other special
-	// addresses are denied unless a rule allows them by IP or CIDR.
+	// addresses are denied unless a rule allows them by IP or CIDR. Default:
+	// none; then all other addresses are allowed.
 	ACL []ACLRule `json:"acl,omitempty"`
 
 	// ResolveNames resolves the names of destinations here as well when an
@@ -112,16 +113,20 @@ type Handler struct {
 	Routes []*Route `json:"routes,omitempty"`
 
 	// Groups are the upstream proxies, in groups by name. `direct` and `deny`
-	// cannot be names. A group to which no route leads is an error.
+	// cannot be names. A group to which no route leads is an error. Default:
+	// none.
 	Groups map[string]*UpstreamGroup `json:"groups,omitempty"`
 
-	// DestinationCircuit is the passive health of destinations.
+	// DestinationCircuit is the passive health of destinations. Default: on,
+	// with the defaults of its fields.
 	DestinationCircuit *DestinationCircuit `json:"destination_circuit,omitempty"`
 
-	// Transport is how origins are reached.
+	// Transport is how origins are reached. Default: as the defaults of its
+	// fields say.
 	Transport *Transport `json:"transport,omitempty"`
 
-	// Tunnel holds the timers and limits of tunnels.
+	// Tunnel holds the timers and limits of tunnels. Default: as the defaults
+	// of its fields say.
 	Tunnel *Tunnel `json:"tunnel,omitempty"`
 
 	// Forwarded is what the Forwarded field (RFC 7239) tells the origin of
@@ -130,11 +135,11 @@ type Handler struct {
 	Forwarded string `json:"forwarded,omitempty"`
 
 	// HideIP replaces the client's address in the Forwarded field by
-	// `unknown` (RFC 7239 §6.2).
+	// `unknown` (RFC 7239 §6.2). Default: false.
 	HideIP bool `json:"hide_ip,omitempty"`
 
 	// HideVia leaves out the Via field, on requests and responses. Loops
-	// over several proxies can no longer be recognised then.
+	// over several proxies can no longer be recognised then. Default: false.
 	HideVia bool `json:"hide_via,omitempty"`
 
 	logger         *zap.Logger

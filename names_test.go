@@ -427,22 +427,8 @@ func TestNamesOverReload(t *testing.T) {
 
 // What a dial through the door costs, against one of net.Dialer.
 func BenchmarkDial(b *testing.B) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer ln.Close()
-	go func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			io.Copy(io.Discard, conn)
-			conn.Close()
-		}
-	}()
-	at := ln.Addr().(*net.TCPAddr).AddrPort()
+	port := serveConns(b, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
+	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)
 	access, err := newAccessList([]ACLRule{{Subjects: []string{"127.0.0.0/8"}, Allow: true}}, nil)
 	if err != nil {
 		b.Fatal(err)

@@ -3,6 +3,7 @@ package egress
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,7 +39,8 @@ type Transport struct {
 	// is refused with 502. Default: 65536.
 	MaxResponseHeader int64 `json:"max_response_header_size,omitempty"`
 
-	// KeepAlive is about idle connections.
+	// KeepAlive is about idle connections. Default: they are kept, as the
+	// defaults of its fields say.
 	KeepAlive *KeepAlive `json:"keep_alive,omitempty"`
 
 	// MaxConnLifetime is the age, ±10%, from which on a connection is no
@@ -270,16 +272,24 @@ func (t *Transport) validateSizes() error {
 	if t.KeepAlive.MaxIdleConnsPerHost < 1 {
 		return fmt.Errorf("transport.keep_alive.max_idle_conns_per_host: %d is below 1 (to keep none, set enabled to false)", t.KeepAlive.MaxIdleConnsPerHost)
 	}
-	if !contains(reusePolicies, t.ReuseUnsafe) {
+	if !slices.Contains(reusePolicies, t.ReuseUnsafe) {
 		return fmt.Errorf("transport.reuse_unsafe: unknown value %q: one of %s", t.ReuseUnsafe, strings.Join(reusePolicies, ", "))
 	}
-	switch {
-	case t.TLS.ServerName != "":
+	if t.TLS.ServerName != "" {
 		return errors.New("transport.tls.server_name: an origin's certificate is always checked against the name that the client asked for")
-	case len(t.TLS.ExceptPorts) > 0:
-		return errors.New("transport.tls.except_ports: the scheme of a request decides about TLS")
-	case t.TLS.Renegotiation != "":
-		return errors.New("transport.tls.renegotiation: not supported")
+	}
+	return checkTLSSettings(t.TLS, "transport.tls", "a request")
+}
+
+// checkTLSSettings refuses those settings of reverse_proxy's transport that make no
+// sense here towards anybody. name is that of the settings, and TLS is spoken where
+// the scheme of what says so.
+func checkTLSSettings(c *reverseproxy.TLSConfig, name, what string) error {
+	switch {
+	case len(c.ExceptPorts) > 0:
+		return fmt.Errorf("%s.except_ports: the scheme of %s decides about TLS", name, what)
+	case c.Renegotiation != "":
+		return fmt.Errorf("%s.renegotiation: not supported", name)
 	}
 	return nil
 }

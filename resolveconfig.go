@@ -123,12 +123,8 @@ func (r *Resolver) validateTLS(servers []dnscache.Server) error {
 		return errors.New("transport.resolver.tls.server_name: the name of a certificate stands behind '#' of the server's address")
 	case r.TLS.HandshakeTimeout != 0:
 		return fmt.Errorf("transport.resolver.tls.handshake_timeout: a server has %s for an answer, the handshake included", dnscache.TryTimeout)
-	case len(r.TLS.ExceptPorts) > 0:
-		return errors.New("transport.resolver.tls.except_ports: the scheme of a server decides about TLS")
-	case r.TLS.Renegotiation != "":
-		return errors.New("transport.resolver.tls.renegotiation: not supported")
 	}
-	return nil
+	return checkTLSSettings(r.TLS, "transport.resolver.tls", "a server")
 }
 
 // staticHosts are the names with fixed addresses, in canonical form.

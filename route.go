@@ -43,7 +43,7 @@ type Route struct {
 	// Headers changes fields: those of requests on their way up, which for
 	// tunnels means the CONNECT request to an HTTP upstream, and those of the
 	// responses of exchanges. Fields that frame messages or connections, Host
-	// and Proxy-Authorization cannot be changed.
+	// and Proxy-Authorization cannot be changed. Default: none are.
 	Headers *headers.Handler `json:"headers,omitempty"`
 
 	// LocalAddresses are IP addresses of this machine that connections leave

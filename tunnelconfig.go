@@ -6,7 +6,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"github.com/dustin/go-humanize"
 )
 
 // Tunnel holds the timers and limits of tunnels. Where a limit counts or
@@ -158,10 +157,10 @@ func byteRate(d *caddyfile.Dispenser, to *int64) error {
 		*to = noLimit
 		return nil
 	}
-	n, err := humanize.ParseBytes(arg)
-	if err != nil || n == 0 || n > 1<<40 {
+	n, ok := parseSize(arg)
+	if !ok {
 		return d.Errf("bad %s '%s': not a size in bytes (per second), or off", word, arg)
 	}
-	*to = int64(n)
+	*to = n
 	return nil
 }

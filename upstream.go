@@ -26,37 +26,41 @@ type UpstreamGroup struct {
 
 	// File is the path of a list of members, one a line: a URL, or
 	// `host:port`, or `host:port:user:password`. Empty lines and what begins
-	// with `#` are skipped. The file is watched: members that stay keep their
-	// connections and health, new ones join, those that are gone drain. A
-	// list with a bad line is refused as a whole, at provision with an
-	// error, later with a line in the log, and the old members stay.
+	// with `#` are skipped. It must be a regular file. It is watched: members
+	// that stay keep their connections and health, new ones join, those that
+	// are gone drain. A list with a bad line is refused as a whole, at
+	// provision with an error, later with a line in the log, and the old
+	// members stay. Default: none.
 	File string `json:"file,omitempty"`
 
 	// DynamicRaw is a source of members, one of reverse_proxy's modules
 	// (`a`, `srv`, `multi`, …). It is asked off-request, so placeholders of
 	// requests are empty in it. Sources tell host and port only: Scheme is
 	// mandatory beside it. While it fails, and after a reload until it answers,
-	// the members that it told last stay.
+	// the members that it told last stay. Default: none.
 	DynamicRaw json.RawMessage `json:"dynamic,omitempty" caddy:"namespace=http.reverse_proxy.upstreams inline_key=source"`
 
 	// Scheme is that of members whose address has none: `http`, `https`,
 	// `socks5` or `socks5h`. Default: `http`.
 	Scheme string `json:"scheme,omitempty"`
 
-	// Credentials are those of members that have none of their own.
+	// Credentials are those of members that have none of their own. Default:
+	// none.
 	Credentials *Credentials `json:"credentials,omitempty"`
 
-	// TLS is that of `https` members that have none of their own.
+	// TLS is that of `https` members that have none of their own. Default: the
+	// roots of the system.
 	TLS *reverseproxy.TLSConfig `json:"tls,omitempty"`
 
 	// LoadBalancing says which member a request takes, and what happens when
-	// that one fails.
+	// that one fails. Default: as the defaults of its fields say.
 	LoadBalancing *LoadBalancing `json:"load_balancing,omitempty"`
 
 	// HealthChecks are the active checks of the members. Default: none.
 	HealthChecks *HealthChecks `json:"health_checks,omitempty"`
 
-	// Circuit is the passive health of the members.
+	// Circuit is the passive health of the members. Default: on, with the
+	// defaults of its fields.
 	Circuit *UpstreamCircuit `json:"circuit,omitempty"`
 
 	// SlowStart is the time in which the share of a member that has come back
@@ -143,7 +147,7 @@ type Upstream struct {
 
 	// Header are fields added to what is sent to an HTTP upstream: to CONNECT
 	// requests and to the heads of exchanges, there instead of the client's
-	// fields of the same names. An error with SOCKS.
+	// fields of the same names. An error with SOCKS. Default: none.
 	Header http.Header `json:"header,omitempty"`
 }
 
@@ -318,12 +322,7 @@ func (s *upstreamSpec) validateMore() error {
 		return err
 	}
 	if s.tls != nil {
-		switch {
-		case len(s.tls.ExceptPorts) > 0:
-			return errors.New("tls.except_ports: the scheme of the URL decides about TLS")
-		case s.tls.Renegotiation != "":
-			return errors.New("tls.renegotiation: not supported")
-		}
+		return checkTLSSettings(s.tls, "tls", "the URL")
 	}
 	return nil
 }

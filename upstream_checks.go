@@ -22,6 +22,7 @@ import (
 // as well: see Circuit.)
 type HealthChecks struct {
 	// Active are the checks that are made whether or not there are requests.
+	// Default: none.
 	Active *ActiveHealthChecks `json:"active,omitempty"`
 }
 
@@ -38,7 +39,8 @@ type ActiveHealthChecks struct {
 	// Targets are what is asked for, for `connect` and `http`; one that works
 	// is enough. For `connect` `host:port`, or a URL: https means a TLS
 	// handshake inside the tunnel as well. For `http` a URL. They are asked
-	// for as they stand here; access rules do not apply to them.
+	// for as they stand here; access rules do not apply to them. Those two need
+	// at least one, and with the other types targets are an error.
 	Targets []string `json:"targets,omitempty"`
 
 	// Interval is the time between checks of a member, ±20%. It is longer
@@ -60,10 +62,11 @@ type ActiveHealthChecks struct {
 	ExpectStatus int `json:"expect_status,omitempty"`
 
 	// ExpectBody is a regular expression that must match in the first 64 KiB
-	// of the page, for `http`.
+	// of the page, for `http`; with other types it is an error. Default: none.
 	ExpectBody string `json:"expect_body,omitempty"`
 
-	// Headers are sent with the request, for `http`.
+	// Headers are sent with the request, for `http`; with other types they are
+	// an error. Default: none.
 	Headers http.Header `json:"headers,omitempty"`
 }
 

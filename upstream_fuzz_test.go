@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -37,7 +38,7 @@ func FuzzUpstreamAddress(f *testing.F) {
 }
 
 func checkUpstreamAddress(t *testing.T, line string, a upstreamAddress) {
-	if !contains(upstreamSchemes, a.scheme) || (a.socket == "") != (a.host != "" && a.port != 0) {
+	if !slices.Contains(upstreamSchemes, a.scheme) || (a.socket == "") != (a.host != "" && a.port != 0) {
 		t.Fatalf("%q is %+v", line, a)
 	}
 	if a.socket != "" {

@@ -115,7 +115,8 @@ type UpstreamCircuit struct {
 	// Default: 10s.
 	OpenFor caddy.Duration `json:"open_for,omitempty"`
 
-	// MaxOpenFor is the longest pause. Default: 5m.
+	// MaxOpenFor is the longest pause. Default: 5m, or open_for where that is
+	// longer.
 	MaxOpenFor caddy.Duration `json:"max_open_for,omitempty"`
 
 	// MaxEjected is the share of the group that may be out by circuit at the

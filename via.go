@@ -282,11 +282,7 @@ func (d *dialer) lookup(ctx context.Context, dest target.Target) (netip.Addr, er
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	a, ok := list.next()
-	if !ok {
-		return netip.Addr{}, list.failure(ctx)
-	}
-	return a, nil
+	return list.first(ctx)
 }
 
 // lookupAll resolves dest and checks its addresses, all of them in the families of order.
@@ -331,11 +327,7 @@ func (d *dialer) lookupUnchecked(parent context.Context, host string) (netip.Add
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	a, ok := list.next()
-	if !ok {
-		return netip.Addr{}, list.failure(ctx)
-	}
-	return a, nil
+	return list.first(ctx)
 }
 
 // checkNames resolves a name that an upstream will resolve, and refuses it if any of

@@ -102,15 +102,25 @@ func (l *load) push(w *worker) {
 	}
 }
 
-func (l *load) send() error {
+// sized opens a tunnel and tells the origin how many bytes it is for.
+func (l *load) sized() (*conn, error) {
 	c, err := l.tunnel()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := fmt.Fprintf(c, "%d\n", l.Size); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (l *load) send() error {
+	c, err := l.sized()
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	if _, err := fmt.Fprintf(c, "%d\n", l.Size); err != nil {
-		return err
-	}
 	if err := writeBody(c, nil, new(pattern.Body), l.Size); err != nil {
 		return err
 	}
@@ -125,14 +135,11 @@ func (l *load) send() error {
 }
 
 func (l *load) fetch() error {
-	c, err := l.tunnel()
+	c, err := l.sized()
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	if _, err := fmt.Fprintf(c, "%d\n", l.Size); err != nil {
-		return err
-	}
 	if err := c.readBody(new(pattern.Body), l.Size, nil); err != nil {
 		return err
 	}

@@ -196,13 +196,5 @@ func writeBody(w io.Writer, out []byte, b *pattern.Body, n int64) error {
 	if _, err := w.Write(out); err != nil {
 		return err
 	}
-	for n > 0 {
-		piece := b.Next(n)
-		if _, err := w.Write(piece); err != nil {
-			return err
-		}
-		b.Offset += int64(len(piece))
-		n -= int64(len(piece))
-	}
-	return nil
+	return b.Send(w, n)
 }

@@ -12,10 +12,7 @@ import (
 // closeTunnel ends a tunnel to an echo origin the orderly way.
 func closeTunnel(t *testing.T, tun *tunnel) {
 	t.Helper()
-	write(t, tun, "ping")
-	if got := readN(t, tun, 4); got != "ping" {
-		t.Errorf("got %q", got)
-	}
+	alive(t, tun, "the tunnel")
 	if err := tun.CloseWrite(); err != nil {
 		t.Fatal(err)
 	}

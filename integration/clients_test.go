@@ -405,6 +405,15 @@ func write(t *testing.T, w io.Writer, s string) {
 	}
 }
 
+// alive fails the test unless a tunnel to an echo moves bytes.
+func alive(t *testing.T, tun *tunnel, what string) {
+	t.Helper()
+	write(t, tun, "ping")
+	if got := readN(t, tun, 4); got != "ping" {
+		t.Errorf("%s: %q", what, got)
+	}
+}
+
 // gate is a channel that may be closed more than once.
 type gate struct {
 	once sync.Once

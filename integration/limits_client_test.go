@@ -84,25 +84,9 @@ func TestLimits_PerClientCountsWaiters(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		p := start(t, m, setup{egress: usual + "transport {\n max_conns_per_host 1\n max_per_client 2\n pending_timeout 1m\n}\n"})
 		eachClient(t, p, func(t *testing.T, c *client) {
-			release := newGate()
-			t.Cleanup(release.open)
-			origin, arrived := holding(t, release.c)
-			first := c.goTry(c.newRequest(t, "GET", origin.url("/hold"), nil))
-			await(t, arrived, "the first request")
-			// Of two more, one waits and one is refused; which one is the
-			// scheduler's choice.
-			waiting, done := c.goTry(c.newRequest(t, "GET", origin.url("/2"), nil)), c.goTry(c.newRequest(t, "GET", origin.url("/3"), nil))
-			select {
-			case a := <-done:
-				expectLimit(t, a.must(t).Response)
-			case a := <-waiting:
-				expectLimit(t, a.must(t).Response)
-				waiting = done
-			case <-time.After(patience):
-				t.Fatal("nobody was refused")
-			}
-			release.open()
-			await(t, first, "the first response").must(t).expect(t, 200, "done")
+			origin, finish := c.holdOne(t)
+			waiting := c.oneOfTwoWaits(t, origin)
+			finish()
 			await(t, waiting, "the waiter's response").must(t).expect(t, 200, "done")
 			servedSoon(t, c, func() *http.Request { return c.newRequest(t, "GET", origin.url("/"), nil) })
 		})
@@ -184,20 +168,6 @@ func TestLimits_PerUser(t *testing.T) {
 			await(t, first, "the first response").must(t).expect(t, 200, "done")
 			servedSoon(t, c, func() *http.Request { return request("ada", "one", "192.0.2.2", "/") })
 		})
-	})
-}
-
-// Tunnels are not exchanges: they do not count.
-func TestLimits_PerClientTunnelsApart(t *testing.T) {
-	eachMode(t, func(t *testing.T, m mode) {
-		p := start(t, m, setup{egress: usual + "transport {\n max_per_client 1\n}\n"})
-		origin, _ := recorder(t, okResponse)
-		c := p.client(t, "h1")
-		for range 3 {
-			tun := c.open(t, origin.addr)
-			defer tun.Close()
-		}
-		c.get(t, origin.url("/")).expect(t, 200, "ok")
 	})
 }
 

@@ -33,6 +33,40 @@ func holding(t *testing.T, release <-chan struct{}) (origin *rawOrigin, arrived 
 	}), in
 }
 
+// holdOne has an origin hold a request of c back. finish lets it go and looks at the
+// answer.
+func (c *client) holdOne(t *testing.T) (origin *rawOrigin, finish func()) {
+	t.Helper()
+	release := newGate()
+	t.Cleanup(release.open)
+	origin, arrived := holding(t, release.c)
+	first := c.goTry(c.newRequest(t, "GET", origin.url("/hold"), nil))
+	await(t, arrived, "the first request")
+	return origin, func() {
+		t.Helper()
+		release.open()
+		await(t, first, "the first response").must(t).expect(t, 200, "done")
+	}
+}
+
+// oneOfTwoWaits sends two requests, of which one must be refused; which one is the
+// scheduler's choice. It returns where the answer to the other will come.
+func (c *client) oneOfTwoWaits(t *testing.T, origin *rawOrigin) <-chan answer {
+	t.Helper()
+	one, other := c.goTry(c.newRequest(t, "GET", origin.url("/2"), nil)), c.goTry(c.newRequest(t, "GET", origin.url("/3"), nil))
+	select {
+	case a := <-one:
+		expectLimit(t, a.must(t).Response)
+		return other
+	case a := <-other:
+		expectLimit(t, a.must(t).Response)
+		return one
+	case <-time.After(patience):
+		t.Fatal("nobody was refused")
+		return nil
+	}
+}
+
 // upstream.md §1: over a limit of the pool a request gets 503 with Retry-After,
 // at once where nobody may wait; the destination's circuit is not charged.
 func TestLimits_NobodyWaits(t *testing.T) {
@@ -45,11 +79,7 @@ func TestLimits_NobodyWaits(t *testing.T) {
 			eachMode(t, func(t *testing.T, m mode) {
 				p := start(t, m, setup{egress: usual + "destination_circuit {\n failures 2\n open_for 1m\n}\ntransport {\n " + tc.transport + "\n pending_timeout 1m\n}\n"})
 				eachClient(t, p, func(t *testing.T, c *client) {
-					release := newGate()
-					t.Cleanup(release.open)
-					origin, arrived := holding(t, release.c)
-					first := c.goTry(c.newRequest(t, "GET", origin.url("/hold"), nil))
-					await(t, arrived, "the first request")
+					origin, finish := c.holdOne(t)
 					for range 4 {
 						expectLimit(t, c.get(t, origin.url("/")).Response)
 					}
@@ -61,8 +91,7 @@ func TestLimits_NobodyWaits(t *testing.T) {
 							t.Errorf("logged as %v", line["egress"])
 						}
 					}
-					release.open()
-					await(t, first, "the first response").must(t).expect(t, 200, "done")
+					finish()
 					c.get(t, origin.url("/")).expect(t, 200, "done")
 					if n := origin.count(); n != 1 {
 						t.Errorf("%d connections", n)
@@ -84,28 +113,9 @@ func TestLimits_QueueFull(t *testing.T) {
 			eachMode(t, func(t *testing.T, m mode) {
 				p := start(t, m, setup{egress: usual + "transport {\n " + tc.transport + "\n pending_timeout 1m\n}\n"})
 				eachClient(t, p, func(t *testing.T, c *client) {
-					release := newGate()
-					t.Cleanup(release.open)
-					origin, arrived := holding(t, release.c)
-					first := c.goTry(c.newRequest(t, "GET", origin.url("/hold"), nil))
-					await(t, arrived, "the first request")
-					// Of two more, one waits and one is refused; which one
-					// is the scheduler's choice.
-					second := c.goTry(c.newRequest(t, "GET", origin.url("/2"), nil))
-					third := c.goTry(c.newRequest(t, "GET", origin.url("/3"), nil))
-					var waiting <-chan answer
-					select {
-					case a := <-second:
-						expectLimit(t, a.must(t).Response)
-						waiting = third
-					case a := <-third:
-						expectLimit(t, a.must(t).Response)
-						waiting = second
-					case <-time.After(patience):
-						t.Fatal("nobody was refused")
-					}
-					release.open()
-					await(t, first, "the first response").must(t).expect(t, 200, "done")
+					origin, finish := c.holdOne(t)
+					waiting := c.oneOfTwoWaits(t, origin)
+					finish()
 					await(t, waiting, "the waiter's response").must(t).expect(t, 200, "done")
 				})
 			})
@@ -118,16 +128,11 @@ func TestLimits_PendingTimeout(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		p := start(t, m, setup{egress: usual + "transport {\n max_conns_per_host 1\n pending_timeout 100ms\n}\n"})
 		eachClientAtOnce(t, p, func(t *testing.T, c *client) {
-			release := newGate()
-			t.Cleanup(release.open)
-			origin, arrived := holding(t, release.c)
-			first := c.goTry(c.newRequest(t, "GET", origin.url("/hold"), nil))
-			await(t, arrived, "the first request")
+			origin, finish := c.holdOne(t)
 			for range 3 {
 				expectLimit(t, c.get(t, origin.url("/")).Response)
 			}
-			release.open()
-			await(t, first, "the first response").must(t).expect(t, 200, "done")
+			finish()
 			for range 3 { // a slot comes back a moment after the response
 				servedSoon(t, c, func() *http.Request { return c.newRequest(t, "GET", origin.url("/"), nil) })
 			}
@@ -138,7 +143,7 @@ func TestLimits_PendingTimeout(t *testing.T) {
 // Tunnels do not count against the limits of exchanges.
 func TestLimits_TunnelsApart(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
-		p := start(t, m, setup{egress: usual + "transport {\n max_conns 1\n max_conns_per_host 1\n max_pending off\n}\n"})
+		p := start(t, m, setup{egress: usual + "transport {\n max_conns 1\n max_conns_per_host 1\n max_pending off\n max_per_client 1\n}\n"})
 		origin, _ := recorder(t, okResponse)
 		c := p.client(t, "h1")
 		for range 3 {

@@ -31,15 +31,6 @@ func withRules(path, onChange string) string {
 		"tunnel {\n on_policy_change " + onChange + "\n}\n"
 }
 
-// alive fails the test unless a tunnel to an echo moves bytes.
-func alive(t *testing.T, tun *tunnel, what string) {
-	t.Helper()
-	write(t, tun, "ping")
-	if got := readN(t, tun, 4); got != "ping" {
-		t.Errorf("%s: %q", what, got)
-	}
-}
-
 // ended waits for the end of a tunnel.
 func ended(t *testing.T, tun *tunnel, what string) {
 	t.Helper()

@@ -28,10 +28,7 @@ func TestTunnel_OutlivesCaddysIdleTimeouts(t *testing.T) {
 		for _, kind := range clientKinds {
 			tunnels[kind] = p.client(t, kind).open(t, origin.addr)
 			tunnels[kind+" used"] = p.client(t, kind).open(t, origin.addr)
-			write(t, tunnels[kind+" used"], "ping")
-			if got := readN(t, tunnels[kind+" used"], 4); got != "ping" {
-				t.Fatalf("%s: got %q", kind, got)
-			}
+			alive(t, tunnels[kind+" used"], kind)
 		}
 		time.Sleep(1250 * time.Millisecond) // the silence itself is the test
 		for kind, tun := range tunnels {

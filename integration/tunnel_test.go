@@ -136,10 +136,7 @@ func TestTunnel_ResponseHead_RFC9110_9_3_6(t *testing.T) {
 								t.Errorf("%s: %q in the answer to CONNECT", name, v)
 							}
 						}
-						write(t, tun, "ping")
-						if got := readN(t, tun, 4); got != "ping" {
-							t.Errorf("got %q", got)
-						}
+						alive(t, tun, "the tunnel")
 					})
 				}
 			})
@@ -484,10 +481,7 @@ func TestTunnel_RefusedStream_Multiplexed(t *testing.T) {
 				if b, err := io.ReadAll(refused); len(b) == 0 || err != nil {
 					t.Errorf("body of the refusal: %q, %v", b, err)
 				}
-				write(t, tun, "ping")
-				if got := readN(t, tun, 4); got != "ping" {
-					t.Errorf("got %q", got)
-				}
+				alive(t, tun, "the tunnel")
 				resp, _ = c.connect(t, "10.0.0.1:443", "", nil)
 				expectError(t, resp, 403, "destination_ip_prohibited")
 				write(t, tun, "pong")

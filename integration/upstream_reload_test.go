@@ -91,10 +91,7 @@ func TestUpstreamReload_Unchanged(t *testing.T) {
 			t.Error("a reload has closed the connection to the upstream")
 		}
 		if name == "first" {
-			write(t, tun, "ping")
-			if got := readN(t, tun, 4); got != "ping" {
-				t.Errorf("tunnel: %q", got)
-			}
+			alive(t, tun, "the tunnel")
 			tun.Close() // it belongs to the old handler
 		}
 		c.h1.CloseIdleConnections()
@@ -137,10 +134,7 @@ func TestUpstreamReload_Credentials(t *testing.T) {
 	old := running(t)
 	p.reload(t, config("two"))
 	eventually(t, "the end of the idle connection", func() bool { return !u.connected(before) })
-	write(t, tun, "ping")
-	if got := readN(t, tun, 4); got != "ping" {
-		t.Errorf("tunnel: %q", got)
-	}
+	alive(t, tun, "the tunnel")
 	u.asked()
 	p.getAfterReload(t, origin.URL).expect(t, 200, "ok")
 	for _, r := range u.asked() {

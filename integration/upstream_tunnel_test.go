@@ -85,10 +85,7 @@ func TestUpstreamTunnel_Refusals(t *testing.T) {
 				if resp.StatusCode != 200 {
 					t.Fatalf("%s %v", resp.Status, resp.Header)
 				}
-				write(t, tun, "ping")
-				if got := readN(t, tun, 4); got != "ping" {
-					t.Errorf("echo %q", got)
-				}
+				alive(t, tun, "the tunnel")
 				tun.Close()
 			})
 			alone := start(t, mode{access: true}, setup{egress: group(options+"lb_retries off\n", "http://other:x@"+bad.addr)}) // other credentials: health of its own
@@ -122,10 +119,7 @@ func TestUpstreamTunnel_RefusalClosesOneStream(t *testing.T) {
 		resp, _ := c.connect(t, refusedAddr(t), "", nil)
 		expectError(t, resp, 502, "connection_refused")
 	}
-	write(t, tun, "ping")
-	if got := readN(t, tun, 4); got != "ping" {
-		t.Errorf("echo %q", got)
-	}
+	alive(t, tun, "the tunnel")
 	tun.Close()
 }
 
@@ -244,10 +238,7 @@ func TestUpstreamTunnel_Hedge(t *testing.T) {
 	asked := b.asked()
 	for ended, deadline := 0, time.Now().Add(patience); ended < 5; {
 		tun := p.openFree(t, c, echo.addr)
-		write(t, tun, "ping")
-		if got := readN(t, tun, 4); got != "ping" {
-			t.Errorf("echo %q", got)
-		}
+		alive(t, tun, "the tunnel")
 		closeTunnel(t, tun)
 		select {
 		case <-gone: // the slower attempt of this tunnel, or of one before

@@ -5,6 +5,7 @@ import (
 	"hash/maphash"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -283,18 +284,9 @@ func (r *record) stale(now time.Time) *record {
 func usable(list []netip.Addr) []netip.Addr {
 	out := make([]netip.Addr, 0, min(len(list), MaxAddrs))
 	for _, a := range list {
-		if a = a.Unmap(); a.IsValid() && len(out) < MaxAddrs && !contains(out, a) {
+		if a = a.Unmap(); a.IsValid() && len(out) < MaxAddrs && !slices.Contains(out, a) {
 			out = append(out, a)
 		}
 	}
 	return out
-}
-
-func contains(list []netip.Addr, a netip.Addr) bool {
-	for _, b := range list {
-		if a == b {
-			return true
-		}
-	}
-	return false
 }

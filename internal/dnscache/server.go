@@ -28,6 +28,7 @@ type Server struct {
 
 	// Host is an IP address or, for DoT and DoH, possibly a name.
 	Host string
+	// Port is never 0: ParseServer gives each protocol its own.
 	Port uint16
 
 	// ServerName is what the certificate must be valid for, with DoT and DoH.

@@ -44,9 +44,6 @@ type half struct {
 // Client wraps the end of a connection that dialed.
 func Client(c net.Conn, s Script) *Conn { return newConn(c, s, true, 0) }
 
-// Server wraps the end of a connection that accepted.
-func Server(c net.Conn, s Script) *Conn { return newConn(c, s, false, 0) }
-
 func newConn(c net.Conn, s Script, client bool, number int) *Conn {
 	f := &Conn{Conn: c, number: number, script: s, client: client, done: make(chan struct{})}
 	up, down := newFlow(s.Up, s.Seed, true), newFlow(s.Down, s.Seed, false)

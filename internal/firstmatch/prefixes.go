@@ -10,7 +10,7 @@ import (
 // Entry is a rule on the addresses of a prefix.
 type Entry struct {
 	Prefix netip.Prefix
-	Pos    uint32
+	Pos    uint32 // among all rules, from 0: the lowest wins
 }
 
 // Prefixes finds the first rule on addresses. It is immutable. The zero value has

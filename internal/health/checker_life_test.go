@@ -14,7 +14,6 @@ import (
 func TestHeldThatLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 3, func(c *CheckerConfig) { c.Targets = []string{"a"} })
-		defer func() { l.c.Stop() }()
 		l.restart()
 		l.wait(5 * sec)
 		members := l.g.Members()
@@ -43,7 +42,6 @@ func TestHeldThatLeaves(t *testing.T) {
 func TestCheckedThatLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2, nil)
-		defer func() { l.c.Stop() }()
 		l.set(errHang, 0)
 		l.restart()
 		l.wait(sec)
@@ -88,7 +86,6 @@ func TestStopCountsNothing(t *testing.T) {
 func TestReloads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 3, nil)
-		defer func() { l.c.Stop() }()
 		l.restart()
 		l.wait(5 * sec)
 		l.take(&l.checks)
@@ -134,7 +131,6 @@ func TestReloads(t *testing.T) {
 func TestTwoCheckers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 1, nil)
-		defer func() { l.c.Stop() }()
 		other := NewGroup(GroupConfig{UpstreamConfig: exactConfig()})
 		if err := other.SetMembers(l.g.Members()); err != nil {
 			t.Fatal(err)
@@ -160,7 +156,6 @@ func TestTwoCheckers(t *testing.T) {
 func TestMembersComeAndGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2, nil)
-		defer func() { l.c.Stop() }()
 		l.restart()
 		l.wait(5 * sec)
 		l.take(&l.checks)
@@ -180,7 +175,6 @@ func TestMembersComeAndGo(t *testing.T) {
 func TestCheckNow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2, nil)
-		defer func() { l.c.Stop() }()
 		l.restart()
 		l.wait(5 * sec)
 		l.take(&l.checks)
@@ -202,7 +196,6 @@ func TestCheckNow(t *testing.T) {
 func TestMaintenanceEndsChecks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2, nil)
-		defer func() { l.c.Stop() }()
 		l.g.Members()[0].Upstream.SetAdmin(Maint)
 		l.g.Members()[1].Upstream.SetAdmin(Drain)
 		l.restart()
@@ -239,7 +232,6 @@ func TestConcurrencyIsBounded(t *testing.T) {
 func TestUnauthorizedCheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2, func(c *CheckerConfig) { c.Targets = []string{"a"}; c.ProvesAuth = true })
-		defer func() { l.c.Stop() }()
 		l.set(fmt.Errorf("407: %w", ErrUnauthorized), 0)
 		l.restart()
 		l.wait(2 * time.Minute)
@@ -330,7 +322,6 @@ func TestIdleGroupBesideOneInUse(t *testing.T) {
 		defer first.Stop()
 		time.Sleep(15 * sec)
 		l.restart()
-		defer func() { l.c.Stop() }()
 		l.wait(2 * sec)
 		l.take(&l.checks)
 		l.wait(60 * sec)

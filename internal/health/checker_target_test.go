@@ -15,7 +15,6 @@ func TestTargetDown(t *testing.T) {
 	for n := 2; n <= 5; n++ {
 		synctest.Test(t, func(t *testing.T) {
 			l := newLab(t, n, func(c *CheckerConfig) { c.Targets = []string{"a"} })
-			defer func() { l.c.Stop() }()
 			l.restart()
 			l.wait(12 * sec)
 			l.take(&l.edges)
@@ -48,7 +47,6 @@ func TestTargetDown(t *testing.T) {
 func TestOneFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 3, func(c *CheckerConfig) { c.Targets = []string{"a"} })
-		defer func() { l.c.Stop() }()
 		l.restart()
 		l.wait(5 * sec)
 		l.take(&l.edges)
@@ -68,7 +66,6 @@ func TestOneFails(t *testing.T) {
 func TestOneFailsSlowly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2, func(c *CheckerConfig) { c.Targets = []string{"a"} })
-		defer func() { l.c.Stop() }()
 		l.restart()
 		l.wait(4 * sec)
 		l.take(&l.checks)
@@ -88,7 +85,6 @@ func TestOneFailsSlowly(t *testing.T) {
 func TestAllUnreachable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 3, func(c *CheckerConfig) { c.Targets = []string{"a"} })
-		defer func() { l.c.Stop() }()
 		l.set(fmt.Errorf("%w: refused", ErrUnreachable), 0, 1, 2)
 		l.restart()
 		l.wait(sec)
@@ -104,7 +100,6 @@ func TestAllUnreachable(t *testing.T) {
 func TestNoTargets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 3, nil)
-		defer func() { l.c.Stop() }()
 		l.set(errTarget, 0, 1, 2)
 		l.restart()
 		l.wait(sec)
@@ -119,7 +114,6 @@ func TestNoTargets(t *testing.T) {
 func TestHeldByOneThatLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2, func(c *CheckerConfig) { c.Targets = []string{"a"}; c.Timeout = time.Hour })
-		defer func() { l.c.Stop() }()
 		l.restart()
 		l.wait(5 * sec)
 		l.take(&l.checks)

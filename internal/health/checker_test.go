@@ -40,7 +40,8 @@ type lab struct {
 	results []CheckOutcome
 }
 
-// newLab returns a lab of n members, whose checks begin with restart, without jitter.
+// newLab returns a lab of n members, whose checks begin with restart, without jitter,
+// and end with the test.
 func newLab(t *testing.T, n int, change func(*CheckerConfig)) *lab {
 	l := &lab{
 		t: t, g: newGroup(t, n, exactConfig()), start: time.Now(),
@@ -60,6 +61,11 @@ func newLab(t *testing.T, n int, change func(*CheckerConfig)) *lab {
 	if change != nil {
 		change(&l.cfg)
 	}
+	t.Cleanup(func() {
+		if l.c != nil {
+			l.c.Stop()
+		}
+	})
 	return l
 }
 
@@ -152,7 +158,6 @@ func (l *lab) status(i int) Status { return l.g.Members()[i].Upstream.Status() }
 func TestCheckerTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 1, nil)
-		defer func() { l.c.Stop() }()
 		l.restart()
 		l.wait(25 * sec)
 		l.expect("up", &l.checks, "0 0, 10 0, 20 0")
@@ -173,7 +178,6 @@ func TestCheckerTimes(t *testing.T) {
 func TestCheckerTimesWhileDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 1, nil)
-		defer func() { l.c.Stop() }()
 		l.set(errTarget, 0)
 		l.restart()
 		l.wait(4 * time.Minute)
@@ -188,7 +192,6 @@ func TestCheckerTimesWhileDown(t *testing.T) {
 func TestCheckerIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 1, nil)
-		defer func() { l.c.Stop() }()
 		l.restart()
 		time.Sleep(135 * sec)
 		l.expect("nobody uses it", &l.checks, "0 0, 10 0, 1m10 0, 2m10 0")
@@ -234,7 +237,6 @@ func TestCheckerJitter(t *testing.T) {
 func TestCheckerTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 1, func(c *CheckerConfig) { c.Targets = []string{"a", "b"} })
-		defer func() { l.c.Stop() }()
 		l.setHang(true)
 		l.restart()
 		l.wait(7 * sec)
@@ -246,7 +248,6 @@ func TestCheckerTimeout(t *testing.T) {
 func TestCheckerTargets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 1, func(c *CheckerConfig) { c.Targets = []string{"a", "b"} })
-		defer func() { l.c.Stop() }()
 		l.setTarget("a", errTarget)
 		l.restart()
 		l.wait(15 * sec)

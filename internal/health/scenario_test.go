@@ -59,7 +59,6 @@ func TestScenario22(t *testing.T) {
 	for _, deadUplink := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
 			l := newLab(t, 3, func(c *CheckerConfig) { c.Targets = []string{"check.example:443"} })
-			defer func() { l.c.Stop() }()
 			l.restart()
 			l.wait(5 * sec)
 			l.take(&l.edges)
@@ -109,7 +108,6 @@ func TestScenario22Stale(t *testing.T) {
 func TestScenario22TargetDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 3, func(c *CheckerConfig) { c.Targets = []string{"check.example:443"} })
-		defer func() { l.c.Stop() }()
 		l.restart()
 		l.wait(5 * sec)
 		l.take(&l.edges)
@@ -201,7 +199,6 @@ func TestSuspicionOfOne(t *testing.T) {
 func TestSuspicionNeedsATarget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 1, nil)
-		defer func() { l.c.Stop() }()
 		l.restart()
 		if out := fiveSites(l.g, time.Now()); out.Doubt != Suspect || out.Ask != AskWarn {
 			t.Errorf("%+v", out)
@@ -233,7 +230,6 @@ func TestSuspicionStartsAnew(t *testing.T) {
 func TestUnanswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2, func(c *CheckerConfig) { c.Targets = []string{"a"} })
-		defer func() { l.c.Stop() }()
 		l.restart()
 		l.wait(5 * sec)
 		m := l.g.Members()[0]

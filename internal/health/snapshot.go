@@ -22,8 +22,8 @@ type Snapshot struct {
 
 // Tier is the members of one priority.
 type Tier struct {
-	Priority int
-	Members  []*Member
+	Priority int       // that of each member
+	Members  []*Member // at least one
 
 	// Panic: all of them are ejected, and here because of panic.
 	Panic bool

@@ -7,6 +7,7 @@ package pattern
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"math/rand/v2"
 )
 
@@ -64,6 +65,19 @@ func (b *Body) Append(p []byte, n int64) []byte {
 		n -= int64(len(piece))
 	}
 	return p
+}
+
+// Send writes the next n bytes to w.
+func (b *Body) Send(w io.Writer, n int64) error {
+	for n > 0 {
+		piece := b.Next(n)
+		if _, err := w.Write(piece); err != nil {
+			return err
+		}
+		b.Offset += int64(len(piece))
+		n -= int64(len(piece))
+	}
+	return nil
 }
 
 // Check compares p with the next bytes.

@@ -9,6 +9,10 @@ func TestBodyChecksWhatItMakes(t *testing.T) {
 	id := []byte("0123456789abcdef")
 	const size = 3*period + 1234
 	whole := (&Body{ID: id}).Append(nil, size)
+	var sent bytes.Buffer
+	if b := (&Body{ID: id}); b.Send(&sent, 100) != nil || b.Send(&sent, size-100) != nil || !bytes.Equal(sent.Bytes(), whole) {
+		t.Errorf("sent %d bytes that are not those made", sent.Len())
+	}
 	if len(whole) != size || !bytes.HasPrefix(whole, id) {
 		t.Fatalf("made %d bytes, want %d that begin with the id", len(whole), size)
 	}

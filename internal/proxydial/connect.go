@@ -2,6 +2,7 @@ package proxydial
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -19,28 +20,37 @@ const maxInformational = 8
 
 // dialHTTP1 asks for a tunnel with HTTP/1.1, on a connection of its own.
 func (d *Dialer) dialHTTP1(ctx context.Context, req request, client Client) (*Tunnel, error) {
+	return d.talk(ctx, d.tlsH1, client, StageReply, func(conn net.Conn) (*Tunnel, error) {
+		return d.connect(ctx, conn, req)
+	})
+}
+
+// talk makes a tunnel of a connection to the proxy: of one that waits, if there is
+// one, else of a new one. The proxy's first byte is expected in the stage first.
+func (d *Dialer) talk(ctx context.Context, tlsConfig *tls.Config, client Client, first Stage, ask func(net.Conn) (*Tunnel, error)) (*Tunnel, error) {
 	if conn := d.standby.take(); conn != nil {
-		t, err := d.connect(ctx, conn, req)
-		if !isStale(err) {
-			if t != nil {
-				t.Reused = true
-			}
-			return t, err
+		t, err := ask(conn)
+		if err == nil {
+			t.Reused = true
+			return t, nil
+		}
+		if !isStale(err, first) {
+			return nil, err
 		}
 		// It died while it waited, unseen. That says nothing about the proxy.
 	}
-	conn, err := d.open(ctx, d.tlsH1, client)
+	conn, err := d.open(ctx, tlsConfig, client)
 	if err != nil {
 		return nil, err
 	}
-	return d.connect(ctx, conn, req)
+	return ask(conn)
 }
 
 // isStale reports whether a connection that had waited turned out to be dead
-// before it brought a byte.
-func isStale(err error) bool {
+// before it brought its first byte.
+func isStale(err error, first Stage) bool {
 	e, ok := errors.AsType[*Error](err)
-	if !ok || e.Stage != StageReply {
+	if !ok || e.Stage != first {
 		return false
 	}
 	return e.Err == io.EOF || errors.Is(e.Err, syscall.ECONNRESET) || errors.Is(e.Err, syscall.EPIPE)

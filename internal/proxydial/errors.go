@@ -114,6 +114,7 @@ func malformed(format string, args ...any) error {
 // Reply is what the head of the final answer to CONNECT says. For SOCKS it is
 // zero.
 type Reply struct {
+	// Status is the status code, from 100 to 999; 0 for SOCKS.
 	Status int
 	// ProxyStatus joins the Proxy-Status fields (RFC 9209) with commas.
 	ProxyStatus string

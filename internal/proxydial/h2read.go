@@ -3,7 +3,6 @@ package proxydial
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/textproto"
 	"strconv"
 	"time"
@@ -261,12 +260,4 @@ func (c *h2Conn) onGoAway(f *http2.GoAwayFrame) {
 		c.finishLocked()
 	}
 	c.pool.wake()
-}
-
-// readEnd is what the end of a connection means for those on it.
-func readEnd(err error) error {
-	if err == io.EOF {
-		return io.ErrUnexpectedEOF
-	}
-	return err
 }

@@ -62,7 +62,7 @@ func (s *stream) answered() bool { return s.reply.Status != 0 }
 // failLocked ends the stream without a word to the peer.
 func (s *stream) failLocked(err error, retryable bool) {
 	if s.err == nil {
-		s.err, s.retryable = readEnd(err), retryable
+		s.err, s.retryable = unexpectedEOF(err), retryable
 	}
 	s.removeLocked()
 }

@@ -23,27 +23,9 @@ const (
 
 // dialSOCKS asks for a tunnel with SOCKS5, on a connection of its own.
 func (d *Dialer) dialSOCKS(ctx context.Context, to Target, client Client) (*Tunnel, error) {
-	if conn := d.standby.take(); conn != nil {
-		t, err := d.socks(ctx, conn, to)
-		if err == nil {
-			t.Reused = true
-			return t, nil
-		}
-		if !isStaleSOCKS(err) {
-			return nil, err
-		}
-	}
-	conn, err := d.open(ctx, nil, client)
-	if err != nil {
-		return nil, err
-	}
-	return d.socks(ctx, conn, to)
-}
-
-// isStaleSOCKS is isStale for a greeting that nobody answered.
-func isStaleSOCKS(err error) bool {
-	e := err.(*Error)
-	return e.Stage == StageNegotiate && isStale(&Error{Stage: StageReply, Err: e.Err})
+	return d.talk(ctx, nil, client, StageNegotiate, func(conn net.Conn) (*Tunnel, error) {
+		return d.socks(ctx, conn, to)
+	})
 }
 
 // socks holds the conversation. It owns conn until it returns a Tunnel.
@@ -190,7 +172,7 @@ func readSOCKSReply(r io.Reader) error {
 	return unexpectedEOF(err)
 }
 
-// unexpectedEOF is for an end within a conversation.
+// unexpectedEOF is err, of the end of a connection that nobody expected yet.
 func unexpectedEOF(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF

@@ -122,14 +122,7 @@ func TestDrainEndsInTime(t *testing.T) {
 			defer close(stopped)
 			_ = pattern(origin.far) // and the client never reads
 		}()
-		last := int64(-1)
-		eventually(t, "the relay gets stuck", func() bool {
-			time.Sleep(20 * time.Millisecond)
-			_, down := r.Counts()
-			was := last
-			last = down
-			return down > 0 && down == was
-		})
+		awaitStuck(t, r)
 		r.Drain(ReasonDrain, 0, 50*time.Millisecond)
 		if res := wait(); res.Reason != ReasonDrain || res.Err != nil {
 			t.Errorf("result %+v; want drain", res)

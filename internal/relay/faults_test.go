@@ -29,27 +29,14 @@ var faultyLinks = []struct {
 // proxiedLink has a forwarder between the ends, so that both have real sockets.
 func proxiedLink(t testing.TB, s faultnet.Script) link {
 	t.Helper()
-	dialing.Lock()
-	defer dialing.Unlock()
-	ln, err := listener()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := faultnet.Start(ln.Addr().String(), faultnet.Always(s))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { p.Close() })
-	far, err := net.Dial("tcp4", p.Addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	near, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { near.Close(); far.Close() })
-	return link{near.(*net.TCPConn), far.(*net.TCPConn)}
+	return linkVia(t, func(near string) string {
+		p, err := faultnet.Start(near, faultnet.Always(s))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { p.Close() })
+		return p.Addr
+	})
 }
 
 func eachFaulty(t *testing.T, s faultnet.Script, f func(t *testing.T, client link)) {

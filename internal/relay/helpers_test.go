@@ -80,13 +80,20 @@ var dialing sync.Mutex // between Dial and Accept
 
 func tcpLink(t testing.TB) link {
 	t.Helper()
+	return linkVia(t, func(near string) string { return near })
+}
+
+// linkVia is a TCP connection whose far end dialed what via says for the address of
+// the near one.
+func linkVia(t testing.TB, via func(near string) string) link {
+	t.Helper()
 	dialing.Lock()
 	defer dialing.Unlock()
 	ln, err := listener()
 	if err != nil {
 		t.Fatal(err)
 	}
-	far, err := net.Dial("tcp4", ln.Addr().String())
+	far, err := net.Dial("tcp4", via(ln.Addr().String()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -344,4 +351,17 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		}
 	}
 	t.Fatal("timed out: " + what)
+}
+
+// awaitStuck waits until the relay takes no more from the origin.
+func awaitStuck(t testing.TB, r *Relay) {
+	t.Helper()
+	last := int64(-1)
+	eventually(t, "the relay gets stuck", func() bool {
+		time.Sleep(20 * time.Millisecond)
+		_, down := r.Counts()
+		was := last
+		last = down
+		return down > 0 && down == was
+	})
 }

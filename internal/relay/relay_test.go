@@ -9,7 +9,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // oneWay sends n bytes, ends the direction, and checks what arrives.
@@ -264,14 +263,7 @@ func TestCloseWhileWriting(t *testing.T) {
 			defer close(stopped)
 			_, _ = send(origin.far, 1, 1<<30, false) // fails when the tunnel ends
 		}()
-		last := int64(-1)
-		eventually(t, "the relay gets stuck", func() bool {
-			time.Sleep(20 * time.Millisecond)
-			_, down := r.Counts()
-			was := last
-			last = down
-			return down > 0 && down == was
-		})
+		awaitStuck(t, r)
 		r.End(ReasonDrain)
 		if res := wait(); res.Reason != ReasonDrain {
 			t.Errorf("result %+v", res)

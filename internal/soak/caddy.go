@@ -16,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/caddy-egress/egress/internal/freeport"
 )
 
 // caddy is a Caddy in a process of its own.
@@ -44,12 +46,10 @@ func newCaddy(name string, binary []string, parent string) (*caddy, error) {
 	c := &caddy{name: name, binary: binary, dir: filepath.Join(parent, name)}
 	c.logPath = filepath.Join(c.dir, "log")
 	for _, addr := range []*string{&c.admin, &c.plain, &c.secure} {
-		ln, err := net.Listen("tcp4", "127.0.0.1:0")
-		if err != nil {
+		var err error
+		if *addr, err = freeport.Addr(); err != nil {
 			return nil, err
 		}
-		defer ln.Close() // when all have been chosen
-		*addr = ln.Addr().String()
 	}
 	return c, os.MkdirAll(c.dir, 0o700)
 }

@@ -121,11 +121,11 @@ func (o *origin) exchange(w http.ResponseWriter, r *http.Request) {
 	}
 	b := &pattern.Body{ID: []byte(id)}
 	if r.FormValue("pause") != "" {
-		_ = writeBody(w, b, size/2)
+		_ = b.Send(w, size/2)
 		_ = http.NewResponseController(w).Flush()
 		time.Sleep(50 * time.Millisecond)
 	}
-	_ = writeBody(w, b, size-b.Offset) // who does not read it is the client's business
+	_ = b.Send(w, size-b.Offset) // who does not read it is the client's business
 }
 
 // gather holds a request back until as many are there as were announced.
@@ -193,17 +193,4 @@ func readBody(r io.Reader, id string) (int64, error) {
 			return want.Offset, err
 		}
 	}
-}
-
-// writeBody writes the next n bytes of a body.
-func writeBody(w io.Writer, b *pattern.Body, n int64) error {
-	for n > 0 {
-		piece := b.Next(min(n, 32<<10))
-		if _, err := w.Write(piece); err != nil {
-			return err
-		}
-		b.Offset += int64(len(piece))
-		n -= int64(len(piece))
-	}
-	return nil
 }

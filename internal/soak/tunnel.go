@@ -47,7 +47,7 @@ func (l *lab) echo(conn tunnelConn, q request) error {
 	id := []byte(q.id())
 	sent := make(chan error, 1)
 	go func() {
-		err := writeBody(conn, &pattern.Body{ID: id}, q.size)
+		err := (&pattern.Body{ID: id}).Send(conn, q.size)
 		if err == nil && q.halfClose {
 			err = conn.CloseWrite()
 		}

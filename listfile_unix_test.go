@@ -9,7 +9,7 @@ import (
 )
 
 // A pipe is refused, and not waited for until somebody writes to it.
-func TestSubjectFile_Pipe(t *testing.T) {
+func TestListFile_Pipe(t *testing.T) {
 	pipe := filepath.Join(t.TempDir(), "pipe")
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
@@ -17,5 +17,10 @@ func TestSubjectFile_Pipe(t *testing.T) {
 	want := "acl[0]: file: " + pipe + " is not a regular file"
 	if _, err := newAccessList([]ACLRule{{Files: []string{pipe}}}, nil); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
+	}
+	want = "file: " + pipe + " is not a regular file"
+	g := group{cfg: &UpstreamGroup{File: pipe}}
+	if _, err := g.readFile(); err == nil || err.Error() != want {
+		t.Errorf("upstreams: got %v, want %s", err, want)
 	}
 }

@@ -1,0 +1,115 @@
+package egress
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/caddy-egress/egress/internal/h1"
+)
+
+// This file contains how the head of a response is waited for.
+
+// maxInformational bounds the 1xx responses to one request.
+const maxInformational = 8
+
+// errSilent is a peer that has sent no byte of a response in time.
+var errSilent = errors.New("nothing came")
+
+// noResponse sorts an error of reading the response head: nothing came at all,
+// or it took too long, or what came is malformed.
+func noResponse(c *h1.Conn, err error) error {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded) && !c.Heard():
+		return &explained{failHeadTimeout, fmt.Errorf("%w: %w", errSilent, err)}
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return &explained{failHeadTimeout, err}
+	case endedUnheard(c, err):
+		return &staleError{written: true, err: err}
+	}
+	return err
+}
+
+// endedUnheard reports whether a connection has ended before any byte of a response.
+func endedUnheard(c *h1.Conn, err error) bool {
+	return errors.Is(err, h1.ErrClosedBeforeResponse) ||
+		!c.Heard() && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE))
+}
+
+// readFinalHead reads response heads until the final one and forwards the
+// informational ones (RFC 9110 §15.2). It starts the upload: at once, or where
+// the client expects a 100, when the origin has said so or has been silent for
+// long enough (§10.1.1).
+func (t *transaction) readFinalHead(c *h1.Conn, hd *h1.Head, w *watch) error {
+	up := t.upload
+	deadline := t.headDeadline()
+	waiting := up != nil && up.expectsContinue
+	switch {
+	case waiting:
+		deadline = time.Now().Add(time.Duration(t.h.transport.ExpectContinueTimeout))
+	case up != nil:
+		up.start(c)
+	}
+	if up == nil || waiting {
+		if err := c.SetReadDeadline(w.first(deadline)); err != nil {
+			return err
+		}
+	}
+	for informational := 0; ; {
+		err := c.ReadHead(hd, int(t.h.transport.MaxResponseHeader))
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			switch {
+			case w.stop == nil:
+				w.start()
+				if err = c.SetReadDeadline(deadline); err == nil {
+					continue
+				}
+			case waiting:
+				waiting = false
+				t.writeContinue(up)
+				up.start(c)
+				continue
+			}
+		}
+		if err != nil {
+			return err
+		}
+		t.paths.answered = true
+		if hd.Status >= 200 {
+			return nil
+		}
+		if informational++; informational > maxInformational {
+			return &h1.ProtocolError{Reason: "too many informational responses"}
+		}
+		if err := t.informational(c, hd, up, &waiting); err != nil {
+			return err
+		}
+	}
+}
+
+// informational handles a 1xx response: a 100 that was waited for is passed on
+// and starts the upload.
+func (t *transaction) informational(c *h1.Conn, hd *h1.Head, up *upload, waiting *bool) error {
+	switch {
+	case hd.Status == http.StatusSwitchingProtocols:
+		return &h1.ProtocolError{Reason: "101 without an upgrade that was asked for"}
+	case hd.Status == http.StatusContinue && up != nil && up.expectsContinue:
+		t.writeContinue(up)
+		if *waiting {
+			*waiting = false
+			up.start(c)
+		}
+	case up != nil && up.halfDuplex && !*waiting:
+		// Nobody misses it.
+	default:
+		t.writeInformational(hd)
+	}
+	return nil
+}
+
+func (t *transaction) headDeadline() time.Time {
+	return time.Now().Add(time.Duration(t.h.transport.ResponseHeaderTimeout))
+}
