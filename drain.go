@@ -86,17 +86,31 @@ func (s *liveTunnels) endAll(d *drain) {
 func (l *liveTunnel) drain() { l.relay.Drain(relay.ReasonDrain, drainSettle, drainLinger) }
 
 // abandoned tells that no configuration holds the book any more, and returns how many
-// tunnels there are to be ended. mu is held.
+// tunnels there are that have been given a delay. The last one to go may never have run:
+// then what was set before it came still stands. mu is held.
 func (s *liveTunnels) abandoned(p *tunnelPolicy) int {
-	if s.count > 0 {
-		s.drainWithin(p.closeDelay, false)
+	switch {
+	case s.count == 0:
+		return 0
+	case p.failed && !s.paused.IsZero():
+		s.drainWithin(max(time.Until(s.paused), 0), false)
+		return 0
 	}
+	s.drainWithin(p.closeDelay, false)
 	return s.count
 }
 
 // adopted tells that a configuration has entered the book: tunnels of a handler that
-// was gone are its own again. mu is held.
+// was gone are its own again, unless it fails. mu is held.
 func (s *liveTunnels) adopted() {
+	if s.drain != nil && !s.drain.exiting {
+		s.paused = s.drain.at
+		s.spare()
+	}
+}
+
+// spare calls an end off, but for that of the process. mu is held.
+func (s *liveTunnels) spare() {
 	if s.drain != nil && !s.drain.exiting {
 		s.drain.timer.Stop()
 		s.drain = nil
@@ -121,7 +135,8 @@ func (s *liveTunnels) left() {
 		close(s.empty)
 		s.empty = nil
 	}
-	s.adopted() // there is nothing to be ended
+	s.spare() // there is nothing to be ended
+	s.paused = time.Time{}
 }
 
 // await waits until there is no tunnel.
@@ -193,6 +208,14 @@ func awaitBooks() {
 	for _, b := range books {
 		b.live.await(context.Background())
 	}
+}
+
+// activeConfig is what tells the active configuration from others; nil if there is none.
+func activeConfig() <-chan struct{} {
+	if ctx := caddy.ActiveContext().Context; ctx != nil {
+		return ctx.Done()
+	}
+	return nil
 }
 
 // drainLogger is the logger of the configuration that runs: that of the handler may

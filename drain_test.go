@@ -80,6 +80,51 @@ func TestDrain_Abandoned(t *testing.T) {
 	})
 }
 
+// A configuration that has the handler and fails to load gives its tunnels no more time
+// than they had: those whose time is over by then end at once.
+func TestDrain_FailedLoad(t *testing.T) {
+	fails := func(live *liveTunnels, after time.Duration) {
+		p := &tunnelPolicy{closeDelay: time.Hour, failed: true}
+		live.enter(p)
+		time.Sleep(after)
+		live.leave(p)
+	}
+	inDrainTest(t, func(d *drainTest) {
+		live := &d.book.live
+		gone := after(10 * time.Second)
+		live.enter(gone)
+		tun := d.open()
+		live.leave(gone)
+		for range 3 {
+			fails(live, time.Second)
+			d.lives(tun, time.Second)
+		}
+		d.ends(tun, 10*time.Second)
+
+		// The next one is not concerned by what was.
+		d.from = time.Now()
+		live.enter(gone)
+		tun = d.open()
+		fails(live, time.Second)
+		live.leave(gone)
+		fails(live, 20*time.Second)
+		d.ends(tun, 21*time.Second)
+
+		// One that runs, and goes, does give it more.
+		d.from = time.Now()
+		live.enter(gone)
+		tun = d.open()
+		live.leave(gone)
+		d.lives(tun, 5*time.Second)
+		back := after(10 * time.Second)
+		live.enter(back)
+		fails(live, time.Second)
+		d.lives(tun, 20*time.Second)
+		live.leave(back)
+		d.ends(tun, 36*time.Second)
+	})
+}
+
 // A tunnel whose request has outlived the handler has its own time.
 func TestDrain_LateTunnel(t *testing.T) {
 	inDrainTest(t, func(d *drainTest) {

@@ -287,6 +287,48 @@ func TestFailedReload(t *testing.T) {
 	}
 }
 
+// Tunnels of a handler that is gone are not given another delay by configurations that
+// have the handler and fail, however they do; one that runs, and goes, gives them its own.
+func TestFailedReload_KeepsCloseDelay(t *testing.T) {
+	s := startLive(t)
+	handlers.mu.Lock()
+	live := &handlers.entries[0].tunnels.book.live
+	handlers.mu.Unlock()
+	with := func(delay string) string { return egressJSON(s.dir, `,"tunnel":{"close_delay":"`+delay+`"}`) }
+	load := func(works bool, handlers ...string) {
+		t.Helper()
+		if err := caddy.Load(liveConfig(liveServer(s.addr, handlers...)), true); (err == nil) != works {
+			t.Fatal(err)
+		}
+	}
+	expect := func(delay, within time.Duration) {
+		t.Helper()
+		live.mu.Lock()
+		defer live.mu.Unlock()
+		if live.drain == nil {
+			t.Fatalf("no end is set, want one in %s", delay)
+		}
+		if left := time.Until(live.drain.at); left > delay || left < delay-within {
+			t.Errorf("the end is in %s, want %s", left, delay)
+		}
+	}
+	gone := `{"handler":"egress_test_failing"}`
+	load(true, with("1h"))
+	load(true, gone)
+	expect(time.Hour, 10*time.Minute)
+	for _, at := range []string{"provision", "validate"} {
+		load(false, with("3h"), `{"handler":"egress_test_failing","at":"`+at+`"}`)
+		expect(time.Hour, 10*time.Minute)
+	}
+	s.ping()
+	load(true, with("5h"))
+	load(false, with("3h"), `{"handler":"egress_test_failing","at":"provision"}`)
+	s.works()
+	load(true, gone)
+	expect(5*time.Hour, 10*time.Minute)
+	s.ping()
+}
+
 // awaitFiles waits until no more files are open than there were.
 func awaitFiles(t *testing.T, most int) {
 	t.Helper()

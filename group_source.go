@@ -94,6 +94,9 @@ func (g *group) followSource() {
 		case <-timer.C:
 		}
 		addrs, err := g.askSource()
+		if g.ctx.Err() != nil {
+			return // a reload: an answer that was cut off is nobody's failure
+		}
 		if err == nil {
 			err = g.replaceDynamic(addrs)
 		}

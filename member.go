@@ -44,7 +44,7 @@ type memberFactory struct {
 	group     *group
 	h         *Handler
 	ctx       caddy.Context
-	transport string // identity of the settings that hold for upstreams as well
+	transport string // identity of the settings that hold for upstreams as well, resolvers with their certificates included
 	tls       map[*reverseproxy.TLSConfig]*madeTLS
 }
 
@@ -56,7 +56,7 @@ type madeTLS struct {
 }
 
 func (h *Handler) newMemberFactory(ctx caddy.Context, g *group) (*memberFactory, error) {
-	f := &memberFactory{group: g, h: h, ctx: ctx, transport: h.poolID, tls: make(map[*reverseproxy.TLSConfig]*madeTLS)}
+	f := &memberFactory{group: g, h: h, ctx: ctx, transport: digest(h.poolID, h.namesID), tls: make(map[*reverseproxy.TLSConfig]*madeTLS)}
 	if g.cfg.TLS != nil {
 		if _, err := f.makeTLS(g.cfg.TLS); err != nil {
 			return nil, err

@@ -66,3 +66,28 @@ func TestPoolFollowsCertificates(t *testing.T) {
 		t.Error("the pool of the old certificates is used with the new ones")
 	}
 }
+
+// Connections to upstreams find them by the resolver that they were made with, so they
+// go where the certificates change by which that is known, though the settings stay.
+func TestUpstreamConnectionsFollowResolver(t *testing.T) {
+	const config = `{"transport": {"resolver": {"addresses": ["tls://192.0.2.1"], "tls": {"ca": {"provider": "file", "pem_files": ["ca.crt"]}}}},
+		"groups": {"default": {"upstreams": [{"url": "http://proxy.test:8080"}]}}}`
+	t.Chdir(t.TempDir())
+	writeCertificates(t)
+	connections := func() (*upstreamConns, *nameState) {
+		h, _ := mustLoadWithApps(t, config)
+		for _, m := range h.groups["default"].current() {
+			return m.conns, h.names
+		}
+		t.Fatal("no member")
+		return nil, nil
+	}
+	first, names := connections()
+	if same, sameNames := connections(); same != first || sameNames != names {
+		t.Error("other connections, though nothing has changed")
+	}
+	writeCertificates(t)
+	if other, otherNames := connections(); otherNames == names || other == first {
+		t.Error("upstreams are looked up with the old certificates")
+	}
+}

@@ -25,6 +25,9 @@ type tunnelPolicy struct {
 	closeDelay time.Duration
 	handler    string // its identity
 	logger     *zap.Logger
+
+	besides <-chan struct{} // see activeConfig: of when this one was provisioned
+	failed  bool            // set before it leaves: it has never been the active one
 }
 
 // followRules lets the access rules follow their files, and the tunnels the rules.
@@ -36,6 +39,7 @@ func (h *Handler) followRules(caddy.Context) error {
 		closeDelay: time.Duration(*h.tunnel.CloseDelay),
 		handler:    h.place(),
 		logger:     h.logger.Named("acl"),
+		besides:    activeConfig(),
 	}
 	h.tunnelPolicy = p
 	live.enter(p)
@@ -59,8 +63,9 @@ type liveTunnels struct {
 	// old one and lets that go only when the new one runs.
 	policies []*tunnelPolicy // guarded by mu
 
-	drain *drain        // guarded by mu: nil while the tunnels may go on
-	empty chan struct{} // guarded by mu: closed when the last tunnel goes; nil where nobody waits
+	drain  *drain        // guarded by mu: nil while the tunnels may go on
+	paused time.Time     // guarded by mu: when they were to end before the last configuration came; 0 if it has run
+	empty  chan struct{} // guarded by mu: closed when the last tunnel goes; nil where nobody waits
 }
 
 // liveTunnel is a tunnel as access rules see it.
@@ -160,6 +165,9 @@ func (s *liveTunnels) leave(p *tunnelPolicy) {
 	left := 0
 	if before != nil && now == nil {
 		left = s.abandoned(p)
+	}
+	if !p.failed || now == nil {
+		s.paused = time.Time{}
 	}
 	s.mu.Unlock()
 	if left > 0 {

@@ -112,8 +112,9 @@ func (h *Handler) releaseTunnels() {
 		return
 	}
 	h.leaveIdentity()
-	if h.tunnelPolicy != nil {
-		h.tunnels.book.live.leave(h.tunnelPolicy)
+	if p := h.tunnelPolicy; p != nil {
+		p.failed = p.besides == activeConfig()
+		h.tunnels.book.live.leave(p)
 	}
 	h.tunnels.release()
 }

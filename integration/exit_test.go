@@ -308,3 +308,92 @@ func TestExit_GracePeriod(t *testing.T) {
 		t.Error("errors in the access log")
 	}
 }
+
+// Servers of configurations from before a reload have their tunnels and exchanges still
+// when the process exits: tunnels get the same orderly end, whichever configuration they
+// began under, and exchanges finish.
+func TestExit_AfterReloads(t *testing.T) {
+	p, echo := reserve(t), newEchoOrigin(t)
+	release, arrived := newGate(), make(chan struct{}, 16)
+	t.Cleanup(release.open)
+	origin := newRawOrigin(t, func(oc *originConn) {
+		oc.request()
+		arrived <- struct{}{}
+		oc.hold(release.c)
+		oc.ok("finished")
+	})
+	t.Parallel()
+	setup := func(name string) processSetup {
+		return processSetup{egress: "server_name " + name + "\ntunnel {\n close_delay 5s\n}\n"}
+	}
+	p.start(t, setup("first"))
+	tunnels, exchanges := map[string]*tunnel{}, map[string]<-chan answer{}
+	framed := map[string]*framed{}
+	for _, name := range []string{"second", "third"} {
+		for kind, tun := range p.openIdle(t, echo.addr) {
+			tunnels[kind+", until the "+name] = tun
+		}
+		for _, kind := range clientKinds {
+			c := p.client(t, kind)
+			exchanges[kind+", until the "+name] = c.goTry(c.newRequest(t, "GET", origin.url("/"), nil))
+			await(t, arrived, "the request of "+kind)
+		}
+		f := p.dialFrames(t)
+		if got := f.answer(f.headers(false, ":method", "CONNECT", ":authority", echo.addr)); got != "200" {
+			t.Fatalf("CONNECT frame by frame: %s", got)
+		}
+		framed[name] = f
+		p.load(t, setup(name))
+	}
+	p.signal(t, syscall.SIGTERM)
+	p.awaitExiting(t)
+	for kind, tun := range tunnels {
+		alive(t, tun, kind)
+	}
+	release.open()
+	for kind, a := range exchanges {
+		await(t, a, "the response of "+kind).must(t).expect(t, 200, "finished")
+	}
+	for kind, tun := range tunnels {
+		drained(t, tun, kind)
+		tun.Close()
+	}
+	for _, f := range framed {
+		f.expectOrderlyEnd(1)
+	}
+	if code := p.exit(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	p.expectReasons(t, "drain", len(tunnels)+len(framed))
+}
+
+// With a grace period, Caddy no longer waits for servers of before when it is over. At
+// exit their tunnels still end in order: the process waits for them itself.
+func TestExit_AfterReloadAndGrace(t *testing.T) {
+	p, echo := reserve(t), newEchoOrigin(t)
+	t.Parallel()
+	setup := func(name string) processSetup {
+		return processSetup{global: "grace_period 4s", egress: "server_name " + name + "\ntunnel {\n close_delay 1h\n}\n"}
+	}
+	p.start(t, setup("first"))
+	tunnels := p.openIdle(t, echo.addr, "h1", "h1tls", "h2") // Caddy closes those over HTTP/3
+	f := p.dialFrames(t)
+	if got := f.answer(f.headers(false, ":method", "CONNECT", ":authority", echo.addr)); got != "200" {
+		t.Fatalf("CONNECT frame by frame: %s", got)
+	}
+	p.load(t, setup("second"))
+	p.awaitLog(t, "server shutdown") // in vain: an error
+	for kind, tun := range tunnels {
+		alive(t, tun, kind)
+	}
+	p.signal(t, syscall.SIGTERM)
+	for kind, tun := range tunnels {
+		drained(t, tun, kind)
+		tun.Close()
+	}
+	f.expectOrderlyEnd(1)
+	if code := p.exit(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	p.expectReasons(t, "drain", len(tunnels)+1)
+}

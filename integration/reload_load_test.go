@@ -102,6 +102,7 @@ type loadSite struct {
 	controlSite         string
 	inProcess           bool // so that a handler can tell what it has seen
 	storage             string
+	vary                func(generation int, secure bool) string // the egress block of a configuration, if not the usual one
 }
 
 func newLoadSite(t *testing.T) *loadSite {
@@ -165,6 +166,10 @@ func (s *loadSite) caddyfile() string {
 	if s.inProcess {
 		egress = "egress_test_seen\n" + egress
 	}
+	egressTLS := egress
+	if s.vary != nil {
+		egress, egressTLS = "egress_test_seen\n"+s.vary(s.generation, false), "egress_test_seen\n"+s.vary(s.generation, true)
+	}
 	cert, key := proxyCertFiles(s.T)
 	return fmt.Sprintf(`{
 	admin %s
@@ -184,7 +189,7 @@ http://:%s {
 https://:%s {
 	bind 127.0.0.1
 	tls %[6]s %[7]s
-	%[4]s
+	%[11]s
 }
 http://:%[8]s {
 	bind 127.0.0.1
@@ -195,7 +200,7 @@ https://:%[9]s {
 	tls %[6]s %[7]s
 	%[10]s
 }
-`, s.admin, s.storage, port(s.proxy.plain), egress, port(s.proxy.secure), cert, key, port(s.control), port(s.controlTLS), s.controlSite)
+`, s.admin, s.storage, port(s.proxy.plain), egress, port(s.proxy.secure), cert, key, port(s.control), port(s.controlTLS), s.controlSite, egressTLS)
 }
 
 // name is what the proxy of the last configuration calls itself.

@@ -210,8 +210,8 @@ type result struct {
 }
 
 // check runs one check and hands its result to the scheduler.
-func (c *Checker) check(ctx context.Context, e *entry, started time.Time) {
-	err := c.try(ctx, e.m)
+func (c *Checker) check(ctx context.Context, e *entry, m *Member, started time.Time) {
+	err := c.try(ctx, m)
 	r := result{e: e, started: started, took: time.Since(started), err: err}
 	select {
 	case c.results <- r:

@@ -331,3 +331,42 @@ func TestIdleGroupBesideOneInUse(t *testing.T) {
 		}
 	})
 }
+
+// A member whose settings change, as those of a list do, is checked all the while, by
+// what was its Member when the check began; soon by what is now.
+func TestMembersChangeWhileChecked(t *testing.T) {
+	g := newGroup(t, 4, exactConfig())
+	cfg := DefaultCheckerConfig()
+	cfg.Interval, cfg.FastInterval = time.Millisecond, time.Millisecond
+	cfg.IdleInterval, cfg.MaxInterval = time.Millisecond, time.Millisecond
+	const changes = 1000
+	last := make(chan struct{}, 1)
+	cfg.Check = func(_ context.Context, m *Member, _ string) error {
+		if m.Value.(int) == changes-1 {
+			select {
+			case last <- struct{}{}:
+			default:
+			}
+		}
+		return nil
+	}
+	c, err := StartChecker(g, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Stop()
+	for i := range changes {
+		var members []*Member
+		for _, m := range g.Members() {
+			members = append(members, &Member{Upstream: m.Upstream, Value: i})
+		}
+		if err := g.SetMembers(members); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case <-last:
+	case <-time.After(20 * time.Second):
+		t.Error("the last of the members are not checked")
+	}
+}

@@ -154,7 +154,8 @@ func (c *Checker) startDue(ctx context.Context, now time.Time, checks *sync.Wait
 		e.force, e.running = false, true
 		e.started = t
 		s.running++
-		checks.Go(func() { c.check(ctx, e, now) })
+		m := e.m // now: follow may change it while the check runs
+		checks.Go(func() { c.check(ctx, e, m, now) })
 	}
 	return longWait
 }

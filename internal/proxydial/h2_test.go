@@ -465,6 +465,48 @@ func TestH2Close(t *testing.T) {
 	eventually(t, "the connection's end", func() bool { return d.Stats() == Stats{} })
 }
 
+// TestH2Retire: a dialer that is retired keeps no connection without a tunnel: those that carry one
+// close with the last of them, and so do those of tunnels that were asked for later.
+func TestH2Retire(t *testing.T) {
+	f := newGoProxy(t, nil, echoTunnel)
+	cfg := h2Config(f.addr)
+	cfg.MaxTunnelsPerConn, cfg.IdleTimeout = 2, time.Hour
+	d := newDialer(t, cfg)
+	var tunnels []*Tunnel
+	for range 5 {
+		tunnels = append(tunnels, mustTunnel(t, d))
+	}
+	await := func(conns, streams int) {
+		t.Helper()
+		want := Stats{Conns: conns, Streams: streams}
+		eventually(t, fmt.Sprint(want), func() bool { return d.Stats() == want })
+	}
+	await(3, 5)
+	tunnels[4].Conn.Close() // the only one of its connection
+	tunnels[3].Conn.Close()
+	await(3, 3)
+	d.Retire()
+	await(2, 3)
+	for _, tn := range tunnels[:3] {
+		echo(t, tn, "goes on")
+	}
+	late := mustTunnel(t, d) // where the fourth was
+	echo(t, late, "late")
+	late.Conn.Close()
+	await(2, 3)
+	tunnels[2].Conn.Close()
+	await(1, 2)
+	tunnels[0].Conn.Close()
+	await(1, 1)
+	echo(t, tunnels[1], "still goes on")
+	tunnels[1].Conn.Close()
+	await(0, 0)
+	last := mustTunnel(t, d)
+	echo(t, last, "the last")
+	last.Conn.Close()
+	await(0, 0)
+}
+
 // TestH2OneFailedDial: who dials gets the error; the others go on.
 func TestH2OneFailedDial(t *testing.T) {
 	p := newGoProxy(t, nil, echoTunnel)

@@ -208,8 +208,8 @@ func (c *h2Conn) slotFreed() {
 	if len(c.streams)+c.reserved == 0 && c.err == nil {
 		c.ping.Stop()
 		c.pinged = false
-		if c.draining {
-			c.finishLocked()
+		if c.draining || c.pool.retired.Load() {
+			c.drainLocked()
 		} else {
 			c.idle.Reset(c.cfg.IdleTimeout)
 		}

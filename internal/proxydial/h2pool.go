@@ -37,6 +37,7 @@ type pool struct {
 	dialing int  // callers that dial
 	guess   int  // tunnels the next connection is expected to take
 
+	retired atomic.Bool  // connections end with their last tunnel
 	asking  atomic.Int32 // callers without a slot, those that dial included
 	changes sync.Mutex
 	change  chan struct{} // closed when a slot, or the right to dial, may be had

@@ -17,14 +17,17 @@ func (d *Dialer) CheckTLS(ctx context.Context) error {
 
 // Retire closes what is idle and dials nothing ahead any more. Tunnels may still be
 // asked for: a request may have chosen this proxy just before it left the
-// configuration. What they leave behind closes after IdleTimeout.
+// configuration. A connection closes with the last of its tunnels.
 func (d *Dialer) Retire() {
 	d.standby.close()
 	d.pool.retire()
 }
 
-// retire closes the connections that carry no tunnel.
+// retire closes the connections that carry no tunnel; the others close when they are
+// without one (slotFreed). A tunnel that begins meanwhile on a connection that is
+// closed here asks for another one.
 func (p *pool) retire() {
+	p.retired.Store(true) // before the look: who comes to be idle behind it sees it
 	p.mu.Lock()
 	conns := slices.Clone(p.conns)
 	p.mu.Unlock()

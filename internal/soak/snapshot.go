@@ -40,6 +40,9 @@ func (c *caddy) snapshot(collect bool) (s snapshot, err error) {
 	s.goroutines = int(m["go_goroutines"])
 	s.open = int(m["process_open_fds"])
 	s.inFlight = int(m["caddy_http_requests_in_flight"])
+	if s.rss <= 0 || s.heap <= 0 || s.goroutines <= 0 || s.open <= 0 {
+		return s, fmt.Errorf("the metrics of %s do not tell what it holds: %v", c.name, s) // and 0 would never be too much
+	}
 	return s, c.explainGroup(&s)
 }
 

@@ -193,6 +193,32 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// Figures that are missing are an error: they would pass for 0, which is never too much.
+func TestSnapshotWantsFigures(t *testing.T) {
+	figures := []string{"process_resident_memory_bytes 1e6", "go_memstats_heap_alloc_bytes 2e5", "go_goroutines 20", "process_open_fds 15"}
+	for missing := -1; missing < len(figures); missing++ {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/metrics" {
+				_, _ = io.WriteString(w, `{"paths":[{"group":{"upstreams":[{"details":{"pickable":true}}]}}]}`)
+				return
+			}
+			for i, line := range figures {
+				if i != missing {
+					_, _ = io.WriteString(w, line+"\n")
+				}
+			}
+		}))
+		got, err := (&caddy{name: "egress", admin: s.Listener.Addr().String()}).snapshot(false)
+		if (err == nil) != (missing < 0) {
+			t.Errorf("without figure %d: %v, %v", missing, got, err)
+		}
+		if missing < 0 && (got.open != 15 || got.goroutines != 20 || !got.idle()) {
+			t.Errorf("%v", got)
+		}
+		s.Close()
+	}
+}
+
 func TestFailedTellsTimeouts(t *testing.T) {
 	for err, want := range map[error]string{
 		context.DeadlineExceeded: timedOut,
