@@ -10,8 +10,8 @@ import (
 )
 
 // This file contains how often the log tells, at Warn, that a limit of the proxy's own
-// was hit, or that a group had no upstream left. Whoever attacks decides how many requests are refused, and must not decide
-// how much is written.
+// was hit, or that a group had no upstream left. Whoever attacks decides how many
+// requests are refused, and must not decide how much is written.
 
 // limitLogPause is the least time between two such lines of a handler for one reason.
 const limitLogPause = time.Second

@@ -24,9 +24,9 @@ type Outcome struct {
 
 // Observe records how a request through m ended. m may have left the group since.
 //
-// A Failure or AuthFault that may be the destination's counts as a SoftFail where that destination
-// has failed so through several members with no answer since, and m has answered for
-// another one lately.
+// A Failure or AuthFault that may be the destination's counts as a SoftFail where that
+// destination has failed so through several members with no answer since, and m has
+// answered for another one lately.
 func (g *Group) Observe(now time.Time, m *Member, o Observation) (out Outcome) {
 	if (o.Kind == Failure || o.Kind == AuthFault) && o.Relayed && o.Destination != 0 {
 		t := instantOf(now)
