@@ -318,6 +318,7 @@ func (p *Pool[K, C]) Retire() {
 	// pool in use: closeIdle, which waits for that lock, finds it.
 	p.retired.Store(true)
 	p.closeIdle()
+	p.stopJanitor() // its timer would keep the pool, and all that Dial refers to, from being garbage
 }
 
 // closeIdle closes the connections that are idle now.

@@ -49,7 +49,7 @@ func (p *Pool[K, C]) sweep() {
 	}
 }
 
-// stopJanitor is called once the pool is closed.
+// stopJanitor is called once the pool is closed, or keeps nothing idle any more.
 func (p *Pool[K, C]) stopJanitor() {
 	p.timerMu.Lock()
 	defer p.timerMu.Unlock()

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"go.uber.org/goleak"
 )
@@ -496,6 +498,26 @@ func TestRetireWhileALoserDials(t *testing.T) {
 		winner.lease.Release(0)
 		wantStats(t, p, Stats{})
 	})
+}
+
+// A pool that is retired and used by nobody is garbage at once: no timer holds it, and
+// what its dials refer to.
+func TestRetiredIsGarbage(t *testing.T) {
+	retired := func() weak.Pointer[Pool[int, *nopConn]] {
+		p := New[int, *nopConn](roomy)
+		l, err := p.Get(t.Context(), 1, wants[*nopConn]{Dial: func(context.Context) (*nopConn, error) { return new(nopConn), nil }}.req())
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Release(0) // which arms the janitor
+		p.Retire()
+		return weak.Make(p)
+	}()
+	for deadline := time.Now().Add(10 * time.Second); retired.Value() != nil; runtime.GC() {
+		if time.Now().After(deadline) {
+			t.Fatal("something holds a retired pool")
+		}
+	}
 }
 
 func TestLimitErrorMessages(t *testing.T) {
