@@ -152,5 +152,5 @@ func TestReload_EverySetting(t *testing.T) {
 		}))
 		seenIDs.Clear()
 	}
-	expectCollected(t, old)
+	expectCollected(t, 2*patience, old)
 }

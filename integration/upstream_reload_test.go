@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"runtime"
 	"testing"
+	"time"
 	"weak"
 
 	"github.com/caddyserver/caddy/v2"
@@ -44,17 +45,23 @@ func running(t *testing.T) (found []weak.Pointer[egress.Handler]) {
 }
 
 // expectCollected waits until handlers are garbage.
-func expectCollected(t *testing.T, handlers []weak.Pointer[egress.Handler]) {
+func expectCollected(t *testing.T, within time.Duration, handlers []weak.Pointer[egress.Handler]) {
 	t.Helper()
-	eventually(t, "the old configuration to be garbage", func() bool {
+	for deadline := time.Now().Add(within); ; time.Sleep(10 * time.Millisecond) {
 		runtime.GC()
-		for _, h := range handlers {
+		var left []int
+		for i, h := range handlers {
 			if h.Value() != nil {
-				return false
+				left = append(left, i)
 			}
 		}
-		return true
-	})
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("of %d old handlers some are still in memory: %v", len(handlers), left)
+		}
+	}
 }
 
 // A reload that leaves an upstream as it is leaves its connections and its health,
@@ -95,7 +102,7 @@ func TestUpstreamReload_Unchanged(t *testing.T) {
 			tun.Close() // it belongs to the old handler
 		}
 		c.h1.CloseIdleConnections()
-		expectCollected(t, old)
+		expectCollected(t, 2*patience, old)
 	}
 	down.behave(nil)
 	events.await(t, down, "unhealthy", "healthy")
@@ -144,7 +151,7 @@ func TestUpstreamReload_Credentials(t *testing.T) {
 	}
 	tun.Close()
 	c.h1.CloseIdleConnections()
-	expectCollected(t, old)
+	expectCollected(t, 2*patience, old)
 }
 
 // connected reports whether a connection from an address is open.
