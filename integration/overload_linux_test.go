@@ -248,7 +248,7 @@ func TestOverload_DeadOrigin(t *testing.T) {
 			}
 			const (
 				most  = 64 + 128 // max_conns_per_host, max_pending_per_host
-				least = 8 + 128  // max_dials_per_host: while it dials, or for ever
+				least = 8 + 128  // dials at a time: while it dials, or for ever
 			)
 			refused := 0
 			for ; refused < n-most; refused++ {
