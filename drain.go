@@ -39,6 +39,11 @@ const (
 	drainLinger = time.Second
 )
 
+// exitFlush is how long the process still runs behind the last tunnel, at most. Its
+// handler has yet to return: then the end of the stream is written, on HTTP/2 and
+// HTTP/3, and the line of the access log.
+const exitFlush = 500 * time.Millisecond
+
 // drain is the end that tunnels have before them. Each runs once.
 type drain struct {
 	at      time.Time
@@ -137,9 +142,10 @@ func (s *liveTunnels) left() {
 	}
 	s.spare() // there is nothing to be ended
 	s.paused = time.Time{}
+	s.last = time.Now()
 }
 
-// await waits until there is no tunnel.
+// await waits until there is no tunnel, and the last one has had its time to be told.
 func (s *liveTunnels) await(ctx context.Context) {
 	s.mu.Lock()
 	if s.count > 0 && s.empty == nil {
@@ -147,12 +153,21 @@ func (s *liveTunnels) await(ctx context.Context) {
 	}
 	empty := s.empty
 	s.mu.Unlock()
-	if empty == nil {
-		return
+	if empty != nil {
+		select {
+		case <-empty:
+		case <-ctx.Done():
+			return
+		}
 	}
-	select {
-	case <-empty:
-	case <-ctx.Done():
+	s.mu.Lock()
+	told := exitFlush - time.Since(s.last)
+	s.mu.Unlock()
+	if told > 0 {
+		select {
+		case <-time.After(told):
+		case <-ctx.Done():
+		}
 	}
 }
 

@@ -65,6 +65,7 @@ type liveTunnels struct {
 
 	drain  *drain        // guarded by mu: nil while the tunnels may go on
 	paused time.Time     // guarded by mu: when they were to end before the last configuration came; 0 if it has run
+	last   time.Time     // guarded by mu: when the last tunnel went, and there was none
 	empty  chan struct{} // guarded by mu: closed when the last tunnel goes; nil where nobody waits
 }
 
