@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
 )
@@ -163,7 +164,7 @@ func (m *member) checkPath(ctx context.Context, t *checkTarget) (net.Conn, error
 		return nil, err
 	}
 	if len(tunnel.Early) > 0 {
-		return &earlyConn{tunnel.Conn, tunnel.Early}, nil
+		return h1.WithEarly(tunnel.Conn, tunnel.Early), nil
 	}
 	return tunnel.Conn, nil
 }
@@ -226,19 +227,4 @@ func (c *activeChecks) get(ctx context.Context, conn net.Conn, t *checkTarget, m
 		return fmt.Errorf("body does not match %q", c.ExpectBody)
 	}
 	return nil
-}
-
-// earlyConn is a connection before which there are bytes that were read already.
-type earlyConn struct {
-	net.Conn
-	early []byte
-}
-
-func (c *earlyConn) Read(p []byte) (int, error) {
-	if len(c.early) > 0 {
-		n := copy(p, c.early)
-		c.early = c.early[n:]
-		return n, nil
-	}
-	return c.Conn.Read(p)
 }

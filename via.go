@@ -69,7 +69,7 @@ func (v *viaRequest) connect(ctx context.Context) (net.Conn, netip.Addr, error) 
 		told = to.Addr
 	}
 	if len(tunnel.Early) > 0 {
-		return &earlyConn{tunnel.Conn, tunnel.Early}, told, nil
+		return h1.WithEarly(tunnel.Conn, tunnel.Early), told, nil
 	}
 	return tunnel.Conn, told, nil
 }

@@ -3,24 +3,35 @@
 package h1
 
 import (
+	"net"
+	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// socket lets an idle connection be looked at. What a look needs is allocated
-// once.
+// socket is read without waiting. What a look needs is allocated once.
 type socket struct {
+	nc   net.Conn
 	raw  syscall.RawConn
 	look func(fd uintptr)
 	fds  [1]unix.PollFd
 	calm bool
 }
 
-func newSocket(raw syscall.RawConn) *socket {
-	s := &socket{raw: raw}
+func newSocket(nc net.Conn, raw syscall.RawConn) *socket {
+	s := &socket{nc: nc, raw: raw}
 	s.look = s.poll
 	return s
+}
+
+// ReadAtHand implements AtHandReader.
+func (s *socket) ReadAtHand(p []byte) (int, error) {
+	if s.quiet() {
+		return 0, os.ErrDeadlineExceeded
+	}
+	clearReadDeadline(s.nc)
+	return s.nc.Read(p)
 }
 
 // quiet reports whether the socket is open and there is nothing to be read, an

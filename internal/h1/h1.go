@@ -12,13 +12,11 @@
 package h1
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -59,8 +57,10 @@ var readBuffers = sync.Pool{New: func() any { b := make([]byte, readBufferSize);
 // any time, and Write may run while another goroutine reads.
 type Conn struct {
 	nc     net.Conn
-	socket *socket   // of the TCP connection; nil when it cannot be looked at
-	tls    *tls.Conn // nil on plain connections
+	reader AtHandReader // of nc; nil where it cannot be read without waiting
+	base   *base        // below TLS, if NoteEOF has made it
+	byte   [1]byte      // for looks
+	dead   bool         // a look has found it so
 
 	pooled *[]byte // what goes back to readBuffers
 	buf    []byte  // pooled, or larger where a head needed it
@@ -74,18 +74,9 @@ type Conn struct {
 
 // NewConn returns an HTTP/1.1 connection over nc, which it owns from now on.
 func NewConn(nc net.Conn) *Conn {
-	c := &Conn{nc: nc, reusable: true}
-	inner := nc
-	if t, ok := nc.(*tls.Conn); ok {
-		c.tls, inner = t, t.NetConn()
-	}
-	if sc, ok := inner.(syscall.Conn); ok {
-		if raw, err := sc.SyscallConn(); err == nil {
-			c.socket = newSocket(raw)
-		}
-	}
-	if e, ok := inner.(*eofConn); ok {
-		e.socket = c.socket
+	c := &Conn{nc: nc, reader: atHandReader(nc), reusable: true}
+	if t, ok := nc.(overBase); ok {
+		c.base, _ = t.NetConn().(*base)
 	}
 	return c
 }

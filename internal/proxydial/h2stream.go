@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/caddy-egress/egress/internal/h1"
 )
 
 // StreamError is the reset of a tunnel by an HTTP/2 proxy.
@@ -168,24 +170,47 @@ func (s *stream) Read(p []byte) (int, error) {
 	defer s.c.mu.Unlock()
 	for {
 		switch {
-		case s.closed:
-			return 0, net.ErrClosed
-		case s.readBy.passed:
+		case s.readBy.passed && !s.closed:
 			return 0, os.ErrDeadlineExceeded
-		case s.received.n > 0:
-			n := s.received.read(p)
-			s.owed += int64(n)
-			s.giveBack()
-			return n, nil
-		case s.recvClosed:
-			return 0, io.EOF
-		case s.err != nil:
-			return 0, s.opError("read", s.err)
+		case s.atHandLocked():
+			return s.takeLocked(p)
 		case len(p) == 0:
 			return 0, nil
 		}
 		s.receivable.Wait()
 	}
+}
+
+// ReadAtHand is Read, but without waiting: where neither data nor an end has come
+// it returns os.ErrDeadlineExceeded, whatever deadline is set.
+func (s *stream) ReadAtHand(p []byte) (int, error) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	if !s.atHandLocked() {
+		return 0, os.ErrDeadlineExceeded
+	}
+	return s.takeLocked(p)
+}
+
+// atHandLocked reports whether a read has something to return.
+func (s *stream) atHandLocked() bool {
+	return s.closed || s.received.n > 0 || s.recvClosed || s.err != nil
+}
+
+// takeLocked returns what is at hand: data first, then the end.
+func (s *stream) takeLocked(p []byte) (int, error) {
+	switch {
+	case s.closed:
+		return 0, net.ErrClosed
+	case s.received.n > 0:
+		n := s.received.read(p)
+		s.owed += int64(n)
+		s.giveBack()
+		return n, nil
+	case s.recvClosed:
+		return 0, io.EOF
+	}
+	return 0, s.opError("read", s.err)
 }
 
 // Write sends p. It returns when all is on its way to the socket, or in it.
@@ -349,4 +374,5 @@ var (
 	_ net.Conn                        = (*stream)(nil)
 	_ interface{ CloseWrite() error } = (*stream)(nil)
 	_ interface{ Abort() }            = (*stream)(nil)
+	_ h1.AtHandReader                 = (*stream)(nil)
 )

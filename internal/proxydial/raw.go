@@ -12,6 +12,7 @@ import (
 	"github.com/pires/go-proxyproto"
 
 	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/layers"
 )
 
 // longAgo is a deadline in the past.
@@ -47,10 +48,9 @@ func (d *Dialer) open(ctx context.Context, cfg *tls.Config, client Client) (net.
 func (d *Dialer) handshake(ctx context.Context, conn net.Conn, cfg *tls.Config) (net.Conn, error) {
 	handshakeCtx, cancel := context.WithTimeout(ctx, d.cfg.TLSTimeout)
 	defer cancel()
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		conn = h1.NoteEOF(tcp) // an exchange must see a body that was cut off
-	}
-	tc := tls.Client(conn, cfg)
+	// An exchange must see a body that was cut off, and whether the connection is
+	// still alive, whatever the connection is made of.
+	tc := tls.Client(h1.NoteEOF(conn), cfg)
 	if err := tc.HandshakeContext(handshakeCtx); err != nil {
 		return nil, preferCtx(handshakeCtx, err)
 	}
@@ -148,10 +148,4 @@ func asTunnel(c net.Conn) net.Conn {
 
 // Abort closes the connection below without the closure alert that would make a
 // cut look like an end, and over TCP with a reset.
-func (t tlsTunnel) Abort() {
-	below := t.NetConn()
-	if l, ok := below.(interface{ SetLinger(int) error }); ok {
-		_ = l.SetLinger(0)
-	}
-	_ = below.Close()
-}
+func (t tlsTunnel) Abort() { layers.Abort(t.Conn) }
