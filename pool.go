@@ -211,7 +211,16 @@ func (t *originRequest) Dial(ctx context.Context) (*originConn, error) {
 		return nil, err
 	}
 	addr := remoteAddr(conn)
-	return &originConn{Conn: h1.NewConn(conn), addr: addr, self: t.h.dialer.self.isSelf(addr, t.target.Port)}, nil
+	return &originConn{Conn: t.h.h1Conn(conn), addr: addr, self: t.h.dialer.self.isSelf(addr, t.target.Port)}, nil
+}
+
+// h1Conn is HTTP/1.1 on a new connection.
+func (h *Handler) h1Conn(conn net.Conn) *h1.Conn {
+	c := h1.NewConn(conn)
+	if !c.CanBeLookedAt() {
+		h.sayUnknown(conn, "it carries one exchange and is not reused")
+	}
+	return c
 }
 
 // Accept implements connpool.Requester.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/pires/go-proxyproto"
 
 	"github.com/caddy-egress/egress/internal/relay"
 )
@@ -75,7 +76,11 @@ func (t *transaction) tunnelConn(far farEnd, slot *tunnelSlot) error {
 	if line != nil {
 		caddyhttp.SetVar(t.r.Context(), caddyhttp.LogSkipVar, true)
 	}
-	tunnel := relay.New(asStream(innermostConn(client)), asStream(origin), cfg)
+	near := asStream(innermostConn(client))
+	if unknown, ok := near.(closeOnly); ok {
+		t.h.sayUnknown(unknown.Conn, "tunnels of such clients have no half-close and no reset: the connection is closed instead")
+	}
+	tunnel := relay.New(near, asStream(origin), cfg)
 	t.follow(tunnel, slot)
 	moved := slot.move()
 	tunnel.Start(func(result relay.Result) {
@@ -171,14 +176,8 @@ func innermostConn(c net.Conn) net.Conn {
 var caddyHTTPPackage = reflect.TypeFor[caddyhttp.Server]().PkgPath()
 
 func unwrapConn(c net.Conn) net.Conn {
-	// github.com/pires/go-proxyproto
-	if pp, ok := c.(interface {
-		TCPConn() (*net.TCPConn, bool)
-	}); ok {
-		if tcp, ok := pp.TCPConn(); ok {
-			return tcp
-		}
-		return nil
+	if pp, ok := c.(*proxyproto.Conn); ok {
+		return pp.Raw() // TCP or a unix socket
 	}
 	// caddyhttp's type is not exported, but the net.Conn that it embeds is.
 	v := reflect.ValueOf(c)
@@ -196,37 +195,34 @@ func unwrapConn(c net.Conn) net.Conn {
 // asStream makes a connection a side of a tunnel. One that cannot half-close
 // ends both directions instead, when its peer's side has ended.
 func asStream(c net.Conn) relay.Stream {
-	if tc, ok := c.(*tls.Conn); ok {
-		if tcp, ok := innermostConn(tc.NetConn()).(*net.TCPConn); ok {
-			return tlsStream{tc, tcp}
-		}
-	}
-	if s, ok := c.(relay.Stream); ok {
+	switch s := c.(type) {
+	case *tls.Conn:
+		return tlsStream{s}
+	case relay.Stream:
 		return s
 	}
 	return closeOnly{c}
 }
 
-// tlsStream is a TLS connection that can be reset, also where the socket below it
-// is wrapped.
-type tlsStream struct {
-	*tls.Conn
-	tcp *net.TCPConn
-}
+// tlsStream is a TLS connection. It leads a relay to the socket, also where that is
+// wrapped.
+type tlsStream struct{ *tls.Conn }
 
-// Abort closes the socket so that the peer sees a reset and no closure alert.
-func (s tlsStream) Abort() {
-	_ = s.tcp.SetLinger(0)
-	_ = s.tcp.Close()
-}
+// NetConn returns what TLS runs on, without its wrappers.
+func (s tlsStream) NetConn() net.Conn { return innermostConn(s.Conn.NetConn()) }
 
+// closeOnly is a connection of a type that is not known: of a listener wrapper that
+// hides what it wraps.
 type closeOnly struct{ net.Conn }
 
 func (c closeOnly) CloseWrite() error { return c.Close() }
 
+// NetConn returns the connection, which may be one that can be reset.
+func (c closeOnly) NetConn() net.Conn { return c.Conn }
+
 // Interface guards
 var (
-	_ relay.Stream  = (*net.TCPConn)(nil)
-	_ relay.Stream  = tlsStream{}
-	_ relay.Aborter = tlsStream{}
+	_ relay.Stream = (*net.TCPConn)(nil)
+	_ relay.Stream = (*net.UnixConn)(nil)
+	_ relay.Stream = tlsStream{}
 )

@@ -46,7 +46,7 @@ func (v *viaRequest) Dial(ctx context.Context) (*originConn, error) {
 			return nil, err
 		}
 	}
-	return &originConn{Conn: h1.NewConn(conn), addr: remoteAddr(conn), told: told}, nil
+	return &originConn{Conn: v.h.h1Conn(conn), addr: remoteAddr(conn), told: told}, nil
 }
 
 // connect returns the connection to the upstream, or through it, and the address of

@@ -22,6 +22,9 @@ func (c *Conn) Alive() bool {
 	return !c.dead
 }
 
+// CanBeLookedAt reports whether Alive and Silent can know anything.
+func (c *Conn) CanBeLookedAt() bool { return c.reader != nil }
+
 // errUnsolicited is a response that was there before its request.
 var errUnsolicited = &ProtocolError{Reason: "bytes before the request was sent"}
 

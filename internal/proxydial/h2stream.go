@@ -7,12 +7,15 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/net/http2"
 
 	"github.com/caddy-egress/egress/internal/h1"
 )
+
+var errAfterCloseWrite = errors.New("after CloseWrite")
 
 // StreamError is the reset of a tunnel by an HTTP/2 proxy.
 type StreamError struct{ Code http2.ErrCode }
@@ -225,7 +228,7 @@ func (s *stream) Write(p []byte) (total int, err error) {
 		case s.err != nil:
 			return total, s.opError("write", s.err)
 		case s.sendClosed:
-			return total, s.opError("write", errors.New("after CloseWrite"))
+			return total, &net.OpError{Op: "write", Net: "h2", Err: errAfterCloseWrite}
 		case s.writeBy.passed:
 			return total, os.ErrDeadlineExceeded
 		case len(p) == 0:
@@ -306,8 +309,18 @@ func (s *stream) close(abort bool) error {
 }
 
 func (s *stream) opError(op string, err error) error {
-	return &net.OpError{Op: op, Net: "h2", Addr: s.c.nc.RemoteAddr(), Err: err}
+	return &net.OpError{Op: op, Net: "h2", Addr: s.c.nc.RemoteAddr(), Err: &tunnelError{err}}
 }
+
+// tunnelError is why a tunnel broke: to those who use it as a connection, the peer
+// has reset it.
+type tunnelError struct{ err error }
+
+func (e *tunnelError) Error() string { return e.err.Error() }
+func (e *tunnelError) Unwrap() error { return e.err }
+
+// Is reports whether target is syscall.ECONNRESET.
+func (e *tunnelError) Is(target error) bool { return target == syscall.ECONNRESET }
 
 // LocalAddr is that of the connection to the proxy.
 func (s *stream) LocalAddr() net.Addr { return s.c.nc.LocalAddr() }

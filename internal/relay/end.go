@@ -6,6 +6,8 @@ import (
 	"net"
 	"syscall"
 	"time"
+
+	"github.com/caddy-egress/egress/internal/layers"
 )
 
 // How a tunnel ends. Each pump reports once how its direction ended; the
@@ -170,28 +172,7 @@ func closeStream(s Stream, reset bool) {
 		a.Abort()
 		return
 	}
-	if c := tcpConn(s); c != nil {
-		_ = c.SetLinger(0)
-		// The socket goes first: closing what wraps it would say a polite
-		// good-bye (TLS: close_notify) that makes a cut look like an end.
-		_ = c.Close()
-		if Stream(c) == s {
-			return
-		}
-	}
-	_ = s.Close()
-}
-
-// tcpConn returns the socket a stream is, or is known to run on, or nil.
-func tcpConn(s Stream) *net.TCPConn {
-	if c, ok := s.(*net.TCPConn); ok {
-		return c
-	}
-	if w, ok := s.(interface{ NetConn() net.Conn }); ok {
-		c, _ := w.NetConn().(*net.TCPConn)
-		return c
-	}
-	return nil
+	layers.Abort(s)
 }
 
 // isReset tells whether a write failed because the peer is gone, so that

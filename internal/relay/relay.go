@@ -49,9 +49,10 @@ type Stream interface {
 // orderly end. Abort does all that Close does, but so that the peer sees a
 // failure; Close is not called after it.
 //
-// A stream need not implement it if it is a *net.TCPConn, or if it has a
-// method NetConn() net.Conn (as *tls.Conn has) that leads to one: that socket
-// is then closed with SO_LINGER 0.
+// A stream need not implement it if it is a *net.TCPConn, or if methods NetConn()
+// net.Conn (as *tls.Conn has) lead to one: that socket is then closed with
+// SO_LINGER 0. Where they lead to something else, that is closed, without a
+// good-bye of what is above it (layers.Abort).
 type Aborter interface{ Abort() }
 
 // Config is what a relay may be told. The zero value relays without limits.

@@ -7,6 +7,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/caddy-egress/egress/internal/layers"
 )
 
 // tcpClose is TCP_CLOSE of <linux/tcp_states.h>.
@@ -35,7 +37,7 @@ func rawTCP(s Stream) syscall.RawConn {
 // received an orderly end, and whose own direction is still open, is in
 // CLOSE-WAIT; after a reset it is in CLOSE.
 func eofHidesReset(s Stream) bool {
-	c := tcpConn(s)
+	c := layers.TCP(s)
 	if c == nil {
 		return false
 	}
