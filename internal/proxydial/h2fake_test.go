@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"syscall"
 	"sync"
 	"testing"
 	"time"
@@ -401,7 +402,10 @@ func TestH2BrokenTunnel(t *testing.T) {
 			if !strings.HasPrefix(string(got), "before") || err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("%.10q, %v, want %s", got, err, tc.want)
 			}
-			if _, err := tn.Conn.Write([]byte("x")); err == nil || !strings.Contains(err.Error(), tc.want) {
+			if !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("read: %v is no reset to those who use it as a connection", err)
+			}
+			if _, err := tn.Conn.Write([]byte("x")); !errors.Is(err, syscall.ECONNRESET) || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("write: %v", err)
 			}
 		})
