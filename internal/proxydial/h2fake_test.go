@@ -8,8 +8,8 @@ import (
 	"io"
 	"net"
 	"strings"
-	"syscall"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
