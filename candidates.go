@@ -107,23 +107,6 @@ func (c *candidates) len() int {
 	return len(c.good[0]) + len(c.good[1]) + len(c.bad[0]) + len(c.bad[1])
 }
 
-// alone takes the only candidate out, if there is exactly one.
-func (c *candidates) alone() (netip.Addr, bool) {
-	if c.len() != 1 {
-		return netip.Addr{}, false
-	}
-	return c.next()
-}
-
-// first returns the address to dial first, or why there is none.
-func (c *candidates) first(ctx context.Context) (netip.Addr, error) {
-	a, ok := c.next()
-	if !ok {
-		return netip.Addr{}, c.failure(ctx)
-	}
-	return a, nil
-}
-
 // failure is why there was nothing to dial.
 func (c *candidates) failure(ctx context.Context) error {
 	switch {

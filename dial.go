@@ -169,8 +169,9 @@ func (d *dialer) connect(parent context.Context, to hop) (*net.TCPConn, error) {
 	attempt := func(ctx context.Context, a netip.Addr) (*net.TCPConn, error) {
 		return d.attempt(ctx, parent, netip.AddrPortFrom(a, to.port), to.from)
 	}
-	if a, alone := list.alone(); alone && arrivals == nil {
-		return attempt(ctx, a)
+	if arrivals == nil && list.len() == 1 {
+		a, _ := list.next()
+		return attempt(ctx, a) // there is nothing to race it against
 	}
 	return race(ctx, list, arrivals, d.fallbackDelay, attempt)
 }

@@ -263,7 +263,7 @@ func TestConnectTimesAreObserved(t *testing.T) {
 				t.Fatal(err)
 			}
 			p.startTunnel()
-			o := tr.ended(tr.open(t.Context(), p))
+			o := tr.ended(tr.attemptThrough(p).open(t.Context()))
 			if o.err != nil {
 				t.Fatal(o.err)
 			}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
@@ -145,6 +146,9 @@ func testUnderPressure(t *testing.T, origins []string) {
 	slices.SortFunc(files, func(a, b *os.File) int { return int(a.Fd()) - int(b.Fd()) })
 	for i := range reserve + 5 {
 		files[len(files)-1-i].Close()
+		if i == reserve/2 {
+			resolversLeaveTheReserve(t)
+		}
 		switch conn, err := h.dialer.dialMakingRoom(context.Background(), dest, false); {
 		case err == nil:
 			conn.Close()
@@ -153,6 +157,29 @@ func testUnderPressure(t *testing.T, origins []string) {
 			}
 		case classify(err) != failLimit || i > reserve+2: // a dial may need more than one
 			t.Fatalf("with %d free descriptors: %v", i+1, err)
+		}
+	}
+}
+
+// resolversLeaveTheReserve checks that questions take no descriptor when only those for
+// clients are left.
+func resolversLeaveTheReserve(t *testing.T) {
+	t.Helper()
+	to := netip.MustParseAddrPort("127.0.0.1:53")
+	sourced, err := newSources([]string{"127.0.0.1"}, "", "", preferIP["6"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, dial := range map[string]func() (net.Conn, error){
+		"a DNS server":                      func() (net.Conn, error) { return (*sources)(nil).dialResolver()(t.Context(), "udp", to) },
+		"a DNS server from a local address": func() (net.Conn, error) { return sourced.dialResolver()(t.Context(), "tcp", to) },
+		"the system's":                      func() (net.Conn, error) { return systemResolver.Dial(t.Context(), "udp", to.String()) },
+	} {
+		if conn, err := dial(); err == nil || !outOfDescriptors(err) {
+			t.Errorf("to %s: %v", name, err)
+			if err == nil {
+				conn.Close()
+			}
 		}
 	}
 }

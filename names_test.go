@@ -462,3 +462,105 @@ func BenchmarkDial(b *testing.B) {
 		}
 	})
 }
+
+// An address that is known is dialed, whatever becomes of the question for the other
+// family that is under way.
+func TestDialUsesWhatIsKnown(t *testing.T) {
+	v4, v6 := addrs("192.0.2.1"), addrs("2001:db8::1")
+	for _, known := range []dnscache.Family{dnscache.IPv4, dnscache.IPv6} {
+		for _, prefer := range []string{"4", "6"} {
+			for name, other := range map[string]struct {
+				after time.Duration
+				err   error
+			}{"has none": {time.Second, nil}, "fails": {time.Second, errors.New("x")}, "is silent": {time.Hour, nil}} {
+				t.Run(fmt.Sprintf("%s known, prefer_ip %s, the other %s", known, prefer, name), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						b := delayed{{0, v4, nil}, {0, v6, nil}}
+						b[1-known].after, b[1-known].addrs, b[1-known].err = other.after, nil, other.err
+						d := newDialer(t, nil, "allow 192.0.2.0/24 2001:db8::/32")
+						d.order = preferIP[prefer]
+						d.forget(&b)
+						_, fl := d.names.cache.Lookup("origin.test", known)
+						<-fl.Done()
+						fl.Leave()
+						var log dialLog
+						d.dialAddr = log.dial
+						_, err := d.dial(t.Context(), target.Target{Host: "origin.test", Port: 443}, false)
+						if !errors.Is(err, errUnreachable) {
+							t.Errorf("error %v", err)
+						}
+						if got := log.take(); len(got) != 1 || dnscache.FamilyOf(got[0].Addr()) != known {
+							t.Errorf("dialed %v", got)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// What is told one address only gets the first that is known: resolvers that never
+// answer for one family must not make names unreachable.
+func TestLookupTakesTheFirstUsable(t *testing.T) {
+	v4, v6 := addrs("192.0.2.1"), addrs("2001:db8::1")
+	for _, tc := range []struct {
+		name   string
+		prefer string
+		b      delayed
+		want   string
+		at     time.Duration
+	}{
+		{"no answer for the first family", "6", delayed{{time.Second, v4, nil}, {time.Hour, nil, nil}}, "192.0.2.1", time.Second + resolutionDelay},
+		{"no answer for the second family", "4", delayed{{time.Second, v4, nil}, {time.Hour, nil, nil}}, "192.0.2.1", time.Second},
+		{"the second family is late", "6", delayed{{9 * time.Second, v4, nil}, {time.Second, v6, nil}}, "2001:db8::1", time.Second},
+		{"the first is refused", "6", delayed{{2 * time.Second, v4, nil}, {time.Second, addrs("fe80::1"), nil}}, "192.0.2.1", 2 * time.Second},
+		{"the second is waited for", "6", delayed{{2 * time.Second, v4, nil}, {time.Second, nil, nil}}, "192.0.2.1", 2 * time.Second},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newDialer(t, nil, "allow 192.0.2.0/24 2001:db8::/32")
+				d.order = preferIP[tc.prefer]
+				d.forget(&tc.b)
+				begin := time.Now()
+				got, err := d.lookup(t.Context(), target.Target{Host: "origin.test", Port: 443})
+				if err != nil || got.String() != tc.want {
+					t.Errorf("%v, %v", got, err)
+				}
+				if took := time.Since(begin); took != tc.at {
+					t.Errorf("after %s, want %s", took, tc.at)
+				}
+				d.forget(&tc.b)
+				if got, err := d.forUpstreams().lookupUnchecked(t.Context(), "origin.test"); err != nil || !got.IsValid() {
+					t.Errorf("unchecked: %v, %v", got, err)
+				}
+			})
+		})
+	}
+}
+
+// A family that nobody tells does not keep a name that an upstream resolves from
+// being checked; one that is told late is checked.
+func TestCheckNames_SilentFamily(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		b    delayed
+		want *failure
+	}{
+		{"IPv6 is silent", delayed{{time.Second, addrs("192.0.2.1"), nil}, {time.Hour, nil, nil}}, nil},
+		{"IPv4 is silent", delayed{{time.Hour, nil, nil}, {time.Second, addrs("2001:db8::1"), nil}}, nil},
+		{"IPv6 is refused later", delayed{{0, addrs("192.0.2.1"), nil}, {time.Second, addrs("::1"), nil}}, failDeniedAddress},
+		{"IPv4 is refused, IPv6 is silent", delayed{{0, addrs("127.0.0.1"), nil}, {time.Hour, nil, nil}}, failDeniedAddress},
+		{"IPv4 has none, IPv6 is silent", delayed{{0, nil, nil}, {time.Hour, nil, nil}}, failDNSTimeout},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newDialer(t, nil, "allow 192.0.2.0/24 2001:db8::/32")
+				d.forget(&tc.b)
+				err := d.checkNames(t.Context(), target.Target{Host: "origin.test", Port: 443})
+				if tc.want == nil && err != nil || tc.want != nil && (err == nil || classify(err) != tc.want) {
+					t.Errorf("%v", err)
+				}
+			})
+		})
+	}
+}

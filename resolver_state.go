@@ -48,7 +48,12 @@ func (t *Transport) newNameState(tlsConfig *tls.Config, local *sources) (*nameSt
 	if err != nil {
 		return nil, err
 	}
-	cfg := dnscache.Config{Backend: dnscache.System{}, Static: static, HostsFile: dnscache.SystemHostsFile()}
+	cfg := dnscache.Config{
+		Backend:      dnscache.System{Resolver: systemResolver},
+		Static:       static,
+		HostsFile:    dnscache.SystemHostsFile(),
+		MaxQuestions: descriptorLimit() / questionShare,
+	}
 	if len(servers) > 0 {
 		if cfg.Backend, err = dnscache.NewClient(servers, tlsConfig, local.dialResolver()); err != nil {
 			return nil, err
@@ -57,19 +62,31 @@ func (t *Transport) newNameState(tlsConfig *tls.Config, local *sources) (*nameSt
 	return newNameState(dnscache.New(cfg)), nil
 }
 
+// questionShare is the part of the process's file descriptors that questions under way
+// may have: a quarter. Each has a socket of its own, for seconds where nobody answers,
+// and whoever asks for many names must leave something to the others.
+const questionShare = 4
+
+// systemResolver is the resolver of the system. It leaves the reserve of descriptors to
+// clients where Go speaks to the DNS servers itself.
+var systemResolver = &net.Resolver{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+	nd := net.Dialer{Control: keepReserve}
+	return nd.DialContext(ctx, network, address)
+}}
+
 // dialResolver connects to DNS servers from the sources, by turn: an answer is for all
 // users. nil leaves it to the system.
 func (s *sources) dialResolver() dnscache.Dial {
-	if s == nil {
-		return nil
+	var all *sources
+	if s != nil {
+		all = &sources{addrs: s.addrs, device: s.device}
 	}
-	all := &sources{addrs: s.addrs, device: s.device}
 	return func(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
 		from := all.pick(ctx)
 		if to.Addr().IsLoopback() {
 			from = from.onLoopback()
 		}
-		var nd net.Dialer
+		nd := net.Dialer{Control: keepReserve}
 		from.apply(&nd, network, to.Addr())
 		return nd.DialContext(ctx, network, to.String())
 	}

@@ -5,8 +5,10 @@ import (
 	"net"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
+	"github.com/caddy-egress/egress/internal/target"
 )
 
 // This file contains how a tunnel gets its far end: directly, or through the
@@ -44,7 +46,21 @@ func (t *transaction) openDirect() (farEnd, error) {
 	return farEnd{conn: conn}, err
 }
 
-// opening is an attempt to open a tunnel through an upstream.
+// tunnelAttempt is an attempt to open a tunnel through an upstream, with what it needs
+// of the request. It runs beside the handler and may outlive it, and what Caddy keeps of
+// a request (variables, placeholders) is the handler's alone: reading it while the
+// handler writes ends the process. So all of it is computed in advance, and of the
+// request's context only the end matters here.
+type tunnelAttempt struct {
+	h      *Handler
+	path   path
+	dest   target.Target
+	client proxydial.Client
+	header []h1.Field
+	slot   uint32 // of local addresses that are kept apart by user
+}
+
+// opening is how an attempt ended.
 type opening struct {
 	path   path
 	tunnel *proxydial.Tunnel
@@ -52,14 +68,25 @@ type opening struct {
 	took   time.Duration
 }
 
-// open makes the attempt. It uses only what does not change, and may run beside
-// another one.
-func (t *transaction) open(ctx context.Context, p path) opening {
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(p.group.lb.AttemptTimeout))
+// attemptThrough prepares an attempt. It is for the goroutine of the handler.
+func (t *transaction) attemptThrough(p path) *tunnelAttempt {
+	return &tunnelAttempt{
+		h:      t.h,
+		path:   p,
+		dest:   t.target,
+		client: t.clientAddrs(),
+		header: t.connectFields(),
+		slot:   p.conns.from.slot(t.r.Context()),
+	}
+}
+
+// open makes the attempt.
+func (a *tunnelAttempt) open(ctx context.Context) opening {
+	ctx, cancel := context.WithTimeout(withSlot(ctx, a.slot), time.Duration(a.path.group.lb.AttemptTimeout))
 	defer cancel()
 	start := time.Now()
-	tunnel, err := t.h.dialTunnel(ctx, p.member, t.target, t.clientAddrs(), t.connectFields())
-	return opening{path: p, tunnel: tunnel, err: err, took: time.Since(start)}
+	tunnel, err := a.h.dialTunnel(ctx, a.path.member, a.dest, a.client, a.header)
+	return opening{path: a.path, tunnel: tunnel, err: err, took: time.Since(start)}
 }
 
 // openVia opens the tunnel through the current upstream, and through a second one
@@ -91,12 +118,13 @@ func (t *transaction) race(p path) opening {
 	if g.lb.Hedge > 0 {
 		delay = g.path.state.connect.At(g.lb.Hedge)
 	}
+	first := t.attemptThrough(p)
 	if delay == 0 {
-		return t.ended(t.open(t.r.Context(), p))
+		return t.ended(first.open(t.r.Context()))
 	}
 	ctx, cancel := context.WithCancel(t.r.Context())
 	results := make(chan opening, 2)
-	go func() { results <- t.open(ctx, p) }()
+	go func() { results <- first.open(ctx) }()
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
 	running := 1
@@ -104,15 +132,16 @@ func (t *transaction) race(p path) opening {
 	for {
 		select {
 		case <-timer.C:
-			if second, ok := t.hedge(); ok {
+			if p, ok := t.hedge(); ok {
 				running++
-				go func() { results <- t.open(ctx, second) }()
+				second := t.attemptThrough(p)
+				go func() { results <- second.open(ctx) }()
 			}
 		case o := <-results:
 			running--
 			o = t.ended(o)
 			if o.err == nil {
-				go t.loseOthers(cancel, results, running)
+				go loseOthers(cancel, results, running)
 				return o
 			}
 			if failed.err == nil {
@@ -163,7 +192,7 @@ func (t *transaction) ended(o opening) opening {
 
 // loseOthers ends the attempts that are not needed any more. That says nothing about
 // their upstreams.
-func (t *transaction) loseOthers(cancel context.CancelFunc, results <-chan opening, running int) {
+func loseOthers(cancel context.CancelFunc, results <-chan opening, running int) {
 	cancel()
 	for range running {
 		o := <-results

@@ -276,35 +276,67 @@ func (t *transaction) hasAnotherWay(e *upstreamError) bool {
 	return t.paths.fallback != nil && e.ownFault() && t.mayRepeat(e)
 }
 
-// lookup returns an address of dest that may be reached.
+// lookup returns the address of dest to be reached: the first that is known and may
+// be. Addresses of the other family are not waited for.
 func (d *dialer) lookup(ctx context.Context, dest target.Target) (netip.Addr, error) {
-	list, err := d.lookupAll(ctx, dest, d.order)
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	return list.first(ctx)
+	return d.firstOf(ctx, d.hopTo(dest))
 }
 
-// lookupAll resolves dest and checks its addresses, all of them in the families of order.
-func (d *dialer) lookupAll(parent context.Context, dest target.Target, order familyOrder) (*candidates, error) {
+// lookupUnchecked resolves a name that the operator has written: no rule is about it.
+func (d *dialer) lookupUnchecked(ctx context.Context, host string) (netip.Addr, error) {
+	return d.firstOf(ctx, hop{host: host, port: 1, check: func(netip.Addr) error { return nil }})
+}
+
+func (d *dialer) firstOf(parent context.Context, to hop) (netip.Addr, error) {
 	ctx, cancel := context.WithTimeout(parent, d.timeout)
 	defer cancel()
-	return d.collect(ctx, hop{
+	list := newCandidates(d.order, d.names.failed, to)
+	for arrivals := d.names.resolve(ctx, to.host, d.order, list); ; {
+		if a, ok := list.next(); ok {
+			return a, nil
+		}
+		if arrivals == nil {
+			return netip.Addr{}, list.failure(ctx)
+		}
+		select {
+		case answer, ok := <-arrivals:
+			if !ok {
+				arrivals = nil
+			}
+			list.add(answer)
+		case <-ctx.Done():
+			return netip.Addr{}, list.failure(ctx)
+		}
+	}
+}
+
+// hopTo is the way to a destination, with its rules.
+func (d *dialer) hopTo(dest target.Target) hop {
+	return hop{
 		host:  dest.Host,
+		addr:  dest.Addr,
 		port:  dest.Port,
 		check: func(a netip.Addr) error { return d.check(dest, a) },
-	}, order)
+	}
 }
 
 // collect resolves the name of a hop and waits for all of its addresses in the families
-// of order.
+// of order. Once there are some, those of a family that nobody tells are waited for
+// as long as one DNS server may take: resolvers that never answer for one family are
+// common, and their silence says nothing about the addresses that are known.
 func (d *dialer) collect(ctx context.Context, to hop, order familyOrder) (*candidates, error) {
 	list := newCandidates(order, d.names.failed, to)
 	if to.addr.IsValid() {
 		list.add(dnscache.Answer{Addrs: []netip.Addr{to.addr}})
 		return list, nil
 	}
+	var late <-chan time.Time
 	for arrivals := d.names.resolve(ctx, to.host, order, list); arrivals != nil; {
+		if late == nil && (list.len() > 0 || list.refused != nil) {
+			timer := time.NewTimer(dnscache.TryTimeout)
+			defer timer.Stop()
+			late = timer.C
+		}
 		select {
 		case answer, ok := <-arrivals:
 			if !ok {
@@ -312,6 +344,8 @@ func (d *dialer) collect(ctx context.Context, to hop, order familyOrder) (*candi
 				continue
 			}
 			list.add(answer)
+		case <-late:
+			return list, nil
 		case <-ctx.Done():
 			return nil, list.failure(ctx)
 		}
@@ -319,25 +353,16 @@ func (d *dialer) collect(ctx context.Context, to hop, order familyOrder) (*candi
 	return list, nil
 }
 
-// lookupUnchecked resolves a name that the operator has written: no rule is about it.
-func (d *dialer) lookupUnchecked(parent context.Context, host string) (netip.Addr, error) {
-	ctx, cancel := context.WithTimeout(parent, d.timeout)
-	defer cancel()
-	list, err := d.collect(ctx, hop{host: host, port: 1, check: func(netip.Addr) error { return nil }}, d.order)
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	return list.first(ctx)
-}
-
 // checkNames resolves a name that an upstream will resolve, and refuses it if any of
 // its addresses may not be reached: which of them the upstream takes, and of which
 // family, is not ours to say.
-func (d *dialer) checkNames(ctx context.Context, dest target.Target) error {
+func (d *dialer) checkNames(parent context.Context, dest target.Target) error {
 	if dest.IsAddr() {
 		return d.access.now().checkAddr(dest, dest.Addr)
 	}
-	list, err := d.lookupAll(ctx, dest, d.order.both())
+	ctx, cancel := context.WithTimeout(parent, d.timeout)
+	defer cancel()
+	list, err := d.collect(ctx, d.hopTo(dest), d.order.both())
 	switch {
 	case err != nil:
 		return err

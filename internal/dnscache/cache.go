@@ -26,6 +26,11 @@ type Config struct {
 
 	// MaxNames is how many names are remembered. Default: DefaultMaxNames.
 	MaxNames int
+
+	// MaxQuestions is how many questions may be under way to Backend. Others wait for
+	// their turn, as long as somebody waits for them. Default: DefaultMaxQuestions,
+	// which is also the most.
+	MaxQuestions int
 }
 
 // shards is a power of two: callers with different names seldom meet at a lock.
@@ -36,6 +41,7 @@ type Cache struct {
 	backend Backend
 	hosts   *hosts
 	seed    maphash.Seed
+	turns   chan struct{} // one in it for each question under way
 	shards  [shards]shard
 }
 
@@ -67,6 +73,11 @@ func New(cfg Config) *Cache {
 		hosts:   newHosts(cfg.Static, cfg.HostsFile),
 		seed:    maphash.MakeSeed(),
 	}
+	questions := cfg.MaxQuestions
+	if questions <= 0 || questions > DefaultMaxQuestions {
+		questions = DefaultMaxQuestions
+	}
+	c.turns = make(chan struct{}, questions)
 	limit := cfg.MaxNames
 	if limit <= 0 {
 		limit = DefaultMaxNames
@@ -218,7 +229,7 @@ func (fl *Flight) run(ctx context.Context) {
 		})
 		defer timer.Stop()
 	}
-	reply, err := fl.cache.backend.Lookup(ctx, fl.name, fl.f)
+	reply, err := fl.cache.ask(ctx, fl.name, fl.f)
 	fl.shard.mu.Lock()
 	defer fl.shard.mu.Unlock()
 	if err != nil && fl.entry.flights[fl.f] != fl {
@@ -226,6 +237,17 @@ func (fl *Flight) run(ctx context.Context) {
 	}
 	fl.depart()
 	fl.land(fl.remember(reply, err))
+}
+
+// ask asks the backend, when it is this question's turn.
+func (c *Cache) ask(ctx context.Context, name string, f Family) (Reply, error) {
+	select {
+	case c.turns <- struct{}{}:
+		defer func() { <-c.turns }()
+		return c.backend.Lookup(ctx, name, f)
+	case <-ctx.Done():
+		return Reply{}, ctx.Err()
+	}
 }
 
 // remember keeps what the backend said and returns what callers get. Needs

@@ -316,6 +316,7 @@ func TestCacheEverybodyLeaves(t *testing.T) {
 		if one != two {
 			t.Fatal("asked twice")
 		}
+		synctest.Wait() // until the backend is asked
 		one.Leave()
 		two.Leave()
 		// The next one does not get the cancelled question's end.
@@ -504,6 +505,64 @@ func BenchmarkCacheHit(b *testing.B) {
 				b.Error("not remembered")
 				return
 			}
+		}
+	})
+}
+
+// counted is a backend that holds its answers back and counts the questions under way.
+type counted struct {
+	now, most, asked atomic.Int32
+	answer           chan struct{}
+}
+
+func (b *counted) Lookup(ctx context.Context, _ string, _ Family) (Reply, error) {
+	b.asked.Add(1)
+	n := b.now.Add(1)
+	defer b.now.Add(-1)
+	for m := b.most.Load(); n > m && !b.most.CompareAndSwap(m, n); m = b.most.Load() {
+	}
+	select {
+	case <-b.answer:
+		return Reply{Addrs: addrs("192.0.2.1"), TTL: time.Minute}, nil
+	case <-ctx.Done():
+		return Reply{}, ctx.Err()
+	}
+}
+
+func (*counted) CloseIdle() {}
+
+// Questions beyond the limit wait for their turn; those that nobody waits for any more
+// are not asked.
+func TestMaxQuestions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &counted{answer: make(chan struct{})}
+		c := New(Config{Backend: b, MaxQuestions: 2})
+		var flights []*Flight
+		for i := range 6 {
+			_, fl := c.Lookup(fmt.Sprint("n", i, ".test"), IPv4)
+			flights = append(flights, fl)
+			synctest.Wait()
+		}
+		if n := b.now.Load(); n != 2 {
+			t.Errorf("%d questions under way", n)
+		}
+		flights[2].Leave()
+		flights[0].Leave() // its place is free
+		synctest.Wait()
+		if n := b.now.Load(); n != 2 {
+			t.Errorf("%d questions under way", n)
+		}
+		close(b.answer)
+		for _, i := range []int{1, 3, 4, 5} {
+			<-flights[i].Done()
+			if a := flights[i].Answer(); len(a.Addrs) != 1 {
+				t.Errorf("%d: %+v", i, a)
+			}
+			flights[i].Leave()
+		}
+		synctest.Wait()
+		if b.most.Load() != 2 || b.asked.Load() != 5 || b.now.Load() != 0 {
+			t.Errorf("%d at once, %d asked, %d under way", b.most.Load(), b.asked.Load(), b.now.Load())
 		}
 	})
 }

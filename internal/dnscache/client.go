@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -24,15 +23,16 @@ const (
 	// maxUDP is the size of datagrams that are asked for: one that is not
 	// fragmented (RFC 9715).
 	maxUDP = 1232
+
+	// maxDatagram is the size of datagrams that are read all the same: there are
+	// servers that send more than they are asked for.
+	maxDatagram = 4096
 )
 
-// Client asks DNS servers, one after the other until one can tell. Where the
-// first of them cannot be reached, the one that could tell is first from then on.
-// A server that says that it cannot tell (SERVFAIL) may do so about one name only
-// and stays first.
+// Client asks DNS servers, one after the other until one can tell, in the order in
+// which they were given. One that is down (see standing) comes after all others.
 type Client struct {
 	servers []*exchanger
-	first   atomic.Int32
 }
 
 // exchanger sends a query to one server and returns what belongs to it.
@@ -41,6 +41,7 @@ type exchanger struct {
 	exchange  func(ctx context.Context, q *dns.Msg) (*dns.Msg, error)
 	closeIdle func()
 	try       time.Duration // for one query: TryTimeout, but in tests
+	standing  standing
 }
 
 // Dial connects to a DNS server over the network `udp` or `tcp`.
@@ -77,7 +78,8 @@ func NewClient(servers []Server, tlsConfig *tls.Config, dial Dial) (*Client, err
 			conns := newStreams(s, tlsConfig, dial)
 			e.exchange, e.closeIdle = conns.exchange, conns.closeIdle
 		case DoH:
-			e.exchange, e.closeIdle = newHTTPS(s, tlsConfig, dial)
+			h := newHTTPS(s, tlsConfig, dial)
+			e.exchange, e.closeIdle = h.exchange, h.closeIdle
 		default:
 			return nil, fmt.Errorf("unknown protocol %q", s.Proto)
 		}
@@ -97,30 +99,46 @@ func (c *Client) CloseIdle() {
 // Lookup asks for the A or AAAA records of a name.
 func (c *Client) Lookup(ctx context.Context, name string, f Family) (Reply, error) {
 	var firstErr error
-	first := int(c.first.Load())
-	told := make([]bool, len(c.servers)) // that they cannot tell
-	for i := range rounds * len(c.servers) {
-		at := (first + i) % len(c.servers)
+	order := c.order()
+	told := make([]bool, len(order)) // that they cannot tell
+	for i := range rounds * len(order) {
+		at := i % len(order)
 		if told[at] {
 			continue
 		}
-		s := c.servers[at]
-		msg, err := s.query(ctx, name, f)
+		s := order[at]
+		msg, err := s.query(ctx, question(name, f))
 		if err == nil {
-			if at != first && !told[first] {
-				c.first.CompareAndSwap(int32(first), int32(at))
-			}
+			s.standing.answered()
 			return replyOf(msg, name, f), nil
 		}
 		if firstErr == nil {
 			firstErr = fmt.Errorf("%s: %w", s, err)
 		}
-		_, told[at] = errors.AsType[*rcodeError](err)
 		if ctx.Err() != nil {
 			break
 		}
+		if _, told[at] = errors.AsType[*rcodeError](err); told[at] {
+			s.standing.answered()
+		} else {
+			s.missed(name, err)
+		}
 	}
 	return Reply{}, firstErr
+}
+
+// order is the servers in the order in which they are asked now.
+func (c *Client) order() []*exchanger {
+	up := make([]*exchanger, 0, len(c.servers))
+	var down []*exchanger
+	for _, s := range c.servers {
+		if s.isUp() {
+			up = append(up, s)
+		} else {
+			down = append(down, s)
+		}
+	}
+	return append(up, down...)
 }
 
 // rcodeError is an answer that says that there is none.
@@ -130,12 +148,12 @@ func (e *rcodeError) Error() string { return "answered " + dns.RcodeToString[e.r
 
 // query sends one query, and where the server does not know EDNS another one
 // without (RFC 6891 §7).
-func (s *exchanger) query(ctx context.Context, name string, f Family) (*dns.Msg, error) {
+func (s *exchanger) query(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.try)
 	defer cancel()
-	msg, err := s.exchange(ctx, question(name, f, true))
+	msg, err := s.exchange(ctx, q)
 	if err == nil && (msg.Rcode == dns.RcodeFormatError || msg.Rcode == dns.RcodeNotImplemented) {
-		msg, err = s.exchange(ctx, question(name, f, false))
+		msg, err = s.exchange(ctx, withoutEDNS(q))
 	}
 	if err != nil {
 		return nil, err
@@ -146,16 +164,21 @@ func (s *exchanger) query(ctx context.Context, name string, f Family) (*dns.Msg,
 	return msg, nil
 }
 
+// withoutEDNS is the same query in the words of RFC 1035, with an ID of its own.
+func withoutEDNS(q *dns.Msg) *dns.Msg {
+	plain := new(dns.Msg)
+	plain.SetQuestion(q.Question[0].Name, q.Question[0].Qtype)
+	return plain
+}
+
 // question is a query for the addresses of a name, with a random ID.
-func question(name string, f Family, edns bool) *dns.Msg {
+func question(name string, f Family) *dns.Msg {
 	q := new(dns.Msg)
 	kind := dns.TypeA
 	if f == IPv6 {
 		kind = dns.TypeAAAA
 	}
 	q.SetQuestion(name+".", kind)
-	if edns {
-		q.SetEdns0(maxUDP, false)
-	}
+	q.SetEdns0(maxUDP, false)
 	return q
 }

@@ -159,13 +159,15 @@ func TestClientForeignAnswers_RFC5452_9_1(t *testing.T) {
 		}
 	}
 	for name, change := range map[string]func(m *dns.Msg){
-		"id":          func(m *dns.Msg) { m.Id++ },
-		"name":        func(m *dns.Msg) { m.Question[0].Name = "other.test." },
-		"type":        func(m *dns.Msg) { m.Question[0].Qtype = dns.TypeAAAA },
-		"class":       func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassCHAOS },
-		"no question": func(m *dns.Msg) { m.Question = nil },
-		"two":         func(m *dns.Msg) { m.Question = append(m.Question, m.Question[0]) },
-		"a query":     func(m *dns.Msg) { m.Response = false },
+		"id":                             func(m *dns.Msg) { m.Id++ },
+		"name":                           func(m *dns.Msg) { m.Question[0].Name = "other.test." },
+		"type":                           func(m *dns.Msg) { m.Question[0].Qtype = dns.TypeAAAA },
+		"class":                          func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassCHAOS },
+		"no question":                    func(m *dns.Msg) { m.Question = nil },
+		"no question, records, an error": func(m *dns.Msg) { m.Question, m.Rcode = nil, dns.RcodeServerFailure },
+		"another question, an error":     func(m *dns.Msg) { m.Question[0].Name, m.Rcode = "other.test.", dns.RcodeServerFailure },
+		"two":                            func(m *dns.Msg) { m.Question = append(m.Question, m.Question[0]) },
+		"a query":                        func(m *dns.Msg) { m.Response = false },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := dnstest.Start(t)
@@ -229,8 +231,59 @@ func TestClientWithoutEDNS_RFC6891_7(t *testing.T) {
 	}
 }
 
-// Servers are asked in order, and one that cannot be reached is not asked first
-// any more. One that cannot tell is.
+// An error is an answer also where it has no question, as of servers that could not read
+// the query: they are asked without EDNS, or the next one is.
+func TestClientBareErrors(t *testing.T) {
+	noLeaks(t)
+	bare := func(rcode int) func(q, m *dns.Msg) []*dns.Msg {
+		return func(q, m *dns.Msg) []*dns.Msg {
+			if rcode == dns.RcodeFormatError && q.IsEdns0() == nil {
+				return []*dns.Msg{m}
+			}
+			m.Rcode, m.Question, m.Answer, m.Ns, m.Extra = rcode, nil, nil, nil, nil
+			return []*dns.Msg{m}
+		}
+	}
+	good := dnstest.Start(t)
+	good.Set("origin.test", dnstest.Records{Addrs: addrs("192.0.2.9"), TTL: 60})
+	for rcode, want := range map[int]string{
+		dns.RcodeFormatError:   "192.0.2.1", // itself, when asked otherwise
+		dns.RcodeServerFailure: "192.0.2.9",
+		dns.RcodeRefused:       "192.0.2.9",
+		dns.RcodeNameError:     "",
+	} {
+		s := dnstest.Start(t)
+		s.Set("origin.test", dnstest.Records{Addrs: addrs("192.0.2.1"), TTL: 60, Instead: bare(rcode)})
+		for proto, server := range protocols(s) {
+			c := newClient(t, s.Trust, server, good.Addr)
+			got, err := c.Lookup(t.Context(), "origin.test", IPv4)
+			if err != nil || want != "" && !slices.Equal(got.Addrs, addrs(want)) || want == "" && !got.NoName {
+				t.Errorf("%s over %s: %+v, %v", dns.RcodeToString[rcode], proto, got, err)
+			}
+		}
+	}
+}
+
+// Datagrams that are larger than what was asked for are read; of those that are larger
+// still, the rest is asked for over TCP.
+func TestClientLargeDatagrams(t *testing.T) {
+	noLeaks(t)
+	for n, overTCP := range map[int]int{100: 0, 300: 1} {
+		var many []netip.Addr
+		for i := range n {
+			many = append(many, netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)}))
+		}
+		s := dnstest.Start(t)
+		s.Set("many.test", dnstest.Records{Addrs: many, TTL: 60})
+		got, err := newClient(t, nil, s.Addr).Lookup(t.Context(), "many.test", IPv4)
+		if err != nil || len(got.Addrs) != n || s.Asked("udp") != 1 || s.Asked("tcp") != overTCP {
+			t.Errorf("%d addresses, %v; asked %d times over UDP, %d over TCP", len(got.Addrs), err, s.Asked("udp"), s.Asked("tcp"))
+		}
+	}
+}
+
+// Servers are asked in order. One that cannot be reached is not asked first any more,
+// once several names have shown that and a check. One that cannot tell is.
 func TestClientFailover(t *testing.T) {
 	noLeaks(t)
 	good := dnstest.Start(t)
@@ -254,14 +307,12 @@ func TestClientFailover(t *testing.T) {
 	})
 	t.Run("refuses connections", func(t *testing.T) {
 		c := newClient(t, nil, "tcp://"+closedPort(t), good.Addr)
-		for i := range 3 {
-			if got, err := c.Lookup(t.Context(), "origin.test", IPv4); err != nil || len(got.Addrs) != 1 {
-				t.Fatalf("%v, %v", got.Addrs, err)
-			}
-			if i > 0 && c.first.Load() != 1 {
-				t.Error("the one that works is not asked first")
+		for _, name := range []string{"origin.test", "other.test", "nowhere.test"} {
+			if _, err := c.Lookup(t.Context(), name, IPv4); err != nil {
+				t.Fatal(err)
 			}
 		}
+		await(t, func() bool { return c.order()[0] == c.servers[1] })
 	})
 	t.Run("nobody", func(t *testing.T) {
 		first := closedPort(t)
@@ -294,8 +345,8 @@ func TestClientSilence(t *testing.T) {
 			if took := time.Since(begin); took < TryTimeout {
 				t.Errorf("given up after %s", took)
 			}
-			if c.first.Load() != 1 {
-				t.Error("the one that works is not asked first")
+			if !c.servers[0].isUp() {
+				t.Error("one name has made the server one that is asked last")
 			}
 		})
 	}
@@ -383,7 +434,7 @@ func TestClientDeadStream(t *testing.T) {
 	conns := newStreams(server, nil, dialPlain) // below the client, which would ask again
 	t.Cleanup(conns.closeIdle)
 	for range 3 {
-		if _, err := conns.exchange(t.Context(), question("origin.test", IPv4, true)); err != nil {
+		if _, err := conns.exchange(t.Context(), question("origin.test", IPv4)); err != nil {
 			t.Fatal(err)
 		}
 		<-closed
@@ -409,6 +460,16 @@ func TestClientCertificate(t *testing.T) {
 	}
 	if _, err := newClient(t, nil, "tls://"+s.TLS).Lookup(t.Context(), "origin.test", IPv4); err == nil {
 		t.Error("a certificate that nobody vouches for was accepted")
+	}
+}
+
+// await waits until something is so.
+func await(t *testing.T, so func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !so(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it does not come to that")
+		}
 	}
 }
 

@@ -50,6 +50,9 @@ const (
 	// DefaultMaxNames is how many names are remembered.
 	DefaultMaxNames = 10_000
 
+	// DefaultMaxQuestions is how many questions may be under way.
+	DefaultMaxQuestions = 16_384
+
 	// MaxAddrs is how many addresses of one answer are used; the rest of a
 	// longer answer is dropped.
 	MaxAddrs = 32

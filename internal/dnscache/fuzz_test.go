@@ -15,7 +15,7 @@ import (
 // to from it.
 func FuzzReply(f *testing.F) {
 	const name = "a.test"
-	q := question(name, IPv4, true)
+	q := question(name, IPv4)
 	for _, records := range [][]string{
 		{"a.test. 60 IN A 192.0.2.1", "a.test. 30 IN A 192.0.2.2"},
 		{"a.test. 60 IN CNAME b.test.", "b.test. 5 IN A 192.0.2.1", "c.test. 1 IN A 192.0.2.9"},

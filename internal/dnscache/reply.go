@@ -12,9 +12,16 @@ import (
 const maxAliases = 16
 
 // belongs reports whether m is an answer to q: the same ID and the same question
-// (RFC 5452 §9.1).
+// (RFC 5452 §9.1). An error may come without the question: servers that cannot read a
+// query send the header alone (RFC 1035 §4.1.1), and so do some that refuse it.
 func belongs(m, q *dns.Msg) bool {
-	return m.Response && m.Id == q.Id && m.Opcode == q.Opcode && len(m.Question) == 1 &&
+	if !m.Response || m.Id != q.Id || m.Opcode != q.Opcode {
+		return false
+	}
+	if len(m.Question) == 0 {
+		return m.Rcode != dns.RcodeSuccess && len(m.Answer) == 0
+	}
+	return len(m.Question) == 1 &&
 		m.Question[0].Qtype == q.Question[0].Qtype && m.Question[0].Qclass == q.Question[0].Qclass &&
 		strings.EqualFold(m.Question[0].Name, q.Question[0].Name)
 }

@@ -1,16 +1,15 @@
 package dnscache
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"net/netip"
-	"strconv"
+	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,7 +27,7 @@ func udpExchange(s Server, dial Dial, overTCP *streams) func(context.Context, *d
 		}
 		defer raw.Close()
 		defer closeWith(ctx, raw)()
-		conn := &dns.Conn{Conn: raw, UDPSize: maxUDP}
+		conn := &dns.Conn{Conn: raw, UDPSize: maxDatagram}
 		if err := conn.WriteMsg(q); err != nil {
 			return nil, because(ctx, err)
 		}
@@ -39,10 +38,8 @@ func udpExchange(s Server, dial Dial, overTCP *streams) func(context.Context, *d
 				return nil, because(ctx, err)
 			case m == nil || !belongs(m, q):
 				continue
-			case m.Truncated: // also where it is cut in the middle of a record
+			case m.Truncated || err != nil: // also where it is cut in the middle of a record
 				return overTCP.exchange(ctx, q)
-			case err != nil:
-				continue
 			}
 			return m, nil
 		}
@@ -92,6 +89,7 @@ type streams struct {
 type stream struct {
 	*dns.Conn
 	timer *time.Timer
+	since time.Time // when it was last heard of
 }
 
 func newStreams(s Server, tlsConfig *tls.Config, dial Dial) *streams {
@@ -106,9 +104,12 @@ func newStreams(s Server, tlsConfig *tls.Config, dial Dial) *streams {
 }
 
 // exchange sends a query over a connection that waits for one, or a new one. A
-// connection that waited may have been closed by the server meanwhile, so its
-// failure is followed by a new one.
+// connection that waited may have been closed by the server meanwhile, or be dead
+// without anybody having been told: its failure is followed by a new one, for which
+// half of the time is left. If nothing was heard, those that have waited as long are
+// not used any more.
 func (s *streams) exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
+	begin := time.Now()
 	for {
 		st := s.take()
 		fresh := st == nil
@@ -118,6 +119,8 @@ func (s *streams) exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 				return nil, because(ctx, err)
 			}
 			st = &stream{Conn: &dns.Conn{Conn: conn}}
+		} else if deadline, ok := ctx.Deadline(); ok {
+			_ = st.SetDeadline(time.Now().Add(time.Until(deadline) / 2))
 		}
 		m, err := st.roundTrip(ctx, q)
 		if err == nil {
@@ -125,6 +128,9 @@ func (s *streams) exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 			return m, nil
 		}
 		_ = st.Close()
+		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			s.drop(begin)
+		}
 		if fresh || ctx.Err() != nil {
 			return nil, because(ctx, err)
 		}
@@ -133,6 +139,7 @@ func (s *streams) exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 
 func (st *stream) roundTrip(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	stop := closeWith(ctx, st.Conn)
+	defer stop()
 	if err := st.WriteMsg(q); err != nil {
 		return nil, err
 	}
@@ -146,7 +153,7 @@ func (st *stream) roundTrip(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	if !stop() {
 		return nil, ctx.Err() // being closed
 	}
-	return m, nil
+	return m, st.SetDeadline(time.Time{})
 }
 
 func (s *streams) take() *stream {
@@ -169,6 +176,7 @@ func (s *streams) keep(st *stream) {
 		_ = st.Close()
 		return
 	}
+	st.since = time.Now()
 	s.idle = append(s.idle, st)
 	st.timer = time.AfterFunc(streamIdle, func() { s.expire(st) })
 }
@@ -186,15 +194,25 @@ func (s *streams) expire(st *stream) {
 	}
 }
 
-func (s *streams) closeIdle() {
+// drop closes the idle connections of which nothing was heard since a time.
+func (s *streams) drop(since time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.idle = slices.DeleteFunc(s.idle, func(st *stream) bool {
+		dead := st.since.Before(since)
+		if dead {
+			st.timer.Stop()
+			_ = st.Close()
+		}
+		return dead
+	})
+}
+
+func (s *streams) closeIdle() {
+	s.mu.Lock()
 	s.closed = true
-	for _, st := range s.idle {
-		st.timer.Stop()
-		_ = st.Close()
-	}
-	s.idle = nil
+	s.mu.Unlock()
+	s.drop(time.Now().Add(time.Second)) // all
 }
 
 func (s *streams) dial(ctx context.Context) (net.Conn, error) {
@@ -230,64 +248,4 @@ func dialServer(ctx context.Context, s Server, network string, dial Dial) (net.C
 		}
 	}
 	return nil, firstErr
-}
-
-// dnsMessage is the media type of RFC 8484 §6.
-const dnsMessage = "application/dns-message"
-
-// newHTTPS speaks DNS over HTTPS (RFC 8484), over HTTP/2 where the server does.
-func newHTTPS(s Server, tlsConfig *tls.Config, dial Dial) (exchange func(context.Context, *dns.Msg) (*dns.Msg, error), closeIdle func()) {
-	tlsConfig = tlsConfig.Clone()
-	tlsConfig.ServerName = s.ServerName
-	transport := &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dialServer(ctx, s, "tcp", dial)
-		},
-		TLSClientConfig:     tlsConfig,
-		ForceAttemptHTTP2:   true,
-		DisableCompression:  true,
-		MaxIdleConnsPerHost: maxIdleStreams,
-		IdleConnTimeout:     streamIdle,
-	}
-	exchange = func(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
-		packed, err := q.Pack()
-		if err != nil {
-			return nil, err
-		}
-		r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.URL, bytes.NewReader(packed))
-		if err != nil {
-			return nil, err
-		}
-		r.Header.Set("Content-Type", dnsMessage)
-		r.Header.Set("Accept", dnsMessage)
-		r.Header.Set("User-Agent", "") // tells nothing that is needed
-		resp, err := transport.RoundTrip(r)
-		if err != nil {
-			return nil, because(ctx, err)
-		}
-		defer resp.Body.Close()
-		return readHTTPS(resp, q)
-	}
-	return exchange, transport.CloseIdleConnections
-}
-
-func readHTTPS(resp *http.Response, q *dns.Msg) (*dns.Msg, error) {
-	if resp.StatusCode != http.StatusOK {
-		return nil, errors.New("HTTP status " + strconv.Itoa(resp.StatusCode))
-	}
-	if t := resp.Header.Get("Content-Type"); t != dnsMessage {
-		return nil, fmt.Errorf("content type %q is not %s", t, dnsMessage)
-	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, dns.MaxMsgSize))
-	if err != nil {
-		return nil, err
-	}
-	m := new(dns.Msg)
-	if err := m.Unpack(body); err != nil {
-		return nil, fmt.Errorf("malformed answer: %w", err)
-	}
-	if !belongs(m, q) {
-		return nil, errors.New("the answer is to another question")
-	}
-	return m, nil
 }

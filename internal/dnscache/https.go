@@ -1,0 +1,170 @@
+package dnscache
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"strconv"
+	"sync/atomic"
+
+	"github.com/miekg/dns"
+)
+
+// dnsMessage is the media type of RFC 8484 §6.
+const dnsMessage = "application/dns-message"
+
+// An HTTP/2 connection that is silent for pingAfter is pinged, and closed if that brings
+// nothing in pingTimeout: early enough for a question to be sent again in its time.
+const (
+	pingAfter   = TryTimeout / 4
+	pingTimeout = TryTimeout / 2
+)
+
+// https speaks DNS over HTTPS (RFC 8484), over HTTP/2 where the server does.
+type https struct {
+	url       string
+	transport *http.Transport
+}
+
+func newHTTPS(s Server, tlsConfig *tls.Config, dial Dial) *https {
+	tlsConfig = tlsConfig.Clone()
+	tlsConfig.ServerName = s.ServerName
+	return &https{s.URL, &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			conn, err := dialServer(ctx, s, "tcp", dial)
+			if err != nil {
+				return nil, err
+			}
+			return &heardConn{Conn: conn}, nil
+		},
+		TLSClientConfig:     tlsConfig,
+		ForceAttemptHTTP2:   true,
+		DisableCompression:  true,
+		MaxIdleConnsPerHost: maxIdleStreams,
+		IdleConnTimeout:     streamIdle,
+		HTTP2:               &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+	}}
+}
+
+func (h *https) closeIdle() { h.transport.CloseIdleConnections() }
+
+// exchange sends a query. Connections that stood already may be dead: where one fails,
+// the query is sent again. One on which nothing is heard until the end is closed, or
+// all further queries would be sent on it.
+func (h *https) exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
+	packed, err := q.Pack()
+	if err != nil {
+		return nil, err
+	}
+	for left := maxIdleStreams; ; left-- {
+		var used usedConn
+		m, err := h.send(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: used.got}), packed, q)
+		switch {
+		case err == nil:
+			return m, nil
+		case errors.Is(ctx.Err(), context.DeadlineExceeded):
+			if used.closeIfSilent() {
+				h.closeIdle() // they have been silent for as long
+			}
+		case ctx.Err() == nil && left > 0 && used.reused.Load() && !isAnswer(err):
+			continue
+		}
+		return nil, because(ctx, err)
+	}
+}
+
+func (h *https) send(ctx context.Context, packed []byte, q *dns.Msg) (*dns.Msg, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, h.url, bytes.NewReader(packed))
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Content-Type", dnsMessage)
+	r.Header.Set("Accept", dnsMessage)
+	r.Header.Set("User-Agent", "") // tells nothing that is needed
+	resp, err := h.transport.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return readHTTPS(resp, q)
+}
+
+// httpAnswerError is what is wrong with an answer that has come.
+type httpAnswerError string
+
+func (e httpAnswerError) Error() string { return string(e) }
+
+func isAnswer(err error) bool {
+	_, ok := errors.AsType[httpAnswerError](err)
+	return ok
+}
+
+func readHTTPS(resp *http.Response, q *dns.Msg) (*dns.Msg, error) {
+	if resp.StatusCode != http.StatusOK {
+		return nil, httpAnswerError("HTTP status " + strconv.Itoa(resp.StatusCode))
+	}
+	if t := resp.Header.Get("Content-Type"); t != dnsMessage {
+		return nil, httpAnswerError(fmt.Sprintf("content type %q is not %s", t, dnsMessage))
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, dns.MaxMsgSize))
+	if err != nil {
+		return nil, err
+	}
+	m := new(dns.Msg)
+	if err := m.Unpack(body); err != nil {
+		return nil, httpAnswerError("malformed answer: " + err.Error())
+	}
+	if !belongs(m, q) {
+		return nil, httpAnswerError("the answer is to another question")
+	}
+	return m, nil
+}
+
+// heardConn counts reads that brought something.
+type heardConn struct {
+	net.Conn
+	heard atomic.Uint64
+}
+
+func (c *heardConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.heard.Add(1)
+	}
+	return n, err
+}
+
+// usedConn is the connection that a query is sent on.
+type usedConn struct {
+	conn   atomic.Pointer[heardConn]
+	heard  atomic.Uint64 // of it, before
+	reused atomic.Bool
+}
+
+func (u *usedConn) got(info httptrace.GotConnInfo) {
+	u.reused.Store(info.Reused)
+	if tc, ok := info.Conn.(*tls.Conn); ok {
+		if c, ok := tc.NetConn().(*heardConn); ok {
+			u.heard.Store(c.heard.Load())
+			u.conn.Store(c)
+		}
+	}
+}
+
+// closeIfSilent closes the connection if nothing came on it since the query was sent.
+// Where something did, answers to pings included, the connection is well, and only the
+// answer about one name is missing.
+func (u *usedConn) closeIfSilent() bool {
+	c := u.conn.Load()
+	if c == nil || c.heard.Load() != u.heard.Load() {
+		return false
+	}
+	_ = c.Close()
+	return true
+}
