@@ -16,7 +16,7 @@ func TestClientShare(t *testing.T) {
 	stalled := func(s *sharedSide) { s.got(nil) }
 	waiting := func(s *sharedSide) { s.reading() }
 	ended := func(s *sharedSide) { s.got(io.EOF) }
-	busy := func(s *sharedSide) { // until the bubble ends it
+	busy := func(s *sharedSide) { // for a minute
 		for range 120 {
 			s.got(nil)
 			time.Sleep(500 * time.Millisecond)
@@ -72,6 +72,7 @@ func TestClientShare(t *testing.T) {
 				for _, r := range relays {
 					r.End(relay.ReasonClosed)
 				}
+				time.Sleep(time.Minute) // until all goroutines have ended
 				synctest.Wait()
 				if n := len(shares.byConn); n != 0 {
 					t.Errorf("%d connections are still known", n)
