@@ -2,6 +2,7 @@ package proxydial
 
 import (
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -134,12 +135,14 @@ func TestH2SignOfLife(t *testing.T) {
 		<-wake
 		p.serveStreams(n)
 	})
+	revive := sync.OnceFunc(func() { close(wake) })
+	t.Cleanup(revive)
 	d := newDialer(t, silentConfig(f.addr))
 	mustTunnel(t, d)
 	if tn := mustTunnel(t, d); tn.Reply.Via != "2" {
 		t.Errorf("tunnel on connection %q", tn.Reply.Via)
 	}
-	close(wake)
+	revive()
 	eventually(t, "trust in the first connection", func() bool { return mustTunnel(t, d).Reply.Via == "1" })
 }
 
