@@ -204,6 +204,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
 		h.server = server
 		h.pins.follow(server)
+		setWindows(server)
 		h.warnAboutServer(server)
 	}
 	h.drainAtExit(ctx)

@@ -28,7 +28,11 @@ func (t *transaction) tunnelStream(far farEnd, slot *tunnelSlot) error {
 	}
 	cfg := t.relayConfig(slot)
 	cfg.EarlyDown = far.early
+	side, leave := quicTunnels.join(t)
+	defer leave()
+	client.side = side
 	tunnel := relay.New(client, asStream(origin), cfg)
+	side.follows(tunnel)
 	t.follow(tunnel, slot)
 	result := tunnel.Run()
 	t.out.account(result, t.start)
@@ -44,6 +48,7 @@ type clientStream struct {
 	r       *http.Request
 	w       http.ResponseWriter
 	rc      *http.ResponseController
+	side    *sharedSide // nil unless on HTTP/3
 	aborted bool
 
 	mu      sync.Mutex
@@ -55,7 +60,15 @@ func newClientStream(t *transaction) *clientStream {
 	return &clientStream{r: t.r, w: t.w, rc: http.NewResponseController(t.w)}
 }
 
-func (s *clientStream) Read(p []byte) (int, error) { return s.r.Body.Read(p) }
+func (s *clientStream) Read(p []byte) (int, error) {
+	if s.side == nil {
+		return s.r.Body.Read(p)
+	}
+	s.side.reading()
+	n, err := s.r.Body.Read(p)
+	s.side.got(err)
+	return n, err
+}
 
 // Write sends p at once: bytes of a tunnel are not ours to hold back.
 func (s *clientStream) Write(p []byte) (int, error) {

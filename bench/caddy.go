@@ -131,6 +131,21 @@ func startBehind(l *lab) (*proxy, error) {
 	return p.and(upstream), nil
 }
 
+// startBehindHTTP2 is startBehind with an upstream that takes many tunnels on one
+// connection.
+func startBehindHTTP2(l *lab) (*proxy, error) {
+	upstream, err := l.start(egressHTTP2)
+	if err != nil {
+		return nil, err
+	}
+	p, err := caddy(fmt.Sprintf("egress {\n%supstream https://%s {\ntls_insecure_skip_verify\n}\n}", egressRules, upstream.entry("")))(l)
+	if err != nil {
+		upstream.stop()
+		return nil, err
+	}
+	return p.and(upstream), nil
+}
+
 // and stops another proxy behind this one.
 func (p *proxy) and(other *proxy) *proxy {
 	stop := p.stop

@@ -38,6 +38,7 @@ func perGiB(size int64) func(time.Duration) float64 {
 func experiments(scale float64) []experiment {
 	s := scaled(scale)
 	all := append(s.exchanges(), s.tunnels()...)
+	all = append(all, s.shared()...)
 	return append(all, s.bulk()...)
 }
 
@@ -93,6 +94,29 @@ func (s scaled) tunnels() []experiment {
 			load: load{Do: "pings", Conns: 100, N: s.n(20_000), HTTP2: true},
 		},
 	}
+}
+
+// shared is the delay of a tunnel on a connection that it shares, alone there and
+// beside one that has stalled: with the client, and between egress and an upstream,
+// where two clients share it.
+func (s scaled) shared() (all []experiment) {
+	for _, e := range []struct {
+		key, where, subject string
+		http2               bool
+	}{
+		{"client", "of one HTTP/2 client", egressHTTP2, true},
+		{"parent", "of two clients, over one HTTP/2 connection to an upstream", egressBeside, false},
+	} {
+		for i, beside := range []string{"alone", "beside a stalled tunnel"} {
+			all = append(all, experiment{
+				key: [...]string{"alone", "beside"}[i] + e.key, unit: "µs", inUnit: microseconds, latency: true,
+				name:     "one byte there and back in a tunnel " + e.where + ", " + beside,
+				subjects: []string{e.subject}, listener: "echo",
+				load: load{Do: "beside", Conns: 1, N: s.n(2_000), HTTP2: e.http2, Stalled: int64(i)},
+			})
+		}
+	}
+	return all
 }
 
 func (s scaled) bulk() (all []experiment) {

@@ -32,6 +32,9 @@ type load struct {
 	HTTP2  bool   `json:",omitempty"` // one connection for all tunnels, HTTP/2 over TLS
 	Root   string `json:",omitempty"` // file of the certificate that the origin has
 
+	// Stalled is how many tunnels are opened first that nobody reads.
+	Stalled int64 `json:",omitempty"`
+
 	// Hosts, if not 0, is how many names of the origin there are: request i
 	// asks for the host 127.x.y.z that is number FirstHost+i. A proxy that runs
 	// out of descriptors may end the client's connection.
@@ -78,6 +81,7 @@ var operations = map[string]func(l *load, w *worker){
 	"bulk":     (*load).bulk,
 	"push":     (*load).push,
 	"pings":    (*load).pings,
+	"beside":   (*load).beside,
 	"gather":   (*load).gather,
 	"hold":     nil, // in loadMain: it goes on until told to end
 }

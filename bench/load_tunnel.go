@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/caddy-egress/egress/internal/pattern"
 )
@@ -86,6 +88,70 @@ func (l *load) pings(w *worker) {
 		}
 		w.doneUnseen(nil)
 	}
+}
+
+// beside is pings, but each is timed, and before the first other tunnels are opened
+// and brought to stall.
+func (l *load) beside(w *worker) {
+	for range l.Stalled {
+		c, err := l.stalled()
+		if err != nil {
+			w.doneUnseen(err)
+			return
+		}
+		defer c.Close()
+		w.seen.Add(1)
+	}
+	c, err := l.tunnel()
+	if err != nil {
+		w.doneUnseen(err)
+		return
+	}
+	defer c.Close()
+	w.seen.Add(1)
+	for i := range w.n {
+		start := time.Now()
+		err := c.echo(byte(i))
+		w.took = append(w.took, time.Since(start))
+		w.doneUnseen(err)
+		if err != nil {
+			return
+		}
+	}
+}
+
+// stallTime is how long nothing more is taken from a tunnel that has stalled.
+const stallTime = 500 * time.Millisecond
+
+// stalled opens a tunnel to an echo and sends without reading, until the echo, and
+// all that lies between, takes nothing more.
+func (l *load) stalled() (*conn, error) {
+	c, err := l.tunnel()
+	if err != nil {
+		return nil, err
+	}
+	var sent atomic.Int64
+	failed := make(chan error, 1)
+	go func() {
+		for block := make([]byte, 16<<10); ; {
+			n, err := c.Write(block)
+			sent.Add(int64(n))
+			if err != nil {
+				failed <- err
+				return
+			}
+		}
+	}()
+	for last := int64(-1); last != sent.Load() || last == 0; {
+		last = sent.Load()
+		select {
+		case err := <-failed:
+			_ = c.Close()
+			return nil, fmt.Errorf("stalling a tunnel: %w", err)
+		case <-time.After(stallTime):
+		}
+	}
+	return c, nil
 }
 
 // bulk fetches Size bytes through each tunnel.

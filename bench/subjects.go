@@ -33,6 +33,7 @@ const (
 	egressKeeps  = "egress, idle limits raised"
 	egressHTTP2  = "egress, HTTP/2"
 	egressBehind = "egress through egress"
+	egressBeside = "egress through egress, HTTP/2"
 	transport    = "http.Transport + io.Copy"
 	noReadFrom   = "the same, ReadFrom hidden"
 	reverseProxy = "Caddy reverse_proxy"
@@ -70,6 +71,7 @@ func subjects() []subject {
 		{name: egressKeeps, start: caddy("egress {\n" + egressRules + egressKeeping + "}")},
 		{name: egressHTTP2, http2: true, start: startCaddyTLS},
 		{name: egressBehind, start: startBehind, absent: noUpstreams, optional: true},
+		{name: egressBeside, start: startBehindHTTP2},
 		{name: transport, start: caddy("bench_reference"), version: caddyVersion},
 		{name: noReadFrom, start: caddy("bench_reference hide_read_from")},
 		{name: reverseProxy, start: startReverseProxy},

@@ -71,6 +71,16 @@ type Config struct {
 	// PingTimeout is how long the sign may take before the connection counts as
 	// dead. Default: 5 s.
 	PingTimeout time.Duration
+	// SignTimeout is how long an HTTP/2 connection may be silent under a CONNECT
+	// before it is asked for a sign of life, and how long that sign may take
+	// before no new tunnel begins there and the CONNECT is sent again elsewhere.
+	// It is four times what the proxy's settings took, where that is more, and
+	// PingTimeout at most. Default: 1 s.
+	SignTimeout time.Duration
+	// StarveTimeout is how long a tunnel over HTTP/2 whose destination takes nothing
+	// may hold what the proxy lets the whole connection send, while other tunnels
+	// wait for it. Default: 10 s.
+	StarveTimeout time.Duration
 	// IdleTimeout closes HTTP/2 connections without tunnels, and replaces
 	// connections dialed ahead. Default: 55 s.
 	IdleTimeout time.Duration
@@ -86,6 +96,8 @@ const (
 	defaultWindow       = 256 << 10
 	defaultPingInterval = 15 * time.Second
 	defaultPingTimeout  = 5 * time.Second
+	defaultSignTimeout  = time.Second
+	defaultStarve       = 10 * time.Second
 	defaultIdleTimeout  = 55 * time.Second
 	defaultStandbyRetry = time.Second
 )
@@ -97,6 +109,8 @@ func (c *Config) setDefaults() {
 	orDefault(&c.StreamWindow, defaultWindow)
 	orDefault(&c.PingInterval, defaultPingInterval)
 	orDefault(&c.PingTimeout, defaultPingTimeout)
+	orDefault(&c.SignTimeout, defaultSignTimeout)
+	orDefault(&c.StarveTimeout, defaultStarve)
 	orDefault(&c.IdleTimeout, defaultIdleTimeout)
 	orDefault(&c.StandbyRetry, defaultStandbyRetry)
 }
@@ -137,7 +151,7 @@ func (c *Config) check() error {
 	}
 	for name, d := range map[string]time.Duration{
 		"TLS timeout": c.TLSTimeout, "reply timeout": c.ReplyTimeout, "ping interval": c.PingInterval,
-		"ping timeout": c.PingTimeout, "idle timeout": c.IdleTimeout, "standby retry": c.StandbyRetry,
+		"ping timeout": c.PingTimeout, "sign timeout": c.SignTimeout, "starve timeout": c.StarveTimeout, "idle timeout": c.IdleTimeout, "standby retry": c.StandbyRetry,
 	} {
 		if d < 0 {
 			return fmt.Errorf("%s %v is negative", name, d)

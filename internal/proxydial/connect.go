@@ -28,13 +28,18 @@ func (d *Dialer) dialHTTP1(ctx context.Context, req request, client Client) (*Tu
 // talk makes a tunnel of a connection to the proxy: of one that waits, if there is
 // one, else of a new one. The proxy's first byte is expected in the stage first.
 func (d *Dialer) talk(ctx context.Context, tlsConfig *tls.Config, client Client, first Stage, ask func(net.Conn) (*Tunnel, error)) (*Tunnel, error) {
-	if conn := d.standby.take(); conn != nil {
+	if conn, since := d.standby.take(); conn != nil {
 		t, err := ask(conn)
 		if err == nil {
 			t.Reused = true
 			return t, nil
 		}
 		if !isStale(err, first) {
+			if e, ok := errors.AsType[*Error](err); ok && e.Stage == first && e.Timeout() {
+				// Perhaps it was lost without a trace, and with it all that have
+				// stood for as long.
+				d.standby.dropBefore(since)
+			}
 			return nil, err
 		}
 		// It died while it waited, unseen. That says nothing about the proxy.

@@ -124,7 +124,7 @@ func FuzzH2Frames(f *testing.F) {
 			c.fail(io.EOF)
 			return
 		}
-		if tn, err := d.tunnelOn(context.Background(), c, request{authority: "origin.test:443"}); err == nil {
+		if tn, err := d.tunnelOn(context.Background(), offer{c: c}, request{authority: "origin.test:443"}); err == nil {
 			_, _ = io.Copy(io.Discard, tn.Conn)
 			tn.Conn.Close()
 		}

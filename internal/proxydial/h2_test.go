@@ -165,8 +165,11 @@ func TestH2FullDuplex(t *testing.T) {
 	cfg.StreamWindow = 20_000
 	d := newDialer(t, cfg)
 	var all sync.WaitGroup
-	for i := range 4 {
-		tn := mustTunnel(t, d)
+	var tunnels []*Tunnel
+	for range 4 { // before the first is busy, so that all share a connection
+		tunnels = append(tunnels, mustTunnel(t, d))
+	}
+	for i, tn := range tunnels {
 		all.Go(func() {
 			sent := make([]byte, 3<<20+i)
 			src := rand.NewChaCha8([32]byte{byte(i)})

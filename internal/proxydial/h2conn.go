@@ -74,12 +74,18 @@ type h2Conn struct {
 	peerWindow  int64 // of new streams
 	peerFrame   int
 	sendWindow  int64 // of the connection
+	fullWindow  int64 // the largest that sendWindow has been
+	starving    *time.Timer
+	starved     bool // starving runs
 
 	owed      int64 // connection window not given back yet
 	ping      *time.Timer
-	pinged    bool      // a PING waits for its answer
-	pings     uint64    // their count, which is their content
-	heard     time.Time // when the last frame came
+	pings     uint64        // their count, which is their content
+	heard     time.Time     // when the last frame came
+	asked     time.Time     // when the PING was sent that waits for a sign of life; or zero
+	doubted   bool          // such a sign is overdue: no new streams before it comes
+	sign      time.Duration // when it is
+	waiting   int           // streams without an answer
 	idle      *time.Timer
 	everReady bool // SETTINGS came, or settled was closed by the end
 }
@@ -98,6 +104,7 @@ func newH2Conn(ctx context.Context, nc net.Conn, p *pool) (*h2Conn, error) {
 		peerWindow:  initialWindow,
 		peerFrame:   maxSendFrame,
 		sendWindow:  initialWindow,
+		fullWindow:  initialWindow,
 		heard:       time.Now(),
 	}
 	c.writable = sync.NewCond(&c.mu)
@@ -109,8 +116,10 @@ func newH2Conn(ctx context.Context, nc net.Conn, p *pool) (*h2Conn, error) {
 	c.henc = hpack.NewEncoder(&c.hbuf)
 	c.idle = time.AfterFunc(time.Hour, c.closeIdle)
 	c.ping = time.AfterFunc(time.Hour, c.checkAlive)
+	c.starving = time.AfterFunc(time.Hour, c.endStarving)
+	c.starving.Stop()
 	c.idle.Stop() // until watchIdle
-	c.ping.Stop() // until armPing
+	c.ping.Stop() // until watchAlive
 
 	c.mu.Lock()
 	c.appendRaw([]byte(http2.ClientPreface))
@@ -125,6 +134,7 @@ func newH2Conn(ctx context.Context, nc net.Conn, p *pool) (*h2Conn, error) {
 	go c.writeLoop()
 	go c.readLoop()
 
+	began := time.Now()
 	select {
 	case <-c.settled:
 	case <-ctx.Done():
@@ -133,6 +143,8 @@ func newH2Conn(ctx context.Context, nc net.Conn, p *pool) (*h2Conn, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	// The settings took a round trip: a distant proxy gets more time.
+	c.sign = min(max(c.cfg.SignTimeout, 4*time.Since(began)), c.cfg.PingTimeout)
 	return c, c.err
 }
 
@@ -163,6 +175,7 @@ func (c *h2Conn) failLocked(err error) {
 	}
 	c.ping.Stop()
 	c.idle.Stop()
+	c.starving.Stop()
 	c.writable.Signal()
 	// The socket goes first: a closure alert might wait for a peer that does not
 	// read.
@@ -187,7 +200,7 @@ func (c *h2Conn) capacityLocked() int {
 func (c *h2Conn) reserve() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.draining || len(c.streams)+c.reserved >= c.capacityLocked() {
+	if !c.usableLocked() || len(c.streams)+c.reserved >= c.capacityLocked() {
 		return false
 	}
 	c.reserved++
@@ -200,14 +213,15 @@ func (c *h2Conn) reserve() bool {
 func (c *h2Conn) room() (free int, usable bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.capacityLocked() - len(c.streams) - c.reserved, !c.draining
+	return c.capacityLocked() - len(c.streams) - c.reserved, c.usableLocked()
 }
+
+// usableLocked reports whether a new tunnel may begin, if there is a slot.
+func (c *h2Conn) usableLocked() bool { return !c.draining && !c.doubted && !c.exhausted() }
 
 // slotFreed is called with c.mu held when a stream or a reservation has ended.
 func (c *h2Conn) slotFreed() {
 	if len(c.streams)+c.reserved == 0 && c.err == nil {
-		c.ping.Stop()
-		c.pinged = false
 		if c.draining || c.pool.retired.Load() {
 			c.drainLocked()
 		} else {
@@ -271,42 +285,9 @@ func (c *h2Conn) finishLocked() {
 	c.writable.Signal()
 }
 
-// armPing begins to watch over the connection, which has a tunnel now. It is
-// called with c.mu held.
-func (c *h2Conn) armPing() {
-	c.pinged = false
-	c.heard = time.Now()
-	c.ping.Reset(c.cfg.PingInterval)
-}
-
-// checkAlive asks for a sign of life after a silence, and ends the connection
-// where none has come.
-func (c *h2Conn) checkAlive() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.streams)+c.reserved == 0 || c.err != nil {
-		return
-	}
-	silence := time.Since(c.heard)
-	switch {
-	case c.pinged:
-		c.failLocked(errPingTimeout)
-	case silence < c.cfg.PingInterval:
-		c.ping.Reset(c.cfg.PingInterval - silence)
-	default:
-		c.pinged = true
-		c.pings++
-		var content [8]byte
-		for i := range content {
-			content[i] = byte(c.pings >> (8 * i))
-		}
-		_ = c.framer.WritePing(false, content)
-		c.ping.Reset(c.cfg.PingTimeout)
-	}
-}
-
 // open sends a CONNECT in a slot that was reserved.
-func (c *h2Conn) open(req request) (*stream, error) {
+// Where again is true, it may be sent again on another connection.
+func (c *h2Conn) open(req request, again bool) (*stream, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.reserved--
@@ -319,15 +300,19 @@ func (c *h2Conn) open(req request) (*stream, error) {
 		return nil, &Error{Stage: StageReply, Err: err, Retryable: true}
 	}
 	s := newStream(c, c.nextID)
+	s.again = again
 	c.nextID += 2
 	if c.nextID > maxWindow {
 		c.draining = true // the ids are used up (RFC 9113 §5.1.1)
 	}
-	if len(c.streams) == 0 {
-		c.armPing()
-	}
 	c.streams[s.id] = s
 	c.writeHeaders(s.id, req)
+	if c.waiting++; c.waiting == 1 {
+		if c.asked.IsZero() && time.Since(c.heard) >= c.sign {
+			c.askLocked() // in the same packet
+		}
+		c.watchAlive()
+	}
 	return s, nil
 }
 

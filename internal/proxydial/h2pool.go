@@ -68,7 +68,7 @@ func (d *Dialer) dialNegotiated(ctx context.Context, req request) (*Tunnel, erro
 			}
 			return d.connect(ctx, got.nc, req)
 		}
-		t, err := d.tunnelOn(ctx, got.c, req)
+		t, err := d.tunnelOn(ctx, got, req)
 		if err == nil {
 			t.Reused = got.reused
 			return t, nil
@@ -88,10 +88,11 @@ func replayable(err error, got offer) bool {
 }
 
 // tunnelOn asks for a tunnel in a slot that was reserved.
-func (d *Dialer) tunnelOn(ctx context.Context, c *h2Conn, req request) (*Tunnel, error) {
+func (d *Dialer) tunnelOn(ctx context.Context, got offer, req request) (*Tunnel, error) {
 	ctx, cancel := d.replyContext(ctx)
 	defer cancel()
-	s, err := c.open(req)
+	c := got.c
+	s, err := c.open(req, got.reused)
 	if err != nil {
 		return nil, err
 	}

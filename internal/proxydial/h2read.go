@@ -61,9 +61,13 @@ func (c *h2Conn) streamError(se *http2.StreamError) error {
 // noteFrame records a sign of life. It is called with c.mu held.
 func (c *h2Conn) noteFrame() {
 	c.heard = time.Now()
-	if c.pinged {
-		c.pinged = false
-		c.ping.Reset(c.cfg.PingInterval)
+	if !c.asked.IsZero() {
+		c.asked = time.Time{}
+		c.watchAlive()
+	}
+	if c.doubted {
+		c.doubted = false
+		c.pool.wake()
 	}
 }
 
@@ -179,11 +183,7 @@ func (c *h2Conn) onHeaders(f *http2.MetaHeadersFrame) error {
 
 func (c *h2Conn) onWindowUpdate(f *http2.WindowUpdateFrame) error {
 	if f.StreamID == 0 {
-		if c.sendWindow += int64(f.Increment); c.sendWindow > maxWindow {
-			return http2.ConnectionError(http2.ErrCodeFlowControl)
-		}
-		c.wakeWriters()
-		return nil
+		return c.windowGiven(int64(f.Increment))
 	}
 	s, err := c.known(f.StreamID)
 	if s == nil || err != nil {
@@ -193,6 +193,8 @@ func (c *h2Conn) onWindowUpdate(f *http2.WindowUpdateFrame) error {
 		s.resetLocked(http2.ErrCodeFlowControl, malformed("http2: window over 2^31-1"))
 		return nil
 	}
+	s.full = max(s.full, s.sendWindow)
+	s.unread = max(s.unread-int64(f.Increment), 0)
 	s.sendable.Broadcast()
 	return nil
 }
@@ -241,6 +243,7 @@ func (c *h2Conn) onSetting(s http2.Setting) error {
 			if st.sendWindow += delta; st.sendWindow > maxWindow {
 				return http2.ConnectionError(http2.ErrCodeFlowControl)
 			}
+			st.full = max(st.full, st.sendWindow)
 		}
 		c.wakeWriters()
 	}

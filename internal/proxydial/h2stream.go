@@ -30,6 +30,7 @@ type stream struct {
 
 	replied       chan struct{} // closed with reply, or with err
 	done          bool          // replied is closed
+	again         bool          // its CONNECT may be sent again on another connection
 	reply         Reply
 	informational int
 
@@ -39,6 +40,8 @@ type stream struct {
 	recvWindow           int64 // what the peer may still send
 	owed                 int64 // read, but not given back to the peer's window
 	sendWindow           int64
+	full                 int64 // the largest that sendWindow has been
+	unread               int64 // sent, and not given back to sendWindow
 
 	recvClosed bool  // END_STREAM came
 	sendClosed bool  // END_STREAM is sent
@@ -58,6 +61,7 @@ func newStream(c *h2Conn, id uint32) *stream {
 		sendable:   sync.NewCond(&c.mu),
 		recvWindow: int64(c.cfg.StreamWindow),
 		sendWindow: c.peerWindow,
+		full:       c.peerWindow,
 	}
 }
 
@@ -80,16 +84,25 @@ func (s *stream) resetLocked(code http2.ErrCode, err error) {
 	s.failLocked(err, false)
 }
 
-// removeLocked takes the stream off the connection and wakes all who wait.
-func (s *stream) removeLocked() {
+// settle ends the wait for an answer.
+func (s *stream) settle() {
 	if !s.done {
 		s.done = true
+		s.c.waiting--
 		close(s.replied)
 	}
+}
+
+// removeLocked takes the stream off the connection and wakes all who wait.
+func (s *stream) removeLocked() {
+	s.settle()
 	s.receivable.Broadcast()
 	s.sendable.Broadcast()
 	if s.c.streams[s.id] == s {
 		delete(s.c.streams, s.id)
+		if len(s.c.streams) == 1 {
+			s.c.wakeWriters() // it may have the whole window now
+		}
 		s.c.slotFreed()
 	}
 }
@@ -118,8 +131,7 @@ func (s *stream) onReply(r Reply, ended bool) {
 		s.resetLocked(http2.ErrCodeCancel, &ReplyError{r})
 		return
 	}
-	s.done = true
-	close(s.replied)
+	s.settle()
 	s.removeIfOver()
 }
 
@@ -234,8 +246,9 @@ func (s *stream) Write(p []byte) (total int, err error) {
 		case len(p) == 0:
 			return total, nil
 		}
-		n := min(int64(len(p)), int64(c.peerFrame), s.sendWindow, c.sendWindow)
+		n := min(int64(len(p)), int64(c.peerFrame), s.sendWindow, c.sendWindow, s.shareLeft())
 		if n <= 0 || len(c.out) >= outLimit {
+			c.noteStarving(s)
 			s.writers++
 			s.sendable.Wait()
 			s.writers--
@@ -252,6 +265,7 @@ func (s *stream) sendData(p []byte, end bool) {
 	_ = s.c.framer.WriteData(s.id, end, p)
 	s.c.control = control
 	s.sendWindow -= int64(len(p))
+	s.unread += int64(len(p))
 	s.c.sendWindow -= int64(len(p))
 }
 

@@ -188,7 +188,7 @@ func (d *Dialer) DialProxy(ctx context.Context, client Client) (net.Conn, error)
 	if d.cfg.Scheme != HTTP && d.cfg.Scheme != HTTPS {
 		return nil, badArgument("scheme %s carries tunnels only", d.cfg.Scheme)
 	}
-	if c := d.standby.take(); c != nil {
+	if c, _ := d.standby.take(); c != nil {
 		return c, nil
 	}
 	return d.open(ctx, d.tlsH1, client)

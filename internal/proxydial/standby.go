@@ -3,6 +3,7 @@ package proxydial
 import (
 	"context"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -72,24 +73,39 @@ func (s *standby) count() int {
 	return len(s.hold)
 }
 
-// take returns the youngest connection that is still alive, or nil.
-func (s *standby) take() net.Conn {
+// take returns the youngest connection that is still alive, and since when it has
+// stood, or nil.
+func (s *standby) take() (net.Conn, time.Time) {
 	for {
 		s.mu.Lock()
 		n := len(s.hold)
 		if n == 0 {
 			s.mu.Unlock()
-			return nil
+			return nil, time.Time{}
 		}
 		w := s.hold[n-1]
 		s.hold = s.hold[:n-1]
 		s.mu.Unlock()
 		s.poke()
 		if time.Since(w.since) < s.d.cfg.IdleTimeout && h1.NewConn(w.nc).Alive() {
-			return w.nc
+			return w.nc, w.since
 		}
 		_ = w.nc.Close()
 	}
+}
+
+// dropBefore closes the connections that have stood since before then.
+func (s *standby) dropBefore(then time.Time) {
+	s.mu.Lock()
+	n := 0
+	for n < len(s.hold) && s.hold[n].since.Before(then) {
+		n++
+	}
+	drop := s.hold[:n]
+	s.hold = slices.Clone(s.hold[n:])
+	s.mu.Unlock()
+	closeAll(drop)
+	s.poke()
 }
 
 // close ends the filler and closes what it has dialed.

@@ -200,3 +200,29 @@ func TestStandbyH2(t *testing.T) {
 	d.Close()
 	eventually(t, "the end of the idle one", func() bool { return d.Stats() == Stats{Conns: 1, Streams: 2} })
 }
+
+// Connections dialed ahead that were lost without a trace cost one CONNECT its time,
+// and not one CONNECT each.
+func TestStandbyLost(t *testing.T) {
+	const lost = 3
+	var count atomic.Int32
+	f := listen(t, func(c net.Conn) {
+		if count.Add(1) <= lost {
+			_, _ = io.Copy(io.Discard, c)
+			return
+		}
+		serveConnects(c)
+	})
+	d := newDialer(t, Config{Scheme: HTTP, Dial: dialTo(f.addr)})
+	if err := d.Standby(lost); err != nil {
+		t.Fatal(err)
+	}
+	d.SetUp(true)
+	awaitStandby(t, d, lost)
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := d.DialTunnel(ctx, testTarget, Client{}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+	mustTunnel(t, d)
+}

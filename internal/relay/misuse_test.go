@@ -78,7 +78,7 @@ func TestBadStreams(t *testing.T) {
 func TestReasonString(t *testing.T) {
 	want := []string{
 		"none", "client", "origin", "idle", "half_close_timeout", "lifetime", "closed",
-		"drain", "policy", "admin", "client_error", "origin_error", "unknown",
+		"drain", "policy", "admin", "stalled", "client_error", "origin_error", "unknown",
 	}
 	for i, w := range want {
 		if got := Reason(i).String(); got != w {

@@ -14,6 +14,7 @@ const (
 	ReasonDrain                         // End: the process or the configuration goes away
 	ReasonPolicy                        // End: the access rules now forbid the tunnel
 	ReasonAdmin                         // End: an operator asked for it
+	ReasonStalled                       // Cut: its client's bytes were left unread, and starved other tunnels
 	ReasonClientError                   // the client's side broke: reset, protocol error
 	ReasonOriginError                   // the origin's side broke
 )
@@ -29,6 +30,7 @@ var reasonNames = [...]string{
 	ReasonDrain:       "drain",
 	ReasonPolicy:      "policy",
 	ReasonAdmin:       "admin",
+	ReasonStalled:     "stalled",
 	ReasonClientError: "client_error",
 	ReasonOriginError: "origin_error",
 }

@@ -216,6 +216,16 @@ func (r *Relay) End(reason Reason) {
 	r.closeStreams()
 }
 
+// Cut is End for a tunnel in the middle of a transfer: both peers see a reset.
+func (r *Relay) Cut(reason Reason) {
+	r.mu.Lock()
+	if r.forceLocked(reason, nil) {
+		r.resetClient, r.resetOrigin = true, true
+	}
+	r.mu.Unlock()
+	r.closeStreams()
+}
+
 // Spliced tells whether both sides are TCP sockets between which the kernel
 // moves bulk data. Small bursts are copied nevertheless.
 func (r *Relay) Spliced() bool {

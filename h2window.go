@@ -1,0 +1,46 @@
+package egress
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// This file contains how many bytes a client may send ahead over HTTP/2.
+//
+// net/http allows a connection no more than one stream of it: a tunnel whose
+// destination does not read takes all, and every other tunnel of the connection
+// stands still. So the window of the connection is that of many streams.
+
+const (
+	// serverStreamWindow is what the window of a stream is, and what a client that
+	// is not read can make us buffer for it.
+	serverStreamWindow = 256 << 10
+	// serverConnWindow bounds it for all streams of a connection.
+	serverConnWindow = 16 << 20
+)
+
+// setWindows gives HTTP/2 connections of a server their windows, unless it has been
+// told others. Connections read them when they begin, behind this hook.
+func setWindows(server *caddyhttp.Server) {
+	var once sync.Once
+	server.RegisterConnContext(func(ctx context.Context, _ net.Conn) context.Context {
+		once.Do(func() {
+			if s, ok := ctx.Value(http.ServerContextKey).(*http.Server); ok {
+				setServerWindows(s)
+			}
+		})
+		return ctx
+	})
+}
+
+func setServerWindows(s *http.Server) {
+	if s.HTTP2 == nil {
+		s.HTTP2 = new(http.HTTP2Config)
+	}
+	setDefault(&s.HTTP2.MaxReceiveBufferPerStream, serverStreamWindow)
+	setDefault(&s.HTTP2.MaxReceiveBufferPerConnection, serverConnWindow)
+}

@@ -1,0 +1,137 @@
+package integration
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-egress/egress/internal/peers"
+	"github.com/caddy-egress/egress/internal/peers/peertest"
+)
+
+// This file contains tunnels that share a connection, of which some stall: to an
+// origin that reads nothing.
+
+// newStuckOrigin reads nothing until the test ends.
+func newStuckOrigin(t *testing.T) *rawOrigin {
+	t.Helper()
+	over := make(chan struct{})
+	o := newRawOrigin(t, func(c *originConn) {
+		_ = c.Conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+		<-over
+	})
+	t.Cleanup(func() { close(over) })
+	return o
+}
+
+// stallTunnel sends through a tunnel to a stuck origin until nothing moves any more.
+// The channel gets the error that ends it.
+func stallTunnel(t *testing.T, tun *tunnel) (broken <-chan error) {
+	t.Helper()
+	var sent atomic.Int64
+	done := make(chan error, 1)
+	go func() {
+		block := make([]byte, 16<<10)
+		for {
+			n, err := tun.Write(block)
+			sent.Add(int64(n))
+			if err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	last, since := int64(0), time.Now()
+	eventually(t, "the tunnel to stall", func() bool {
+		if now := sent.Load(); now != last || now == 0 {
+			last, since = now, time.Now()
+		}
+		return time.Since(since) > 500*time.Millisecond
+	})
+	return done
+}
+
+// echoes sends much through a tunnel to an echo, and wants it back.
+func echoes(t *testing.T, tun *tunnel, what string) {
+	t.Helper()
+	sent := strings.Repeat(what+". ", 200_000/len(what))
+	go func() { _, _ = io.WriteString(tun, sent) }()
+	if got := readN(t, tun, len(sent)); got != sent {
+		t.Errorf("%s: other bytes came back", what)
+	}
+}
+
+// A tunnel that has stalled holds up no other one of the same client connection, nor
+// a new one.
+func TestTunnel_StalledBesideOthers(t *testing.T) {
+	for _, kind := range []string{"h2", "h3"} {
+		t.Run(kind, func(t *testing.T) {
+			checkLeaks(t)
+			stuck, echo := newStuckOrigin(t), newEchoOrigin(t)
+			p := startUsual(t, mode{access: true})
+			c := p.client(t, kind)
+			stalled, other := c.open(t, stuck.addr), c.open(t, echo.addr)
+			stallTunnel(t, stalled)
+			echoes(t, other, "the tunnel beside it")
+			echoes(t, c.open(t, echo.addr), "a new tunnel")
+			stalled.Abort()
+		})
+	}
+}
+
+// Over HTTP/3 two stalled tunnels can take all that a client may send: one of them is
+// reset after a while.
+func TestTunnel_StalledTogetherH3(t *testing.T) {
+	checkLeaks(t)
+	stuck, echo := newStuckOrigin(t), newEchoOrigin(t)
+	p := startUsual(t, mode{access: true})
+	c := p.client(t, "h3")
+	other := c.open(t, echo.addr)
+	alive(t, other, "before")
+	first, second := c.open(t, stuck.addr), c.open(t, stuck.addr)
+	broken := [...]<-chan error{stallTunnel(t, first), stallTunnel(t, second)}
+	echoes(t, other, "the tunnel that starves")
+	select {
+	case <-broken[0]:
+	case <-broken[1]:
+	case <-time.After(patience):
+		t.Error("neither of the stalled tunnels was reset")
+	}
+	p.logs.wait(t, "a line with the reason", func(l logLine) bool { return strings.Contains(fmt.Sprint(l), "close_reason:stalled") })
+	first.Abort()
+	second.Abort()
+}
+
+// The tunnels of clients that know nothing of each other share connections to an
+// upstream. One that has stalled holds up no other one.
+func TestUpstream_StalledBesideOthers(t *testing.T) {
+	for _, u := range []struct {
+		name  string
+		start func(t *testing.T) (addr string)
+	}{
+		{"egress", func(t *testing.T) string {
+			_, secure := startParent(t)
+			return secure
+		}},
+		{"nghttpx", func(t *testing.T) string {
+			return peertest.Nghttpx(t, peers.NghttpxOptions{Backend: peertest.Squid(t, peers.SquidOptions{}).Addr}).Addr
+		}},
+	} {
+		t.Run(u.name, func(t *testing.T) {
+			checkLeaks(t)
+			stuck, echo := newStuckOrigin(t), newEchoOrigin(t)
+			p := start(t, mode{access: true}, setup{egress: usual + "upstream https://" + u.start(t) + " {\n tls_insecure_skip_verify\n}\n"})
+			alice, bob := p.client(t, "h1"), p.client(t, "h1")
+			stalled, other := alice.open(t, stuck.addr), bob.open(t, echo.addr)
+			alive(t, other, "before")
+			stallTunnel(t, stalled)
+			echoes(t, other, "the tunnel beside it")
+			echoes(t, bob.open(t, echo.addr), "a new tunnel")
+			stalled.Abort()
+		})
+	}
+}
