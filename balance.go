@@ -87,6 +87,8 @@ type Selection struct {
 	// Destination is host:port of the request, the host in lower case.
 	Destination string
 
+	bodyless bool // no more of the request comes from the client
+
 	// Keys of the members that were tried, not indices: Members may be
 	// replaced between two attempts, by the next tier or by a group that
 	// changed. Few requests try more than fit without allocation.

@@ -247,7 +247,7 @@ func (h *Handler) rehearse(ctx context.Context, asked *explainRequest) (*transac
 		return nil, err
 	}
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, h.server)
-	return &transaction{h: h, r: r, start: time.Now()}, nil
+	return &transaction{h: h, r: r, start: time.Now(), bodyRead: true}, nil
 }
 
 func (asked *explainRequest) request(ctx context.Context) (*http.Request, error) {

@@ -91,7 +91,7 @@ func (g *group) explain(t *transaction) (*explainedGroup, error) {
 			out.Upstreams = append(out.Upstreams, m.Value.(*member).explain(now, t, false))
 		}
 	}
-	if m := g.health.ProbeDue(now, !repeatable(t.newSelection(), t.kind)); m != nil {
+	if m := g.health.ProbeDue(now, !repeatable(t.newSelection(), t.kind), takesProbe(t.kind)); m != nil {
 		out.Next, out.Probe = []string{m.Value.(*member).name}, true
 		return out, nil
 	}

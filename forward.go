@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/h1"
-	"github.com/caddy-egress/egress/internal/health"
 )
 
 // requestHeads and copyBuffers are borrowed for an exchange.
@@ -38,6 +37,11 @@ func (t *transaction) exchange() error {
 			requestHeads.Put(buf)
 		}
 	}()
+	if t.route.to.group != nil {
+		if err := t.checkHead(*buf); err != nil {
+			return err
+		}
+	}
 	if !t.bodyRead {
 		t.upload = newUpload(t)
 	}
@@ -65,10 +69,7 @@ func (t *transaction) exchange() error {
 func (t *transaction) attemptVia(head []byte) error {
 	p := t.paths.current
 	p.health.StartExchange()
-	defer func() {
-		t.observed(verdict{kind: health.Cancelled}) // if nothing else was: a writer has panicked
-		p.health.EndExchange()
-	}()
+	defer p.health.EndExchange()
 	err := t.attempt(head)
 	switch {
 	case t.paths.told:
@@ -221,9 +222,7 @@ func (t *transaction) roundTrip(c *h1.Conn, head []byte, w *watch) (h1.Response,
 			return resp, err
 		}
 	}
-	if t.paths.current.member != nil {
-		t.observed(verdictSuccess)
-	}
+	t.stands()
 	if hd.Status == http.StatusProxyAuthRequired {
 		// The client would take it for our own challenge and send its
 		// credentials for us to a stranger.

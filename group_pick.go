@@ -76,7 +76,7 @@ func (g *group) pick(s *Selection, kind kind) (path, error) {
 		if !repeatable(s, kind) {
 			probe = g.health.TryOverdueProbe
 		}
-		if m, token, ok := probe(now); ok {
+		if m, token, ok := probe(now, takesProbe(kind)); ok {
 			p := path{member: m.Value.(*member), probe: token, started: now}
 			s.markTried(p.key)
 			return p, nil
@@ -94,9 +94,26 @@ func (g *group) pick(s *Selection, kind kind) (path, error) {
 }
 
 // repeatable reports whether a request can go elsewhere when an upstream has taken it
-// and failed.
+// and failed. One with a body is not counted on: it may be longer than what is kept of
+// it, and the upstream cannot answer before the client has sent it.
 func repeatable(s *Selection, kind kind) bool {
-	return kind == isTunnel || safeToRepeat(s.Request.Method) && s.Request.ContentLength <= maxReplay
+	return kind == isTunnel || safeToRepeat(s.Request.Method) && s.bodyless
+}
+
+// takesProbe tells which members can take a probe of this kind at once. One that is
+// full, or would let it wait for a connection, tells nothing of its health.
+func takesProbe(kind kind) func(*health.Member) bool {
+	if kind == isTunnel {
+		return takesTunnel
+	}
+	return takesExchange
+}
+
+func takesTunnel(m *health.Member) bool { return !m.Value.(*member).fullForTunnel() }
+
+func takesExchange(m *health.Member) bool {
+	u := m.Value.(*member)
+	return u.spec.MaxConns <= 0 || u.health.Exchanges() < int64(u.spec.MaxConns)
 }
 
 // hasAnother reports whether there is a member that the request has not tried.

@@ -168,6 +168,18 @@ func (t *transaction) appendRequestHead(b []byte) ([]byte, error) {
 	return append(t.appendFraming(b), '\r', '\n'), nil
 }
 
+// checkHead refuses what could be sent on no path before one is chosen: it must not be
+// the probe of a circuit, which would learn nothing from it. Header fields of clients
+// were checked by the server; where the route changes them, all is tried.
+func (t *transaction) checkHead(buf []byte) (err error) {
+	if t.requestOps() == nil {
+		_, err = t.requestTarget()
+	} else {
+		_, err = t.appendRequestHead(buf[:0])
+	}
+	return err
+}
+
 // appendEndToEnd writes the client's fields without those that end here.
 func (t *transaction) appendEndToEnd(b []byte) ([]byte, error) {
 	header, options := t.requestHeader()

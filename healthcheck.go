@@ -19,7 +19,9 @@ import (
 // cannot be reached several times in a row is given a pause, in which requests
 // for it fail at once with 503 and Retry-After instead of waiting for a dial.
 // After the pause the next request is the one probe; its result closes the
-// circuit or opens it again for longer.
+// circuit or opens it again for longer. One that ends without a result, or has none
+// after 30 seconds, opens it again for as long as before, and at least for as long as
+// it has waited. The head of a response is the result of an exchange.
 //
 // Only what happens before the first byte of the client's request was sent
 // counts (resolving, connecting, the TLS handshake): a client that provokes
@@ -147,7 +149,8 @@ type report struct {
 	to    *destinations
 	dest  target.Target
 	tls   bool
-	probe bool
+	state *destinationState // of which it has the turn of the probe; nil: of none
+	probe health.Token
 }
 
 // tell charges the result, if it is one that the destination is to blame for. It
@@ -163,8 +166,10 @@ func (r *report) tell(err error) {
 		d.success(r)
 	case chargeable(err):
 		d.failure(r, err)
-	case r.probe:
-		d.cancelProbe(r)
+	case r.probe != 0:
+		r.state.mu.Lock()
+		r.state.circuit.Unsettled(time.Now(), r.probe)
+		r.state.mu.Unlock()
 	}
 }
 
@@ -197,13 +202,15 @@ func (d *destinations) allow(dest target.Target, useTLS bool) (report, error) {
 	if s := d.lookup(key); s != nil {
 		s.mu.Lock()
 		now := time.Now()
-		ok, isProbe, wait := s.circuit.Allow(now)
+		ok, probe, wait := s.circuit.Allow(now)
 		s.last = now
 		s.mu.Unlock()
 		if !ok {
 			return report{}, &circuitOpenError{destination: key, retryAfter: wait}
 		}
-		r.probe = isProbe
+		if probe != 0 {
+			r.state, r.probe = s, probe
+		}
 	}
 	return r, nil
 }
@@ -254,19 +261,15 @@ func (d *destinations) failure(r *report, err error) {
 	if s == nil {
 		return
 	}
-	changed := s.circuit.Failure(now, r.probe, d.cfg)
+	probe := r.probe
+	if r.state != s {
+		probe = 0 // of one that was forgotten in the meantime
+	}
+	changed := s.circuit.Failure(now, probe, d.cfg)
 	s.last = now
 	s.mu.Unlock()
-	if changed && !r.probe {
+	if changed && probe == 0 {
 		d.logger.Info("destination fails repeatedly: circuit opened", zap.String("destination", key), zap.Error(err))
-	}
-}
-
-func (d *destinations) cancelProbe(r *report) {
-	if s := d.lookup(d.key(r)); s != nil {
-		s.mu.Lock()
-		s.circuit.Cancel(time.Now())
-		s.mu.Unlock()
 	}
 }
 

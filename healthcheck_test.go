@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -157,24 +158,72 @@ func TestCircuitPausesGrow(t *testing.T) {
 	})
 }
 
-// A probe that ends without a result gives its turn back, at once.
-func TestCircuitProbeGivesTurnBack(t *testing.T) {
+// A probe that ends without a result opens the circuit again, without growth, for at
+// least as long as it has waited.
+func TestCircuitUnsettledProbe(t *testing.T) {
 	for _, err := range notCharged {
 		t.Run(err.Error(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c, dest := newCircuitTest(t), origin(1)
 				c.fail(dest, 5)
 				time.Sleep(2 * time.Second)
-				for range 3 {
+				for _, waited := range []time.Duration{0, time.Second, 7 * time.Second, time.Second} {
 					probe := c.ask(dest)
 					c.refused(dest)
+					time.Sleep(waited)
 					probe.tell(err)
+					after, want := c.refused(dest), max(waited, 2*time.Second)
+					if after != want {
+						t.Errorf("open for %s after a probe that has waited %s", after, waited)
+					}
+					time.Sleep(after)
 				}
 				c.end(dest, nil)
 				c.tracked(0)
 			})
 		})
 	}
+}
+
+// The turn of a probe that nobody tells of does not last for ever.
+func TestCircuitLostProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, dest := newCircuitTest(t), origin(1)
+		c.fail(dest, 5)
+		time.Sleep(2 * time.Second)
+		lost := c.ask(dest)
+		time.Sleep(health.ProbeLimit)
+		time.Sleep(c.refused(dest))
+		probe := c.ask(dest)
+		lost.tell(context.Canceled) // of a turn that is over
+		c.refused(dest)
+		probe.tell(nil)
+		c.tracked(0)
+	})
+}
+
+// The turn is of the circuit that gave it, and not of one that has taken its place.
+func TestCircuitForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, dest := newCircuitTest(t), origin(1)
+		c.fail(dest, 5)
+		time.Sleep(2 * time.Second)
+		lost := []report{c.ask(dest)}
+		time.Sleep(health.ProbeLimit)
+		time.Sleep(c.refused(dest))
+		lost = append(lost, c.ask(dest))
+		c.forget(c.key(&lost[0]), lost[0].state)
+		c.fail(dest, 5)
+		time.Sleep(2 * time.Second)
+		probe := c.ask(dest)
+		lost[0].tell(errRefused)
+		lost[1].tell(context.Canceled)
+		if after := c.refused(dest); after != time.Second {
+			t.Errorf("open for %s: the probe of another circuit counts", after)
+		}
+		probe.tell(nil)
+		c.tracked(0)
+	})
 }
 
 // notCharged are results that a destination is not to blame for.

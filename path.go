@@ -65,22 +65,35 @@ func (t *transaction) checkBehind() error {
 	return t.h.access.now().checkUnresolved(t.target)
 }
 
-// leaveGroup ends what enter has begun, with the result of the request there.
+// leaveGroup ends what enter has begun, with the result of the request there. An
+// attempt that has told its member nothing until now, such as one whose writer has
+// panicked, or whose head could not be written, has had no result.
 func (t *transaction) leaveGroup(err error) {
 	g := t.paths.to.group
 	if g == nil {
 		return
 	}
+	t.observed(verdict{kind: health.Cancelled})
 	t.retries.end()
 	g.budget.end()
-	_, malformed := errors.AsType[*h1.ProtocolError](err)
-	switch {
-	case t.committed && t.out.failure != nil:
-		err = t.out.failure // it was the upstream that has answered, to say that it failed
-	case t.committed, t.paths.answered && malformed:
-		err = nil // it has answered; what its answer was, or how it ended, is no matter of reaching it
+	if _, malformed := errors.AsType[*h1.ProtocolError](err); malformed && t.paths.answered {
+		err = nil // it has answered; what its answer was is no matter of reaching it
 	}
 	t.paths.report.tell(err)
+}
+
+// stands settles what the current attempt holds when the head of a response is there:
+// how long the rest takes, and how it ends, is no matter of reaching the destination.
+func (t *transaction) stands() {
+	t.retries.end()
+	if f := t.out.failure; f != nil {
+		t.paths.report.tell(f) // it was the upstream that has answered, to say that it failed
+	} else {
+		t.paths.report.tell(nil)
+	}
+	if t.paths.current.member != nil {
+		t.observed(verdictSuccess)
+	}
 }
 
 // overPaths takes the request over its paths, one after the other, until one of
@@ -141,8 +154,7 @@ func (t *transaction) choosePath() error {
 		return nil
 	}
 	if t.again {
-		t.paths.told, t.paths.current.probe = false, 0 // the turn was given back
-		return nil
+		return nil // and the turn of the probe, if it has that
 	}
 	if t.paths.selection == nil {
 		t.paths.selection = t.newSelection()
@@ -165,6 +177,7 @@ func (t *transaction) newSelection() *Selection {
 		Session:     t.session,
 		ClientIP:    clientIP(t.r),
 		Destination: t.target.String(),
+		bodyless:    t.bodyRead,
 	}
 }
 

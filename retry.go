@@ -140,11 +140,12 @@ const (
 
 // retryBudget keeps retries from multiplying the load on destinations that are
 // failing already. It counts the requests in flight and, among them, those whose
-// current attempt is a retry.
+// current attempt is a retry that was not answered yet.
 //
 // The first retry of a request is always let through: one connection that has
 // just been closed, or one upstream that has just died, must not be the client's
-// problem. It counts all the same, and so leaves less room for second ones.
+// problem. It counts all the same, and so leaves less room for second ones. A hedge
+// is no answer to a failure, and never free.
 type retryBudget struct {
 	share    float64 // of the requests in flight
 	most     int     // retries of one request
@@ -168,12 +169,20 @@ func (b *retryBudget) end()   { b.requests.Add(-1) }
 // take asks for the retry of a request that has made so many before. What was
 // taken is given back by giveBack when the attempt has ended.
 func (b *retryBudget) take(before int) bool {
-	switch {
-	case before >= b.most:
+	if before > 0 {
+		return b.takeSpare(before)
+	}
+	if b.most == 0 {
 		return false
-	case before == 0:
-		b.retries.Add(1)
-		return true
+	}
+	b.retries.Add(1)
+	return true
+}
+
+// takeSpare is take within the limit also for the first one.
+func (b *retryBudget) takeSpare(before int) bool {
+	if before >= b.most {
+		return false
 	}
 	for {
 		n := b.retries.Load()
@@ -193,6 +202,7 @@ type retries struct {
 	made  int          // over other paths
 	again int          // over the same one, on a fresh connection
 	held  *retryBudget // that the current attempt, a retry, has its place from
+	hedge *retryBudget // that the attempt beside it has its place from
 }
 
 // next asks the budget for one more retry, beside those that were counted. The
@@ -207,8 +217,27 @@ func (r *retries) next(b *retryBudget, counted *int) bool {
 	return true
 }
 
-// end gives the place of the last attempt back.
+// beside asks the budget for an attempt beside the current one.
+func (r *retries) beside(b *retryBudget) bool {
+	if r.hedge != nil || !b.takeSpare(r.made) {
+		return false
+	}
+	r.made++
+	r.hedge = b
+	return true
+}
+
+// notBeside gives the place of the attempt beside the current one back.
+func (r *retries) notBeside() {
+	if r.hedge != nil {
+		r.hedge.giveBack()
+		r.hedge = nil
+	}
+}
+
+// end gives the places of the last attempt, and of the one beside it, back.
 func (r *retries) end() {
+	r.notBeside()
 	if r.held != nil {
 		r.held.giveBack()
 		r.held = nil

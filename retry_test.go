@@ -85,6 +85,13 @@ func TestRetryBudget(t *testing.T) {
 	take(1, true)
 	take(1, false)
 	take(2, false) // at most two retries of a request, whatever room there is
+	if b.takeSpare(0) {
+		t.Error("a hedge beyond the limit")
+	}
+	b.giveBack()
+	if !b.takeSpare(0) || b.takeSpare(2) {
+		t.Error("a hedge within the limit is refused, or a third retry is none")
+	}
 }
 
 // TestRetryBudget_Model: however requests begin, retry and end, the counters are
@@ -97,6 +104,9 @@ func TestRetryBudget_Model(t *testing.T) {
 		holding := func() (n int64) {
 			for _, r := range live {
 				if r.held != nil {
+					n++
+				}
+				if r.hedge != nil {
 					n++
 				}
 			}
@@ -118,6 +128,19 @@ func TestRetryBudget_Model(t *testing.T) {
 				want := made == 0 || made < 2 && others < max(3, int64(len(live))/5)
 				if got := r.next(b, &r.made); got != want {
 					t.Fatalf("retry %d with %d others of %d requests: %v", made+1, others, len(live), got)
+				}
+			},
+			"hedge": func(t *rapid.T) {
+				if len(live) == 0 {
+					t.Skip("no request")
+				}
+				r := rapid.SampledFrom(live).Draw(t, "request")
+				want := r.hedge == nil && r.made < 2 && holding() < max(3, int64(len(live))/5)
+				if got := r.beside(b); got != want {
+					t.Fatalf("hedge after %d retries with %d in flight of %d requests: %v", r.made, holding(), len(live), got)
+				}
+				if rapid.Bool().Draw(t, "nobody to ask") {
+					r.notBeside()
 				}
 			},
 			"end": func(t *rapid.T) {

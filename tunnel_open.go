@@ -159,14 +159,16 @@ func (t *transaction) race(p path) opening {
 // and the budget has room.
 func (t *transaction) hedge() (path, bool) {
 	g := t.paths.to.group
-	if t.exhausted() || !t.takeRetry(false) {
+	if t.exhausted() || !t.retries.beside(g.budget) {
 		return path{}, false
 	}
 	p, err := g.pick(t.paths.selection, t.kind)
 	if err != nil {
+		t.retries.notBeside()
 		return path{}, false
 	}
 	if !p.startTunnel() {
+		t.retries.notBeside()
 		g.observe(p, verdict{kind: health.Neutral}, 0)
 		return path{}, false
 	}

@@ -50,7 +50,7 @@ type LoadBalancing struct {
 	// times to connect (0.95: only one in twenty takes as long); the one that
 	// stands first is used. That one is overtaken is not held against it, so that
 	// without active checks a member that hangs stays in rotation. Hedges are
-	// retries of the budget. Above 0.5 and below 1. Default: off.
+	// retries of the budget, of which none is free. Above 0.5 and below 1. Default: off.
 	Hedge float64 `json:"hedge,omitempty"`
 }
 

@@ -17,7 +17,7 @@ func TestHotPathsDoNotAllocate(t *testing.T) {
 	g.Available(now)
 	for name, do := range map[string]func(){
 		"available": func() { g.Available(now) },
-		"no probe":  func() { g.TryProbe(now) },
+		"no probe":  func() { g.TryProbe(now, nil) },
 		"status":    func() { m.Upstream.Available(); m.Upstream.Status() },
 		"weight":    func() { m.Upstream.Factor(now, &cfg); m.Upstream.Latency(now) },
 		"in flight": func() { m.Upstream.StartTunnel(); m.Upstream.InFlight(); m.Upstream.EndTunnel() },
@@ -47,7 +47,7 @@ func TestSuccessTakesNoLock(t *testing.T) {
 	defer m.Upstream.mu.Unlock()
 	g.Observe(now, m, Observation{Kind: Success, Destination: 5}) // would hang
 	g.Available(now)
-	g.TryProbe(now)
+	g.TryProbe(now, nil)
 	m.Upstream.Available()
 	m.Upstream.Factor(now, &g.cfg.UpstreamConfig)
 	m.Upstream.ObserveConnect(now, sec)
@@ -66,7 +66,7 @@ func BenchmarkRequest(b *testing.B) {
 				now := at(0)
 				for pb.Next() {
 					now = now.Add(time.Microsecond)
-					if _, _, ok := g.TryProbe(now); ok {
+					if _, _, ok := g.TryProbe(now, nil); ok {
 						b.Error("a probe")
 					}
 					tier := g.Available(now).Tiers[0].Members

@@ -14,9 +14,6 @@ const (
 	askAgain = time.Second
 )
 
-// Token is the turn of a probe. Zero is none: an ordinary request.
-type Token uint32
-
 // breaker is the circuit of an upstream. It only counts and keeps time; whether an
 // ejection is allowed is decided outside. The zero value is closed.
 type breaker struct {
@@ -29,29 +26,47 @@ type breaker struct {
 	closedAt instant // when it closed last
 	askAt    instant // an ejection was forbidden: not to be tried before
 	probe    Token   // the last that was given out
+	oldest   Token   // of those that may still tell a result
+	probedAt instant // when probe was given out
+	probeEnd instant // when its time is over
 }
 
-// tryProbe gives out the turn of the probe if the open period is over.
-func (b *breaker) tryProbe(now instant) Token {
+// tryProbe gives out the turn of the probe, for so long, if the open period is over.
+func (b *breaker) tryProbe(now instant, limit time.Duration) Token {
 	if b.state != Open || now < b.until {
 		return 0
 	}
-	b.state = HalfOpen
-	if b.probe++; b.probe == 0 {
-		b.probe = 1
-	}
+	b.probe = b.probe.next()
+	b.state, b.probedAt, b.probeEnd = HalfOpen, now, now.add(limit)
 	return b.probe
 }
 
-// holds reports whether tok is the turn of the probe under way, and not of one
-// whose circuit has moved on.
-func (b *breaker) holds(tok Token) bool {
-	return tok != 0 && b.state == HalfOpen && tok == b.probe
+// holds reports whether tok is the last turn that was given out, and nothing has
+// settled it: its time may be over, but there is no other probe.
+func (b *breaker) holds(tok Token) bool { return tok == b.probe && b.awaits(tok) }
+
+// awaits reports whether tok is a turn that nothing has settled. Its time may be over
+// and another probe may be under way: a result is a result all the same.
+func (b *breaker) awaits(tok Token) bool {
+	return tok != 0 && b.state != Closed && int32(tok-b.oldest) >= 0 && int32(b.probe-tok) >= 0
 }
 
-// giveBack ends a probe without a result. The open period is over, so the next
-// request is the probe.
-func (b *breaker) giveBack() { b.state = Open }
+// settle makes what earlier probes tell worth nothing.
+func (b *breaker) settle() { b.oldest = b.probe.next() }
+
+// overdue reports whether the time of the probe that is under way is over.
+func (b *breaker) overdue(now instant) bool { return b.state == HalfOpen && now >= b.probeEnd }
+
+// due is the instant from which the next probe may be tried; 0: never.
+func (b *breaker) due() instant {
+	switch b.state {
+	case Open:
+		return b.until
+	case HalfOpen:
+		return b.probeEnd
+	}
+	return 0
+}
 
 // open opens the circuit; longer also makes the period longer than the last.
 // less shortens it (0 to below 1).
@@ -68,6 +83,7 @@ func (b *breaker) open(now instant, cfg *UpstreamConfig, longer bool, less float
 	}
 	b.state, b.failures = Open, 0
 	b.until = now.add(period - time.Duration(float64(period)*less))
+	b.settle()
 }
 
 // remembered is how many openings are left of those that were, at now.
@@ -79,7 +95,7 @@ func (b *breaker) remembered(now instant) int {
 }
 
 func (b *breaker) close(now instant) {
-	*b = breaker{openings: b.openings, closedAt: now, probe: b.probe}
+	*b = breaker{openings: b.openings, closedAt: now, probe: b.probe, oldest: b.probe.next()}
 }
 
 // wantsOpen tells why the circuit should open, if it should.

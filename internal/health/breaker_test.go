@@ -77,7 +77,7 @@ func TestOpenPeriods(t *testing.T) {
 	for n := 2; n <= 40; n++ {
 		observe(u, now, Observation{Kind: Failure, Probe: probeAt(t, u, now)})
 		period := min(time.Duration(n)*10*sec, 300*sec)
-		if _, ok := u.TryProbe(at(now + period - 1)); ok {
+		if _, ok := tryProbe(u, now+period-1); ok {
 			t.Fatalf("n = %d: a probe before %s", n, period)
 		}
 		now += period
@@ -137,12 +137,12 @@ func TestBreakerGivesOneTurn(t *testing.T) {
 		{Closed, 20 * sec, false}, {HalfOpen, 20 * sec, false}, {Open, 10*sec - 1, false}, {Open, 10 * sec, true},
 	} {
 		b := breaker{state: tc.state, until: instantAt(10 * sec)}
-		if tok := b.tryProbe(instantAt(tc.now)); (tok != 0) != tc.want {
+		if tok := b.tryProbe(instantAt(tc.now), ProbeLimit); (tok != 0) != tc.want {
 			t.Errorf("%s at %s: token %d", tc.state, tc.now, tok)
 		}
 	}
 	b := breaker{state: Open, probe: ^Token(0)}
-	if tok := b.tryProbe(1); tok == 0 {
+	if tok := b.tryProbe(1, ProbeLimit); tok == 0 {
 		t.Error("a token that is none")
 	}
 }

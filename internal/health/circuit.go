@@ -5,6 +5,16 @@ import (
 	"time"
 )
 
+// ProbeLimit is how long the turn of a probe is kept for a request that tells no
+// result. After that it counts as one that ended without, so that no turn is lost.
+const ProbeLimit = 30 * time.Second
+
+// Token is the turn of a probe. Zero is none: an ordinary request.
+type Token uint32
+
+// next returns another token.
+func (t Token) next() Token { return max(t+1, 1) }
+
 // State is the state of a circuit.
 type State uint8
 
@@ -45,26 +55,34 @@ type Circuit struct {
 	recent  []time.Time // failures in a row, within the window
 	openFor time.Duration
 	until   time.Time // end of the open period
+
+	last     Token     // that was given out
+	probe    Token     // whose result is awaited; zero: none
+	probedAt time.Time // when that was given out
 }
 
 // State returns the state as of the last step.
 func (c *Circuit) State() State { return c.state }
 
-// Allow asks whether a request may pass. probe is true for the one request that
-// a half-open circuit lets through: its result must be told with Success or
-// Failure, or its turn given back with Cancel. When the answer is no, retryAfter
-// is how long the circuit stays shut at least.
-func (c *Circuit) Allow(now time.Time) (ok, probe bool, retryAfter time.Duration) {
+// Allow asks whether a request may pass. probe is not zero for the one request that
+// a half-open circuit lets through: its end must be told with Success, Failure or
+// Unsettled. When the answer is no, retryAfter is how long the circuit stays shut at
+// least.
+func (c *Circuit) Allow(now time.Time) (ok bool, probe Token, retryAfter time.Duration) {
+	if c.state == HalfOpen && now.Sub(c.probedAt) >= ProbeLimit {
+		c.openAgain(c.probedAt.Add(ProbeLimit))
+	}
 	switch {
 	case c.state == Closed:
-		return true, false, 0
+		return true, 0, 0
 	case c.state == Open && !now.Before(c.until):
-		c.state = HalfOpen
-		return true, true, 0
+		c.last = c.last.next()
+		c.state, c.probe, c.probedAt = HalfOpen, c.last, now
+		return true, c.probe, 0
 	case c.state == Open:
-		return false, false, c.until.Sub(now)
+		return false, 0, c.until.Sub(now)
 	default:
-		return false, false, time.Second
+		return false, 0, time.Second
 	}
 }
 
@@ -73,16 +91,16 @@ func (c *Circuit) Allow(now time.Time) (ok, probe bool, retryAfter time.Duration
 // the destination has just been reached.
 func (c *Circuit) Success() (changed bool) {
 	changed = c.state != Closed
-	*c = Circuit{}
+	*c = Circuit{last: c.last}
 	return changed
 }
 
 // Failure records a failure and reports whether it opened the circuit. Failures
 // while it is open (of requests that began before) change nothing. A probe whose
 // circuit was closed in the meantime, by a late success, counts like any other.
-func (c *Circuit) Failure(now time.Time, probe bool, cfg CircuitConfig) (changed bool) {
+func (c *Circuit) Failure(now time.Time, probe Token, cfg CircuitConfig) (changed bool) {
 	switch {
-	case probe && c.state == HalfOpen:
+	case c.awaits(probe):
 		c.open(now, cfg)
 		return true
 	case c.state != Closed:
@@ -97,12 +115,26 @@ func (c *Circuit) Failure(now time.Time, probe bool, cfg CircuitConfig) (changed
 	return true
 }
 
-// Cancel gives the turn of a probe back that ended without a result: the next
-// request is the probe.
-func (c *Circuit) Cancel(now time.Time) {
-	if c.state == HalfOpen {
-		c.state, c.until = Open, now
+// Unsettled records that a probe has ended without a result. The circuit opens again,
+// without growth, for at least as long as the probe has waited: who lets its clients
+// wait must not get each next request as the next probe.
+func (c *Circuit) Unsettled(now time.Time, probe Token) {
+	if !c.awaits(probe) {
+		return
 	}
+	c.probe = 0
+	if c.state == HalfOpen {
+		c.openAgain(now)
+	}
+}
+
+// awaits reports whether the result of probe is awaited. It still is when the turn is
+// over and no other probe was sent.
+func (c *Circuit) awaits(probe Token) bool { return probe != 0 && probe == c.probe }
+
+// openAgain ends the half-open state without a result.
+func (c *Circuit) openAgain(now time.Time) {
+	c.state, c.until = Open, now.Add(max(c.openFor, min(now.Sub(c.probedAt), ProbeLimit)))
 }
 
 func (c *Circuit) open(now time.Time, cfg CircuitConfig) {
@@ -113,5 +145,5 @@ func (c *Circuit) open(now time.Time, cfg CircuitConfig) {
 	} else {
 		c.openFor = cfg.MaxOpenFor
 	}
-	c.state, c.recent, c.until = Open, nil, now.Add(c.openFor)
+	c.state, c.recent, c.probe, c.until = Open, nil, 0, now.Add(c.openFor)
 }

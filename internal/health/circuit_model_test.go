@@ -1,6 +1,7 @@
 package health
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -14,13 +15,15 @@ type circuitModel struct {
 	cfg CircuitConfig
 	now time.Time
 
-	runOf    []time.Time // failures since the last success or opening
-	openings int         // since the last success
-	openedAt time.Time   // of the last opening
-	turnBack time.Time   // when a probe was cancelled since; zero for not
-	shut     bool        // open or half-open
-	probing  bool        // a probe is under way
-	orphan   bool        // a probe is under way whose circuit has been closed
+	runOf    []time.Time   // failures since the last success or opening
+	openings int           // since the last success
+	openedAt time.Time     // of the last opening, or unsettled probe
+	least    time.Duration // for which it is open since then
+	shut     bool          // open or half-open
+	probing  bool          // a probe is under way, and its time is not known to be over
+	probedAt time.Time     // when the last one was sent
+	last     Token         // of it, not told yet; zero: told
+	tokens   []Token       // of others that may still be under way
 }
 
 // period is how long the nth open period is.
@@ -44,8 +47,9 @@ func (m *circuitModel) inWindow() (n int) {
 
 func (m *circuitModel) opened() {
 	m.openings++
-	m.openedAt, m.turnBack = m.now, time.Time{}
+	m.openedAt, m.least = m.now, 0
 	m.runOf, m.shut, m.probing = nil, true, false
+	m.forget()
 }
 
 // about allows for the rounding of the growth.
@@ -68,30 +72,33 @@ func (m *circuitModel) pass(t *rapid.T) {
 }
 
 func (m *circuitModel) allow(t *rapid.T) {
+	if m.probing && m.now.Sub(m.probedAt) >= ProbeLimit {
+		m.probing, m.openedAt, m.least = false, m.probedAt.Add(ProbeLimit), ProbeLimit
+	}
 	ok, probe, wait := m.c.Allow(m.now)
 	switch {
 	case !m.shut:
-		if !ok || probe || wait != 0 {
+		if !ok || probe != 0 || wait != 0 {
 			t.Fatalf("closed, but Allow says %v, %v, %s", ok, probe, wait)
 		}
 	case m.probing:
-		if ok || probe || wait <= 0 {
+		if ok || probe != 0 || wait <= 0 {
 			t.Fatalf("a probe is under way, but Allow says %v, %v, %s", ok, probe, wait)
 		}
 	default:
-		left := m.openedAt.Add(m.period(m.openings)).Sub(m.now)
-		if !m.turnBack.IsZero() {
-			left = 0
-		}
+		left := m.openedAt.Add(max(m.period(m.openings), m.least)).Sub(m.now)
 		switch {
-		case ok != probe:
+		case ok != (probe != 0) || slices.Contains(m.tokens, probe):
 			t.Fatalf("open, but Allow says %v, %v, %s", ok, probe, wait)
 		case ok && left > time.Microsecond:
 			t.Fatalf("a probe %s before the end of the open period", left)
 		case !ok && (left < -time.Microsecond || !about(wait, left)):
 			t.Fatalf("told to wait %s instead of %s", wait, left)
 		}
-		m.probing = probe
+		if ok {
+			m.forget()
+			m.probing, m.probedAt, m.last = true, m.now, probe
+		}
 	}
 }
 
@@ -101,23 +108,46 @@ func (m *circuitModel) fail(t *rapid.T) {
 		m.runOf = append(m.runOf, m.now)
 		opens = m.inWindow() >= m.cfg.Failures
 	}
-	m.tellFailure(t, false, opens)
+	m.tellFailure(t, 0, opens)
 }
 
-func (m *circuitModel) failProbe(t *rapid.T) {
-	switch {
-	case m.probing:
-		m.tellFailure(t, true, true)
-	case m.orphan && !m.shut:
-		m.orphan = false
-		m.runOf = append(m.runOf, m.now)
-		m.tellFailure(t, true, m.inWindow() >= m.cfg.Failures)
-	default:
-		t.Skip("no probe under way")
+// forget makes the last probe one whose end does not matter any more.
+func (m *circuitModel) forget() {
+	if m.last != 0 {
+		m.tokens, m.last = append(m.tokens, m.last), 0
 	}
 }
 
-func (m *circuitModel) tellFailure(t *rapid.T, probe, opens bool) {
+func (m *circuitModel) failProbe(t *rapid.T) {
+	if m.last == 0 {
+		t.Skip("no probe under way")
+	}
+	probe := m.last
+	m.last = 0
+	m.tellFailure(t, probe, true)
+}
+
+// failOld: a probe of before counts like any other request.
+func (m *circuitModel) failOld(t *rapid.T) {
+	probe, opens := m.drawOld(t), false
+	if !m.shut {
+		m.runOf = append(m.runOf, m.now)
+		opens = m.inWindow() >= m.cfg.Failures
+	}
+	m.tellFailure(t, probe, opens)
+}
+
+func (m *circuitModel) drawOld(t *rapid.T) Token {
+	if len(m.tokens) == 0 {
+		t.Skip("no old probe")
+	}
+	i := rapid.IntRange(0, len(m.tokens)-1).Draw(t, "old probe")
+	probe := m.tokens[i]
+	m.tokens = slices.Delete(m.tokens, i, i+1)
+	return probe
+}
+
+func (m *circuitModel) tellFailure(t *rapid.T, probe Token, opens bool) {
 	if changed := m.c.Failure(m.now, probe, m.cfg); changed != opens {
 		t.Fatalf("Failure (probe: %v) says changed %v, want %v", probe, changed, opens)
 	}
@@ -131,17 +161,23 @@ func (m *circuitModel) succeed(t *rapid.T) {
 		t.Fatalf("Success says changed %v, want %v", changed, m.shut)
 	}
 	// Whether it was the probe that succeeded is drawn: the circuit is not told.
-	m.orphan = m.probing && rapid.Bool().Draw(t, "probe still under way")
-	m.runOf, m.openings, m.shut, m.probing = nil, 0, false, false
+	if rapid.Bool().Draw(t, "probe still under way") {
+		m.forget()
+	}
+	m.runOf, m.openings, m.shut, m.probing, m.last = nil, 0, false, false, 0
 }
 
-func (m *circuitModel) cancel(t *rapid.T) {
-	if !m.probing {
+func (m *circuitModel) unsettled(t *rapid.T) {
+	if m.last == 0 {
 		t.Skip("no probe under way")
 	}
-	m.c.Cancel(m.now)
-	m.turnBack, m.probing = m.now, false
+	m.c.Unsettled(m.now, m.last)
+	if m.last = 0; m.probing {
+		m.probing, m.openedAt, m.least = false, m.now, min(m.now.Sub(m.probedAt), ProbeLimit)
+	}
 }
+
+func (m *circuitModel) unsettledOld(t *rapid.T) { m.c.Unsettled(m.now, m.drawOld(t)) }
 
 func (m *circuitModel) check(t *rapid.T) {
 	want := Closed
@@ -161,7 +197,8 @@ func (m *circuitModel) check(t *rapid.T) {
 
 // TestCircuitModel: at most one probe at a time; opens when and only when enough
 // failures in a row fall within the window; open periods grow by 1.6 up to the
-// cap, and start again after a success; Cancel gives the turn back.
+// cap, and start again after a success; a probe that ends without a result, or has
+// none in time, opens it again without growth.
 func TestCircuitModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		openFor := rapid.IntRange(1, 5).Draw(t, "openFor")
@@ -176,9 +213,10 @@ func TestCircuitModel(t *testing.T) {
 			"allow": m.allow, "allow again": m.allow,
 			"fail": m.fail, "fail again": m.fail,
 			"failProbe": m.failProbe,
+			"failOld":   m.failOld,
 			"succeed":   m.succeed,
-			"cancel":    m.cancel,
-			"":          m.check,
+			"unsettled": m.unsettled, "unsettledOld": m.unsettledOld,
+			"": m.check,
 		})
 	})
 }

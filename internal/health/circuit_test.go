@@ -13,6 +13,9 @@ var testConfig = CircuitConfig{
 	MaxOpenFor: 30 * time.Second,
 }
 
+// firstProbe is the token of the first probe of a circuit.
+const firstProbe Token = 1
+
 // t0 is when the tests begin.
 var t0 = time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
 
@@ -25,13 +28,13 @@ func circuitIn(t *testing.T, s State) *Circuit {
 	c := new(Circuit)
 	if s != Closed {
 		for i := range testConfig.Failures {
-			if changed := c.Failure(t0, false, testConfig); changed != (i == testConfig.Failures-1) {
+			if changed := c.Failure(t0, 0, testConfig); changed != (i == testConfig.Failures-1) {
 				t.Fatalf("failure %d: changed %v", i+1, changed)
 			}
 		}
 	}
 	if s == HalfOpen {
-		if ok, probe, _ := c.Allow(at(2 * time.Second)); !ok || !probe {
+		if ok, probe, _ := c.Allow(at(2 * time.Second)); !ok || probe != firstProbe {
 			t.Fatalf("no probe after the open period: %v, %v", ok, probe)
 		}
 	}
@@ -43,7 +46,8 @@ func circuitIn(t *testing.T, s State) *Circuit {
 
 // step is what a step returned, in a form that is easily compared.
 type step struct {
-	ok, probe  bool          // of Allow
+	ok         bool          // of Allow
+	probe      Token         // of Allow
 	retryAfter time.Duration // of Allow
 	changed    bool          // of Success and Failure
 }
@@ -55,14 +59,14 @@ func allow(d time.Duration) func(*Circuit) step {
 	}
 }
 
-func failure(d time.Duration, probe bool) func(*Circuit) step {
+func failure(d time.Duration, probe Token) func(*Circuit) step {
 	return func(c *Circuit) step { return step{changed: c.Failure(at(d), probe, testConfig)} }
 }
 
 func success(c *Circuit) step { return step{changed: c.Success()} }
 
-func cancelAt(d time.Duration) func(*Circuit) step {
-	return func(c *Circuit) step { c.Cancel(at(d)); return step{} }
+func unsettled(d time.Duration, probe Token) func(*Circuit) step {
+	return func(c *Circuit) step { c.Unsettled(at(d), probe); return step{} }
 }
 
 // TestTransitions has every step in every state.
@@ -77,26 +81,30 @@ func TestTransitions(t *testing.T) {
 	}{
 		{"closed lets pass", Closed, allow(0), step{ok: true}, Closed},
 		{"closed success", Closed, success, step{}, Closed},
-		{"closed failure, one of three", Closed, failure(0, false), step{}, Closed},
-		{"closed, a probe of before fails", Closed, failure(0, true), step{}, Closed},
-		{"closed, a probe of before is cancelled", Closed, cancelAt(0), step{}, Closed},
+		{"closed failure, one of three", Closed, failure(0, 0), step{}, Closed},
+		{"closed, a probe of before fails", Closed, failure(0, firstProbe), step{}, Closed},
+		{"closed, a probe of before is unsettled", Closed, unsettled(0, firstProbe), step{}, Closed},
 
 		{"open refuses", Open, allow(0), step{retryAfter: 2 * s}, Open},
 		{"open refuses to the end", Open, allow(2*s - 1), step{retryAfter: 1}, Open},
-		{"open lets a probe through at its end", Open, allow(2 * s), step{ok: true, probe: true}, HalfOpen},
-		{"open lets a probe through long after", Open, allow(24 * time.Hour), step{ok: true, probe: true}, HalfOpen},
+		{"open lets a probe through at its end", Open, allow(2 * s), step{ok: true, probe: firstProbe}, HalfOpen},
+		{"open lets a probe through long after", Open, allow(24 * time.Hour), step{ok: true, probe: firstProbe}, HalfOpen},
 		{"open, late success", Open, success, step{changed: true}, Closed},
-		{"open, late failure", Open, failure(s, false), step{}, Open},
-		{"open, late failure after the period", Open, failure(3*s, false), step{}, Open},
-		{"open, a probe of before fails", Open, failure(s, true), step{}, Open},
-		{"open, cancel", Open, cancelAt(s), step{}, Open},
+		{"open, late failure", Open, failure(s, 0), step{}, Open},
+		{"open, late failure after the period", Open, failure(3*s, 0), step{}, Open},
+		{"open, a probe of before fails", Open, failure(s, firstProbe), step{}, Open},
+		{"open, a probe of before is unsettled", Open, unsettled(s, firstProbe), step{}, Open},
 
 		{"half-open refuses others", HalfOpen, allow(2 * s), step{retryAfter: s}, HalfOpen},
-		{"half-open refuses others however long", HalfOpen, allow(time.Hour), step{retryAfter: s}, HalfOpen},
+		{"half-open refuses others until the probe has had its time", HalfOpen, allow(32*s - 1), step{retryAfter: s}, HalfOpen},
+		{"half-open for too long", HalfOpen, allow(32 * s), step{retryAfter: 30 * s}, Open},
+		{"half-open for far too long", HalfOpen, allow(time.Hour), step{ok: true, probe: firstProbe + 1}, HalfOpen},
 		{"half-open, success", HalfOpen, success, step{changed: true}, Closed},
-		{"half-open, the probe fails", HalfOpen, failure(3*s, true), step{changed: true}, Open},
-		{"half-open, late failure of another", HalfOpen, failure(3*s, false), step{}, HalfOpen},
-		{"half-open, cancel", HalfOpen, cancelAt(3 * s), step{}, Open},
+		{"half-open, the probe fails", HalfOpen, failure(3*s, firstProbe), step{changed: true}, Open},
+		{"half-open, late failure of another", HalfOpen, failure(3*s, 0), step{}, HalfOpen},
+		{"half-open, late failure of another probe", HalfOpen, failure(3*s, firstProbe+1), step{}, HalfOpen},
+		{"half-open, unsettled", HalfOpen, unsettled(3*s, firstProbe), step{}, Open},
+		{"half-open, another one is unsettled", HalfOpen, unsettled(3*s, firstProbe+1), step{}, HalfOpen},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := circuitIn(t, tc.from)
@@ -110,13 +118,13 @@ func TestTransitions(t *testing.T) {
 	}
 }
 
-// TestTransitionsThatMustNotMoveTheEnd: neither late failures nor a cancel
-// while open change when the probe may go.
+// TestTransitionsThatMustNotMoveTheEnd: neither late failures nor a probe
+// that was told of change when the probe may go.
 func TestTransitionsThatMustNotMoveTheEnd(t *testing.T) {
 	for name, do := range map[string]func(*Circuit) step{
-		"late failure": failure(time.Second, false),
-		"late probe":   failure(time.Second, true),
-		"cancel":       cancelAt(time.Second),
+		"late failure": failure(time.Second, 0),
+		"late probe":   failure(time.Second, firstProbe),
+		"unsettled":    unsettled(time.Second, firstProbe),
 	} {
 		c := circuitIn(t, Open)
 		do(c)
@@ -154,7 +162,7 @@ func TestOpensOnFailuresInARow(t *testing.T) {
 			for i, d := range tc.times {
 				if d == ok {
 					c.Success()
-				} else if c.Failure(at(d), false, testConfig) && opened < 0 {
+				} else if c.Failure(at(d), 0, testConfig) && opened < 0 {
 					opened = i
 				}
 			}
@@ -169,16 +177,17 @@ func TestOpensOnFailuresInARow(t *testing.T) {
 func openPeriods(c *Circuit, cfg CircuitConfig, n int) (periods []time.Duration) {
 	now := t0
 	for range cfg.Failures {
-		c.Failure(now, false, cfg)
+		c.Failure(now, 0, cfg)
 	}
 	for range n {
 		_, _, wait := c.Allow(now)
 		periods = append(periods, wait)
 		now = now.Add(wait)
-		if ok, probe, _ := c.Allow(now); !ok || !probe {
+		ok, probe, _ := c.Allow(now)
+		if !ok || probe == 0 {
 			return periods
 		}
-		c.Failure(now, true, cfg)
+		c.Failure(now, probe, cfg)
 	}
 	return periods
 }
@@ -207,27 +216,57 @@ func TestGrowth(t *testing.T) {
 func TestGrowthHasNoOverflow(t *testing.T) {
 	cfg := testConfig
 	cfg.MaxOpenFor = math.MaxInt64
-	c := Circuit{state: HalfOpen, openFor: math.MaxInt64 - 1}
-	c.Failure(t0, true, cfg)
+	c := Circuit{state: HalfOpen, openFor: math.MaxInt64 - 1, probe: firstProbe}
+	c.Failure(t0, firstProbe, cfg)
 	if c.openFor != math.MaxInt64 {
 		t.Errorf("open for %s, want %s", c.openFor, cfg.MaxOpenFor)
 	}
 }
 
-// TestCancelKeepsGrowth: a probe without a result is neither a success nor a
-// failure.
-func TestCancelKeepsGrowth(t *testing.T) {
+// TestUnsettledKeepsGrowth: a probe without a result is neither a success nor a
+// failure, and opens the circuit for at least as long as it has waited.
+func TestUnsettledKeepsGrowth(t *testing.T) {
+	const s = time.Second
+	for waited, want := range map[time.Duration]time.Duration{0: 2 * s, s: 2 * s, 7 * s: 7 * s, time.Hour: 30 * s} {
+		c := circuitIn(t, HalfOpen)
+		now := 2*s + waited
+		c.Unsettled(at(now), firstProbe)
+		now += want
+		if ok, _, _ := c.Allow(at(now - 1)); ok {
+			t.Errorf("waited %s: another probe before %s are over", waited, want)
+		}
+		ok, probe, _ := c.Allow(at(now))
+		if !ok || probe == 0 {
+			t.Fatalf("waited %s: no probe after %s", waited, want)
+		}
+		c.Failure(at(now), probe, testConfig)
+		if _, _, wait := c.Allow(at(now)); wait != 3200*time.Millisecond {
+			t.Errorf("waited %s: open for %s after one failed probe, want 3.2s", waited, wait)
+		}
+	}
+}
+
+// TestLateProbe: a probe whose time was over tells a result after all.
+func TestLateProbe(t *testing.T) {
+	const s = time.Second
 	c := circuitIn(t, HalfOpen)
-	c.Cancel(at(5 * time.Second))
-	if ok, probe, _ := c.Allow(at(5 * time.Second)); !ok || !probe {
-		t.Fatal("the next request is not the probe")
+	c.Allow(at(32 * s)) // its time is over: open until 62 s
+	c.Unsettled(at(33*s), firstProbe)
+	if _, _, wait := c.Allow(at(33 * s)); wait != 29*s {
+		t.Errorf("unsettled: open for another %s, want 29s", wait)
 	}
-	if ok, _, _ := c.Allow(at(5 * time.Second)); ok {
-		t.Fatal("a second request passes beside the probe")
+	c = circuitIn(t, HalfOpen)
+	c.Allow(at(32 * s))
+	if c.Failure(at(33*s), firstProbe, testConfig); c.until != at(33*s+3200*time.Millisecond) {
+		t.Errorf("failed: open until %s", c.until.Sub(t0))
 	}
-	c.Failure(at(5*time.Second), true, testConfig)
-	if _, _, wait := c.Allow(at(5 * time.Second)); wait != 3200*time.Millisecond {
-		t.Errorf("open for %s after one failed probe, want 3.2s", wait)
+	c = circuitIn(t, HalfOpen)
+	c.Allow(at(32 * s))
+	if _, probe, _ := c.Allow(at(62 * s)); probe == 0 || probe == firstProbe {
+		t.Fatalf("token %d of the second probe", probe)
+	}
+	if c.Failure(at(63*s), firstProbe, testConfig); c.State() != HalfOpen {
+		t.Errorf("the first probe ended the second one: %s", c.State())
 	}
 }
 
@@ -237,11 +276,11 @@ func TestCancelKeepsGrowth(t *testing.T) {
 func TestProbeOutlivesItsCircuit(t *testing.T) {
 	c := circuitIn(t, HalfOpen)
 	c.Success()
-	if c.Failure(at(3*time.Second), true, testConfig) || c.State() != Closed {
+	if c.Failure(at(3*time.Second), firstProbe, testConfig) || c.State() != Closed {
 		t.Fatal("a single failure opened a closed circuit")
 	}
-	c.Failure(at(3*time.Second), false, testConfig)
-	if !c.Failure(at(3*time.Second), false, testConfig) {
+	c.Failure(at(3*time.Second), 0, testConfig)
+	if !c.Failure(at(3*time.Second), 0, testConfig) {
 		t.Error("the failure of the probe did not count")
 	}
 }

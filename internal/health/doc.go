@@ -23,8 +23,9 @@
 // too few requests of the last Window succeeded, for OpenFor × n; n grows with
 // each opening and shrinks by one for each minute of health. After that time one
 // live request is the probe ([Group.TryProbe]), one that can be repeated elsewhere if
-// any comes. Its success closes the circuit, its failure opens it for longer, and a
-// probe that ends without a result gives its turn back.
+// any comes. Its success closes the circuit, and its failure opens it for longer. One
+// that ends without a result, or has none within [ProbeLimit], opens it again for as
+// long as before, and at least for as long as it has waited.
 //
 // An upstream that refuses our credentials (407) three times in a row has an
 // authentication fault: its circuit is open for that reason. That is neither

@@ -154,22 +154,23 @@ func (g *Group) current(now time.Time) *Snapshot {
 
 // TryProbe returns the member that this request is to probe, if one is due: it
 // must go through that member, before any policy is asked, and its result must be
-// told to Observe with the token, exactly once (a [Cancelled] gives the turn
-// back). Only tiers that are in use now, or before those, are probed. Call it for
-// the first attempt of requests that can be tried again elsewhere, and
-// TryOverdueProbe for that of others.
-func (g *Group) TryProbe(now time.Time) (m *Member, tok Token, ok bool) {
-	return g.tryProbe(now, 0)
+// told to Observe with the token, exactly once. Only tiers that are in use now, or
+// before those, are probed, and only members that can take the request; nil takes
+// all. Call it for the first attempt of requests that can be tried again elsewhere,
+// and TryOverdueProbe for that of others.
+func (g *Group) TryProbe(now time.Time, takes func(*Member) bool) (m *Member, tok Token, ok bool) {
+	return g.tryProbe(now, 0, takes)
 }
 
-// TryOverdueProbe is TryProbe for requests that are lost if the probe fails: they
-// probe only what has been due for OpenFor. So a group that sees no other requests
-// gets its members back all the same.
-func (g *Group) TryOverdueProbe(now time.Time) (m *Member, tok Token, ok bool) {
-	return g.tryProbe(now, g.cfg.OpenFor)
+// TryOverdueProbe is TryProbe for requests that are lost if the probe fails, or whose
+// client may take its time: they probe only what has been due for OpenFor, and have as
+// long to do it. So a group that sees no other requests gets its members back all the
+// same.
+func (g *Group) TryOverdueProbe(now time.Time, takes func(*Member) bool) (m *Member, tok Token, ok bool) {
+	return g.tryProbe(now, g.cfg.OpenFor, takes)
 }
 
-func (g *Group) tryProbe(now time.Time, overdue time.Duration) (m *Member, tok Token, ok bool) {
+func (g *Group) tryProbe(now time.Time, overdue time.Duration, takes func(*Member) bool) (m *Member, tok Token, ok bool) {
 	if g.stale.Load() {
 		g.current(now)
 	}
@@ -187,16 +188,20 @@ func (g *Group) tryProbe(now time.Time, overdue time.Duration) (m *Member, tok T
 	if s == nil {
 		return nil, 0, false // the members have just changed
 	}
+	limit := ProbeLimit
+	if overdue > 0 {
+		limit = overdue
+	}
 	next := instant(0)
 	for _, m := range s.probes {
 		at := instant(m.Upstream.probeAt.Load())
-		if at == 0 || t < at {
-			next = earlier(next, at)
-			continue
+		if at != 0 && t >= at && (takes == nil || takes(m)) {
+			if tok, ok := m.Upstream.TryProbe(now, &g.cfg.UpstreamConfig, limit); ok {
+				return m, tok, true
+			}
+			at = instant(m.Upstream.probeAt.Load())
 		}
-		if tok, ok := m.Upstream.TryProbe(now); ok {
-			return m, tok, true
-		}
+		next = earlier(next, at)
 	}
 	g.probeAt.Store(int64(next))
 	return nil, 0, false

@@ -19,7 +19,10 @@ type modelMember struct {
 	fails, refused, n   int
 	until, closed, asks time.Duration // asks: may be ejected from then on
 	probing             bool
-	tokens              []Token // given out, not told yet; only the last may be the probe
+	probedAt, probeEnd  time.Duration
+	tokens              []Token // given out, not told yet
+	last                Token   // given out
+	oldest              int     // index of the first of them that may tell a result
 	connectFailed       bool
 	failedSince         time.Duration
 	checkFailed         bool
@@ -70,6 +73,7 @@ func (g *groupModel) open(m *modelMember, longer bool) {
 		m.n++
 	}
 	m.out, m.probing, m.fails = true, false, 0
+	m.oldest = len(m.tokens)
 	m.until = g.now + min(time.Duration(m.n)*g.cfg.OpenFor, g.cfg.MaxOpenFor)
 	if time.Duration(m.n)*g.cfg.OpenFor > g.cfg.MaxOpenFor {
 		m.n = int(g.cfg.MaxOpenFor/g.cfg.OpenFor) + 1
@@ -78,6 +82,7 @@ func (g *groupModel) open(m *modelMember, longer bool) {
 
 func (g *groupModel) close(m *modelMember) {
 	m.out, m.auth, m.probing, m.fails, m.refused, m.asks, m.closed = false, false, false, 0, 0, 0, g.now
+	m.oldest = len(m.tokens)
 }
 
 // observe tells the group and the model how a request ended, ordinary or probe.
@@ -91,8 +96,11 @@ func (g *groupModel) observe(t *rapid.T) {
 	if len(m.tokens) > 0 && rapid.Bool().Draw(t, "with token") {
 		i := rapid.IntRange(0, len(m.tokens)-1).Draw(t, "token")
 		o.Probe = m.tokens[i]
-		probe = m.probing && i == len(m.tokens)-1
+		probe = m.out && i >= m.oldest && (o.Probe == m.last || kind != SoftFail && kind != Neutral && kind != Cancelled)
 		m.tokens = slices.Delete(m.tokens, i, i+1)
+		if m.oldest > i {
+			m.oldest--
+		}
 	}
 	before := m.visible()
 	out := g.g.Observe(at(g.now), m.m, o)
@@ -145,10 +153,22 @@ func (g *groupModel) applyProbe(m *modelMember, kind Kind) {
 			g.open(m, false)
 		}
 	case SoftFail:
-		g.open(m, false)
+		g.openAgain(m, g.now)
 	default:
-		m.probing, m.until = false, g.now
+		if m.probing {
+			g.openAgain(m, g.now)
+		}
+		m.oldest = len(m.tokens)
 	}
+}
+
+// openAgain is the end of a probe without a result.
+func (g *groupModel) openAgain(m *modelMember, now time.Duration) {
+	late := g.now
+	g.now = now
+	g.open(m, false)
+	g.now = late
+	m.until = max(m.until, now+min(now-m.probedAt, ProbeLimit))
 }
 
 func (g *groupModel) refuse(m *modelMember) bool {
@@ -186,29 +206,48 @@ func (g *groupModel) administer(t *rapid.T) {
 	m.m.Upstream.SetAdmin(m.admin)
 }
 
-// probe: some member whose time has come, in use, and with no probe under way.
+// probe: the first member whose time has come, in use, and with no probe under way
+// whose time is not over.
 func (g *groupModel) probe(t *rapid.T) {
-	got, tok, ok := g.g.TryProbe(at(g.now))
-	serving, some := g.serving()
-	want := slices.ContainsFunc(g.members, func(m *modelMember) bool { return g.due(m, serving, some) })
-	if ok != want {
-		t.Fatalf("probe %v, want %v", ok, want)
+	try, limit, late := g.g.TryProbe, ProbeLimit, time.Duration(0)
+	if rapid.Bool().Draw(t, "overdue") {
+		try, limit, late = g.g.TryOverdueProbe, g.cfg.OpenFor, g.cfg.OpenFor
 	}
-	if !ok {
-		return
+	m := g.nextProbe(late)
+	got, tok, ok := try(at(g.now), nil)
+	if ok != (m != nil) || ok && got != m.m {
+		t.Fatalf("probe %v of %v, want %v", ok, got, m)
 	}
-	i := slices.IndexFunc(g.members, func(m *modelMember) bool { return m.m == got })
-	m := g.members[i]
-	if !g.due(m, serving, some) {
-		t.Fatalf("probe of member %v, which is not due", got.Value)
+	if ok {
+		m.probing, m.probedAt, m.probeEnd, m.last = true, g.now, g.now+limit, tok
+		m.tokens = append(m.tokens, tok)
 	}
-	m.probing = true
-	m.tokens = append(m.tokens, tok)
 }
 
-func (g *groupModel) due(m *modelMember, serving int, some bool) bool {
-	return m.out && !m.probing && g.now >= m.until && m.admin == Ready && m.active != Down &&
-		(!some || m.m.Priority <= serving)
+// nextProbe is the member to probe. On the way to it, turns whose time is over end.
+func (g *groupModel) nextProbe(late time.Duration) *modelMember {
+	serving, some := g.serving()
+	members := slices.Clone(g.members)
+	slices.SortStableFunc(members, func(a, b *modelMember) int { return a.m.Priority - b.m.Priority })
+	for _, m := range members {
+		switch {
+		case !m.probeable(serving, some):
+		case m.probing && g.now-late >= m.probeEnd:
+			oldest := m.oldest
+			g.openAgain(m, m.probeEnd)
+			m.oldest = oldest
+			if g.now >= m.until {
+				return m
+			}
+		case !m.probing && g.now-late >= m.until:
+			return m
+		}
+	}
+	return nil
+}
+
+func (m *modelMember) probeable(serving int, some bool) bool {
+	return m.out && m.admin == Ready && m.active != Down && (!some || m.m.Priority <= serving)
 }
 
 // serving is the priority of the first tier that has a member in rotation among

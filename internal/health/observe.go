@@ -26,7 +26,7 @@ func (u *Upstream) Observe(now time.Time, cfg *UpstreamConfig, o Observation) (T
 
 func (u *Upstream) observe(t instant, cfg *UpstreamConfig, o Observation) (tr Transition, doubt Doubt) {
 	tr = u.step(func() (reason Reason) {
-		probe := u.breaker.holds(o.Probe)
+		probe := u.breaker.awaits(o.Probe)
 		switch o.Kind {
 		case Success:
 			reason = u.succeed(t, probe)
@@ -37,11 +37,9 @@ func (u *Upstream) observe(t instant, cfg *UpstreamConfig, o Observation) (tr Tr
 		case Overload:
 			reason = u.overloaded(t, cfg, o.RetryAfter, probe)
 		case SoftFail, ReplyTimeout:
-			reason, doubt = u.softFail(t, cfg, o, probe)
+			reason, doubt = u.softFail(t, cfg, o, u.breaker.holds(o.Probe))
 		default:
-			if probe {
-				u.breaker.giveBack()
-			}
+			u.unsettled(t, cfg, u.breaker.holds(o.Probe))
 		}
 		return reason
 	})
@@ -128,15 +126,27 @@ func (u *Upstream) overloaded(now instant, cfg *UpstreamConfig, retryAfter time.
 	return ReasonProbePassed
 }
 
+// unsettled records the end of a request that says nothing. A probe has waited for
+// nothing then.
+func (u *Upstream) unsettled(now instant, cfg *UpstreamConfig, probe bool) {
+	switch {
+	case !probe:
+	case u.breaker.state == HalfOpen:
+		u.openAgain(now, cfg)
+	default:
+		u.breaker.settle() // its time was over before
+	}
+}
+
 // softFail records a failure that blames nobody. As the result of a probe it is no
 // proof of health, but may be the fault of a dead destination: the circuit opens
-// again for as long as before.
+// again for as long as before, or as the probe has waited.
 func (u *Upstream) softFail(now instant, cfg *UpstreamConfig, o Observation, probe bool) (Reason, Doubt) {
 	u.dirty.Store(true)
 	u.connect = false
 	switch {
 	case probe:
-		u.open(now, cfg, false)
+		u.openAgain(now, cfg)
 		return "", NoDoubt
 	case u.breaker.state != Closed:
 		return "", NoDoubt

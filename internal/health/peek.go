@@ -10,15 +10,25 @@ func (g *Group) Peek(now time.Time) *Snapshot { return g.current(now) }
 
 // ProbeDue returns the member that TryProbe, or with lost TryOverdueProbe, would have
 // probed at now, nil for none. It takes no turn.
-func (g *Group) ProbeDue(now time.Time, lost bool) *Member {
+func (g *Group) ProbeDue(now time.Time, lost bool, takes func(*Member) bool) *Member {
 	t := instantOf(now)
 	if lost {
 		t = t.add(-g.cfg.OpenFor)
 	}
 	for _, m := range g.current(now).probes {
-		if at := instant(m.Upstream.probeAt.Load()); at != 0 && t >= at {
+		if m.Upstream.probeDue(t) && (takes == nil || takes(m)) {
 			return m
 		}
 	}
 	return nil
+}
+
+// probeDue reports whether TryProbe would give out the turn of a probe at now. Where the
+// time of one is over that is under way, the circuit opens again first.
+func (u *Upstream) probeDue(now instant) bool {
+	at := instant(u.probeAt.Load())
+	if at == 0 || now < at {
+		return false
+	}
+	return u.Status().Circuit == Open
 }

@@ -218,7 +218,7 @@ func TestSuspicionStartsAnew(t *testing.T) {
 		groupObserve(g, 0, 0, 1, Observation{Kind: SoftFail, Destination: uint64(i + 1)})
 	}
 	groupObserve(g, 0, 0, 5, Observation{Kind: Failure})
-	_, tok, _ := g.TryProbe(at(10 * sec))
+	_, tok, _ := g.TryProbe(at(10*sec), nil)
 	groupObserve(g, 0, 10*sec, 1, Observation{Kind: Overload, Probe: tok})
 	if out := groupObserve(g, 0, 10*sec, 1, Observation{Kind: SoftFail, Destination: 5}); out.Doubt != NoDoubt {
 		t.Errorf("%+v", out)
@@ -266,7 +266,7 @@ func TestScenario23(t *testing.T) {
 	alerts, sent := 0, 0
 	for d := time.Duration(0); d < 10*time.Minute; d += 100 * time.Millisecond {
 		now := at(d)
-		m, tok, ok := g.TryProbe(now)
+		m, tok, ok := g.TryProbe(now, nil)
 		if !ok {
 			tier := g.Available(now).Tiers[0].Members
 			m = tier[int(d/(100*time.Millisecond))%len(tier)]
@@ -304,18 +304,18 @@ func TestScenario23All(t *testing.T) {
 	}
 }
 
-// TestScenario24: half-open with 50 at once → one probe; a cancelled one gives its
-// turn back, and the next request takes it.
+// TestScenario24: half-open with 50 at once → one probe; a cancelled one opens the
+// circuit again, and the next requests go elsewhere until that is over.
 func TestScenario24(t *testing.T) {
 	for range 50 {
 		g := newGroup(t, 2, exactConfig())
 		groupObserve(g, 0, 0, 5, Observation{Kind: Failure})
-		fifty := func() (probes []Token) {
+		fifty := func(now time.Duration) (probes []Token) {
 			var wg sync.WaitGroup
 			tokens := make(chan Token, 50)
 			for range 50 {
 				wg.Go(func() {
-					if m, tok, ok := g.TryProbe(at(10 * sec)); ok {
+					if m, tok, ok := g.TryProbe(at(now), nil); ok {
 						if m.Value != 0 {
 							t.Error("probe of a healthy member")
 						}
@@ -330,23 +330,26 @@ func TestScenario24(t *testing.T) {
 			}
 			return probes
 		}
-		probes := fifty()
+		probes := fifty(10 * sec)
 		if len(probes) != 1 {
 			t.Fatalf("%d probes", len(probes))
 		}
-		if n := len(fifty()); n != 0 {
+		if n := len(fifty(10 * sec)); n != 0 {
 			t.Fatalf("%d more probes", n)
 		}
 		groupObserve(g, 0, 10*sec, 1, Observation{Kind: Cancelled, Probe: probes[0]})
-		probes = fifty()
+		if n := len(fifty(20*sec - 1)); n != 0 {
+			t.Fatalf("%d probes at once after a cancelled one", n)
+		}
+		probes = fifty(20 * sec)
 		if len(probes) != 1 {
 			t.Fatalf("%d probes after a cancelled one", len(probes))
 		}
-		out := groupObserve(g, 0, 10*sec, 1, Observation{Kind: Success, Probe: probes[0]})
+		out := groupObserve(g, 0, 20*sec, 1, Observation{Kind: Success, Probe: probes[0]})
 		if len(out.Transitions) != 1 || out.Transitions[0].Event() != EventCircuitClosed {
 			t.Errorf("%+v", out)
 		}
-		if got := picks(g.Available(at(10 * sec))); got != "0 1" {
+		if got := picks(g.Available(at(20 * sec))); got != "0 1" {
 			t.Errorf("%q", got)
 		}
 	}

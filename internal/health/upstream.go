@@ -137,8 +137,9 @@ func (u *Upstream) ForgetChecks() Transition {
 
 // TryProbe takes the turn of the probe: the next request goes through this
 // upstream, and its result must be told to Observe with the token, exactly once.
-// ok is false if no probe is due or one is under way.
-func (u *Upstream) TryProbe(now time.Time) (tok Token, ok bool) {
+// ok is false if no probe is due or one is under way. After limit, which is at most
+// ProbeLimit, its time is over: another may be sent some time later.
+func (u *Upstream) TryProbe(now time.Time, cfg *UpstreamConfig, limit time.Duration) (tok Token, ok bool) {
 	t := instantOf(now)
 	if at := u.probeAt.Load(); at == 0 || t < instant(at) {
 		return 0, false
@@ -148,7 +149,12 @@ func (u *Upstream) TryProbe(now time.Time) (tok Token, ok bool) {
 	if !u.status().probeable() {
 		return 0, false
 	}
-	tok = u.breaker.tryProbe(t)
+	if u.breaker.overdue(t) {
+		oldest := u.breaker.oldest
+		u.openAgain(u.breaker.probeEnd, cfg)
+		u.breaker.oldest = oldest // it may still tell a result
+	}
+	tok = u.breaker.tryProbe(t, min(limit, ProbeLimit))
 	u.publish()
 	return tok, tok != 0
 }
@@ -170,8 +176,8 @@ func (u *Upstream) publish() {
 	s := u.status()
 	u.word.Store(s.pack())
 	at := instant(0)
-	if s.Circuit == Open && s.probeable() {
-		at = u.breaker.until
+	if s.probeable() {
+		at = u.breaker.due()
 	}
 	u.probeAt.Store(int64(at))
 }
@@ -226,6 +232,15 @@ func (u *Upstream) open(now instant, cfg *UpstreamConfig, longer bool) {
 	u.breaker.open(now, cfg, longer, cfg.Jitter*rand.Float64())
 	u.suspicion.clear()
 	u.asked = 0
+}
+
+// openAgain opens the circuit after a probe that proved nothing, for as long as before
+// and at least for as long as the probe has waited: an upstream that hangs must not get
+// each next request as the next probe. Called with mu held.
+func (u *Upstream) openAgain(now instant, cfg *UpstreamConfig) {
+	waited := min(now.sub(u.breaker.probedAt), ProbeLimit)
+	u.open(now, cfg, false)
+	u.breaker.until = max(u.breaker.until, now.add(waited))
 }
 
 // close closes the circuit after a failure; called with mu held.

@@ -26,9 +26,14 @@ func repeat(u *Upstream, d time.Duration, n int, o Observation) (tr Transition) 
 	return tr
 }
 
+func tryProbe(u *Upstream, d time.Duration) (Token, bool) {
+	cfg := exactConfig()
+	return u.TryProbe(at(d), &cfg, ProbeLimit)
+}
+
 func probeAt(t *testing.T, u *Upstream, d time.Duration) Token {
 	t.Helper()
-	tok, ok := u.TryProbe(at(d))
+	tok, ok := tryProbe(u, d)
 	if !ok {
 		t.Fatalf("no probe at %s: %+v", d, u.Status())
 	}
@@ -125,8 +130,8 @@ func TestObservations(t *testing.T) {
 		{probing, Overload, true, Closed, false, EventCircuitClosed, 0},
 		{probing, SoftFail, true, Open, false, none, 20 * sec},
 		{probing, ReplyTimeout, true, Open, false, none, 20 * sec},
-		{probing, Neutral, true, Open, false, none, 10 * sec}, // the turn is given back
-		{probing, Cancelled, true, Open, false, none, 10 * sec},
+		{probing, Neutral, true, Open, false, none, 20 * sec}, // no result, no growth
+		{probing, Cancelled, true, Open, false, none, 20 * sec},
 		{probing, Success, false, HalfOpen, false, none, 0},
 		{probing, Failure, false, HalfOpen, false, none, 0},
 		{probing, AuthFault, false, HalfOpen, false, none, 0},
@@ -141,7 +146,7 @@ func TestObservations(t *testing.T) {
 		{proving, AuthFault, true, Open, true, none, 30 * sec},
 		{proving, Failure, true, Open, true, none, 30 * sec},
 		{proving, SoftFail, true, Open, true, none, 20 * sec},
-		{proving, Cancelled, true, Open, true, none, 10 * sec},
+		{proving, Cancelled, true, Open, true, none, 20 * sec},
 		{proving, AuthFault, false, HalfOpen, true, none, 0},
 	} {
 		u, tok := upstreamAt(t, tc.from)
@@ -247,20 +252,101 @@ func TestConnectFailed(t *testing.T) {
 	}
 }
 
-// TestStaleToken: the token of a probe whose turn was given back is worth nothing.
+// TestStaleToken: the token of a probe that was told of is worth nothing.
 func TestStaleToken(t *testing.T) {
 	u, stale := upstreamAt(t, probing)
 	observe(u, 10*sec, Observation{Kind: Cancelled, Probe: stale})
-	tok := probeAt(t, u, 10*sec)
-	if tr := observe(u, 10*sec, Observation{Kind: Success, Probe: stale}); tr.Changed() {
+	tok := probeAt(t, u, 20*sec)
+	if tr := observe(u, 20*sec, Observation{Kind: Success, Probe: stale}); tr.Changed() {
 		t.Error("a stale token closed the circuit")
 	}
-	observe(u, 10*sec, Observation{Kind: Cancelled, Probe: stale})
-	if _, ok := u.TryProbe(at(10 * sec)); ok {
-		t.Error("a stale token gave the turn of another probe back")
+	observe(u, 20*sec, Observation{Kind: Cancelled, Probe: stale})
+	if s := u.Status(); s.Circuit != HalfOpen {
+		t.Error("a stale token ended another probe")
 	}
-	if tr := observe(u, 10*sec, Observation{Kind: Success, Probe: tok}); tr.Event() != EventCircuitClosed {
+	if tr := observe(u, 20*sec, Observation{Kind: Success, Probe: tok}); tr.Event() != EventCircuitClosed {
 		t.Error("the probe itself does not close it")
+	}
+	again, _ := upstreamAt(t, opened)
+	if tr := observe(again, 10*sec, Observation{Kind: Success, Probe: tok}); tr.Changed() {
+		t.Error("the token of a circuit that was closed since closed it again")
+	}
+}
+
+// TestUnsettledProbe: a probe that ends without a result opens the circuit again,
+// without growth, for at least as long as it has waited.
+func TestUnsettledProbe(t *testing.T) {
+	for _, kind := range []Kind{Neutral, Cancelled, SoftFail, ReplyTimeout} {
+		for waited, want := range map[time.Duration]time.Duration{
+			0: 10 * sec, 4 * sec: 10 * sec, 25 * sec: 25 * sec, 300 * sec: 10 * sec,
+		} {
+			u, tok := upstreamAt(t, probing)
+			now := 10*sec + waited
+			observe(u, now, Observation{Kind: kind, Probe: tok})
+			if waited > ProbeLimit {
+				// Its turn was over long before, and so was what followed.
+				if want = 30 * sec; kind == Neutral || kind == Cancelled {
+					want = ProbeLimit
+				}
+			}
+			next := now + want
+			if _, ok := tryProbe(u, next-1); ok {
+				t.Errorf("kind %d after %s: a probe before %s are over", kind, waited, want)
+			}
+			tok = probeAt(t, u, next)
+			observe(u, next, Observation{Kind: Failure, Probe: tok})
+			if d := u.breaker.until.sub(instantAt(next)); d != 20*sec {
+				t.Errorf("kind %d after %s: open for %s after the first failure of a probe", kind, waited, d)
+			}
+		}
+	}
+}
+
+// TestLostProbe: the turn of a probe that nobody tells of does not last for ever.
+func TestLostProbe(t *testing.T) {
+	u, lost := upstreamAt(t, probing)
+	g := NewGroup(GroupConfig{UpstreamConfig: exactConfig()})
+	other := new(Upstream)
+	if err := g.SetMembers([]*Member{{Upstream: u}, {Upstream: other}}); err != nil {
+		t.Fatal(err)
+	}
+	end := 10*sec + ProbeLimit
+	for _, d := range []time.Duration{10 * sec, end - 1, end, end + ProbeLimit - 1} {
+		if _, _, ok := g.TryProbe(at(d), nil); ok {
+			t.Fatalf("another probe at %s", d)
+		}
+	}
+	_, tok, ok := g.TryProbe(at(end+ProbeLimit), nil)
+	if !ok || tok == lost {
+		t.Fatalf("no probe after the one that was lost: token %d", tok)
+	}
+	// The first ends after all. Another probe is under way: only a result counts.
+	for _, kind := range []Kind{Neutral, Cancelled, SoftFail, ReplyTimeout} {
+		observe(u, end+ProbeLimit, Observation{Kind: kind, Probe: lost})
+		if s := u.Status().Circuit; s != HalfOpen {
+			t.Errorf("kind %d of a probe whose time was over: %s", kind, s)
+		}
+	}
+	if tr := observe(u, end+ProbeLimit, Observation{Kind: Success, Probe: lost}); tr.Event() != EventCircuitClosed {
+		t.Error("a probe that has passed after its time was over proves nothing")
+	}
+
+	// Its failure counts as that of a probe, once.
+	for _, another := range []bool{false, true} {
+		u, lost = upstreamAt(t, probing)
+		if _, ok := tryProbe(u, end); ok {
+			t.Fatal("a probe at once")
+		}
+		now := end + sec
+		if another {
+			now = end + ProbeLimit
+			tok = probeAt(t, u, now)
+		}
+		observe(u, now, Observation{Kind: ConnectFailure, Probe: lost})
+		observe(u, now, Observation{Kind: ConnectFailure, Probe: tok})
+		if d := u.breaker.until.sub(instantAt(now)); d != 20*sec {
+			t.Errorf("open for %s after the failure of a probe", d)
+		}
 	}
 }
 
@@ -295,7 +381,7 @@ func TestAdmin(t *testing.T) {
 	// Its health is kept meanwhile, and it is not probed.
 	v, _ := upstreamAt(t, opened)
 	v.SetAdmin(Maint)
-	if _, ok := v.TryProbe(at(time.Hour)); ok {
+	if _, ok := tryProbe(v, time.Hour); ok {
 		t.Error("probed in maintenance")
 	}
 	v.SetAdmin(Ready)
