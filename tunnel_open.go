@@ -58,6 +58,11 @@ func (t *transaction) open(ctx context.Context, p path) opening {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(p.group.lb.AttemptTimeout))
 	defer cancel()
 	start := time.Now()
+	turn := turnOf{t.target.Host, t.target.Port, clientIP(t.r)}
+	if err := p.health.openings.enter(ctx, turn); err != nil {
+		return opening{path: p, err: err, took: time.Since(start)}
+	}
+	defer p.health.openings.leave(turn)
 	tunnel, err := t.h.dialTunnel(ctx, p.member, t.target, t.clientAddrs(), t.connectFields())
 	return opening{path: p, tunnel: tunnel, err: err, took: time.Since(start)}
 }
