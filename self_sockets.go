@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-egress/egress/internal/listening"
 )
 
 // This file contains on which addresses this process listens, as the kernel has it:
@@ -76,7 +78,24 @@ type ownSockets struct {
 }
 
 // allSockets are those of the process.
-var allSockets = ownSockets{scan: scanSockets}
+var allSockets = ownSockets{scan: func() *socketList { return listOf(listening.Sockets()) }}
+
+// listOf is nil where the kernel does not tell.
+func listOf(sockets []listening.Socket, ok bool) *socketList {
+	if !ok {
+		return nil
+	}
+	list := newSocketList()
+	for _, s := range sockets {
+		switch {
+		case s.Addr.IsValid():
+			list.add(s.Addr, s.Dual)
+		case s.Path != "":
+			list.unix = append(list.unix, s.Path)
+		}
+	}
+	return list
+}
 
 // last is the list as it is, nil if there is none.
 func (o *ownSockets) last() *socketList {
