@@ -205,6 +205,9 @@ func (d *dialer) attempt(ctx, parent context.Context, a netip.AddrPort, from sou
 	switch {
 	case err == nil:
 		d.names.failed.clear(a)
+		if d.access == nil || !d.access.now().opensSelf(a.Addr(), a.Port()) {
+			d.self.dialed(conn)
+		}
 	case parent.Err() != nil || ctx.Err() != nil && time.Since(start) < d.fallbackDelay:
 		// Nobody waits for it any more, or it had no time.
 	case classify(err).blame != blameProxy:

@@ -137,7 +137,7 @@ func (e *explanation) steps(t *transaction, asked *explainRequest) error {
 	if err := e.chooseRoute(t); err != nil {
 		return err
 	}
-	if t.kind == isExchange && t.loops() {
+	if t.loops() {
 		return failLoop
 	}
 	if n, ok := t.maxForwards(); ok && n == 0 {

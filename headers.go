@@ -98,6 +98,9 @@ type viaNames struct {
 // viaVersions are the received-protocol values by the index of version.
 var viaVersions = [4]string{"1.0", "1.1", "2", "3"}
 
+// viaHTTP11 is the index of requests that we make by ourselves.
+const viaHTTP11 = 1
+
 func newViaNames(serverName string) viaNames {
 	var random [8]byte
 	_, _ = rand.Read(random[:]) // never fails
@@ -123,8 +126,12 @@ func versionIndex(r *http.Request) int {
 	return 0
 }
 
-// loops reports whether the request has passed through this handler before.
+// loops reports whether the request has passed through this handler before: it says so
+// itself, or it has come over a connection that this process has dialed.
 func (t *transaction) loops() bool {
+	if d := t.h.dialer; d != nil && d.self.isOwnDial(t.r) {
+		return true
+	}
 	for _, v := range t.r.Header["Via"] {
 		if strings.Contains(v, t.h.via.token) {
 			return true

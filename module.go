@@ -85,7 +85,8 @@ type Handler struct {
 
 	// AdminAddresses are addresses (`host:port`) of listeners of this process,
 	// the admin endpoint above all, that are bound to a host name other than
-	// `localhost`, so that they are recognised and never dialed. Those of the
+	// `localhost`, so that they are recognised and never dialed. On Linux they
+	// are known without: the kernel is asked what this process listens on. Those of the
 	// sites of this configuration, and listeners that are bound to an IP
 	// address in its usual spelling, to `localhost` or to all addresses, are
 	// known without. Default: none.
@@ -138,8 +139,9 @@ type Handler struct {
 	// `unknown` (RFC 7239 §6.2). Default: false.
 	HideIP bool `json:"hide_ip,omitempty"`
 
-	// HideVia leaves out the Via field, on requests and responses. Loops
-	// over several proxies can no longer be recognised then. Default: false.
+	// HideVia leaves out our element of the Via field, on requests (CONNECT to
+	// upstreams included) and responses. Loops over several proxies can no
+	// longer be recognised then, only bounded. Default: false.
 	HideVia bool `json:"hide_via,omitempty"`
 
 	logger         *zap.Logger

@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/listening"
 )
 
 func TestMain(m *testing.M) {
@@ -24,6 +25,7 @@ func TestMain(m *testing.M) {
 	for _, name := range []string{"HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"} {
 		os.Setenv(name, dir)
 	}
+	listening.Hide() // origins of these tests listen in this process
 	code := m.Run()
 	os.RemoveAll(dir)
 	os.Exit(code)

@@ -2,6 +2,7 @@ package egress
 
 import (
 	"net/http"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
@@ -30,15 +31,23 @@ func (t *transaction) requestHeader() (header http.Header, options []string) {
 	return header, nil
 }
 
-// connectFields are the fields that the route adds to the CONNECT request to an
-// upstream. Those of the client's own CONNECT end here.
+// connectFields are the fields of the CONNECT request to an upstream: the client's Via
+// with our element behind it, by which each proxy on the way recognises a request that
+// comes back to it, and what the route adds. All others of the client's own CONNECT end
+// here.
 func (t *transaction) connectFields() []h1.Field {
+	via := t.r.Header["Via"]
 	ops := t.requestOps()
 	if ops == nil {
-		return nil
+		return t.h.viaFields(via, versionIndex(t.r))
 	}
 	header := make(http.Header)
+	if len(via) > 0 {
+		header["Via"] = slices.Clone(via)
+	}
 	ops.ApplyTo(header, t.replacer())
+	via = header["Via"]
+	delete(header, "Via")
 	var fields []h1.Field
 	for name, values := range header {
 		for _, v := range values {
@@ -46,6 +55,21 @@ func (t *transaction) connectFields() []h1.Field {
 				fields = append(fields, h1.Field{Name: name, Value: v})
 			}
 		}
+	}
+	return append(fields, t.h.viaFields(via, versionIndex(t.r))...)
+}
+
+// viaFields are the Via fields (RFC 9110 §7.6.3) of a CONNECT that we make for a request
+// that was received with these, in the given version.
+func (h *Handler) viaFields(received []string, version int) []h1.Field {
+	fields := make([]h1.Field, 0, len(received)+1)
+	for _, v := range received {
+		if h1.ValidField("Via", v) {
+			fields = append(fields, h1.Field{Name: "Via", Value: v})
+		}
+	}
+	if !h.HideVia {
+		fields = append(fields, h1.Field{Name: "Via", Value: h.via.request[version]})
 	}
 	return fields
 }

@@ -26,6 +26,8 @@ type selfCheck struct {
 	// what is written.
 	sites []siteHost
 
+	dials   *ownDials
+	sockets *ownSockets
 	local   atomic.Pointer[localAddrs]
 	usage   func(network, addr string) int // caddy.ListenerUsage
 	listAll func() ([]net.Addr, error)     // net.InterfaceAddrs
@@ -66,7 +68,7 @@ type localAddrs struct {
 const localAddrsTTL = 10 * time.Second
 
 func newSelfCheck(adminAddresses []hostPort) *selfCheck {
-	s := &selfCheck{usage: caddy.ListenerUsage, listAll: net.InterfaceAddrs, adminHosts: make(map[uint16][]string)}
+	s := &selfCheck{dials: &allDials, sockets: &allSockets, usage: caddy.ListenerUsage, listAll: net.InterfaceAddrs, adminHosts: make(map[uint16][]string)}
 	for _, a := range adminAddresses {
 		s.adminHosts[a.port] = append(s.adminHosts[a.port], a.host)
 	}
@@ -94,21 +96,47 @@ func (s *selfCheck) isSelf(a netip.Addr, port uint16) bool {
 	return false
 }
 
-// listensAt is isSelf for an address as it stands.
+// listensAt is isSelf for an address as it stands. The kernel's list may be a moment
+// old, so that Caddy is asked as well; but where there is a list, a listener that is
+// bound to a name is where the list has it, and not possibly anywhere.
 func (s *selfCheck) listensAt(a netip.Addr, port uint16) bool {
 	p := strconv.Itoa(int(port))
 	if s.listens(net.JoinHostPort(a.String(), p)) {
 		return true
 	}
-	return s.isLocal(a) && (s.boundWide(port, p) || s.boundTo(a, p))
+	if !s.isLocal(a) {
+		return s.sockets.last().bound(a, port)
+	}
+	list := s.sockets.now(false)
+	if s.boundWide(a, port, p) || s.boundTo(a, p) {
+		return true
+	}
+	if named := s.boundToName(p); named || list.reaches(a, port) {
+		list = s.sockets.now(true)
+		return list.reaches(a, port) || named && list == nil
+	}
+	return false
 }
 
 // boundTo reports whether a server of the configuration listens on the address, which
-// is written in another way there, or perhaps does, as it is bound to a name.
+// is written in another way there.
 func (s *selfCheck) boundTo(a netip.Addr, p string) bool {
 	for _, site := range s.sites {
-		somewhere := !site.addr.IsValid() || site.addr.IsUnspecified()
-		if (somewhere || site.addr == a.WithZone("")) && s.listens(net.JoinHostPort(site.text, p)) {
+		if (site.addr.IsUnspecified() || site.addr.IsValid() && site.addr == a.WithZone("")) && s.listens(net.JoinHostPort(site.text, p)) {
+			return true
+		}
+	}
+	return false
+}
+
+// boundToName reports whether a listener on the port is bound to a name, be it of this
+// machine or of one of its addresses only.
+func (s *selfCheck) boundToName(p string) bool {
+	if s.listens("localhost:" + p) {
+		return true
+	}
+	for _, site := range s.sites {
+		if !site.addr.IsValid() && s.listens(net.JoinHostPort(site.text, p)) {
 			return true
 		}
 	}
@@ -117,13 +145,16 @@ func (s *selfCheck) boundTo(a netip.Addr, p string) bool {
 
 var ipv4Loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
-// boundWide reports whether a listener on the port is bound to all addresses,
-// to localhost or to a name that was given.
-func (s *selfCheck) boundWide(port uint16, p string) bool {
-	for _, host := range [...]string{"", "localhost", "0.0.0.0", "[::]"} {
+// boundWide reports whether a listener on the port is bound to all addresses, or to a
+// name that was given.
+func (s *selfCheck) boundWide(a netip.Addr, port uint16, p string) bool {
+	for _, host := range [...]string{"", "[::]"} {
 		if s.listens(host + ":" + p) {
 			return true
 		}
+	}
+	if a.Unmap().Is4() && s.listens("0.0.0.0:"+p) {
+		return true
 	}
 	for _, host := range s.adminHosts[port] {
 		if s.listens(net.JoinHostPort(host, p)) {

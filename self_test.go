@@ -18,6 +18,7 @@ import (
 // "network/address", on a machine with the given interface addresses.
 func fakeSelf(listeners, interfaces []string, admin ...hostPort) *selfCheck {
 	s := newSelfCheck(admin)
+	s.sockets, s.dials = nil, new(ownDials)
 	s.usage = func(network, addr string) int {
 		for _, l := range listeners {
 			if l == network+"/"+addr {

@@ -58,6 +58,7 @@ type tunnelAttempt struct {
 	client proxydial.Client
 	header []h1.Field
 	slot   uint32 // of local addresses that are kept apart by user
+	turn   turnOf
 }
 
 // opening is how an attempt ended.
@@ -77,6 +78,7 @@ func (t *transaction) attemptThrough(p path) *tunnelAttempt {
 		client: t.clientAddrs(),
 		header: t.connectFields(),
 		slot:   p.conns.from.slot(t.r.Context()),
+		turn:   turnOf{t.target.Host, t.target.Port, clientIP(t.r)},
 	}
 }
 
@@ -85,6 +87,10 @@ func (a *tunnelAttempt) open(ctx context.Context) opening {
 	ctx, cancel := context.WithTimeout(withSlot(ctx, a.slot), time.Duration(a.path.group.lb.AttemptTimeout))
 	defer cancel()
 	start := time.Now()
+	if err := a.path.health.openings.enter(ctx, a.turn); err != nil {
+		return opening{path: a.path, err: err, took: time.Since(start)}
+	}
+	defer a.path.health.openings.leave(a.turn)
 	tunnel, err := a.h.dialTunnel(ctx, a.path.member, a.dest, a.client, a.header)
 	return opening{path: a.path, tunnel: tunnel, err: err, took: time.Since(start)}
 }

@@ -18,8 +18,8 @@ type Tunnel struct {
 	// Timeout ends a tunnel of that age, however busy. Default: none.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
-	// HalfCloseTimeout is how long a tunnel may go on after one side has
-	// ended its direction. Default: 60s; -1 for as long as it likes.
+	// HalfCloseTimeout ends a tunnel of which one side has ended its
+	// direction when no byte has moved for so long. Default: 60s; -1 for as long as it likes.
 	HalfCloseTimeout caddy.Duration `json:"half_close_timeout,omitempty"`
 
 	// MaxTunnels limits the tunnels of this handler. A CONNECT over it gets

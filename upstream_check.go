@@ -151,7 +151,7 @@ func (m *member) checkPath(ctx context.Context, t *checkTarget) (net.Conn, error
 	if t.overProxy(m) {
 		return m.conns.dialer.DialProxy(ctx, proxydial.Client{})
 	}
-	to := proxydial.Target{Host: t.dest.Host, Port: t.dest.Port, Addr: t.dest.Addr}
+	to := proxydial.Target{Host: t.dest.Host, Port: t.dest.Port, Addr: t.dest.Addr, Header: m.group.factory.h.viaFields(nil, viaHTTP11)}
 	if m.spec.addr.scheme == schemeSOCKS5 && !t.dest.IsAddr() {
 		addr, err := m.conns.lookup(ctx, t.dest.Host)
 		if err != nil {
@@ -201,6 +201,9 @@ func (c *activeChecks) get(ctx context.Context, conn net.Conn, t *checkTarget, m
 	write := r.Write
 	if t.overProxy(m) {
 		write = r.WriteProxy
+		for _, f := range m.group.factory.h.viaFields(nil, viaHTTP11) {
+			r.Header.Add(f.Name, f.Value)
+		}
 		m.setProxyFields(r.Header)
 	}
 	if err := write(conn); err != nil {

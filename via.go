@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/caddy-egress/egress/internal/connpool"
@@ -30,7 +31,9 @@ type viaRequest struct {
 	https    bool
 	client   proxydial.Client
 	absolute bool
-	slot     uint32 // of local addresses that are kept apart by user
+	slot     uint32   // of local addresses that are kept apart by user
+	via      []string // of the request, for the CONNECT
+	version  int      // the request was received in; see versionIndex
 }
 
 // Dial implements connpool.Requester.
@@ -60,6 +63,7 @@ func (v *viaRequest) connect(ctx context.Context) (net.Conn, netip.Addr, error) 
 	if err != nil {
 		return nil, netip.Addr{}, err
 	}
+	to.Header = v.h.viaFields(v.via, v.version)
 	tunnel, err := v.member.conns.dialer.DialTunnel(ctx, to, v.client)
 	if err != nil {
 		return nil, netip.Addr{}, err
@@ -119,6 +123,9 @@ func (t *transaction) acquireVia(fresh bool) (*lease, error) {
 	}
 	m := t.paths.current.member
 	v := &viaRequest{h: t.h, member: m, dest: t.target, https: t.https, absolute: t.absolute()}
+	if !v.absolute {
+		v.via, v.version = slices.Clone(t.r.Header["Via"]), versionIndex(t.r)
+	}
 	key := poolKey{tls: t.https, host: t.target.Host, port: t.target.Port}
 	if v.absolute {
 		key = poolKey{}

@@ -26,6 +26,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/caddy-egress/egress/internal/freeport"
+	"github.com/caddy-egress/egress/internal/listening"
 )
 
 // patience is how long a test waits for something that must happen. It is long,
@@ -65,6 +66,7 @@ func TestMain(m *testing.M) {
 	if err := os.Mkdir(binaries, 0o700); err != nil {
 		panic(err)
 	}
+	listening.Hide() // origins of these tests listen in this process
 	code := m.Run()
 	os.RemoveAll(dir)
 	os.Exit(code)

@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// This file contains how a tunnel is ended from outside in order: what has arrived
-// is still relayed, and then both peers see the end of the stream.
+// This file contains how a tunnel is ended from outside with notice: what has arrived
+// is still relayed, and then both peers see the end of the stream, or a reset if the
+// tunnel was in use.
 //
 // A socket that is closed while it holds bytes that nobody has read resets the
 // connection, and takes with it what was sent before. So the reads of both
@@ -18,11 +19,11 @@ import (
 // what comes in after that is thrown away until the peer has seen the end and ends
 // its own side, or until time is up.
 
-// Drain ends the tunnel in order. For the time of settle, it goes on; what has come
-// in by then is delivered, and both peers are told the end of the stream. Both
-// streams are closed as soon as the peers have ended too, or at the latest when
-// linger has passed on top of settle, whatever is left to deliver. The reason
-// appears in the Result unless the tunnel was ending for another one, or breaks
+// Drain ends the tunnel. For the time of settle, it goes on. If it is quiet then, so
+// that nothing is cut, both peers are told the end of the stream, and both streams
+// are closed as soon as the peers have ended too, or at the latest when
+// linger has passed on top of settle. Otherwise the sides that have not got all get a
+// reset. The reason appears in the Result unless the tunnel was ending for another one, or breaks
 // meanwhile.
 //
 // A stream that has no SetReadDeadline makes this End, and so does a relay that has
@@ -77,6 +78,25 @@ func (r *Relay) drained(rerr error) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.draining != 0
+}
+
+// drainEnds ends the direction of p, whose source has not ended by itself. The first
+// direction to come decides for both.
+func (r *Relay) drainEnds(p *pump) {
+	r.mu.Lock()
+	if !r.drainQuiet {
+		r.drainQuiet = r.restingLocked(r.draining)
+	}
+	cut := !r.drainQuiet && r.forceLocked(r.draining, nil)
+	if cut {
+		r.resetCutLocked()
+	}
+	r.mu.Unlock()
+	if cut {
+		r.closeStreams()
+		return
+	}
+	r.sourceEnded(p)
 }
 
 // awaitPeers waits, where a tunnel was drained, until both peers have ended their

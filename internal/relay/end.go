@@ -21,8 +21,10 @@ func (r *Relay) pumpEnded(p *pump, rerr, werr error) {
 	switch {
 	case werr != nil:
 		r.writeFailed(p, werr)
-	case rerr == io.EOF || r.drained(rerr):
+	case rerr == io.EOF:
 		r.sourceEnded(p)
+	case r.drained(rerr):
+		r.drainEnds(p)
 	default:
 		r.readFailed(p, rerr)
 	}
@@ -46,6 +48,7 @@ func (r *Relay) sourceEnded(p *pump) {
 		r.first = p.side
 		r.linger()
 	}
+	p.through = true
 	draining := r.draining != 0
 	r.mu.Unlock()
 
@@ -101,11 +104,42 @@ func (r *Relay) breakSide(broken, reset Reason, err error, drain bool) {
 	}
 }
 
-// force records what cuts the tunnel short. The first reason stays.
-func (r *Relay) force(reason Reason, err error) {
+// force records what ends the tunnel from here, and who gets a reset for it. The
+// first reason stays.
+func (r *Relay) force(reason Reason) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.forceLocked(reason, err)
+	resting := r.restingLocked(reason)
+	if r.forceLocked(reason, nil) && !resting {
+		r.resetCutLocked()
+	}
+}
+
+// restTime is how long a tunnel must have been quiet so that to end it cuts nothing.
+const restTime = 2 * time.Second
+
+// restingLocked reports whether a tunnel that is ended now has nothing that would be
+// cut off: no byte waits to be delivered, no side has ended and waits for the rest of
+// the other one, and no byte has come for a while, or ever.
+func (r *Relay) restingLocked(reason Reason) bool {
+	switch {
+	case r.up.holds() || r.down.holds():
+		return false
+	case r.first != 0:
+		return r.up.through && r.down.through
+	case r.up.taken.Load() == 0 && r.down.taken.Load() == 0, reason == ReasonIdle:
+		return true
+	}
+	return r.timed() && time.Since(r.start)-time.Duration(r.last.Load()) >= restTime
+}
+
+// resetCutLocked has the sides reset that a tunnel which ends now has cut something
+// off. A side that has not got all that the other one sends must not take that for
+// all there is; and one whose bytes were taken but not delivered must not believe
+// that they have arrived.
+func (r *Relay) resetCutLocked() {
+	r.resetClient = r.resetClient || !r.down.through || r.up.holds()
+	r.resetOrigin = r.resetOrigin || !r.up.through || r.down.holds()
 }
 
 // forceLocked is force with r.mu held. It tells whether the reason was taken.

@@ -342,6 +342,14 @@ func mustEnd(t testing.TB, s io.Reader) {
 	}
 }
 
+// mustBreak reads what is expected and then a reset.
+func mustBreak(t testing.TB, s io.Reader, want string) {
+	t.Helper()
+	if got, err := io.ReadAll(s); string(got) != want || !errors.Is(err, syscall.ECONNRESET) {
+		t.Fatalf("read %q, %v; want %q and a reset", got, err, want)
+	}
+}
+
 // eventually polls for what has no event to wait for.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()

@@ -15,8 +15,8 @@ func TestCloseBeforeStart(t *testing.T) {
 		client, origin := fakeLink(t), tcpLink(t)
 		r := New(client.near, origin.near, Config{EarlyUp: []byte("never sent"), IdleTimeout: time.Hour})
 		r.End(ReasonPolicy)
-		mustEnd(t, client.far)
-		mustEnd(t, origin.far)
+		mustBreak(t, client.far, "") // what it has sent was not delivered
+		mustBreak(t, origin.far, "")
 		if res := run(r); res.Reason != ReasonPolicy || res.Err != nil || res.BytesUp != 0 {
 			t.Errorf("result %+v; want policy", res)
 		}

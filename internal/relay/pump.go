@@ -36,7 +36,9 @@ type pump struct {
 	side     Reason // whose end of stream ends this direction
 	src, dst Stream
 	early    []byte
+	taken    atomic.Int64 // bytes read from the source, early ones included
 	moved    atomic.Int64 // bytes the destination took
+	through  bool         // the source has ended, and all of it was delivered; guarded by relay.mu
 	pacer    *pacer       // nil without rates
 
 	// tcp replaces the portable copy where the platform can wait for a TCP
@@ -55,6 +57,7 @@ type pump struct {
 // one that is no socket.
 func (p *pump) init(r *Relay, side Reason, src, dst Stream, from, to syscall.RawConn, early []byte) {
 	p.relay, p.side, p.src, p.dst, p.early = r, side, src, dst, early
+	p.taken.Store(int64(len(early)))
 	if from != nil {
 		p.tcp = &p.tcpState
 		p.tcp.init(p, from, to)
@@ -126,7 +129,7 @@ func (p *pump) step(buf []byte) (n int, rerr, werr error) {
 	for range maxEmptyReads {
 		n, rerr = p.src.Read(buf)
 		if n > 0 {
-			p.relay.touch()
+			p.took(n)
 			return n, rerr, p.write(buf[:n])
 		}
 		if rerr != nil {
@@ -134,6 +137,19 @@ func (p *pump) step(buf []byte) (n int, rerr, werr error) {
 		}
 	}
 	return 0, io.ErrNoProgress, nil
+}
+
+// took notes that bytes were read.
+func (p *pump) took(n int) {
+	p.taken.Add(int64(n))
+	p.relay.touch()
+}
+
+// holds reports whether bytes were read that the destination has not taken. What
+// was taken is looked at last: bytes under way may count as held, never the reverse.
+func (p *pump) holds() bool {
+	moved := p.moved.Load()
+	return p.taken.Load() != moved
 }
 
 // write delivers b to the destination, as fast as it may.

@@ -61,8 +61,8 @@ type Config struct {
 	// side, for this long. Default: 0, no limit.
 	IdleTimeout time.Duration
 
-	// HalfCloseTimeout is how long the tunnel may go on after one side
-	// ended. Default: 0, no limit.
+	// HalfCloseTimeout ends a tunnel of which one side has ended when no byte
+	// has come in for this long. Default: 0, no limit.
 	HalfCloseTimeout time.Duration
 
 	// Lifetime is how long the tunnel may live in all, counted from Run or
@@ -131,6 +131,7 @@ type Relay struct {
 	lingerFrom  time.Duration // since when, from start
 	forced      Reason        // what cut the tunnel short; 0 while nothing did
 	draining    Reason        // why the tunnel is being drained; 0 while it is not
+	drainQuiet  bool          // nothing was cut by that: both peers are told the end
 	drainBy     time.Duration // when that has to be over, from start
 	err         error         // what broke, if forced is an error
 	resetClient bool          // close the client's side with a reset
@@ -204,15 +205,15 @@ func (r *Relay) Counts() (up, down int64) {
 	return r.up.moved.Load(), r.down.moved.Load()
 }
 
-// End ends the tunnel from outside and closes both streams; Run returns, or
-// done is called, soon after. The reason appears in the Result unless the
+// End ends the tunnel from outside and closes both streams, with a reset where that
+// cuts something off; Run returns, or done is called, soon after. The reason appears in the Result unless the
 // tunnel was ending for another one; 0 stands for ReasonClosed. A second call
 // does nothing. Before Run or Start, End makes these end at once.
 func (r *Relay) End(reason Reason) {
 	if reason == 0 {
 		reason = ReasonClosed
 	}
-	r.force(reason, nil)
+	r.force(reason)
 	r.closeStreams()
 }
 

@@ -71,7 +71,7 @@ func (t *tcpPump) copy() (rerr, werr error) {
 		if t.n == 0 {
 			return io.EOF, nil
 		}
-		t.relay.touch()
+		t.took(t.n)
 		t.adapt()
 		if err := t.deliver(); err != nil {
 			return nil, err

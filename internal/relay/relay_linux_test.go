@@ -1,10 +1,12 @@
 package relay
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -271,8 +273,8 @@ func TestCloseInABurst(t *testing.T) {
 		res := wait()
 		client.far.(*net.TCPConn).SetDeadline(time.Now().Add(10 * time.Second))
 		got, err := io.Copy(io.Discard, struct{ io.Reader }{client.far})
-		if err != nil || got != res.BytesDown {
-			t.Errorf("%d bytes counted, %d arrived, %v", res.BytesDown, got, err)
+		if !errors.Is(err, syscall.ECONNRESET) || got > res.BytesDown {
+			t.Errorf("%d bytes counted, %d arrived, %v; want a reset", res.BytesDown, got, err)
 		}
 	}
 	pipes.mu.Lock()

@@ -239,8 +239,8 @@ func TestClose(t *testing.T) {
 				wg.Go(func() { r.End(reason) })
 			}
 			wg.Wait()
-			mustEnd(t, client.far)
-			mustEnd(t, origin.far)
+			mustBreak(t, client.far, "")
+			mustBreak(t, origin.far, "")
 			want := reason
 			if want == 0 {
 				want = ReasonClosed

@@ -1,9 +1,11 @@
 package relay
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,6 +29,7 @@ type timedModel struct {
 	linger time.Duration // since when one side has ended; negative: not yet
 	ended  []int         // the sides that have, in order
 	moved  [2]int64
+	resets [2]bool // what the sides should see at last: client, origin
 }
 
 // deadline is the earliest limit; a tie goes to the one that stands first.
@@ -38,7 +41,7 @@ func (m *timedModel) deadline() (at time.Duration, why Reason) {
 	}{
 		{m.cfg.Lifetime > 0, m.cfg.Lifetime, ReasonLifetime},
 		{m.cfg.IdleTimeout > 0, m.last + m.cfg.IdleTimeout, ReasonIdle},
-		{m.cfg.HalfCloseTimeout > 0 && m.linger >= 0, m.linger + m.cfg.HalfCloseTimeout, ReasonHalfClose},
+		{m.cfg.HalfCloseTimeout > 0 && m.linger >= 0, max(m.linger, m.last) + m.cfg.HalfCloseTimeout, ReasonHalfClose},
 	}
 	at = -1
 	for _, l := range limits {
@@ -49,9 +52,24 @@ func (m *timedModel) deadline() (at time.Duration, why Reason) {
 	return at, why
 }
 
+// cut tells which sides must see a reset when a limit or an operator ends the tunnel:
+// those that have not got all of the other one, but for a tunnel that was at rest.
+func (m *timedModel) cut(at time.Duration, why Reason) (sides [2]bool) {
+	keepsTime := m.cfg.IdleTimeout > 0 || m.cfg.HalfCloseTimeout > 0
+	quiet := why == ReasonIdle || m.moved == [2]int64{} || keepsTime && at-m.last >= restTime
+	if len(m.ended) == 0 && quiet {
+		return sides
+	}
+	for side := range sides {
+		sides[side] = !slices.Contains(m.ended, 1-side)
+	}
+	return sides
+}
+
 // run goes through the events and returns what the relay should.
 func (m *timedModel) run(events []event) Result {
 	result := func(at time.Duration, why Reason) Result {
+		m.resets = m.cut(at, why)
 		return Result{BytesUp: m.moved[0], BytesDown: m.moved[1], Reason: why, Duration: at}
 	}
 	m.linger = -1
@@ -99,12 +117,17 @@ func TestTimedModel(t *testing.T) {
 				Send:  rapid.SampledFrom([]int{0, 1, 1, 1, smallSize, bufferSize + 1}).Draw(rt, "send"),
 			}
 		}), 0, 30).Draw(rt, "events")
-		want := (&timedModel{cfg: cfg}).run(events)
+		model := &timedModel{cfg: cfg}
+		want := model.run(events)
 		var got Result
 		var arrived [2]int64
-		synctest.Test(t, func(t *testing.T) { got, arrived = play(t, cfg, events) })
+		var resets [2]bool
+		synctest.Test(t, func(t *testing.T) { got, arrived, resets = play(t, cfg, events) })
 		if got != want {
 			rt.Errorf("result %+v; want %+v", got, want)
+		}
+		if resets != model.resets {
+			rt.Errorf("client and origin see a reset: %v; want %v", resets, model.resets)
 		}
 		if arrived != [2]int64{want.BytesUp, want.BytesDown} {
 			rt.Errorf("%d bytes arrived; want %d and %d", arrived, want.BytesUp, want.BytesDown)
@@ -113,15 +136,16 @@ func TestTimedModel(t *testing.T) {
 }
 
 // play lets the events happen to a real relay between two fakes.
-func play(t *testing.T, cfg Config, events []event) (result Result, arrived [2]int64) {
+func play(t *testing.T, cfg Config, events []event) (result Result, arrived [2]int64, resets [2]bool) {
 	links := [2]link{fakeLink(t), fakeLink(t)}
 	var received [2]chan int64
 	for i, to := range []Stream{links[1].far, links[0].far} {
 		received[i] = make(chan int64, 1)
 		go func() {
 			n, err := io.Copy(io.Discard, struct{ io.Reader }{to})
-			if err != nil {
-				t.Errorf("side %d sees %v; want an orderly end", 1-i, err)
+			resets[1-i] = errors.Is(err, syscall.ECONNRESET)
+			if err != nil && !resets[1-i] {
+				t.Errorf("side %d sees %v", 1-i, err)
 			}
 			received[i] <- n
 		}()
@@ -147,7 +171,8 @@ func play(t *testing.T, cfg Config, events []event) (result Result, arrived [2]i
 		r.End(ReasonAdmin)
 	}
 	result = <-results
-	return result, [2]int64{<-received[0], <-received[1]}
+	arrived = [2]int64{<-received[0], <-received[1]}
+	return result, arrived, resets
 }
 
 func (e event) String() string {

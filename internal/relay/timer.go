@@ -9,10 +9,13 @@ import "time"
 
 // touch notes that bytes came in.
 func (r *Relay) touch() {
-	if r.idle > 0 {
+	if r.timed() {
 		r.last.Store(int64(time.Since(r.start)))
 	}
 }
+
+// timed reports whether the time of the last byte is kept.
+func (r *Relay) timed() bool { return r.idle > 0 || r.halfClose > 0 }
 
 // arm sets the timer for the earliest limit, given the time since start.
 // r.mu is held.
@@ -60,7 +63,7 @@ func (r *Relay) deadline() (time.Duration, Reason) {
 		consider(time.Duration(r.last.Load())+r.idle, ReasonIdle)
 	}
 	if r.lingering && r.halfClose > 0 {
-		consider(r.lingerFrom+r.halfClose, ReasonHalfClose)
+		consider(max(r.lingerFrom, time.Duration(r.last.Load()))+r.halfClose, ReasonHalfClose)
 	}
 	return at, reason
 }
@@ -96,6 +99,6 @@ func (r *Relay) tick() {
 
 	// The tunnel may be ending for another reason already and only be slow
 	// to deliver its last bytes; that reason stays, but the limit holds.
-	r.force(reason, nil)
+	r.force(reason)
 	r.closeStreams()
 }

@@ -71,7 +71,7 @@ func TestIdleInAHalfClosedTunnel(t *testing.T) {
 	timed(t, Config{IdleTimeout: time.Minute, HalfCloseTimeout: time.Hour}, func(t *testing.T, _ *Relay, client, origin Stream) Result {
 		time.Sleep(10 * time.Second)
 		client.CloseWrite() // an end is no byte
-		mustEnd(t, client)
+		mustBreak(t, client, "")
 		return Result{Reason: ReasonIdle, Duration: time.Minute}
 	})
 }
@@ -86,18 +86,19 @@ func TestHalfCloseTimeout(t *testing.T) {
 			time.Sleep(time.Hour) // both open: no limit
 			first.CloseWrite()
 			mustEnd(t, second)
-			// Bytes of the other direction do not prolong it.
-			for range 29 {
-				time.Sleep(time.Second)
+			// Bytes of the other direction start it anew.
+			for range 9 {
+				time.Sleep(29 * time.Second)
 				mustWrite(t, second, "x")
 				mustRead(t, first, "x")
 			}
-			mustEnd(t, first)
-			want := Result{Reason: ReasonHalfClose, Duration: time.Hour + 30*time.Second}
+			// The first has said all and waits for the rest: there is none.
+			mustBreak(t, first, "")
+			want := Result{Reason: ReasonHalfClose, Duration: time.Hour + 9*29*time.Second + 30*time.Second}
 			if who == ReasonClient {
-				want.BytesDown = 29
+				want.BytesDown = 9
 			} else {
-				want.BytesUp = 29
+				want.BytesUp = 9
 			}
 			return want
 		})
@@ -110,7 +111,7 @@ func TestHalfCloseBeforeLifetime(t *testing.T) {
 		time.Sleep(time.Minute)
 		origin.CloseWrite()
 		mustEnd(t, client)
-		mustEnd(t, origin)
+		mustBreak(t, origin, "")
 		return Result{Reason: ReasonHalfClose, Duration: time.Minute + time.Second}
 	})
 }
@@ -134,7 +135,7 @@ func TestLifetime(t *testing.T) {
 			mustWrite(t, client, "x")
 			mustRead(t, origin, "x")
 		}
-		mustEnd(t, origin)
+		mustBreak(t, origin, "")
 		return Result{BytesUp: 9, Reason: ReasonLifetime, Duration: 10 * time.Second}
 	})
 }

@@ -1,0 +1,101 @@
+package egress
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"weak"
+)
+
+// This file contains how a connection is recognised, at the server's end, that this
+// process has dialed itself: the last resort where an own listener was not recognised
+// before it was dialed.
+
+// link is a TCP connection by its two ends, as the one who has dialed it sees them.
+type link struct{ from, to netip.AddrPort }
+
+// ownDials are the open connections that this process has dialed to addresses of this
+// machine. Others cannot come back with the same two ends.
+type ownDials struct {
+	count atomic.Int64 // of open; read without mu
+	mu    sync.Mutex
+	open  map[link]weak.Pointer[net.TCPConn] // guarded by mu
+}
+
+// allDials are those of the process: what was dialed by one handler may reach another.
+var allDials ownDials
+
+// add notes a connection until it is garbage.
+func (o *ownDials) add(conn *net.TCPConn, l link) {
+	p := weak.Make(conn)
+	o.mu.Lock()
+	if o.open == nil {
+		o.open = make(map[link]weak.Pointer[net.TCPConn])
+	}
+	o.open[l] = p
+	o.count.Store(int64(len(o.open)))
+	o.mu.Unlock()
+	runtime.AddCleanup(conn, func(l link) { o.remove(l, p) }, l)
+}
+
+func (o *ownDials) remove(l link, p weak.Pointer[net.TCPConn]) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.open[l] == p { // else the same ends were dialed again since
+		delete(o.open, l)
+		o.count.Store(int64(len(o.open)))
+	}
+}
+
+// has reports whether a connection with these ends is open.
+func (o *ownDials) has(l link) bool {
+	o.mu.Lock()
+	conn := o.open[l].Value()
+	o.mu.Unlock()
+	if conn == nil {
+		return false
+	}
+	raw, err := conn.SyscallConn()
+	return err == nil && raw.Control(func(uintptr) {}) == nil // fails where it was closed
+}
+
+// dialed notes a connection that was dialed, if it is one to this machine.
+func (s *selfCheck) dialed(conn *net.TCPConn) {
+	l := link{addrPort(conn.LocalAddr()), addrPort(conn.RemoteAddr())}
+	if l.from.Addr() == l.to.Addr() || s.isLocal(l.to.Addr()) {
+		s.dials.add(conn, l)
+	}
+}
+
+// isOwnDial reports whether a request has come over a connection that this process has
+// dialed.
+func (s *selfCheck) isOwnDial(r *http.Request) bool {
+	if s.dials.count.Load() == 0 {
+		return false
+	}
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if !ok {
+		return false
+	}
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return false // a unix socket
+	}
+	return s.dials.has(link{plain(from), addrPort(local)})
+}
+
+// addrPort is a TCP address in the one form in which addresses are compared.
+func addrPort(a net.Addr) netip.AddrPort {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	return plain(tcp.AddrPort())
+}
+
+func plain(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
+}
