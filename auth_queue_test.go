@@ -48,6 +48,7 @@ func TestAuthChecksEndWithTheirClients(t *testing.T) {
 		synctest.Wait()
 		leave()
 		wg.Wait()
+		synctest.Wait()
 		if n := h.verifier.queue.waiting; n != 0 {
 			t.Errorf("%d checks still wait", n)
 		}

@@ -239,7 +239,7 @@ func TestFailureLogLevels(t *testing.T) {
 		}()
 		want := zap.DebugLevel
 		switch f {
-		case failLimit:
+		case failLimit, failLogins:
 			want = zap.WarnLevel
 		case failInternal:
 			want = zap.ErrorLevel

@@ -63,6 +63,9 @@ func replaceIn(v reflect.Value, path, mode string, repl *caddy.Replacer) error {
 			}
 		}
 	case reflect.Map:
+		if v.Type().Elem() == rawMessageType {
+			return nil // modules by name
+		}
 		return replaceInMap(v, path, mode, repl)
 	case reflect.Struct:
 		return replaceInStruct(v, path, repl)
