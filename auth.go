@@ -2,6 +2,7 @@ package egress
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/base64"
@@ -63,7 +64,7 @@ type BasicUser struct {
 	// The name, at most 256 bytes after placeholders are replaced. An empty
 	// name, a colon (RFC 7617 §2) and control characters are errors. Global
 	// placeholders such as `{env.PROXY_USER}` are replaced at provision.
-	Username string `json:"username"`
+	Username string `json:"username" placeholders:"own"`
 
 	// The password or its hash. What begins with `$2` is a bcrypt hash
 	// (`$2a$`, `$2b$`, `$2y$`), what begins with `$argon2id$` is an argon2id
@@ -76,7 +77,7 @@ type BasicUser struct {
 	//
 	// A plain password is readable by everybody who can read the
 	// configuration or the admin API, which is why it is warned about.
-	Password string `json:"password"`
+	Password string `json:"password" placeholders:"own"`
 }
 
 // authFailure says why a request is not authenticated, in the words of the
@@ -101,8 +102,6 @@ const (
 	// Go allocates what the hash asks for and dies if it cannot. RFC 9106 §4
 	// recommends 2 GiB at most.
 	maxArgon2MemoryKiB = 4 << 20
-
-	maxVerified = 1000
 )
 
 // credential is a user as the verifier needs it. The plain password is not
@@ -111,6 +110,7 @@ type credential struct {
 	name  string
 	hash  []byte        // the slow hash; nil for a plain password
 	class *hashClass    // what checks hash; nil for a plain password
+	known *remembered   // of the slow hash; nil for a plain password
 	sum   credentialSum // of name and plain password; random for a slow hash, so that it never matches
 }
 
@@ -141,7 +141,7 @@ func (a *Auth) provision(ctx caddy.Context, logger *zap.Logger) error {
 		a.verifier = sharedVerifier
 	}
 	a.users = make(map[string]*credential, len(a.Basic))
-	loader := &classLoader{ctx: ctx, classes: make(map[string]*hashClass)}
+	loader := &classLoader{ctx: ctx, verifier: a.verifier, classes: make(map[string]*hashClass)}
 	repl := caddy.NewReplacer()
 	var plain []string
 	for i, u := range a.Basic {
@@ -189,15 +189,15 @@ func (a *Auth) challenge() string {
 // realmEscaper escapes what a quoted-string cannot hold (RFC 9110 §5.6.4).
 var realmEscaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
-// authenticate returns the user that the Proxy-Authorization field of header
-// proves, and the session that the client has named, or why there is none. They
-// are returned only on success, so that nothing of a failed attempt can reach a
-// log. All failures of well-formed credentials cost the same work, whoever they
-// are for.
-func (a *Auth) authenticate(header http.Header) (user, session string, failed authFailure) {
+// login returns the user that the Proxy-Authorization field of header proves, and
+// the session that the client has named, or why there is none. They are returned
+// only on success, so that nothing of a failed attempt can reach a log. All
+// failures of well-formed credentials cost the same work, whoever they are for.
+// The error is about the work: the client has left, or too many are waiting.
+func (a *Auth) login(ctx context.Context, client string, header http.Header) (user, session string, failed authFailure, err error) {
 	name, password, failed := parseProxyAuthorization(header)
 	if failed != "" {
-		return "", "", failed
+		return "", "", failed, nil
 	}
 	cred, name, session := a.find(name)
 	known := cred != nil
@@ -206,13 +206,15 @@ func (a *Auth) authenticate(header http.Header) (user, session string, failed au
 	}
 	// A stranger cannot match, but known decides all the same: an open door
 	// must not hang on the quality of random bytes.
-	switch matches := a.matches(cred, name, password); {
+	switch matches, err := a.matches(ctx, client, cred, name, password); {
+	case err != nil:
+		return "", "", "", err
 	case !known:
-		return "", "", authUnknownUser
+		return "", "", authUnknownUser, nil
 	case !matches:
-		return "", "", authBadPassword
+		return "", "", authBadPassword, nil
 	}
-	return cred.name, session, ""
+	return cred.name, session, "", nil
 }
 
 // find returns the user whose name the client has sent, whole or with a session
@@ -236,43 +238,53 @@ func (a *Auth) find(name []byte) (cred *credential, user []byte, session string)
 
 // matches reports whether password is that of cred. user is the name that the
 // client sent: a stranger has none of its own.
-func (a *Auth) matches(cred *credential, user, password []byte) bool {
+func (a *Auth) matches(ctx context.Context, client string, cred *credential, user, password []byte) (bool, error) {
 	sum := sumCredential(user, cred.hash, password)
-	if subtle.ConstantTimeCompare(sum[:], cred.sum[:]) == 1 {
-		return true
+	if subtle.ConstantTimeCompare(sum[:], cred.sum[:]) == 1 || cred.known.is(&sum) {
+		return true, nil
 	}
 	if len(a.classes) == 0 {
-		return false // plain passwords only: the sum is all the work there is
+		return false, nil // plain passwords only: the sum is all the work there is
 	}
-	return a.verifier.verify(sum, func() bool { return a.compareSlowly(cred, password) })
+	line := checkingClient(client)
+	return a.verifier.verify(ctx, cred.known, sum, func(ctx context.Context) (bool, error) {
+		return a.compareSlowly(ctx, line, cred, password)
+	})
 }
 
 // compareSlowly checks password against the hash of cred. When that fails, it
 // goes on to check against a fake of every other class, so that all failures
 // take one check of each class: with a fake for strangers alone, users with
 // cheaper hashes, or with plain passwords, would be told from them by time.
-func (a *Auth) compareSlowly(cred *credential, password []byte) bool {
-	if cred.class != nil && a.compare(cred.class, cred, cred.hash, password) {
-		return true
+func (a *Auth) compareSlowly(ctx context.Context, client string, cred *credential, password []byte) (bool, error) {
+	if cred.class != nil {
+		if same, err := a.compare(ctx, client, cred.class, cred, cred.hash, password); same || err != nil {
+			return same, err
+		}
 	}
 	for _, class := range a.classes {
 		if class != cred.class {
-			a.compare(class, cred, class.fake, password)
+			if _, err := a.compare(ctx, client, class, cred, class.fake, password); err != nil {
+				return false, err
+			}
 		}
 	}
-	return false
+	return false, nil
 }
 
-func (a *Auth) compare(class *hashClass, cred *credential, hashed, password []byte) bool {
-	release := a.verifier.acquire(class.threads)
+func (a *Auth) compare(ctx context.Context, client string, class *hashClass, cred *credential, hashed, password []byte) (bool, error) {
+	release, err := a.verifier.acquire(ctx, client, class.threads)
+	if err != nil {
+		return false, err
+	}
 	defer release()
 	same, err := class.comparer.Compare(hashed, password)
 	if err != nil {
 		// The error may quote the hash; its user is enough to look for it.
 		a.logger.Error("password hash cannot be compared", zap.String("user", cred.name))
-		return false
+		return false, nil
 	}
-	return same
+	return same, nil
 }
 
 // parseProxyAuthorization returns the user and the password in header.

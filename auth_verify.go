@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/base64"
 	"fmt"
 	"hash"
@@ -15,11 +16,10 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"weak"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
-	"golang.org/x/sync/semaphore"
-	"golang.org/x/sync/singleflight"
 )
 
 // This file contains the checking of passwords: kept sums of checks that
@@ -71,75 +71,136 @@ var sharedVerifier = newVerifier(max(1, runtime.GOMAXPROCS(0)/2))
 // verifier runs the slow checks: few at a time, equal ones once, and those
 // that succeeded not again.
 type verifier struct {
-	slots   *semaphore.Weighted
-	nslots  int64
-	flights singleflight.Group
+	queue  checkQueue
+	nslots int64
 
-	// The map is never changed, only replaced: a hit takes no lock and writes
-	// nothing that other cores read. Copying it is small beside a slow hash.
-	verified atomic.Pointer[map[credentialSum]struct{}]
-	mu       sync.Mutex // held while verified is replaced
+	mu      sync.Mutex
+	flights map[credentialSum]*flight                  // guarded by mu
+	known   map[credentialSum]weak.Pointer[remembered] // guarded by mu: by user and hash
+	purge   int                                        // guarded by mu: size of known at which the dead are removed
+}
+
+// flight is a check that runs or waits, and those who wait for it.
+type flight struct {
+	waiting int // guarded by the mu of the verifier
+	cancel  context.CancelFunc
+	done    chan struct{}
+	ok      bool // set before done is closed, as err is
+	err     error
+}
+
+// remembered is the last password of a user that was right. It belongs to the user and
+// the hash, lives as long as some configuration has them, and is no other user's to
+// push out.
+type remembered struct{ sum atomic.Pointer[credentialSum] }
+
+func (r *remembered) is(sum *credentialSum) bool {
+	if r == nil {
+		return false
+	}
+	last := r.sum.Load()
+	return last != nil && subtle.ConstantTimeCompare(last[:], sum[:]) == 1
 }
 
 func newVerifier(slots int) *verifier {
-	v := &verifier{slots: semaphore.NewWeighted(int64(slots)), nslots: int64(slots)}
-	v.verified.Store(&map[credentialSum]struct{}{})
-	return v
-}
-
-// verify returns the result of check for sum, from memory if it was true
-// before. Failures are shared with those who wait for the same check, but not
-// remembered: there is no end to them.
-func (v *verifier) verify(sum credentialSum, check func() bool) bool {
-	if _, ok := (*v.verified.Load())[sum]; ok {
-		return true
+	return &verifier{
+		queue:   checkQueue{free: int64(slots), lines: make(map[string]*checkLine)},
+		nslots:  int64(slots),
+		flights: make(map[credentialSum]*flight),
+		known:   make(map[credentialSum]weak.Pointer[remembered]),
 	}
-	result, _, _ := v.flights.Do(string(sum[:]), func() (any, error) {
-		// The flight before this one may have landed since we looked.
-		if _, ok := (*v.verified.Load())[sum]; ok {
-			return true, nil
-		}
-		ok := check()
-		if ok {
-			v.remember(sum)
-		}
-		return ok, nil
-	})
-	return result.(bool)
 }
 
-// remember adds sum to the verified ones. A full map first loses a tenth of
-// its entries, so that this happens seldom; which ones is left to the random
-// start of map iteration.
-func (v *verifier) remember(sum credentialSum) {
+// memory is what is remembered of a user with a hash, also from configurations before.
+func (v *verifier) memory(user string, hashed []byte) *remembered {
+	key := sumCredential([]byte(user), hashed, nil)
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	next := maps.Clone(*v.verified.Load())
-	if len(next) >= maxVerified {
-		for old := range next {
-			delete(next, old)
-			if len(next) <= maxVerified-maxVerified/10 {
-				break
-			}
+	if r := v.known[key].Value(); r != nil {
+		return r
+	}
+	if len(v.known) >= v.purge {
+		maps.DeleteFunc(v.known, func(_ credentialSum, p weak.Pointer[remembered]) bool { return p.Value() == nil })
+		v.purge = max(64, 2*len(v.known))
+	}
+	r := new(remembered)
+	v.known[key] = weak.Make(r)
+	return r
+}
+
+// verify returns the result of check for sum. Results are shared with those who wait
+// for the same check; only success is remembered, in what is known of the user. A check
+// for which nobody waits any more is cancelled.
+func (v *verifier) verify(ctx context.Context, known *remembered, sum credentialSum, check func(context.Context) (bool, error)) (bool, error) {
+	v.mu.Lock()
+	f := v.flights[sum]
+	switch {
+	case f != nil:
+	case known.is(&sum): // the flight before this one has landed since somebody looked
+		v.mu.Unlock()
+		return true, nil
+	default:
+		f = v.launch(ctx, known, sum, check)
+	}
+	f.waiting++
+	v.mu.Unlock()
+	select {
+	case <-f.done:
+		return f.ok, f.err
+	case <-ctx.Done():
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if f.waiting--; f.waiting == 0 {
+		f.cancel()
+		if v.flights[sum] == f {
+			delete(v.flights, sum)
 		}
 	}
-	next[sum] = struct{}{}
-	v.verified.Store(&next)
+	return false, ctx.Err()
+}
+
+// launch begins a check. It belongs to all who wait for it. v.mu is held.
+func (v *verifier) launch(ctx context.Context, known *remembered, sum credentialSum, check func(context.Context) (bool, error)) *flight {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	f := &flight{cancel: cancel, done: make(chan struct{})}
+	v.flights[sum] = f
+	go func() {
+		defer close(f.done)
+		defer cancel()
+		defer func() {
+			if p := recover(); p != nil {
+				f.ok, f.err = false, fmt.Errorf("checking a password has panicked: %v", p)
+			}
+			v.mu.Lock()
+			defer v.mu.Unlock()
+			if v.flights[sum] == f {
+				delete(v.flights, sum)
+			}
+		}()
+		if f.ok, f.err = check(ctx); f.ok && known != nil {
+			known.sum.Store(&sum)
+		}
+	}()
+	return f
 }
 
 // acquire waits for room for a check of that many threads. Only so many run at
 // once that guessing passwords leaves CPUs for those who are logged in.
-func (v *verifier) acquire(threads int64) (release func()) {
+func (v *verifier) acquire(ctx context.Context, client string, threads int64) (release func(), err error) {
 	n := min(threads, v.nslots)
-	_ = v.slots.Acquire(context.Background(), n) // fails only with its context
-	return func() { v.slots.Release(n) }
+	if err := v.queue.acquire(ctx, client, n); err != nil {
+		return nil, err
+	}
+	return func() { v.queue.release(n) }, nil
 }
 
 // classLoader turns passwords of the configuration into credentials.
 type classLoader struct {
-	ctx     caddy.Context
-	classes map[string]*hashClass // by algorithm and cost parameters
-	ordered []*hashClass          // the same, as they came
+	ctx      caddy.Context
+	verifier *verifier
+	classes  map[string]*hashClass // by algorithm and cost parameters
+	ordered  []*hashClass          // the same, as they came
 }
 
 var (
@@ -230,7 +291,7 @@ func (l *classLoader) slow(name, hashed, algorithm, cost string, threads int64, 
 		l.classes[key] = class
 		l.ordered = append(l.ordered, class)
 	}
-	cred := &credential{name: name, hash: []byte(hashed), class: class}
+	cred := &credential{name: name, hash: []byte(hashed), class: class, known: l.verifier.memory(name, []byte(hashed))}
 	_, _ = rand.Read(cred.sum[:])
 	return cred, nil
 }

@@ -284,7 +284,7 @@ func (h *Handler) unmarshalACL(d *caddyfile.Dispenser) error {
 				return err
 			}
 			for _, s := range r.Subjects {
-				if _, err := parseSubject(s); err != nil {
+				if _, err := parseSubject(s); err != nil && !hasPlaceholder(s) {
 					return d.Errf("acl: subject '%s': %v", printableText(s), err)
 				}
 			}
@@ -320,7 +320,7 @@ func (h *Handler) unmarshalAdminAddress(d *caddyfile.Dispenser) error {
 		return err
 	}
 	for _, a := range h.AdminAddresses[before:] {
-		if _, err := parseHostPort(a); err != nil {
+		if _, err := parseHostPort(a); err != nil && !hasPlaceholder(a) {
 			return d.Errf("bad admin_address '%s': %v", a, err)
 		}
 	}

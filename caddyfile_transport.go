@@ -125,7 +125,7 @@ func (t *Transport) addNameWords(d *caddyfile.Dispenser, words map[string]func()
 			return d.Errf("hosts_override names '%s' twice", args[0])
 		}
 		for _, a := range args[1:] {
-			if _, err := parseAddress(a); err != nil {
+			if _, err := parseAddress(a); err != nil && !hasPlaceholder(a) {
 				return d.Errf("bad hosts_override '%s': %v", printableText(a), err)
 			}
 		}

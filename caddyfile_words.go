@@ -93,7 +93,7 @@ func parsedWords[T any](d *caddyfile.Dispenser, to *[]string, parse func(string)
 		return err
 	}
 	for _, arg := range *to {
-		if _, err := parse(arg); err != nil {
+		if _, err := parse(arg); err != nil && !hasPlaceholder(arg) {
 			return d.Errf("bad %s '%s': %v", word, printableText(arg), err)
 		}
 	}

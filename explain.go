@@ -120,6 +120,9 @@ func (e *explanation) steps(t *transaction, asked *explainRequest) error {
 	if err := e.authenticate(t, asked); err != nil {
 		return err
 	}
+	if err := t.checkEarly(); err != nil {
+		return err
+	}
 	err := t.authorize()
 	if t.target.Host != "" {
 		e.Destination = t.target.String()

@@ -135,6 +135,9 @@ func (t *transaction) choose() (*lease, error) {
 		return t.acquireVia(fresh)
 	}
 	if first {
+		if err := t.hold(); err != nil {
+			return nil, err // a pinned connection counts as any other
+		}
 		if l := t.takePinned(); l != nil {
 			return l, nil
 		}

@@ -172,6 +172,9 @@ func (t *transaction) appendRequestHead(b []byte) ([]byte, error) {
 		b = h1.AppendField(b, "Via", t.h.via.request[versionIndex(r)])
 	}
 	b = t.appendForwarded(b)
+	if t.early {
+		b = h1.AppendField(b, earlyDataField, "1")
+	}
 	return append(t.appendFraming(b), '\r', '\n'), nil
 }
 
@@ -192,7 +195,7 @@ func (t *transaction) appendEndToEnd(b []byte) ([]byte, error) {
 	header, options := t.requestHeader()
 	own := t.proxyFields()
 	for name, values := range header {
-		if hopByHop(name) || name == "Content-Length" || name == "Host" || name == "Max-Forwards" || listed(options, name) || own[name] != nil {
+		if hopByHop(name) || name == "Content-Length" || name == "Host" || name == "Max-Forwards" || name == earlyDataField || listed(options, name) || own[name] != nil {
 			continue
 		}
 		for _, value := range values {
@@ -243,18 +246,10 @@ func (t *transaction) appendFraming(b []byte) []byte {
 
 // appendHost writes the authority, without a port that is the scheme's own.
 func (t *transaction) appendHost(b []byte) []byte {
-	if t.target.IsAddr() && t.target.Addr.Is6() {
-		b = append(b, '[')
-		b = append(b, t.target.Host...)
-		b = append(b, ']')
-	} else {
-		b = append(b, t.target.Host...)
-	}
 	if t.https && t.target.Port == 443 || !t.https && t.target.Port == 80 {
-		return b
+		return appendHostText(b, t.target)
 	}
-	b = append(b, ':')
-	return strconv.AppendUint(b, uint64(t.target.Port), 10)
+	return t.appendAuthority(b)
 }
 
 // errRequestTarget refuses what cannot stand in a request line.

@@ -79,7 +79,7 @@ func compareRequests(t *testing.T, tr *transaction, came, sent *http.Request) {
 	ends := func(name string) bool {
 		switch name {
 		case "Connection", "Proxy-Connection", "Keep-Alive", "Te", "Upgrade", "Http2-Settings",
-			"Proxy-Authorization", "Proxy-Authenticate", "Proxy-Authentication-Info", "Content-Length", "Transfer-Encoding", "Max-Forwards":
+			"Proxy-Authorization", "Proxy-Authenticate", "Proxy-Authentication-Info", "Content-Length", "Transfer-Encoding", "Max-Forwards", earlyDataField:
 			return true // or is written anew
 		}
 		return strings.Contains(options, ","+strings.ToLower(name)+",") && !essential(name)

@@ -290,12 +290,23 @@ func (m forExchange) Available() bool { return !m.fullForExchange() }
 // Available implements Member.
 func (m forTunnel) Available() bool { return !m.fullForTunnel() }
 
-// clientAddrs are the addresses that a PROXY protocol header tells.
+// clientAddrs are the addresses that a PROXY protocol header tells: that of the client
+// as Caddy's {client_ip} has it, with a port where that is also who has connected, and
+// the one that it has connected to, where both are of one family.
 func (t *transaction) clientAddrs() proxydial.Client {
-	local, _ := t.r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-	c := proxydial.Client{Source: parseAddrPort(t.r.RemoteAddr)}
-	if local != nil {
-		c.Destination = parseAddrPort(local.String())
+	var c proxydial.Client
+	addr, ok := t.clientAddr()
+	if !ok {
+		return c
+	}
+	c.Source = parseAddrPort(t.r.RemoteAddr)
+	if c.Source.Addr() != addr {
+		c.Source = netip.AddrPortFrom(addr, 0)
+	}
+	if local, _ := t.r.Context().Value(http.LocalAddrContextKey).(net.Addr); local != nil {
+		if to := parseAddrPort(local.String()); to.Addr().Is4() == addr.Is4() {
+			c.Destination = to
+		}
 	}
 	return c
 }

@@ -189,6 +189,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	registry := registryOf(ctx)
 	h.dry = registry != &handlers
 	for _, step := range []func(caddy.Context) error{
+		h.replacePlaceholders,
 		h.provisionNames,
 		h.provisionAuth,
 		h.provisionPolicy,

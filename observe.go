@@ -27,8 +27,7 @@ func (t *transaction) observe() {
 
 // logged reports whether the server writes access logs.
 func (t *transaction) logged() bool {
-	server, ok := t.r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	return ok && server.Logs != nil
+	return t.serverLogs() != nil
 }
 
 // setUser makes the user known to Caddy: to its access log, and to whoever uses

@@ -57,6 +57,9 @@ var (
 	failRequest       = &failure{400, "http_request_error", blameClient, "malformed request"}
 	failBodySize      = &failure{413, "http_request_error", blameClient, "request body is too large"}
 	failAuth          = &failure{407, "http_request_denied", blameClient, "proxy authentication required"}
+	failClientLogins  = &failure{429, "http_request_denied", blameClient, "too many logins of this client are being checked"}
+	failLogins        = &failure{503, "http_request_denied", blameProxy, "too many logins are being checked"}
+	failEarly         = &failure{425, "http_request_denied", blameClient, "request may be a replay; repeat it after the TLS handshake"}
 	failDenied        = &failure{403, "http_request_denied", blamePolicy, "destination is not allowed"}
 	failDeniedAddress = &failure{403, "destination_ip_prohibited", blamePolicy, "address of the destination is not allowed"}
 	failLoop          = &failure{508, "proxy_loop_detected", blamePolicy, "request would loop back to this proxy"}
@@ -129,7 +132,24 @@ func classify(err error) *failure {
 		}
 		return failProtocol
 	}
+	if e, ok := errors.AsType[caddyhttp.HandlerError](err); ok {
+		return ofMatcher(e)
+	}
 	return classifyNetwork(err)
+}
+
+// ofMatcher is the failure of a matcher that says itself how a request is to be
+// answered: remote_ip of a request in TLS early data, for one.
+func ofMatcher(e caddyhttp.HandlerError) *failure {
+	switch {
+	case e.StatusCode == http.StatusTooEarly:
+		return failEarly
+	case e.StatusCode >= 400 && e.StatusCode < 500:
+		return &failure{e.StatusCode, "http_request_denied", blamePolicy, "refused by a matcher of a route"}
+	case e.StatusCode > 500 && e.StatusCode < 600:
+		return &failure{e.StatusCode, "proxy_internal_error", blameProxy, "a matcher of a route has failed"}
+	}
+	return failInternal
 }
 
 // classifyNetwork sorts what the resolver, the sockets and TLS report.
@@ -313,7 +333,8 @@ func retryAfter(err error) time.Duration {
 	if c, ok := errors.AsType[*circuitOpenError](err); ok {
 		return max(c.retryAfter, time.Second)
 	}
-	if f := classify(err); f == failLimit || f == failHolding {
+	switch classify(err) {
+	case failLimit, failHolding, failClientLogins, failLogins:
 		return time.Second
 	}
 	return 0
@@ -326,7 +347,7 @@ func retryAfter(err error) time.Duration {
 func (t *transaction) logFailure() {
 	level, withheld := zap.DebugLevel, zap.Skip()
 	switch t.out.failure {
-	case failLimit, failNoUpstream:
+	case failLimit, failLogins, failNoUpstream:
 		if ok, n := t.h.limitLog.allow(limitReason(t.out.err), time.Now()); ok {
 			level = zap.WarnLevel
 			if n > 0 {

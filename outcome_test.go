@@ -117,7 +117,7 @@ var proxyErrors = strings.Fields(`dns_timeout dns_error destination_not_found de
 	http_protocol_error proxy_internal_response proxy_internal_error proxy_configuration_error proxy_loop_detected`)
 
 var allFailures = []*failure{
-	failTarget, failRequest, failAuth, failDenied, failDeniedAddress, failLoop, failDNS, failDNSTimeout, failRefused,
+	failTarget, failRequest, failAuth, failClientLogins, failLogins, failEarly, failDenied, failDeniedAddress, failLoop, failDNS, failDNSTimeout, failRefused,
 	failUnroutable, failDialTimeout, failTerminated, failCertificate, failTLS, failTLSAlert, failProtocol, failHeaderSize,
 	failIncomplete, failHeadTimeout, failLimit, failHolding, failCircuit, failInternal,
 }
@@ -239,7 +239,7 @@ func TestFailureLogLevels(t *testing.T) {
 		}()
 		want := zap.DebugLevel
 		switch f {
-		case failLimit:
+		case failLimit, failLogins:
 			want = zap.WarnLevel
 		case failInternal:
 			want = zap.ErrorLevel

@@ -152,7 +152,7 @@ func allowedInTrailer(name string) bool {
 	}
 	switch name {
 	case "Trailer", "Www-Authenticate", "Age", "Expires", "Pragma", "Retry-After", "Vary", "Warning",
-		"Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range":
+		"Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range", earlyDataField:
 		return false
 	}
 	return true

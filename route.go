@@ -26,9 +26,14 @@ const defaultGroup = "default"
 // through the group `default` if there is one, and directly otherwise. With
 // routes, a request that none matches is refused with 403.
 type Route struct {
-	// MatcherSetsRaw are the matchers, Caddy's own; `host` sees the host of
-	// the destination. A route matches if one of the sets does. Default: it
-	// matches every request.
+	// MatcherSetsRaw are the matchers, Caddy's own. `host`, `header Host` and
+	// the placeholders `{http.request.host}`, `{http.request.hostport}` and
+	// `{http.request.port}` show the destination as it is dialed: a lower-case
+	// ASCII name without a trailing dot, or an IP address in its usual form,
+	// whatever the client has written. The port is there for CONNECT, and for
+	// exchanges where it is not the one of the scheme. A pattern of `host` in
+	// another form is an error: it could never match. A route matches if one
+	// of the sets does. Default: it matches every request.
 	MatcherSetsRaw caddyhttp.RawMatcherSets `json:"match,omitempty" caddy:"namespace=http.matchers"`
 
 	// To is the name of a group, or `direct`, or `deny` (403).
@@ -119,6 +124,11 @@ func (h *Handler) provisionRoute(ctx caddy.Context, r *Route, used map[string]bo
 	}
 	if err := r.matchers.FromInterface(sets); err != nil {
 		return fmt.Errorf("match: %w", err)
+	}
+	for _, set := range r.matchers {
+		if err := checkHostPatterns(set); err != nil {
+			return fmt.Errorf("match: host: %w", err)
+		}
 	}
 	if r.to, err = h.findTarget(r.To, used); err != nil {
 		return fmt.Errorf("to: %w", err)

@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"slices"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 
 	"github.com/caddy-egress/egress/internal/h1"
@@ -89,9 +88,4 @@ func (t *transaction) requestOps() *headers.HeaderOps {
 		return nil
 	}
 	return t.route.Headers.Request
-}
-
-func (t *transaction) replacer() *caddy.Replacer {
-	repl, _ := t.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	return repl
 }

@@ -34,25 +34,29 @@ type transaction struct {
 	start time.Time
 	kind  kind
 
-	user      string // authenticated; empty without authentication
-	session   string // that the client has named in its credentials
-	route     *Route
-	paths     paths
-	again     bool   // the next attempt is on a fresh connection of the same path
-	resent    bool   // a request that may have been acted on was sent to another upstream
-	https     bool   // the origin is spoken to over TLS
-	authority string // as the request has it
-	target    target.Target
-	body      io.Reader // of the request
-	upload    *upload   // nil where there is no body, or none was asked for
-	slot      uint32    // of the local addresses that are kept apart by user
-	retries   retries
-	bound     bool    // the connection to the origin is this client's own
-	committed bool    // the client has been sent the head of a response
-	aborted   bool    // the client's connection or stream is about to be broken
-	held      holding // counted against the client's limits
-	bodyRead  bool    // the client's body was read to its clean end, or there is none
-	out       outcome
+	user        string   // authenticated; empty without authentication
+	credentials []string // for us, that came with the request
+	session     string   // that the client has named in its credentials
+	route       *Route
+	paths       paths
+	again       bool        // the next attempt is on a fresh connection of the same path
+	resent      bool        // a request that may have been acted on was sent to another upstream
+	early       bool        // it came, or may have come, in TLS early data
+	https       bool        // the origin is spoken to over TLS
+	authority   string      // as the request has it
+	rawHost     string      // the Host of the request, where that was another spelling
+	ownLine     *accessLine // of the access log, where it is not Caddy's to write
+	target      target.Target
+	body        io.Reader // of the request
+	upload      *upload   // nil where there is no body, or none was asked for
+	slot        uint32    // of the local addresses that are kept apart by user
+	retries     retries
+	bound       bool    // the connection to the origin is this client's own
+	committed   bool    // the client has been sent the head of a response
+	aborted     bool    // the client's connection or stream is about to be broken
+	held        holding // counted against the client's limits
+	bodyRead    bool    // the client's body was read to its clean end, or there is none
+	out         outcome
 }
 
 // ServeHTTP serves a request if it is one for a proxy, and hands it to the next
@@ -60,6 +64,7 @@ type transaction struct {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	t := transaction{h: h, w: w, r: r}
 	if t.kind = t.classify(); t.kind == notOurs {
+		t.keepCredentials()
 		return next.ServeHTTP(w, r)
 	}
 	return h.serve(&t)
@@ -68,8 +73,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 // serve takes a request of ours through its steps.
 func (h *Handler) serve(t *transaction) error {
 	t.begin()
+	defer t.writeOwnLine()
 	defer t.leave()
 	if err := t.authenticate(); err != nil {
+		return t.finish(err)
+	}
+	if err := t.checkEarly(); err != nil {
 		return t.finish(err)
 	}
 	if err := t.authorize(); err != nil {
@@ -96,38 +105,54 @@ func (h *Handler) serve(t *transaction) error {
 func (t *transaction) classify() kind {
 	r := t.r
 	if r.Method == http.MethodConnect {
-		// An extended CONNECT (RFC 8441) has a path and asks for another
-		// protocol than a tunnel.
-		if r.ProtoMajor > 1 && r.URL.Path != "" {
-			return notOurs
-		}
+		requestTarget, path := connectOnWire(r)
 		t.authority = r.Host
-		if r.ProtoMajor == 1 {
-			t.authority = r.RequestURI
+		switch {
+		case r.ProtoMajor == 1:
+			t.authority = requestTarget
+		case path != "":
+			// An extended CONNECT (RFC 8441) has a path and asks for another
+			// protocol than a tunnel.
+			return notOurs
 		}
 		return isTunnel
 	}
 	if r.URL.Scheme != "" {
 		t.authority, t.https = r.URL.Host, strings.EqualFold(r.URL.Scheme, "https")
-		return t.unlessSite()
+		// User information does not go to the site either: it is refused.
+		if len(t.h.hosts) > 0 && r.URL.User == nil && t.forSite(parsePlain(t.authority)) {
+			return notOurs
+		}
+		return isExchange
 	}
 	if r.ProtoMajor == 1 {
 		return notOurs
 	}
 	t.authority = r.Host
-	if len(t.h.hosts) == 0 || takenForOrigin(t.w, r) {
+	if len(t.h.hosts) == 0 {
+		return notOurs
+	}
+	dest := parsePlain(r.Host)
+	if takenForOrigin(t.w, r, dest.Host) || t.forSite(dest) {
 		return notOurs
 	}
 	// What may have been meant for https is not sent in clear.
-	t.https = strings.HasSuffix(r.Host, ":443")
-	return t.unlessSite()
+	t.https = dest.Port == 443
+	return isExchange
+}
+
+// parsePlain parses the authority of a request for http; what is malformed is no
+// destination, and refused later.
+func parsePlain(authority string) target.Target {
+	dest, _ := target.ParseHostPort(authority, 80)
+	return dest
 }
 
 // takenForOrigin reports whether the client of an HTTP/2 or HTTP/3 request is known
 // to mean https, and so takes this server for the origin itself: it has named the
 // host in its TLS handshake, or, on HTTP/2, its :scheme can be told.
-func takenForOrigin(w http.ResponseWriter, r *http.Request) bool {
-	return r.TLS != nil && (strings.EqualFold(r.TLS.ServerName, hostname(r.Host)) || sharesTLSState(w, r.TLS))
+func takenForOrigin(w http.ResponseWriter, r *http.Request, host string) bool {
+	return r.TLS != nil && (host != "" && strings.EqualFold(r.TLS.ServerName, host) || sharesTLSState(w, r.TLS))
 }
 
 // sharesTLSState reports whether a request has the TLS state of its HTTP/2
@@ -156,17 +181,10 @@ func hostname(authority string) string {
 	return authority
 }
 
-// unlessSite says that the request is to be forwarded, unless it is for the
-// site itself.
-func (t *transaction) unlessSite() kind {
-	if len(t.h.hosts) > 0 {
-		if dest, err := target.ParseHostPort(t.authority, 80); err == nil {
-			if _, ok := t.h.hosts[dest.Host]; ok {
-				return notOurs
-			}
-		}
-	}
-	return isExchange
+// forSite reports whether a destination is the site itself.
+func (t *transaction) forSite(dest target.Target) bool {
+	_, ok := t.h.hosts[dest.Host]
+	return ok
 }
 
 // begin prepares what every request of ours needs.
@@ -177,14 +195,31 @@ func (t *transaction) begin() {
 	t.bodyRead = t.kind == isTunnel || t.r.ContentLength == 0 && len(t.r.TransferEncoding) == 0
 	t.body = t.r.Body
 	t.observe()
+	if t.namesUser() {
+		t.logSafely()
+	}
+}
+
+// keepCredentials takes away what was meant for us of a request for the next handler:
+// its credentials, where we ask for some or where the client takes us for a proxy. Other
+// credentials are perhaps for a proxy behind us.
+func (t *transaction) keepCredentials() {
+	if t.h.Auth.enabled() || t.r.ProtoMajor == 1 && t.r.URL.Scheme != "" {
+		delete(t.r.Header, "Proxy-Authorization")
+	}
 }
 
 // authenticate finds out who the client is, and takes the credentials away:
 // they are for us and go no further (RFC 9110 §11.7.2).
 func (t *transaction) authenticate() error {
 	auth := t.h.Auth
+	t.credentials = t.r.Header["Proxy-Authorization"]
+	defer delete(t.r.Header, "Proxy-Authorization")
 	if auth.enabled() {
-		user, session, failed := auth.authenticate(t.r.Header)
+		user, session, failed, err := auth.login(t.r.Context(), clientIP(t.r), t.r.Header)
+		if err != nil {
+			return err
+		}
 		if failed != "" {
 			t.out.authFailure = failed
 			return failAuth
@@ -251,6 +286,7 @@ func (t *transaction) authorize() error {
 	if err != nil {
 		return &explained{failTarget, err}
 	}
+	t.showDestination()
 	return t.h.access.now().checkTarget(t.target)
 }
 

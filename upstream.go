@@ -79,7 +79,7 @@ type Upstream struct {
 	// scheme it is that of the group. `http+unix:///run/proxy.sock`, and the
 	// same with the other schemes, is a unix socket. Global placeholders such
 	// as `{env.PROXY_URL}` are replaced at provision.
-	URL string `json:"url"`
+	URL string `json:"url" placeholders:"own"`
 
 	// Credentials log in to the upstream: with Proxy-Authorization: Basic
 	// (RFC 7617) or with RFC 1929 over SOCKS. An error beside credentials in
@@ -155,9 +155,9 @@ type Upstream struct {
 // replaced at provision; nothing left after that is an error.
 type Credentials struct {
 	// Username, without a colon.
-	Username string `json:"username"`
+	Username string `json:"username" placeholders:"own"`
 	// Password may be anything.
-	Password string `json:"password"`
+	Password string `json:"password" placeholders:"own"`
 }
 
 // resolve replaces the placeholders.
@@ -353,7 +353,7 @@ func (s *upstreamSpec) canonicalHeader() error {
 func settable(name string) bool {
 	name = http.CanonicalHeaderKey(name)
 	switch name {
-	case "Content-Length", "Host", "Proxy-Authorization", "Expect", "Max-Forwards", "Trailer":
+	case "Content-Length", "Host", "Proxy-Authorization", "Expect", "Max-Forwards", "Trailer", earlyDataField:
 		return false
 	}
 	return !hopByHop(name)

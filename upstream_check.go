@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
 	"github.com/caddy-egress/egress/internal/h1"
@@ -27,7 +26,7 @@ func (g *group) prepareChecks() error {
 	if !g.cfg.checked() {
 		return nil
 	}
-	checks, err := g.cfg.HealthChecks.Active.prepare(caddy.NewReplacer())
+	checks, err := g.cfg.HealthChecks.Active.prepare()
 	if err != nil {
 		return fmt.Errorf("health_checks.active.%w", err)
 	}

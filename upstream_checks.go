@@ -63,7 +63,7 @@ type ActiveHealthChecks struct {
 
 	// ExpectBody is a regular expression that must match in the first 64 KiB
 	// of the page, for `http`; with other types it is an error. Default: none.
-	ExpectBody string `json:"expect_body,omitempty"`
+	ExpectBody string `json:"expect_body,omitempty" placeholders:"refused"`
 
 	// Headers are sent with the request, for `http`; with other types they are
 	// an error. Default: none.
@@ -95,7 +95,7 @@ type activeChecks struct {
 	body    *regexp.Regexp
 }
 
-func (c *ActiveHealthChecks) prepare(repl *caddy.Replacer) (*activeChecks, error) {
+func (c *ActiveHealthChecks) prepare() (*activeChecks, error) {
 	out := &activeChecks{ActiveHealthChecks: *c}
 	setDefault(&out.Interval, caddy.Duration(10*time.Second))
 	setDefault(&out.Timeout, caddy.Duration(3*time.Second))
@@ -103,7 +103,7 @@ func (c *ActiveHealthChecks) prepare(repl *caddy.Replacer) (*activeChecks, error
 	setDefault(&out.Fails, 3)
 	setDefault(&out.ExpectStatus, 2)
 	for _, t := range c.Targets {
-		parsed, err := out.parseTarget(repl.ReplaceKnown(t, ""))
+		parsed, err := out.parseTarget(t)
 		if err != nil {
 			return nil, fmt.Errorf("targets: '%s': %w", printable(t), err)
 		}

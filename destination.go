@@ -1,0 +1,157 @@
+package egress
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-egress/egress/internal/target"
+)
+
+// This file contains the one view of the destination: whoever looks at the request
+// from here on (matchers, selection policies, header settings, loggers by host) sees
+// what will be dialed, in its canonical form, and not the spelling of the client.
+
+// maxHostField is the longest Host field: a name of 253 bytes, a colon and a port.
+const maxHostField = 253 + 1 + 5
+
+// showDestination makes the Host of the request what the destination is sent as Host:
+// without a port that is the scheme's own, except for CONNECT.
+func (t *transaction) showDestination() {
+	var buf [maxHostField]byte
+	shown := buf[:0]
+	if t.kind == isTunnel {
+		shown = t.appendAuthority(shown)
+	} else {
+		shown = t.appendHost(shown)
+	}
+	if string(shown) == t.r.Host {
+		return
+	}
+	t.rawHost = t.r.Host
+	t.r.Host = string(shown)
+	if t.r.URL.Host != "" {
+		t.r.URL.Host = t.r.Host
+	}
+	t.showInPlaceholders()
+	t.logByDestination()
+}
+
+// appendAuthority writes the destination as host:port.
+func (t *transaction) appendAuthority(b []byte) []byte {
+	b = appendHostText(b, t.target)
+	b = append(b, ':')
+	return strconv.AppendUint(b, uint64(t.target.Port), 10)
+}
+
+func appendHostText(b []byte, dest target.Target) []byte {
+	if dest.IsAddr() && dest.Addr.Is6() {
+		b = append(b, '[')
+		b = append(b, dest.Host...)
+		return append(b, ']')
+	}
+	return append(b, dest.Host...)
+}
+
+// hostPlaceholder is the host in the Host of a request; its labels are below it.
+const hostPlaceholder = "http.request.host"
+
+// showInPlaceholders sees to it that Caddy's placeholders show the destination too.
+// They read the request that Caddy has made, which is not ours where a handler before
+// us has passed on a copy (`tracing` does).
+func (t *transaction) showInPlaceholders() {
+	repl := t.replacer()
+	if repl == nil {
+		return
+	}
+	if hostport, ok := repl.GetString("http.request.hostport"); !ok || hostport == t.r.Host {
+		return
+	}
+	before, _ := repl.GetString(hostPlaceholder)
+	host, port := t.r.Host, ""
+	if h, p, err := net.SplitHostPort(t.r.Host); err == nil {
+		host, port = h, p
+	}
+	repl.Set("http.request.hostport", t.r.Host)
+	repl.Set(hostPlaceholder, host)
+	repl.Set("http.request.port", portValue(port))
+	labels := strings.Split(host, ".")
+	for i := range max(len(labels), strings.Count(before, ".")+1) {
+		label := ""
+		if i < len(labels) {
+			label = labels[len(labels)-1-i]
+		}
+		repl.Set(hostPlaceholder+".labels."+strconv.Itoa(i), label)
+	}
+}
+
+// portValue is a port as Caddy's placeholder has it: a number where there is one.
+func portValue(port string) any {
+	if n, err := strconv.Atoi(port); err == nil {
+		return n
+	}
+	return port
+}
+
+// replacer is what replaces the placeholders of this request; nil where there is none.
+func (t *transaction) replacer() *caddy.Replacer {
+	repl, _ := t.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	return repl
+}
+
+// checkHostPatterns refuses patterns of `host` matchers that no destination has, as it
+// is shown to them: a route that denies must not be void for a trailing dot.
+func checkHostPatterns(set []any) error {
+	for _, matcher := range set {
+		switch m := matcher.(type) {
+		case *caddyhttp.MatchHost:
+			for _, pattern := range *m {
+				if err := checkHostPattern(pattern); err != nil {
+					return err
+				}
+			}
+		case *caddyhttp.MatchNot:
+			for _, inner := range m.MatcherSets {
+				if err := checkHostPatterns(inner); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func checkHostPattern(pattern string) error {
+	if strings.Contains(pattern, "{") {
+		return nil // known only when a request is there
+	}
+	// An asterisk is a whole label; any name will do for it.
+	const label = "x"
+	shown := strings.ReplaceAll(pattern, "*", label)
+	host, _, err := target.ParseHost(shown)
+	if err != nil {
+		return fmt.Errorf("'%s' is no host: %w", printableText(pattern), reasonOf(err))
+	}
+	if !strings.EqualFold(host, shown) {
+		if !strings.Contains(pattern, "*") {
+			return fmt.Errorf("'%s' matches nothing; write '%s'", printableText(pattern), host)
+		}
+		return fmt.Errorf("'%s' matches nothing: destinations are shown without a trailing dot and in canonical form", printableText(pattern))
+	}
+	return nil
+}
+
+// connectOnWire is the request target of a CONNECT request as it came, and the path in
+// it, also where a handler before us has rewritten the request. On HTTP/1.1 that is
+// all of what stood there, also what Go parses as something else.
+func connectOnWire(r *http.Request) (requestTarget, path string) {
+	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok && original.Method == http.MethodConnect {
+		return original.RequestURI, original.URL.Path
+	}
+	return r.RequestURI, r.URL.Path
+}

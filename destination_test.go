@@ -1,0 +1,143 @@
+package egress
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// transactionFor is a request as Caddy hands it to us, authorized.
+func transactionFor(t *testing.T, method, requestTarget string, change func(*http.Request) *http.Request) *transaction {
+	t.Helper()
+	u := &url.URL{Host: requestTarget}
+	if method != http.MethodConnect {
+		var err error
+		if u, err = url.Parse(requestTarget); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := &http.Request{Method: method, URL: u, Host: u.Host, RequestURI: requestTarget, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}}
+	r = caddyhttp.PrepareRequest(r.WithContext(t.Context()), caddy.NewReplacer(), nil, nil)
+	if change != nil {
+		r = change(r)
+	}
+	access, err := newAccessList([]ACLRule{{Subjects: []string{"0.0.0.0/0", "::/0"}, Allow: true}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := &transaction{h: &Handler{access: fixedRules(access)}, r: r}
+	tr.kind = tr.classify()
+	if err := tr.authorize(); err != nil {
+		t.Fatal(err)
+	}
+	return tr
+}
+
+// Whatever the spelling, the request shows the destination in one form: that of the
+// Host field that is sent, and for CONNECT with the port.
+func TestShowDestination(t *testing.T) {
+	for _, tc := range []struct{ method, target, host, port string }{
+		{"GET", "http://a.example/", "a.example", ""},
+		{"GET", "http://A.Example.:080/", "a.example", ""},
+		{"GET", "http://a.example:8080/", "a.example:8080", "8080"},
+		{"GET", "https://a.example:443/", "a.example", ""},
+		{"GET", "https://a.example:80/", "a.example:80", "80"},
+		{"GET", "http://0x7f.1/", "127.0.0.1", ""},
+		{"GET", "http://[::ffff:7f00:1]:81/", "127.0.0.1:81", "81"},
+		{"GET", "http://[0:0::1]/", "[::1]", ""},
+		{"GET", "http://BÜCHER.example/", "xn--bcher-kva.example", ""},
+		{"CONNECT", "A.example.:0443", "a.example:443", "443"},
+		{"CONNECT", "a.example:80", "a.example:80", "80"},
+		{"CONNECT", "[::1]:443", "[::1]:443", "443"},
+	} {
+		tr := transactionFor(t, tc.method, tc.target, nil)
+		port, _ := tr.replacer().GetString("http.request.port")
+		if tr.r.Host != tc.host || port != tc.port {
+			t.Errorf("%s %s: Host %q, port %q", tc.method, tc.target, tr.r.Host, port)
+		}
+		if p := (&HeaderHashSelection{field: "Host"}).value(tr.r); p != tc.host {
+			t.Errorf("%s: the policy sees %q", tc.target, p)
+		}
+	}
+}
+
+// Placeholders show it too where a handler before us has handed on a copy of the
+// request.
+func TestShowDestination_Copies(t *testing.T) {
+	type key struct{}
+	tr := transactionFor(t, "GET", "http://One.Two.Three.:8080/", func(r *http.Request) *http.Request {
+		return r.WithContext(context.WithValue(r.Context(), key{}, nil))
+	})
+	for name, want := range map[string]string{
+		"host": "one.two.three", "hostport": "one.two.three:8080", "port": "8080",
+		"host.labels.0": "three", "host.labels.2": "one", "host.labels.3": "",
+	} {
+		if got, _ := tr.replacer().GetString("http.request." + name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}
+
+// Where the canonical form is what the client wrote, nothing is allocated for it.
+func TestShowDestination_Allocations(t *testing.T) {
+	tr := transactionFor(t, "GET", "http://a.example:8080/", nil)
+	if n := testing.AllocsPerRun(100, tr.showDestination); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// A CONNECT is for what was on the wire, whatever a handler before us has made of it.
+func TestConnectAuthority_Rewritten(t *testing.T) {
+	tr := transactionFor(t, "CONNECT", "a.example:443", func(r *http.Request) *http.Request {
+		r.RequestURI = "/"
+		return r
+	})
+	if tr.target.String() != "a.example:443" {
+		t.Errorf("destination %s", tr.target)
+	}
+}
+
+// A pattern that no destination has is an error, which says what would match.
+func TestCheckHostPattern(t *testing.T) {
+	for pattern, problem := range map[string]string{
+		"a.example": "", "A.Example": "", "*.example": "", "*": "", "a.*.example": "", "127.0.0.1": "", "::1": "", "xn--bcher-kva.example": "", "{env.X}": "",
+		"a.example.":  "'a.example.' matches nothing; write 'a.example'",
+		"127.1":       "'127.1' matches nothing; write '127.0.0.1'",
+		"[::1]":       "'[::1]' matches nothing; write '::1'",
+		"*.example.":  "'*.example.' matches nothing: destinations are shown without a trailing dot and in canonical form",
+		"a.example:1": "'a.example:1' is no host: it has a colon but is not an IPv6 address (a port has no place here)",
+	} {
+		err := checkHostPattern(pattern)
+		if problem == "" && err != nil || problem != "" && (err == nil || err.Error() != problem) {
+			t.Errorf("%s: %v, want %q", pattern, err, problem)
+		}
+	}
+	set := []any{&caddyhttp.MatchNot{MatcherSets: []caddyhttp.MatcherSet{{}}}, &caddyhttp.MatchHost{"a.", "b"}}
+	if err := checkHostPatterns(set); err == nil || !strings.Contains(err.Error(), "'a.'") {
+		t.Error(err)
+	}
+}
+
+// No log has the password that a client puts in front of a host.
+func TestHideUser(t *testing.T) {
+	for _, tc := range []struct{ method, uri, want string }{
+		{"GET", "http://joe:secret@a.example/x?y=z@w", "http://REDACTED@a.example/x?y=z@w"},
+		{"GET", "ftp://joe:secret@a.example", "ftp://REDACTED@a.example"},
+		{"GET", "http://a@b:c@a.example/", "http://REDACTED@a.example/"},
+		{"GET", "http://a.example/joe@x", "http://a.example/joe@x"},
+		{"GET", "/joe@x?u=http://a:b@c/", "/joe@x?u=http://a:b@c/"},
+		{"GET", "*", "*"},
+		{"CONNECT", "joe:secret@a.example:443", "REDACTED@a.example:443"},
+		{"CONNECT", "joe:http://x@a.example:443", "REDACTED@a.example:443"},
+		{"CONNECT", "a.example:443", "a.example:443"},
+	} {
+		if got := hideUser(&http.Request{Method: tc.method, RequestURI: tc.uri}); got != tc.want {
+			t.Errorf("%s %s: %s", tc.method, tc.uri, got)
+		}
+	}
+}

@@ -1,0 +1,61 @@
+package egress
+
+import (
+	"crypto/tls"
+	"errors"
+	"net/http"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// A request that must not be done twice is refused while it may be a replay.
+func TestCheckEarly(t *testing.T) {
+	for _, tc := range []struct {
+		method string
+		kind   kind
+		field  []string
+		want   error
+		early  bool
+	}{
+		{"GET", isExchange, nil, nil, false},
+		{"POST", isExchange, nil, nil, false},
+		{"GET", isExchange, []string{"1"}, nil, true},
+		{"GET", isExchange, []string{"0", "x"}, nil, true},
+		{"POST", isExchange, []string{"1"}, failEarly, true},
+		{"PUT", isExchange, []string{"1"}, failEarly, true},
+		{"CONNECT", isTunnel, []string{"1"}, failEarly, true},
+	} {
+		header := http.Header{}
+		if tc.field != nil {
+			header[earlyDataField] = tc.field
+		}
+		tr := &transaction{kind: tc.kind, r: &http.Request{Method: tc.method, Header: header}}
+		if err := tr.checkEarly(); err != tc.want && !errors.Is(err, tc.want) || tr.early != tc.early {
+			t.Errorf("%s %v: %v, early %t", tc.method, tc.field, err, tr.early)
+		}
+	}
+}
+
+// Whether a request came early is told by the handshake, on every protocol.
+func TestCameEarly(t *testing.T) {
+	for _, tc := range []struct {
+		state *tls.ConnectionState
+		want  bool
+	}{
+		{nil, false}, {&tls.ConnectionState{HandshakeComplete: true}, false}, {&tls.ConnectionState{}, true},
+	} {
+		if got := cameEarly(&http.Request{TLS: tc.state}); got != tc.want {
+			t.Errorf("%v: %t", tc.state, got)
+		}
+	}
+}
+
+// What a matcher answers a request with is the answer.
+func TestClassify_Matchers(t *testing.T) {
+	for status, want := range map[int]int{425: 425, 404: 404, 503: 503, 500: 500, 0: 500, 200: 500} {
+		if got := classify(caddyhttp.Error(status, errors.New("no"))).status; got != want {
+			t.Errorf("%d: answered with %d, want %d", status, got, want)
+		}
+	}
+}
