@@ -60,8 +60,14 @@ func echoes(t *testing.T, tun *tunnel, what string) {
 	t.Helper()
 	sent := strings.Repeat(what+". ", 200_000/len(what))
 	go func() { _, _ = io.WriteString(tun, sent) }()
-	if got := readN(t, tun, len(sent)); got != sent {
-		t.Errorf("%s: other bytes came back", what)
+	back := make(chan bool, 1)
+	go func() {
+		got := make([]byte, len(sent))
+		_, err := io.ReadFull(tun, got)
+		back <- err == nil && string(got) == sent
+	}()
+	if !await(t, back, what) {
+		t.Errorf("%s: not what was sent came back", what)
 	}
 }
 
