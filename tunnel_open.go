@@ -62,9 +62,11 @@ func (t *transaction) open(ctx context.Context, p path) opening {
 	if err := p.health.openings.enter(ctx, turn); err != nil {
 		return opening{path: p, err: err, took: time.Since(start)}
 	}
-	defer p.health.openings.leave(turn)
-	tunnel, err := t.h.dialTunnel(ctx, p.member, t.target, t.clientAddrs(), t.connectFields())
-	return opening{path: p, tunnel: tunnel, err: err, took: time.Since(start)}
+	o := opening{path: p}
+	defer func() { p.health.openings.leave(turn, o.tunnel != nil) }()
+	o.tunnel, o.err = t.h.dialTunnel(ctx, p.member, t.target, t.clientAddrs(), t.connectFields())
+	o.took = time.Since(start)
+	return o
 }
 
 // openVia opens the tunnel through the current upstream, and through a second one
