@@ -192,7 +192,7 @@ func TestOpenings(t *testing.T) {
 	if err := o.enter(t.Context(), other); err != nil {
 		t.Errorf("another destination: %v", err)
 	}
-	o.leave(other)
+	o.leave(other, true)
 	next := make(chan error, 1)
 	go func() { next <- o.enter(t.Context(), looping) }()
 	for waiting := false; !waiting; runtime.Gosched() {
@@ -200,12 +200,18 @@ func TestOpenings(t *testing.T) {
 		waiting = len(o.turns[looping].waiting) > 0
 		o.mu.Unlock()
 	}
-	o.leave(looping)
+	o.leave(looping, false)
+	select {
+	case err := <-next:
+		t.Errorf("one that has failed let the next one go: %v", err)
+	default:
+	}
+	o.leave(looping, true)
 	if err := <-next; err != nil {
 		t.Errorf("the next one: %v", err)
 	}
-	for range maxOpening {
-		o.leave(looping)
+	for range maxOpening - 1 {
+		o.leave(looping, false)
 	}
 	if len(o.turns) != 0 {
 		t.Errorf("%d are left", len(o.turns))

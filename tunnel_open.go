@@ -90,9 +90,11 @@ func (a *tunnelAttempt) open(ctx context.Context) opening {
 	if err := a.path.health.openings.enter(ctx, a.turn); err != nil {
 		return opening{path: a.path, err: err, took: time.Since(start)}
 	}
-	defer a.path.health.openings.leave(a.turn)
-	tunnel, err := a.h.dialTunnel(ctx, a.path.member, a.dest, a.client, a.header)
-	return opening{path: a.path, tunnel: tunnel, err: err, took: time.Since(start)}
+	o := opening{path: a.path}
+	defer func() { a.path.health.openings.leave(a.turn, o.tunnel != nil) }()
+	o.tunnel, o.err = a.h.dialTunnel(ctx, a.path.member, a.dest, a.client, a.header)
+	o.took = time.Since(start)
+	return o
 }
 
 // openVia opens the tunnel through the current upstream, and through a second one
