@@ -55,6 +55,7 @@ func (f *failure) Error() string { return f.text }
 var (
 	failTarget        = &failure{400, "http_request_error", blameClient, "malformed request target"}
 	failRequest       = &failure{400, "http_request_error", blameClient, "malformed request"}
+	failFields        = &failure{431, "http_request_error", blameClient, "request has too many header fields"}
 	failBodySize      = &failure{413, "http_request_error", blameClient, "request body is too large"}
 	failAuth          = &failure{407, "http_request_denied", blameClient, "proxy authentication required"}
 	failDenied        = &failure{403, "http_request_denied", blamePolicy, "destination is not allowed"}

@@ -4,6 +4,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -14,16 +15,20 @@ import (
 // ones behind them. Values share one backing array, so that a head costs one
 // allocation and not one a field.
 func (t *transaction) setFields(header http.Header, hd *h1.Head, extra []h1.Field) {
-	var options []string
+	var options connectionOptions
 	for i := range hd.Fields {
 		if hd.Fields[i].Name == "Connection" {
-			options = connectionOptions(options, hd.Fields[i].Value)
+			options = options.add(hd.Fields[i].Value)
 		}
+	}
+	options.complete()
+	for name, have := range header {
+		header[name] = slices.Clip(have) // others may hold what is behind it
 	}
 	values := make([]string, 0, len(hd.Fields)+len(extra))
 	add := func(f *h1.Field) {
 		if have, ok := header[f.Name]; ok {
-			header[f.Name] = append(have[:len(have):len(have)], f.Value)
+			header[f.Name] = append(have, f.Value) // its room is its own
 			return
 		}
 		values = append(values, f.Value)
@@ -31,7 +36,7 @@ func (t *transaction) setFields(header http.Header, hd *h1.Head, extra []h1.Fiel
 	}
 	for i := range hd.Fields {
 		f := &hd.Fields[i]
-		if hopByHop(f.Name) || f.Name == "Content-Length" || f.Name == "Trailer" || listed(options, f.Name) {
+		if hopByHop(f.Name) || f.Name == "Content-Length" || f.Name == "Trailer" || options.has(f.Name) {
 			continue
 		}
 		add(f)

@@ -262,6 +262,9 @@ func (c *Conn) readTrailer() error {
 		if total += len(line) + 2; total > maxTrailer {
 			return tooLarge("trailer section over %d bytes", maxTrailer)
 		}
+		if len(c.body.trailer) == MaxFields {
+			return tooLarge("trailer section of over %d fields", MaxFields)
+		}
 		canonicalName(line)
 		f, err := parseField(string(line))
 		if err != nil {

@@ -8,6 +8,10 @@ import (
 	"strings"
 )
 
+// MaxFields bounds the field lines of a head, and those of a trailer section: each costs
+// more than its bytes.
+const MaxFields = 1000
+
 // Field is one header or trailer field line.
 type Field struct {
 	Name  string // in canonical form (Content-Type)
@@ -184,6 +188,9 @@ func parseFields(fields []Field, text string) ([]Field, error) {
 		line, text = cutLine(text)
 		if line == "" {
 			return fields, nil
+		}
+		if len(fields) == MaxFields {
+			return fields, tooLarge("response head of over %d fields", MaxFields)
 		}
 		f, err := parseField(line)
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -128,11 +129,8 @@ func headError(err error) error {
 // ReplyOf is what a head says about who made the answer.
 func ReplyOf(head *h1.Head) Reply {
 	r := Reply{Status: head.Status}
-	chunked := false
-	for _, f := range head.Fields {
-		r.add(f.Name, f.Value)
-		chunked = chunked || f.Name == "Transfer-Encoding"
-	}
+	r.take(head.Fields)
+	chunked := slices.ContainsFunc(head.Fields, func(f h1.Field) bool { return f.Name == "Transfer-Encoding" })
 	r.BodyLess = r.BodyLess && !chunked || r.Status == 204 || r.Status == 304
 	return r
 }
