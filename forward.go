@@ -127,7 +127,7 @@ func (t *transaction) attempt(head []byte) error {
 func (t *transaction) choose() (*lease, error) {
 	first := t.out.attempts == 0
 	t.out.attempts++
-	t.out.reused, t.paths.answered, t.paths.spent = false, false, false
+	t.out.reused, t.paths.answered = false, false
 	if t.paths.current.member != nil {
 		fresh := t.again
 		t.again = false
@@ -144,7 +144,7 @@ func (t *transaction) choose() (*lease, error) {
 // giveBack ends an exchange whose connection can carry another one.
 func (t *transaction) giveBack(l *lease, resp h1.Response) {
 	switch {
-	case t.currentPool().retired.Load(), t.paths.spent, t.bound && t.paths.current.member != nil:
+	case t.currentPool().retired.Load(), t.absolute() && t.paths.current.health.single.Load(), t.bound && t.paths.current.member != nil:
 		l.Discard()
 	case t.bound:
 		t.pin(l, keepFor(resp.KeepAlive))
@@ -229,7 +229,6 @@ func (t *transaction) roundTrip(c *h1.Conn, head []byte, w *watch) (h1.Response,
 		// credentials for us to a stranger.
 		return resp, &h1.ProtocolError{Reason: "407 from an origin"}
 	}
-	t.bound = t.bound || authenticatesConnection(hd)
 	if up != nil {
 		up.finalHead(hd.Status)
 	}

@@ -120,6 +120,8 @@ func (t *transaction) writeInformational(hd *h1.Head) {
 	final := maps.Clone(header)
 	clear(header)
 	t.setFields(header, hd, nil)
+	delete(header, "Proxy-Support") // see offerSessionAuth
+	t.changeResponse(header)        // what a route takes away is not let out here
 	if t.r.ProtoMajor == 2 {
 		// The server encodes the header in another goroutine, which may go
 		// on after WriteHeader has returned because the client has reset

@@ -38,9 +38,10 @@ func (h *Head) Get(name string) string {
 	return ""
 }
 
-// ReadHead reads one response head, informational or final, of at most limit
-// bytes, until the read deadline. A malformed head is a *ProtocolError. After a
-// deadline has passed it may be called again and goes on where it was.
+// ReadHead reads one response head, informational or final, until the read deadline.
+// All heads since Begin have at most limit bytes together: that, and not their number,
+// bounds the informational ones. A malformed head is a *ProtocolError. After a deadline
+// has passed it may be called again and goes on where it was.
 func (c *Conn) ReadHead(h *Head, limit int) error {
 	end, err := c.headEnd(limit)
 	if err != nil {
@@ -49,8 +50,15 @@ func (c *Conn) ReadHead(h *Head, limit int) error {
 	canonicalNames(c.buf[c.r:end])
 	// One string for the whole head: names and values are parts of it.
 	text := string(c.buf[c.r:end])
+	c.heads += end - c.r
 	c.r = end
-	return h.parse(text)
+	if err := h.parse(text); err != nil {
+		return err
+	}
+	if h.Status < 200 {
+		c.doubtful = c.doubtful || h.framesInterim()
+	}
+	return nil
 }
 
 // headEnd reads until a whole head stands in the buffer and returns the index
@@ -58,6 +66,7 @@ func (c *Conn) ReadHead(h *Head, limit int) error {
 func (c *Conn) headEnd(limit int) (int, error) {
 	// Offsets from c.r, which filling the buffer may move.
 	line, scanned := 0, 0
+	left := limit - c.heads
 	for {
 		unread := c.buf[c.r:c.w]
 		for {
@@ -66,22 +75,29 @@ func (c *Conn) headEnd(limit int) (int, error) {
 				break
 			}
 			end := scanned + i + 1
-			if end > limit {
-				return 0, tooLarge("response head over %d bytes", limit)
+			if end > left {
+				return 0, c.headTooLarge(limit)
 			}
 			if blank := end - line; blank == 1 || blank == 2 && unread[line] == '\r' {
 				return c.r + end, nil
 			}
 			line, scanned = end, end
 		}
-		if scanned = len(unread); scanned >= limit {
-			return 0, tooLarge("response head over %d bytes", limit)
+		if scanned = len(unread); scanned >= left {
+			return 0, c.headTooLarge(limit)
 		}
 		c.makeRoom()
 		if err := c.fill(); err != nil {
 			return 0, c.headError(err)
 		}
 	}
+}
+
+func (c *Conn) headTooLarge(limit int) error {
+	if c.heads > 0 {
+		return tooLarge("informational responses and response head over %d bytes", limit)
+	}
+	return tooLarge("response head over %d bytes", limit)
 }
 
 // headError tells a connection that ended before anything came from one that

@@ -16,9 +16,6 @@ import (
 	"github.com/caddy-egress/egress/internal/h1"
 )
 
-// maxInformational is how many 1xx may precede an answer.
-const maxInformational = 8
-
 // dialHTTP1 asks for a tunnel with HTTP/1.1, on a connection of its own.
 func (d *Dialer) dialHTTP1(ctx context.Context, req request, client Client) (*Tunnel, error) {
 	return d.talk(ctx, d.tlsH1, client, StageReply, func(conn net.Conn) (*Tunnel, error) {
@@ -99,9 +96,10 @@ func (d *Dialer) exchange(conn net.Conn, req request) (*Tunnel, error) {
 	return &Tunnel{Conn: asTunnel(conn), Early: hc.Rest(), Reply: reply, Protocol: "http/1.1"}, nil
 }
 
-// readFinal reads the final head, past a few informational ones.
+// readFinal reads the final head, past informational ones, in MaxReplyHead bytes and
+// ReplyTimeout for all.
 func (d *Dialer) readFinal(hc *h1.Conn, head *h1.Head) error {
-	for range maxInformational + 1 {
+	for {
 		if err := hc.ReadHead(head, d.cfg.MaxReplyHead); err != nil {
 			return headError(err)
 		}
@@ -112,7 +110,6 @@ func (d *Dialer) readFinal(hc *h1.Conn, head *h1.Head) error {
 			return nil
 		}
 	}
-	return malformed("over %d informational responses", maxInformational)
 }
 
 // headError says in this package's terms why there was no head.

@@ -167,7 +167,7 @@ func (c *h2Conn) onHeaders(f *http2.MetaHeadersFrame) error {
 		return nil
 	}
 	if status < 200 {
-		s.onInformational(status, f.StreamEnded())
+		s.onInformational(status, f)
 		return nil
 	}
 	reply := Reply{Status: status}
