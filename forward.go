@@ -232,8 +232,7 @@ func (t *transaction) roundTrip(c *h1.Conn, head []byte, w *watch) (h1.Response,
 	if up != nil {
 		up.finalHead(hd.Status)
 	}
-	t.writeResponseHead(hd, resp)
-	return resp, t.relayBody(c, resp, w)
+	return resp, t.relay(c, hd, resp, w)
 }
 
 // surelyWritten is the size of a head that any socket takes at once.
@@ -244,13 +243,15 @@ const surelyWritten = 4 << 10
 // client that leaves earlier is noticed then.
 const firstWait = 100 * time.Millisecond
 
-// relayBody copies the response body to the client. What is at hand leaves with
-// the head in one write; before it waits for more, it flushes what there is.
+// relay sends the client the response: what is at hand leaves with the head in one
+// write; before it waits for more, it flushes what there is. As long as neither has
+// happened, a body that breaks is no answer yet: the client gets a 502.
 //
 // The writer is used directly, not by io.Copy: net/http's ReadFrom flushes the
 // head on its own and takes a new buffer each time.
-func (t *transaction) relayBody(c *h1.Conn, resp h1.Response, w *watch) error {
+func (t *transaction) relay(c *h1.Conn, hd *h1.Head, resp h1.Response, w *watch) error {
 	if c.BodyDone() {
+		t.writeResponseHead(hd, resp)
 		if t.r.ProtoMajor == 3 {
 			t.flush() // or a Content-Length of 0 would be made up
 		}
@@ -259,12 +260,19 @@ func (t *transaction) relayBody(c *h1.Conn, resp h1.Response, w *watch) error {
 	buf := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buf)
 	if c.Buffered() == 0 {
+		t.writeResponseHead(hd, resp)
 		t.flush()
 		w.start()
 	}
 	body := c.Body()
 	for {
 		n, err := body.Read(*buf)
+		if !t.committed {
+			if err != nil && err != io.EOF {
+				return err
+			}
+			t.writeResponseHead(hd, resp)
+		}
 		if n > 0 {
 			t.out.bytesDown += int64(n)
 			if _, werr := t.w.Write((*buf)[:n]); werr != nil {

@@ -260,12 +260,8 @@ func (t *transaction) finish(err error) error {
 	if t.out.failure.blame != blameProxy {
 		t.logAsInfo()
 	}
-	if t.committed || t.out.failure == failCanceled {
-		// A client with a head that promises more than will come must see
-		// that it is broken: only a closed connection or a reset stream
-		// tells it so.
-		t.aborted = true
-		panic(http.ErrAbortHandler)
+	if t.out.failure == failCanceled || t.committed && !t.takeBack() {
+		t.abort()
 	}
 	t.writeFailure()
 	return nil

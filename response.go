@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/caddy-egress/egress/internal/h1"
@@ -67,11 +68,7 @@ func (t *transaction) writeResponseHead(hd *h1.Head, resp h1.Response) {
 		header["Content-Type"] = nil // no guessing
 	}
 	if resp.Framing == h1.ByChunks && t.takesTrailers() {
-		for i := range hd.Fields {
-			if f := &hd.Fields[i]; f.Name == "Trailer" {
-				header["Trailer"] = append(header["Trailer"], f.Value)
-			}
-		}
+		announceTrailer(header, hd)
 	}
 	if hd.Status >= http.StatusInternalServerError {
 		t.logAsInfo()
@@ -86,17 +83,36 @@ func (t *transaction) writeResponseHead(hd *h1.Head, resp h1.Response) {
 	t.w.WriteHeader(hd.Status)
 }
 
+// announceTrailer says which fields will come as a trailer. Those that are in the header
+// as well are left out: net/http would send their values there as a trailer.
+func announceTrailer(header http.Header, hd *h1.Head) {
+	var names []string
+	for i := range hd.Fields {
+		if hd.Fields[i].Name != "Trailer" {
+			continue
+		}
+		for name := range strings.SplitSeq(hd.Fields[i].Value, ",") {
+			name = http.CanonicalHeaderKey(strings.Trim(name, " \t"))
+			if _, ok := header[name]; !ok && name != "" {
+				names = append(names, name)
+			}
+		}
+	}
+	if names != nil {
+		header["Trailer"] = []string{strings.Join(names, ", ")}
+	}
+}
+
 // offerSessionAuth tells the client of a challenge that authenticates the
 // connection that its own connection to this proxy will do for that (RFC 4559
 // §6): it does not try otherwise.
 func (t *transaction) offerSessionAuth(hd *h1.Head, header http.Header) {
-	if hd.Status != http.StatusUnauthorized || t.clientConn() == nil || !authenticatesConnection(hd) {
+	// A connection of HTTP/1.0 ends with the answer.
+	if hd.Status != http.StatusUnauthorized || t.clientConn() == nil || !t.r.ProtoAtLeast(1, 1) || !authenticatesConnection(hd) {
 		return
 	}
 	header["Proxy-Support"] = []string{"Session-Based-Authentication"}
-	if t.r.ProtoAtLeast(1, 1) { // 1.0 needs the field to keep the connection
-		header["Connection"] = []string{"Proxy-Support"}
-	}
+	header["Connection"] = []string{"Proxy-Support"}
 }
 
 // lengthText is the one canonical form of the length: the origin's own text
@@ -194,17 +210,19 @@ const (
 // closeClientConnection makes an HTTP/1 connection close after the answer where
 // what follows on it must not be parsed as a request: the rest of a body that
 // was not read to its end, or bytes behind a refused CONNECT (RFC 9112 §9.3,
-// RFC 9931). It reports whether the client may still be sending a body.
+// RFC 9931). With HTTP/1.0 that is always so: net/http drops its Transfer-Encoding, so
+// what follows may be a body (§6.1), and a proxy does not persist with 1.0 (§9.3). It
+// reports whether the client may still be sending a body.
 func (t *transaction) closeClientConnection() (sending bool) {
 	if t.r.ProtoMajor != 1 {
 		return false
 	}
 	refusedTunnel := t.kind == isTunnel
-	if !refusedTunnel && t.bodyRead {
+	if !refusedTunnel && t.bodyRead && t.r.ProtoAtLeast(1, 1) {
 		return false
 	}
 	t.w.Header()["Connection"] = []string{"close"}
-	return !refusedTunnel && t.r.Header["Expect"] == nil
+	return !refusedTunnel && !t.bodyRead && t.r.Header["Expect"] == nil
 }
 
 // linger delivers the answer and then drops what the client is still sending,

@@ -69,7 +69,7 @@ type Conn struct {
 	body     bodyState
 	heads    int  // bytes of heads that were read since Begin
 	heard    bool // bytes have come since Begin
-	doubtful bool // an informational head had framing fields, or closes the connection
+	doubtful bool // a head can be read in more than one way, or an informational one ends the connection
 	reusable bool // framing and Connection allow another exchange
 	deadline bool // a read deadline is set
 }

@@ -47,7 +47,9 @@ func (c *Conn) ReadHead(h *Head, limit int) error {
 	if err != nil {
 		return err
 	}
-	canonicalNames(c.buf[c.r:end])
+	if canonicalNames(c.buf[c.r:end]) {
+		c.doubtful = true // others may have read the head in another way
+	}
 	// One string for the whole head: names and values are parts of it.
 	text := string(c.buf[c.r:end])
 	c.heads += end - c.r
@@ -130,23 +132,29 @@ func (c *Conn) makeRoom() {
 }
 
 // canonicalNames brings the field names of a head into canonical form, in place:
-// done later, it would cost a string for each name.
-func canonicalNames(head []byte) {
+// done later, it would cost a string for each name. It reports whether there was white
+// space behind one of them.
+func canonicalNames(head []byte) (spaced bool) {
 	for i := bytes.IndexByte(head, '\n'); i >= 0; i = bytes.IndexByte(head, '\n') {
 		head = head[i+1:]
-		canonicalName(head)
+		spaced = canonicalName(head) || spaced
 	}
+	return spaced
 }
 
 // canonicalName does so for one field line. What is no valid name stays as it is,
 // to be shown in the error.
-func canonicalName(line []byte) {
+func canonicalName(line []byte) (spaced bool) {
 	n := 0
 	for n < len(line) && tokenByte[line[n]] {
 		n++
 	}
-	if n == len(line) || line[n] != ':' {
-		return
+	colon := n
+	for colon < len(line) && (line[colon] == ' ' || line[colon] == '\t') {
+		colon++
+	}
+	if colon == len(line) || line[colon] != ':' {
+		return false
 	}
 	upper := true
 	for i, b := range line[:n] {
@@ -155,6 +163,7 @@ func canonicalName(line []byte) {
 		}
 		upper = b == '-'
 	}
+	return colon > n
 }
 
 // parse reads a complete head: status line, field lines, empty line.
@@ -216,7 +225,8 @@ func parseFields(fields []Field, text string) ([]Field, error) {
 	}
 }
 
-// parseField reads a field line whose name is in canonical form.
+// parseField reads a field line whose name is in canonical form. White space between name
+// and colon is dropped, as a proxy must do with responses (RFC 9112 §5.1).
 func parseField(line string) (Field, error) {
 	if line[0] == ' ' || line[0] == '\t' {
 		return Field{}, malformed("obsolete line folding (RFC 9112 section 5.2)")
@@ -225,7 +235,7 @@ func parseField(line string) (Field, error) {
 	if !ok {
 		return Field{}, malformed("field line without a colon: %.40q", line)
 	}
-	if !validName(name) {
+	if name = strings.TrimRight(name, " \t"); !validName(name) {
 		return Field{}, malformed("field name %.40q", name)
 	}
 	value = strings.Trim(value, " \t")
