@@ -128,7 +128,7 @@ func (t *transaction) attempt(head []byte) error {
 func (t *transaction) choose() (*lease, error) {
 	first := t.out.attempts == 0
 	t.out.attempts++
-	t.out.reused, t.paths.answered, t.paths.spent = false, false, false
+	t.out.reused, t.paths.answered = false, false
 	if t.paths.current.member != nil {
 		fresh := t.again
 		t.again = false
@@ -148,7 +148,7 @@ func (t *transaction) choose() (*lease, error) {
 // giveBack ends an exchange whose connection can carry another one.
 func (t *transaction) giveBack(l *lease, resp h1.Response) {
 	switch {
-	case t.currentPool().retired.Load(), t.paths.spent, t.bound && t.paths.current.member != nil:
+	case t.currentPool().retired.Load(), t.absolute() && t.paths.current.health.single.Load(), t.bound && t.paths.current.member != nil:
 		l.Discard()
 	case t.bound:
 		t.pin(l, keepFor(resp.KeepAlive))
@@ -231,12 +231,10 @@ func (t *transaction) roundTrip(c *h1.Conn, head []byte, w *watch) (h1.Response,
 		// credentials for us to a stranger.
 		return resp, &h1.ProtocolError{Reason: "407 from an origin"}
 	}
-	t.bound = t.bound || authenticatesConnection(hd)
 	if up != nil {
 		up.finalHead(hd.Status)
 	}
-	t.writeResponseHead(hd, resp)
-	return resp, t.relayBody(c, resp, w)
+	return resp, t.relay(c, hd, resp, w)
 }
 
 // surelyWritten is the size of a head that any socket takes at once.
@@ -247,13 +245,15 @@ const surelyWritten = 4 << 10
 // client that leaves earlier is noticed then.
 const firstWait = 100 * time.Millisecond
 
-// relayBody copies the response body to the client. What is at hand leaves with
-// the head in one write; before it waits for more, it flushes what there is.
+// relay sends the client the response: what is at hand leaves with the head in one
+// write; before it waits for more, it flushes what there is. As long as neither has
+// happened, a body that breaks is no answer yet: the client gets a 502.
 //
 // The writer is used directly, not by io.Copy: net/http's ReadFrom flushes the
 // head on its own and takes a new buffer each time.
-func (t *transaction) relayBody(c *h1.Conn, resp h1.Response, w *watch) error {
+func (t *transaction) relay(c *h1.Conn, hd *h1.Head, resp h1.Response, w *watch) error {
 	if c.BodyDone() {
+		t.writeResponseHead(hd, resp)
 		if t.r.ProtoMajor == 3 {
 			t.flush() // or a Content-Length of 0 would be made up
 		}
@@ -262,12 +262,19 @@ func (t *transaction) relayBody(c *h1.Conn, resp h1.Response, w *watch) error {
 	buf := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buf)
 	if c.Buffered() == 0 {
+		t.writeResponseHead(hd, resp)
 		t.flush()
 		w.start()
 	}
 	body := c.Body()
 	for {
 		n, err := body.Read(*buf)
+		if !t.committed {
+			if err != nil && err != io.EOF {
+				return err
+			}
+			t.writeResponseHead(hd, resp)
+		}
 		if n > 0 {
 			t.out.bytesDown += int64(n)
 			if _, werr := t.w.Write((*buf)[:n]); werr != nil {

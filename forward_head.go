@@ -13,8 +13,9 @@ import (
 
 // This file contains how the head of a response is waited for.
 
-// maxInformational bounds the 1xx responses to one request.
-const maxInformational = 8
+// headWaits is how many times response_header_timeout informational responses can make
+// the wait for the final head last, each by one at most.
+const headWaits = 3
 
 // errSilent is a peer that has sent no byte of a response in time.
 var errSilent = errors.New("nothing came")
@@ -45,11 +46,12 @@ func endedUnheard(c *h1.Conn, err error) bool {
 // long enough (§10.1.1).
 func (t *transaction) readFinalHead(c *h1.Conn, hd *h1.Head, w *watch) error {
 	up := t.upload
-	deadline := t.headDeadline()
+	begun := time.Now()
+	deadline := t.headDeadline(begun)
 	waiting := up != nil && up.expectsContinue
 	switch {
 	case waiting:
-		deadline = time.Now().Add(time.Duration(t.h.transport.ExpectContinueTimeout))
+		deadline = begun.Add(time.Duration(t.h.transport.ExpectContinueTimeout))
 	case up != nil:
 		up.start(c)
 	}
@@ -58,7 +60,7 @@ func (t *transaction) readFinalHead(c *h1.Conn, hd *h1.Head, w *watch) error {
 			return err
 		}
 	}
-	for informational := 0; ; {
+	for {
 		err := c.ReadHead(hd, int(t.h.transport.MaxResponseHeader))
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			switch {
@@ -78,16 +80,48 @@ func (t *transaction) readFinalHead(c *h1.Conn, hd *h1.Head, w *watch) error {
 			return err
 		}
 		t.paths.answered = true
+		t.noteHead(hd)
 		if hd.Status >= 200 {
 			return nil
-		}
-		if informational++; informational > maxInformational {
-			return &h1.ProtocolError{Reason: "too many informational responses"}
 		}
 		if err := t.informational(c, hd, up, &waiting); err != nil {
 			return err
 		}
+		switch {
+		case up == nil:
+			deadline = t.extended(begun)
+			err = c.SetReadDeadline(w.first(deadline))
+		case !waiting:
+			up.extendHeadDeadline()
+		}
+		if err != nil {
+			return err
+		}
 	}
+}
+
+// noteHead takes from a head what protects other requests. That is true of each head,
+// the informational ones included: a parent that does not know them may have taken the
+// first one for the answer, and named itself there alone.
+func (t *transaction) noteHead(hd *h1.Head) {
+	t.bound = t.bound || authenticatesConnection(hd)
+	if t.absolute() && relaysOn(hd) {
+		t.paths.current.health.single.Store(true)
+	}
+}
+
+// headDeadline is when the final head must be there that is waited for from then on.
+func (t *transaction) headDeadline(from time.Time) time.Time {
+	return from.Add(time.Duration(t.h.transport.ResponseHeaderTimeout))
+}
+
+// extended is the deadline behind an informational response: the origin works on it.
+func (t *transaction) extended(begun time.Time) time.Time {
+	last := begun.Add(headWaits * time.Duration(t.h.transport.ResponseHeaderTimeout))
+	if next := t.headDeadline(time.Now()); next.Before(last) {
+		return next
+	}
+	return last
 }
 
 // informational handles a 1xx response: a 100 that was waited for is passed on
@@ -108,8 +142,4 @@ func (t *transaction) informational(c *h1.Conn, hd *h1.Head, up *upload, waiting
 		t.writeInformational(hd)
 	}
 	return nil
-}
-
-func (t *transaction) headDeadline() time.Time {
-	return time.Now().Add(time.Duration(t.h.transport.ResponseHeaderTimeout))
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -37,9 +38,15 @@ func essential(name string) bool {
 	return false
 }
 
-// connectionOptions adds the field names that a Connection value lists, in
-// canonical form.
-func connectionOptions(options []string, value string) []string {
+// connectionOptions are the field names that Connection lists, in canonical form. The
+// other side may list very many: these are sorted, to be found without a look at each.
+type connectionOptions []string
+
+// fewOptions are as quickly looked through as searched.
+const fewOptions = 16
+
+// add takes one value of Connection.
+func (options connectionOptions) add(value string) connectionOptions {
 	for option := range strings.SplitSeq(value, ",") {
 		option = strings.Trim(option, " \t")
 		if option == "" || strings.EqualFold(option, "close") || strings.EqualFold(option, "keep-alive") {
@@ -52,14 +59,20 @@ func connectionOptions(options []string, value string) []string {
 	return options
 }
 
-// listed reports whether name is among the connection options.
-func listed(options []string, name string) bool {
-	for _, option := range options {
-		if option == name {
-			return true
-		}
+// complete must be called when all values were added.
+func (options connectionOptions) complete() {
+	if len(options) > fewOptions {
+		slices.Sort(options)
 	}
-	return false
+}
+
+// has reports whether name is among the options.
+func (options connectionOptions) has(name string) bool {
+	if len(options) > fewOptions {
+		_, found := slices.BinarySearch(options, name)
+		return found
+	}
+	return slices.Contains(options, name)
 }
 
 // namesConnectionAuth reports whether a scheme is named that authenticates the
@@ -194,9 +207,13 @@ func (t *transaction) checkHead(buf []byte) (err error) {
 func (t *transaction) appendEndToEnd(b []byte) ([]byte, error) {
 	header, options := t.requestHeader()
 	own := t.proxyFields()
+	lines := 0
 	for name, values := range header {
-		if hopByHop(name) || name == "Content-Length" || name == "Host" || name == "Max-Forwards" || name == earlyDataField || listed(options, name) || own[name] != nil {
+		if hopByHop(name) || name == "Content-Length" || name == "Host" || name == "Max-Forwards" || name == earlyDataField || options.has(name) || own[name] != nil {
 			continue
+		}
+		if lines += len(values); lines > h1.MaxFields {
+			return b, &explained{failFields, fmt.Errorf("over %d", h1.MaxFields)}
 		}
 		for _, value := range values {
 			if !h1.ValidField(name, value) {

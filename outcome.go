@@ -55,6 +55,7 @@ func (f *failure) Error() string { return f.text }
 var (
 	failTarget        = &failure{400, "http_request_error", blameClient, "malformed request target"}
 	failRequest       = &failure{400, "http_request_error", blameClient, "malformed request"}
+	failFields        = &failure{431, "http_request_error", blameClient, "request has too many header fields"}
 	failBodySize      = &failure{413, "http_request_error", blameClient, "request body is too large"}
 	failAuth          = &failure{407, "http_request_denied", blameClient, "proxy authentication required"}
 	failClientLogins  = &failure{429, "http_request_denied", blameClient, "too many logins of this client are being checked"}
@@ -279,12 +280,8 @@ func (t *transaction) finish(err error) error {
 	if t.out.failure.blame != blameProxy {
 		t.logAsInfo()
 	}
-	if t.committed || t.out.failure == failCanceled {
-		// A client with a head that promises more than will come must see
-		// that it is broken: only a closed connection or a reset stream
-		// tells it so.
-		t.aborted = true
-		panic(http.ErrAbortHandler)
+	if t.out.failure == failCanceled || t.committed && !t.takeBack() {
+		t.abort()
 	}
 	t.writeFailure()
 	return nil

@@ -21,7 +21,6 @@ type paths struct {
 	tries     int  // of members of the group
 	told      bool // how the current attempt went
 	answered  bool // the current attempt has brought a head of a response
-	spent     bool // its connection must carry no other exchange
 	report    report
 }
 

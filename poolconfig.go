@@ -27,7 +27,9 @@ type Transport struct {
 	FallbackDelay caddy.Duration `json:"dial_fallback_delay,omitempty"`
 
 	// ResponseHeaderTimeout is how long an origin may take from the end of
-	// the request to the end of its response head; then 504. Default: 5m.
+	// the request to the end of its response head; then 504. Each
+	// informational response (1xx) lets it take as long again, up to three
+	// times as long in all. Default: 5m.
 	ResponseHeaderTimeout caddy.Duration `json:"response_header_timeout,omitempty"`
 
 	// ExpectContinueTimeout is how long an origin is waited for to answer
@@ -35,8 +37,9 @@ type Transport struct {
 	// §10.1.1). Default: 1s.
 	ExpectContinueTimeout caddy.Duration `json:"expect_continue_timeout,omitempty"`
 
-	// MaxResponseHeader is the size, in bytes, above which a response head
-	// is refused with 502. Default: 65536.
+	// MaxResponseHeader is the size, in bytes, above which a response head,
+	// with the informational ones (1xx) before it, is refused with 502.
+	// Default: 65536.
 	MaxResponseHeader int64 `json:"max_response_header_size,omitempty"`
 
 	// KeepAlive is about idle connections. Default: they are kept, as the

@@ -4,7 +4,9 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/caddy-egress/egress/internal/h1"
@@ -14,16 +16,20 @@ import (
 // ones behind them. Values share one backing array, so that a head costs one
 // allocation and not one a field.
 func (t *transaction) setFields(header http.Header, hd *h1.Head, extra []h1.Field) {
-	var options []string
+	var options connectionOptions
 	for i := range hd.Fields {
 		if hd.Fields[i].Name == "Connection" {
-			options = connectionOptions(options, hd.Fields[i].Value)
+			options = options.add(hd.Fields[i].Value)
 		}
+	}
+	options.complete()
+	for name, have := range header {
+		header[name] = slices.Clip(have) // others may hold what is behind it
 	}
 	values := make([]string, 0, len(hd.Fields)+len(extra))
 	add := func(f *h1.Field) {
 		if have, ok := header[f.Name]; ok {
-			header[f.Name] = append(have[:len(have):len(have)], f.Value)
+			header[f.Name] = append(have, f.Value) // its room is its own
 			return
 		}
 		values = append(values, f.Value)
@@ -31,7 +37,7 @@ func (t *transaction) setFields(header http.Header, hd *h1.Head, extra []h1.Fiel
 	}
 	for i := range hd.Fields {
 		f := &hd.Fields[i]
-		if hopByHop(f.Name) || f.Name == "Content-Length" || f.Name == "Trailer" || listed(options, f.Name) {
+		if hopByHop(f.Name) || f.Name == "Content-Length" || f.Name == "Trailer" || options.has(f.Name) {
 			continue
 		}
 		add(f)
@@ -62,11 +68,7 @@ func (t *transaction) writeResponseHead(hd *h1.Head, resp h1.Response) {
 		header["Content-Type"] = nil // no guessing
 	}
 	if resp.Framing == h1.ByChunks && t.takesTrailers() {
-		for i := range hd.Fields {
-			if f := &hd.Fields[i]; f.Name == "Trailer" {
-				header["Trailer"] = append(header["Trailer"], f.Value)
-			}
-		}
+		announceTrailer(header, hd)
 	}
 	if hd.Status >= http.StatusInternalServerError {
 		t.logAsInfo()
@@ -81,17 +83,36 @@ func (t *transaction) writeResponseHead(hd *h1.Head, resp h1.Response) {
 	t.w.WriteHeader(hd.Status)
 }
 
+// announceTrailer says which fields will come as a trailer. Those that are in the header
+// as well are left out: net/http would send their values there as a trailer.
+func announceTrailer(header http.Header, hd *h1.Head) {
+	var names []string
+	for i := range hd.Fields {
+		if hd.Fields[i].Name != "Trailer" {
+			continue
+		}
+		for name := range strings.SplitSeq(hd.Fields[i].Value, ",") {
+			name = http.CanonicalHeaderKey(strings.Trim(name, " \t"))
+			if _, ok := header[name]; !ok && name != "" {
+				names = append(names, name)
+			}
+		}
+	}
+	if names != nil {
+		header["Trailer"] = []string{strings.Join(names, ", ")}
+	}
+}
+
 // offerSessionAuth tells the client of a challenge that authenticates the
 // connection that its own connection to this proxy will do for that (RFC 4559
 // §6): it does not try otherwise.
 func (t *transaction) offerSessionAuth(hd *h1.Head, header http.Header) {
-	if hd.Status != http.StatusUnauthorized || t.clientConn() == nil || !authenticatesConnection(hd) {
+	// A connection of HTTP/1.0 ends with the answer.
+	if hd.Status != http.StatusUnauthorized || t.clientConn() == nil || !t.r.ProtoAtLeast(1, 1) || !authenticatesConnection(hd) {
 		return
 	}
 	header["Proxy-Support"] = []string{"Session-Based-Authentication"}
-	if t.r.ProtoAtLeast(1, 1) { // 1.0 needs the field to keep the connection
-		header["Connection"] = []string{"Proxy-Support"}
-	}
+	header["Connection"] = []string{"Proxy-Support"}
 }
 
 // lengthText is the one canonical form of the length: the origin's own text
@@ -115,6 +136,8 @@ func (t *transaction) writeInformational(hd *h1.Head) {
 	final := maps.Clone(header)
 	clear(header)
 	t.setFields(header, hd, nil)
+	delete(header, "Proxy-Support") // see offerSessionAuth
+	t.changeResponse(header)        // what a route takes away is not let out here
 	if t.r.ProtoMajor == 2 {
 		// The server encodes the header in another goroutine, which may go
 		// on after WriteHeader has returned because the client has reset
@@ -187,17 +210,19 @@ const (
 // closeClientConnection makes an HTTP/1 connection close after the answer where
 // what follows on it must not be parsed as a request: the rest of a body that
 // was not read to its end, or bytes behind a refused CONNECT (RFC 9112 §9.3,
-// RFC 9931). It reports whether the client may still be sending a body.
+// RFC 9931). With HTTP/1.0 that is always so: net/http drops its Transfer-Encoding, so
+// what follows may be a body (§6.1), and a proxy does not persist with 1.0 (§9.3). It
+// reports whether the client may still be sending a body.
 func (t *transaction) closeClientConnection() (sending bool) {
 	if t.r.ProtoMajor != 1 {
 		return false
 	}
 	refusedTunnel := t.kind == isTunnel
-	if !refusedTunnel && t.bodyRead {
+	if !refusedTunnel && t.bodyRead && t.r.ProtoAtLeast(1, 1) {
 		return false
 	}
 	t.w.Header()["Connection"] = []string{"close"}
-	return !refusedTunnel && t.r.Header["Expect"] == nil
+	return !refusedTunnel && !t.bodyRead && t.r.Header["Expect"] == nil
 }
 
 // linger delivers the answer and then drops what the client is still sending,

@@ -14,10 +14,11 @@ import (
 // requestHeader is the header of an exchange as it leaves on its route, changed if the
 // route wants that, and the names in it that do not leave because the client's
 // Connection lists them. What the route has set, the client cannot take away.
-func (t *transaction) requestHeader() (header http.Header, options []string) {
+func (t *transaction) requestHeader() (header http.Header, options connectionOptions) {
 	for _, v := range t.r.Header["Connection"] {
-		options = connectionOptions(options, v)
+		options = options.add(v)
 	}
+	options.complete()
 	ops := t.requestOps()
 	if ops == nil {
 		return t.r.Header, options

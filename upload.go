@@ -29,8 +29,9 @@ type upload struct {
 	done chan struct{} // nil until started; closed when the goroutine has ended
 
 	mu      sync.Mutex
-	final   bool // the final response head is there
-	hurried bool // the write deadline is no longer ours to extend
+	final   bool      // the final response head is there
+	out     time.Time // when the wait for the head has begun; zero while it has not
+	hurried bool      // the write deadline is no longer ours to extend
 
 	clean atomic.Bool // the client's body was read to its clean end
 	drop  atomic.Bool // read on for a while, but send nothing
@@ -79,7 +80,7 @@ func newUpload(t *transaction) *upload {
 func (u *upload) start(c *h1.Conn) {
 	_ = c.SetReadDeadline(time.Time{})
 	c.DeadlineMayBeArmed() // by the goroutine, when the request is out
-	u.conn, u.done, u.hurried = c, make(chan struct{}), false
+	u.conn, u.done, u.hurried, u.out = c, make(chan struct{}), false, time.Time{}
 	u.sent.Store(0)
 	go u.run()
 }
@@ -144,7 +145,7 @@ func (u *upload) writeFailed(err error) {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		_ = u.conn.ArmReadDeadline(longAgo)
 	default:
-		_ = u.conn.ArmReadDeadline(u.t.headDeadline())
+		u.waitForHead()
 	}
 }
 
@@ -153,7 +154,7 @@ func (u *upload) writeFailed(err error) {
 func (u *upload) send(p []byte) error {
 	u.mu.Lock()
 	if !u.hurried {
-		_ = u.conn.SetWriteDeadline(u.t.headDeadline())
+		_ = u.conn.SetWriteDeadline(u.t.headDeadline(time.Now()))
 	}
 	u.mu.Unlock()
 	_, err := u.conn.Write(p)
@@ -224,7 +225,23 @@ func (u *upload) armHeadDeadline() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if !u.final {
-		_ = u.conn.ArmReadDeadline(u.t.headDeadline())
+		u.waitForHead()
+	}
+}
+
+// waitForHead begins to wait. u.mu is held.
+func (u *upload) waitForHead() {
+	u.out = time.Now()
+	_ = u.conn.ArmReadDeadline(u.t.headDeadline(u.out))
+}
+
+// extendHeadDeadline lets the origin, which has sent an informational response, take
+// longer, if it is waited for already.
+func (u *upload) extendHeadDeadline() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !u.out.IsZero() {
+		_ = u.conn.ArmReadDeadline(u.t.extended(u.out))
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
 )
@@ -164,12 +165,21 @@ func madeByUpstream(r *proxydial.Reply) bool {
 }
 
 // relaysOn reports whether the upstream goes on relaying behind a response, as tinyproxy
-// does (seen in 1.11.1) behind one that has no Content-Length or none but 0: an origin
-// that keeps its connection open would get the next request on this one, whoever it is
-// for. Nothing is lost by not using it again: where the origin closes, tinyproxy does.
-func relaysOn(r *proxydial.Reply) bool {
-	last := r.Via[strings.LastIndexByte(r.Via, ',')+1:] // the nearest
-	return strings.Contains(last, "(tinyproxy/")
+// does (seen in 1.11.1) behind one that has no Content-Length or none but 0, or is
+// informational: an origin that keeps its connection open would get the next request on
+// this one, whoever it is for. Nothing is lost by not using it again: where the origin
+// closes, tinyproxy does.
+//
+// An origin can write the same to make connections to its parent be used once. That costs
+// others time; the opposite would cost them their requests.
+func relaysOn(hd *h1.Head) bool {
+	nearest := ""
+	for i := range hd.Fields {
+		if f := &hd.Fields[i]; f.Name == "Via" && f.Value != "" {
+			nearest = f.Value[strings.LastIndexByte(f.Value, ',')+1:]
+		}
+	}
+	return strings.Contains(nearest, "(tinyproxy/")
 }
 
 // maxRetryAfter keeps a Retry-After from being for ever.

@@ -208,7 +208,7 @@ func (c *activeChecks) get(ctx context.Context, conn net.Conn, t *checkTarget, m
 	if err := write(conn); err != nil {
 		return err
 	}
-	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxCheckBody+16<<10)), r)
+	resp, err := readFinalResponse(bufio.NewReader(io.LimitReader(conn, maxCheckBody+16<<10)), r)
 	if err != nil {
 		return err
 	}
@@ -229,4 +229,15 @@ func (c *activeChecks) get(ctx context.Context, conn net.Conn, t *checkTarget, m
 		return fmt.Errorf("body does not match %q", c.ExpectBody)
 	}
 	return nil
+}
+
+// readFinalResponse reads responses up to the final one: informational ones tell nothing
+// (RFC 9110 §15.2). What bounds the reading bounds them too.
+func readFinalResponse(br *bufio.Reader, r *http.Request) (*http.Response, error) {
+	for {
+		resp, err := http.ReadResponse(br, r)
+		if err != nil || resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
+			return resp, err
+		}
+	}
 }

@@ -29,6 +29,7 @@ type upstreamHealth struct {
 	slots    sync.Mutex   // held while a tunnel is counted against a limit
 	checking atomic.Int32 // configurations that check it
 	openings openings
+	single   atomic.Bool // its connections carry one exchange each (see relaysOn)
 }
 
 // endChecks is called when a configuration that checked the upstream lets it go.

@@ -79,9 +79,13 @@ func (v *viaRequest) connect(ctx context.Context) (net.Conn, netip.Addr, error) 
 }
 
 // Accept implements connpool.Requester. The address of the connection is the
-// upstream's, which no access rule is about; but an address of the destination that
+// upstream's, which no access rule is about, but it must be known to carry further
+// exchanges, and an address of the destination that
 // was looked up for a request with other rules is checked again.
 func (v *viaRequest) Accept(c *originConn) bool {
+	if v.absolute && v.member.health.single.Load() {
+		return false
+	}
 	return !c.told.IsValid() || v.h.dialer.check(v.dest, c.told) == nil
 }
 
@@ -256,7 +260,6 @@ func isLimit(err error) bool {
 // done, but for a challenge to us, which is none of the client's business.
 func (t *transaction) ownAnswer(hd *h1.Head) error {
 	reply := proxydial.ReplyOf(hd)
-	t.paths.spent = relaysOn(&reply)
 	if !madeByUpstream(&reply) {
 		return nil
 	}

@@ -33,8 +33,8 @@ func TestResponse_Malformed_RFC9112_6_3(t *testing.T) {
 		{"bare CR in value", "HTTP/1.1 200 OK\r\nX-Evil: 1\rX-More: 2\r\nContent-Length: 5\r\n\r\nhello"},
 		{"bare CR in name", "HTTP/1.1 200 OK\r\nX-\rEvil: 1\r\nContent-Length: 5\r\n\r\nhello"},
 		{"bare CR in status", "HTTP/1.1 200 OK\rX-Evil: 1\r\nContent-Length: 5\r\n\r\nhello"},
-		{"space before colon", "HTTP/1.1 200 OK\r\nX-Evil : 1\r\nContent-Length: 5\r\n\r\nhello"},
-		{"space before CL's colon", "HTTP/1.1 200 OK\r\nX-Evil: 1\r\nContent-Length : 5\r\n\r\nhello"},
+		{"space in a name", "HTTP/1.1 200 OK\r\nX Evil: 1\r\nContent-Length: 5\r\n\r\nhello"},
+		{"two CL, one with a space", "HTTP/1.1 200 OK\r\nX-Evil: 1\r\nContent-Length: 5\r\nContent-Length : 6\r\n\r\nhello!"},
 		{"obs-fold", "HTTP/1.1 200 OK\r\nX-Evil: 1\r\n folded\r\nContent-Length: 5\r\n\r\nhello"},
 		{"obs-fold tab", "HTTP/1.1 200 OK\r\nX-Evil: 1\r\n\tfolded\r\nContent-Length: 5\r\n\r\nhello"},
 		{"fold before the first field", "HTTP/1.1 200 OK\r\n X-Evil: 1\r\nContent-Length: 5\r\n\r\nhello"},
@@ -57,7 +57,7 @@ func TestResponse_Malformed_RFC9112_6_3(t *testing.T) {
 		{"TLS alert", "\x15\x03\x01\x00\x02\x02\x46\r\n\r\n"},
 		{"header too long", "HTTP/1.1 200 OK\r\nX-Evil: " + long + "\r\nContent-Length: 5\r\n\r\nhello"},
 		{"too many headers", "HTTP/1.1 200 OK\r\n" + strings.Repeat("X-Evil: 1\r\n", 900) + "Content-Length: 5\r\n\r\nhello"},
-		{"malformed 1xx", "HTTP/1.1 103 Early Hints\r\nX-Evil : 1\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"},
+		{"malformed 1xx", "HTTP/1.1 103 Early Hints\r\nX(Evil): 1\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"},
 		{"1xx with length", "HTTP/1.1 103 Early Hints\r\nX-Evil: 1\r\nContent-Length: 43\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5 , 6\r\n\r\nhello"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -224,4 +224,157 @@ func TestResponse_Surplus(t *testing.T) {
 			})
 		}
 	}
+}
+
+// RFC 9112 §5.1: white space between name and colon is taken out of a response. As others
+// may have read it in another way, the connection carries no other exchange.
+func TestResponse_SpaceBeforeColon_RFC9112_5_1(t *testing.T) {
+	eachMode(t, func(t *testing.T, m mode) {
+		p := startUsual(t, m)
+		origin := newRawOrigin(t, func(oc *originConn) {
+			oc.request()
+			oc.send("HTTP/1.1 200 OK\r\nx-spaced \t: 1\r\nContent-Length : 2\r\n\r\nok")
+			_ = oc.awaitEnd()
+		})
+		for n := range 2 {
+			resp := p.dialPlain(t).roundTrip("GET", "GET "+origin.url("/")+" HTTP/1.1\r\nHost: x\r\n\r\n")
+			if !strings.Contains(resp.head, "\r\nX-Spaced: 1\r\n") || resp.StatusCode != 200 || resp.body != "ok" || origin.count() != n+1 {
+				t.Errorf("got %q %q on connection %d", resp.head, resp.body, origin.count())
+			}
+		}
+	})
+}
+
+// A response that turns out to be broken before anything of it was sent is a 502, for the
+// log as well, and not a connection that ends without an answer: a client may take that
+// for the usual end of an idle connection, and send its request again.
+func TestResponse_BrokenBeforeAnythingWasSent(t *testing.T) {
+	const head = "HTTP/1.1 200 OK\r\nX-Evil: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
+	for _, tc := range []struct {
+		name, response string
+		held           bool // only where a writer holds the head back
+	}{
+		{"space", head + "2 \r\nok\r\n0\r\n\r\n", false},
+		{"LF", head + "2\nok\n0\n\n", false},
+		{"no number", head + "zz\r\nok\r\n", false},
+		{"second chunk", head + "2\r\nok\r\nzz\r\nok\r\n", false},
+		{"trailer", head + "0\r\nX Y: z\r\n\r\n", false},
+		{"trailer behind a chunk", head + "2\r\nok\r\n0\r\nX Y: z\r\n\r\n", false},
+		{"1xx before", "HTTP/1.1 103 Early Hints\r\n\r\n" + head + "zz\r\nok\r\n", false},
+		{"nothing of a length", "HTTP/1.1 200 OK\r\nX-Evil: 1\r\nContent-Length: 100\r\n\r\n", true},
+		{"nothing of chunks", head, true},
+	} {
+		for _, site := range []string{"", "encode gzip"} {
+			if tc.held && site == "" {
+				continue
+			}
+			t.Run(tc.name+" "+site, func(t *testing.T) {
+				eachMode(t, func(t *testing.T, m mode) {
+					p := start(t, m, setup{site: site})
+					eachClient(t, p, func(t *testing.T, c *client) {
+						origin := newRawOrigin(t, func(oc *originConn) {
+							oc.request()
+							oc.send(tc.response)
+							if !tc.held {
+								_ = oc.awaitEnd()
+							}
+						})
+						resp := c.do(t, c.newRequest(t, "POST", origin.url("/broken"), strings.NewReader("amount=1")))
+						expectError(t, resp.Response, 502, "http_protocol_error", "http_response_incomplete")
+						if resp.Header.Get("X-Evil") != "" || origin.count() != 1 {
+							t.Errorf("got %v after %d requests", resp.Header, origin.count())
+						}
+						if m.access {
+							if line := p.egressLine(t, origin.url("/broken")); line.num("status") != 502 {
+								t.Errorf("logged as %v", line.num("status"))
+							}
+						}
+					})
+				})
+			})
+		}
+	}
+}
+
+// A client of HTTP/1.0 without a length can tell a cut body only by a reset: neither a
+// regular end of the connection nor TLS's closure alert may follow what it has got.
+func TestResponse_TruncatedTo10(t *testing.T) {
+	for _, response := range []string{
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhello",
+	} {
+		eachMode(t, func(t *testing.T, m mode) {
+			p := startUsual(t, m)
+			eachH1(t, func(t *testing.T, kind string) {
+				for _, upload := range []string{"", "Content-Length: 2\r\n\r\nab"} {
+					seen := make(chan struct{})
+					origin := newRawOrigin(t, func(oc *originConn) {
+						oc.request()
+						oc.send(response)
+						oc.hold(seen)
+					})
+					raw := p.dialH1(t, kind)
+					request := "GET " + origin.url("/") + " HTTP/1.0\r\n\r\n"
+					if upload != "" {
+						request = "POST " + origin.url("/") + " HTTP/1.0\r\n" + upload
+					}
+					raw.send(request)
+					resp := raw.responseHead("GET")
+					if got := readN(t, raw.br, 5); string(got) != "hello" || resp.StatusCode != 200 {
+						t.Fatalf("got %q", got)
+					}
+					close(seen)
+					if rest, err := io.ReadAll(raw.br); err == nil {
+						t.Errorf("the part looks whole, with %q behind it", rest)
+					}
+				}
+			})
+		})
+	}
+}
+
+// RFC 9112 §6.1: with HTTP/1.0 a Transfer-Encoding means nothing, and what follows may be
+// the body that it was meant for: no request is read behind it.
+func TestRequest_ChunksIn10_RFC9112_6_1(t *testing.T) {
+	eachMode(t, func(t *testing.T, m mode) {
+		p := startUsual(t, m)
+		origin := newRawOrigin(t, func(oc *originConn) {
+			for {
+				oc.ok(oc.request().target)
+			}
+		})
+		eachH1(t, func(t *testing.T, kind string) {
+			inner := "GET " + origin.url("/smuggled") + " HTTP/1.1\r\nHost: x\r\n\r\n"
+			for _, dest := range []string{origin.url("/outer"), "http://10.0.0.1/"} {
+				raw := p.dialH1(t, kind)
+				resp := raw.roundTrip("POST", "POST "+dest+" HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n"+inner)
+				if strings.Contains(resp.head, "keep-alive") || strings.Contains(resp.body, "smuggled") {
+					t.Errorf("got %q %q", resp.head, resp.body)
+				}
+				raw.expectClosed()
+			}
+		})
+	})
+}
+
+// A field that is announced as a trailer, and is in the head, is no trailer until it comes
+// as one.
+func TestResponse_TrailersAreNotInvented(t *testing.T) {
+	eachMode(t, func(t *testing.T, m mode) {
+		p := startUsual(t, m)
+		eachClient(t, p, func(t *testing.T, c *client) {
+			for tail, want := range map[string]string{"": "[]", "X-T: tail\r\n": "[tail]"} {
+				origin := newRawOrigin(t, func(oc *originConn) {
+					oc.request()
+					oc.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-T, X-U\r\nX-T: head\r\n\r\n1\r\nx\r\n0\r\n" + tail + "\r\n")
+				})
+				r := c.newRequest(t, "GET", origin.url("/"), nil)
+				r.Header.Set("Te", "trailers")
+				resp := c.do(t, r)
+				if got := fmt.Sprint(resp.Trailer["X-T"]); got != want || resp.Header.Get("X-T") != "head" {
+					t.Errorf("trailer %s, want %s; header %q", got, want, resp.Header.Get("X-T"))
+				}
+			}
+		})
+	})
 }

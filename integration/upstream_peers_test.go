@@ -105,6 +105,8 @@ func TestUpstream_TinyproxyRelaysOn(t *testing.T) {
 		"empty":   "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
 		"no body": "HTTP/1.1 204 No Content\r\n\r\n",
 		"chunked": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"103":     "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+		"100":     "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			checkLeaks(t)
@@ -123,6 +125,51 @@ func TestUpstream_TinyproxyRelaysOn(t *testing.T) {
 				c.get(t, bad.url("/bad"))
 				c.get(t, good.URL+"/good").expect(t, 200, "ok")
 			}
+		})
+	}
+}
+
+// A parent that has named itself tinyproxy once, be it in an informational response, gets
+// each further exchange on a connection of its own, also where it does not do so again.
+func TestUpstream_OneExchangeAfterTinyproxysVia(t *testing.T) {
+	for name, first := range map[string]string{
+		"interim": "HTTP/1.1 103 Early Hints\r\nVia: 1.1 parent (tinyproxy/1.11.1)\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+		"final":   "HTTP/1.1 200 OK\r\nVia: 1.1 other, 1.1 parent (tinyproxy/1.11.1)\r\nContent-Length: 0\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachMode(t, func(t *testing.T, m mode) {
+				held, release := make(chan struct{}), make(chan struct{})
+				parent := newFakeUpstream(t, func(oc *originConn, r *originRequest) bool {
+					switch r.target {
+					case "http://one.test/before":
+						close(held)
+						oc.hold(release)
+						oc.ok("")
+					case "http://one.test/named":
+						oc.send(first)
+					default:
+						oc.ok("")
+					}
+					return true
+				})
+				p := start(t, m, setup{egress: group("", parent.addr)})
+				c := p.client(t, "h1")
+				before := make(chan struct{})
+				go func() {
+					defer close(before)
+					p.client(t, "h1").get(t, "http://one.test/before").expect(t, 200, "")
+				}()
+				await(t, held, "a request that is under way meanwhile")
+				c.get(t, "http://one.test/named").expect(t, 200, "")
+				close(release)
+				await(t, before, "its answer")
+				for range 3 {
+					c.get(t, "http://two.test/").expect(t, 200, "")
+				}
+				if asked, conns := parent.asked(), parent.count(); asked != 5 || conns != 5 {
+					t.Errorf("%d exchanges on %d connections", asked, conns)
+				}
+			})
 		})
 	}
 }

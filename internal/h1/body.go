@@ -161,7 +161,7 @@ func (c *Conn) readChunked(p []byte) (int, error) {
 
 // chunkAtHand reports whether the reading can go on behind a chunk without
 // waiting: the frame of the next chunk is at hand and a byte of its data, or
-// behind a size of zero the empty line that ends the body.
+// behind a size of zero the trailer section, which an empty line ends.
 func (c *Conn) chunkAtHand() bool {
 	b := c.buf[c.r:c.w]
 	if c.body.inChunks {
@@ -175,7 +175,7 @@ func (c *Conn) chunkAtHand() bool {
 	}
 	rest := b[j+1:]
 	if b[0] == '0' {
-		return len(rest) >= 2 && rest[0] == '\r' && rest[1] == '\n'
+		return len(rest) >= 2 && rest[0] == '\r' && rest[1] == '\n' || bytes.Contains(rest, []byte("\r\n\r\n"))
 	}
 	return len(rest) > 0
 }
@@ -261,6 +261,9 @@ func (c *Conn) readTrailer() error {
 		}
 		if total += len(line) + 2; total > maxTrailer {
 			return tooLarge("trailer section over %d bytes", maxTrailer)
+		}
+		if len(c.body.trailer) == MaxFields {
+			return tooLarge("trailer section of over %d fields", MaxFields)
 		}
 		canonicalName(line)
 		f, err := parseField(string(line))

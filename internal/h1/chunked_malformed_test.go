@@ -85,7 +85,8 @@ func TestChunkedLimits(t *testing.T) {
 		{"trailer line without end", "0\r\nA:" + strings.Repeat("a", 1<<20), "line of a chunked body over 16384 bytes"},
 		{"trailer section", "0\r\n" + fields(16, maxTrailer/16) + "\r\n", ""},
 		{"trailer section", "0\r\n" + fields(15, maxTrailer/16) + fields(1, maxTrailer/16+1) + "\r\n", "trailer section over 16384 bytes"},
-		{"trailers without end", "0\r\n" + fields(1<<16, 8), "trailer section over 16384 bytes"},
+		{"trailers without end", "0\r\n" + fields(1<<14, 32), "trailer section over 16384 bytes"},
+		{"short trailers without end", "0\r\n" + fields(1<<16, 8), "trailer section of over 1000 fields"},
 	} {
 		text := chunkedHead + tc.wire
 		for _, pieces := range [][]string{{text}, bytewise(text[:min(len(text), 20000)])} {

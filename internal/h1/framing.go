@@ -59,6 +59,23 @@ func (c *Conn) Frame(h *Head, method string) (Response, error) {
 	return resp, nil
 }
 
+// framesInterim reports whether an informational head says what only a final one may:
+// how long a body is, or that the connection ends (RFC 9112 §6.1, §6.2). A peer that
+// believes it is elsewhere in the stream than this side.
+func (h *Head) framesInterim() bool {
+	for i := range h.Fields {
+		switch f := &h.Fields[i]; f.Name {
+		case "Content-Length", "Transfer-Encoding":
+			return true
+		case "Connection":
+			if HasToken(f.Value, "close") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // framingFields gathers what decides about framing and persistence.
 type framingFields struct {
 	length         int64

@@ -67,7 +67,9 @@ type Conn struct {
 	r, w   int     // unread bytes are buf[r:w]
 
 	body     bodyState
+	heads    int  // bytes of heads that were read since Begin
 	heard    bool // bytes have come since Begin
+	doubtful bool // a head can be read in more than one way, or an informational one ends the connection
 	reusable bool // framing and Connection allow another exchange
 	deadline bool // a read deadline is set
 }
@@ -99,7 +101,7 @@ func (c *Conn) Begin() {
 	c.pooled = readBuffers.Get().(*[]byte)
 	c.buf = *c.pooled
 	c.r, c.w = 0, 0
-	c.body, c.heard = bodyState{}, false
+	c.body, c.heads, c.heard, c.doubtful = bodyState{}, 0, false, false
 }
 
 // End gives the buffers back and reports whether the connection may carry
@@ -109,7 +111,7 @@ func (c *Conn) End() (reusable bool) {
 	surplus := c.w > c.r
 	readBuffers.Put(c.pooled)
 	c.pooled, c.buf = nil, nil
-	return c.reusable && c.body.done && !surplus
+	return c.reusable && !c.doubtful && c.body.done && !surplus
 }
 
 // Heard reports whether the peer has sent anything since Begin.

@@ -8,6 +8,10 @@ import (
 	"strings"
 )
 
+// MaxFields bounds the field lines of a head, and those of a trailer section: each costs
+// more than its bytes.
+const MaxFields = 1000
+
 // Field is one header or trailer field line.
 type Field struct {
 	Name  string // in canonical form (Content-Type)
@@ -34,19 +38,29 @@ func (h *Head) Get(name string) string {
 	return ""
 }
 
-// ReadHead reads one response head, informational or final, of at most limit
-// bytes, until the read deadline. A malformed head is a *ProtocolError. After a
-// deadline has passed it may be called again and goes on where it was.
+// ReadHead reads one response head, informational or final, until the read deadline.
+// All heads since Begin have at most limit bytes together: that, and not their number,
+// bounds the informational ones. A malformed head is a *ProtocolError. After a deadline
+// has passed it may be called again and goes on where it was.
 func (c *Conn) ReadHead(h *Head, limit int) error {
 	end, err := c.headEnd(limit)
 	if err != nil {
 		return err
 	}
-	canonicalNames(c.buf[c.r:end])
+	if canonicalNames(c.buf[c.r:end]) {
+		c.doubtful = true // others may have read the head in another way
+	}
 	// One string for the whole head: names and values are parts of it.
 	text := string(c.buf[c.r:end])
+	c.heads += end - c.r
 	c.r = end
-	return h.parse(text)
+	if err := h.parse(text); err != nil {
+		return err
+	}
+	if h.Status < 200 {
+		c.doubtful = c.doubtful || h.framesInterim()
+	}
+	return nil
 }
 
 // headEnd reads until a whole head stands in the buffer and returns the index
@@ -54,6 +68,7 @@ func (c *Conn) ReadHead(h *Head, limit int) error {
 func (c *Conn) headEnd(limit int) (int, error) {
 	// Offsets from c.r, which filling the buffer may move.
 	line, scanned := 0, 0
+	left := limit - c.heads
 	for {
 		unread := c.buf[c.r:c.w]
 		for {
@@ -62,22 +77,29 @@ func (c *Conn) headEnd(limit int) (int, error) {
 				break
 			}
 			end := scanned + i + 1
-			if end > limit {
-				return 0, tooLarge("response head over %d bytes", limit)
+			if end > left {
+				return 0, c.headTooLarge(limit)
 			}
 			if blank := end - line; blank == 1 || blank == 2 && unread[line] == '\r' {
 				return c.r + end, nil
 			}
 			line, scanned = end, end
 		}
-		if scanned = len(unread); scanned >= limit {
-			return 0, tooLarge("response head over %d bytes", limit)
+		if scanned = len(unread); scanned >= left {
+			return 0, c.headTooLarge(limit)
 		}
 		c.makeRoom()
 		if err := c.fill(); err != nil {
 			return 0, c.headError(err)
 		}
 	}
+}
+
+func (c *Conn) headTooLarge(limit int) error {
+	if c.heads > 0 {
+		return tooLarge("informational responses and response head over %d bytes", limit)
+	}
+	return tooLarge("response head over %d bytes", limit)
 }
 
 // headError tells a connection that ended before anything came from one that
@@ -110,23 +132,29 @@ func (c *Conn) makeRoom() {
 }
 
 // canonicalNames brings the field names of a head into canonical form, in place:
-// done later, it would cost a string for each name.
-func canonicalNames(head []byte) {
+// done later, it would cost a string for each name. It reports whether there was white
+// space behind one of them.
+func canonicalNames(head []byte) (spaced bool) {
 	for i := bytes.IndexByte(head, '\n'); i >= 0; i = bytes.IndexByte(head, '\n') {
 		head = head[i+1:]
-		canonicalName(head)
+		spaced = canonicalName(head) || spaced
 	}
+	return spaced
 }
 
 // canonicalName does so for one field line. What is no valid name stays as it is,
 // to be shown in the error.
-func canonicalName(line []byte) {
+func canonicalName(line []byte) (spaced bool) {
 	n := 0
 	for n < len(line) && tokenByte[line[n]] {
 		n++
 	}
-	if n == len(line) || line[n] != ':' {
-		return
+	colon := n
+	for colon < len(line) && (line[colon] == ' ' || line[colon] == '\t') {
+		colon++
+	}
+	if colon == len(line) || line[colon] != ':' {
+		return false
 	}
 	upper := true
 	for i, b := range line[:n] {
@@ -135,6 +163,7 @@ func canonicalName(line []byte) {
 		}
 		upper = b == '-'
 	}
+	return colon > n
 }
 
 // parse reads a complete head: status line, field lines, empty line.
@@ -185,6 +214,9 @@ func parseFields(fields []Field, text string) ([]Field, error) {
 		if line == "" {
 			return fields, nil
 		}
+		if len(fields) == MaxFields {
+			return fields, tooLarge("response head of over %d fields", MaxFields)
+		}
 		f, err := parseField(line)
 		if err != nil {
 			return fields, err
@@ -193,7 +225,8 @@ func parseFields(fields []Field, text string) ([]Field, error) {
 	}
 }
 
-// parseField reads a field line whose name is in canonical form.
+// parseField reads a field line whose name is in canonical form. White space between name
+// and colon is dropped, as a proxy must do with responses (RFC 9112 §5.1).
 func parseField(line string) (Field, error) {
 	if line[0] == ' ' || line[0] == '\t' {
 		return Field{}, malformed("obsolete line folding (RFC 9112 section 5.2)")
@@ -202,7 +235,7 @@ func parseField(line string) (Field, error) {
 	if !ok {
 		return Field{}, malformed("field line without a colon: %.40q", line)
 	}
-	if !validName(name) {
+	if name = strings.TrimRight(name, " \t"); !validName(name) {
 		return Field{}, malformed("field name %.40q", name)
 	}
 	value = strings.Trim(value, " \t")

@@ -296,3 +296,44 @@ func TestAppendField(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// TestTooManyFields: the number of fields is bounded, in heads and in trailer sections.
+func TestTooManyFields(t *testing.T) {
+	for n, want := range map[int]string{MaxFields: "", MaxFields + 1: "over 1000 fields"} {
+		fields := strings.Repeat("a:\r\n", n) + "\r\n"
+		r := new(replay)
+		r.again(okLine + "\r\n" + fields)
+		c := NewConn(r)
+		c.Begin()
+		h := new(Head)
+		err := c.ReadHead(h, 64<<10)
+		checkTooLarge(t, err, want)
+		if want == "" && len(h.Fields) != n {
+			t.Errorf("%d fields of %d", len(h.Fields), n)
+		}
+		r.again(okLine + "\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + fields)
+		c.Begin()
+		if err := c.ReadHead(h, 64<<10); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Frame(h, "GET"); err != nil {
+			t.Fatal(err)
+		}
+		_, err = io.ReadAll(c.Body())
+		checkTooLarge(t, err, want)
+	}
+}
+
+func checkTooLarge(t *testing.T, err error, want string) {
+	t.Helper()
+	if want == "" {
+		if err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	pe, ok := errors.AsType[*ProtocolError](err)
+	if !ok || !pe.TooLarge || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want one about %q", err, want)
+	}
+}

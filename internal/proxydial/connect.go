@@ -8,15 +8,13 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 
 	"github.com/caddy-egress/egress/internal/h1"
 )
-
-// maxInformational is how many 1xx may precede an answer.
-const maxInformational = 8
 
 // dialHTTP1 asks for a tunnel with HTTP/1.1, on a connection of its own.
 func (d *Dialer) dialHTTP1(ctx context.Context, req request, client Client) (*Tunnel, error) {
@@ -103,9 +101,10 @@ func (d *Dialer) exchange(conn net.Conn, req request) (*Tunnel, error) {
 	return &Tunnel{Conn: asTunnel(conn), Early: hc.Rest(), Reply: reply, Protocol: "http/1.1"}, nil
 }
 
-// readFinal reads the final head, past a few informational ones.
+// readFinal reads the final head, past informational ones, in MaxReplyHead bytes and
+// ReplyTimeout for all.
 func (d *Dialer) readFinal(hc *h1.Conn, head *h1.Head) error {
-	for range maxInformational + 1 {
+	for {
 		if err := hc.ReadHead(head, d.cfg.MaxReplyHead); err != nil {
 			return headError(err)
 		}
@@ -116,7 +115,6 @@ func (d *Dialer) readFinal(hc *h1.Conn, head *h1.Head) error {
 			return nil
 		}
 	}
-	return malformed("over %d informational responses", maxInformational)
 }
 
 // headError says in this package's terms why there was no head.
@@ -133,11 +131,8 @@ func headError(err error) error {
 // ReplyOf is what a head says about who made the answer.
 func ReplyOf(head *h1.Head) Reply {
 	r := Reply{Status: head.Status}
-	chunked := false
-	for _, f := range head.Fields {
-		r.add(f.Name, f.Value)
-		chunked = chunked || f.Name == "Transfer-Encoding"
-	}
+	r.take(head.Fields)
+	chunked := slices.ContainsFunc(head.Fields, func(f h1.Field) bool { return f.Name == "Transfer-Encoding" })
 	r.BodyLess = r.BodyLess && !chunked || r.Status == 204 || r.Status == 304
 	return r
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/dunglas/httpsfv"
+
+	"github.com/caddy-egress/egress/internal/h1"
 )
 
 // Stage is how far an attempt came.
@@ -179,29 +181,57 @@ func (r *Reply) ProxyError() string {
 	return ""
 }
 
-// add takes a field of the answer. The name is in canonical form.
-func (r *Reply) add(name, value string) {
-	switch name {
-	case "Proxy-Status":
-		join(&r.ProxyStatus, value)
-	case "Retry-After":
-		join(&r.RetryAfter, value)
-	case "X-Squid-Error":
-		join(&r.SquidError, value)
-	case "Via":
-		join(&r.Via, value)
-	case "Proxy-Authenticate":
-		join(&r.Authenticate, value)
-	case "Content-Length":
-		r.BodyLess = value == "0"
+// take fills in what the fields of the answer say. Their names are in canonical form.
+func (r *Reply) take(fields []h1.Field) {
+	again := false
+	for i := range fields {
+		f := &fields[i]
+		if f.Name == "Content-Length" {
+			r.BodyLess = f.Value == "0"
+			continue
+		}
+		switch list := r.list(f.Name); {
+		case list == nil:
+		case *list == "":
+			*list = f.Value
+		default:
+			again = true
+		}
+	}
+	if again {
+		r.joinAll(fields)
 	}
 }
 
-func join(list *string, value string) {
-	if *list != "" {
-		value = *list + ", " + value
+// joinAll joins the values of fields that came more than once: at once, since the other
+// side decides how many there are.
+func (r *Reply) joinAll(fields []h1.Field) {
+	values := make(map[string][]string)
+	for i := range fields {
+		if f := &fields[i]; f.Value != "" && r.list(f.Name) != nil {
+			values[f.Name] = append(values[f.Name], f.Value)
+		}
 	}
-	*list = value
+	for name, all := range values {
+		*r.list(name) = strings.Join(all, ", ")
+	}
+}
+
+// list is where the values of a field are joined, nil for one that tells nothing.
+func (r *Reply) list(name string) *string {
+	switch name {
+	case "Proxy-Status":
+		return &r.ProxyStatus
+	case "Retry-After":
+		return &r.RetryAfter
+	case "X-Squid-Error":
+		return &r.SquidError
+	case "Via":
+		return &r.Via
+	case "Proxy-Authenticate":
+		return &r.Authenticate
+	}
+	return nil
 }
 
 // SOCKSError is a refusal by a SOCKS5 proxy.

@@ -313,10 +313,10 @@ func TestH2Malformed(t *testing.T) {
 		{name: "101", do: func(p *h2Peer, id uint32) { p.reply(id, "101") }, want: "informational response 101", code: http2.ErrCodeProtocol},
 		{name: "DATA first", do: func(p *h2Peer, id uint32) { _ = p.WriteData(id, false, []byte("x")) }, want: "DATA before the answer", code: http2.ErrCodeProtocol},
 		{name: "1xx flood", do: func(p *h2Peer, id uint32) {
-			for range 9 {
+			for range 16384/len(":status103") + 1 {
 				p.reply(id, "103")
 			}
-		}, want: "over 8 informational responses", code: http2.ErrCodeCancel},
+		}, want: "informational responses over 16384 bytes", code: http2.ErrCodeCancel, large: true},
 		{name: "large head", do: func(p *h2Peer, id uint32) { p.reply(id, "200", "x", long[:9000], "y", long[:9000]) }, want: "response head over 16384 bytes", code: http2.ErrCodeCancel, large: true},
 		{name: "large field", do: func(p *h2Peer, id uint32) { p.reply(id, "200", "x", long) }, want: "COMPRESSION_ERROR", all: true},
 		{name: "upper-case name", do: func(p *h2Peer, id uint32) { p.reply(id, "200", "X", "y") }, want: "http2 PROTOCOL_ERROR in the stream", code: http2.ErrCodeProtocol},

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/caddy-egress/egress/internal/h1"
 )
 
 // readLoop takes in what the peer sends until the connection ends.
@@ -169,13 +171,16 @@ func (c *h2Conn) onHeaders(f *http2.MetaHeadersFrame) error {
 		return nil
 	}
 	if status < 200 {
-		s.onInformational(status, f.StreamEnded())
+		s.onInformational(status, f)
 		return nil
 	}
 	reply := Reply{Status: status}
-	for _, field := range f.RegularFields() {
-		reply.add(textproto.CanonicalMIMEHeaderKey(field.Name), field.Value)
+	regular := f.RegularFields()
+	fields := make([]h1.Field, len(regular))
+	for i := range regular {
+		fields[i] = h1.Field{Name: textproto.CanonicalMIMEHeaderKey(regular[i].Name), Value: regular[i].Value}
 	}
+	reply.take(fields)
 	reply.BodyLess = reply.BodyLess || f.StreamEnded()
 	s.onReply(reply, f.StreamEnded())
 	return nil

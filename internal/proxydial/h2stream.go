@@ -114,13 +114,17 @@ func (s *stream) removeIfOver() {
 	}
 }
 
-func (s *stream) onInformational(status int, ended bool) {
-	s.informational++
-	switch {
-	case status == 101 || ended:
+// onInformational takes in a 1xx. They are bounded by their size, as a part of the
+// answer's head, and not by their number.
+func (s *stream) onInformational(status int, f *http2.MetaHeadersFrame) {
+	for i := range f.Fields {
+		s.informational += int(f.Fields[i].Size())
+	}
+	switch limit := s.c.cfg.MaxReplyHead; {
+	case status == 101 || f.StreamEnded():
 		s.resetLocked(http2.ErrCodeProtocol, malformed("http2: informational response %d", status))
-	case s.informational > maxInformational:
-		s.resetLocked(http2.ErrCodeCancel, malformed("over %d informational responses", maxInformational))
+	case s.informational > limit:
+		s.resetLocked(http2.ErrCodeCancel, &MalformedError{Reason: fmt.Sprintf("informational responses over %d bytes", limit), TooLarge: true})
 	}
 }
 

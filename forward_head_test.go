@@ -1,0 +1,124 @@
+package egress
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/target"
+)
+
+// Informational responses are no sign of an end, but one of life: each lets the origin
+// take as long again as it may for a head, up to three times that in all.
+func TestInformationalResponsesExtendTheWait(t *testing.T) {
+	const timeout = 10 * time.Second
+	for _, tc := range []struct {
+		name   string
+		pauses []time.Duration // before each 102, and before the answer
+		late   bool
+	}{
+		{"none, in time", []time.Duration{9 * time.Second}, false},
+		{"none, late", []time.Duration{11 * time.Second}, true},
+		{"one", []time.Duration{9 * time.Second, 9 * time.Second}, false},
+		{"one, then silence", []time.Duration{time.Second, 11 * time.Second}, true},
+		{"many quick ones", append(make([]time.Duration, 500), 9*time.Second), false},
+		{"up to the last", []time.Duration{9 * time.Second, 9 * time.Second, 9 * time.Second, 2 * time.Second}, false},
+		{"for too long", []time.Duration{9 * time.Second, 9 * time.Second, 9 * time.Second, 4 * time.Second}, true},
+	} {
+		for _, body := range []string{"", "body"} {
+			t.Run(tc.name+" "+body, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					tx := exchangeOf(t, "GET http://origin.test/ HTTP/1.1\r\nHost: origin.test\r\n\r\n")
+					ctx, cancel := context.WithCancel(t.Context())
+					defer cancel()
+					tx.r, tx.w = tx.r.WithContext(ctx), httptest.NewRecorder()
+					tx.h.transport.ResponseHeaderTimeout = caddy.Duration(timeout)
+					tx.h.transport.MaxResponseHeader = 64 << 10
+					near, far := net.Pipe()
+					var origin sync.WaitGroup
+					defer origin.Wait()
+					defer near.Close()
+					defer far.Close()
+					origin.Go(func() {
+						go func() { _, _ = io.Copy(io.Discard, far) }()
+						for i, pause := range tc.pauses {
+							time.Sleep(pause)
+							head := "HTTP/1.1 102 Processing\r\n\r\n"
+							if i == len(tc.pauses)-1 {
+								head = "HTTP/1.1 207 Multi-Status\r\nContent-Length: 0\r\n\r\n"
+							}
+							_, _ = io.WriteString(far, head)
+						}
+					})
+					c := h1.NewConn(near)
+					c.Begin()
+					if body != "" {
+						tx.bodyRead = false
+						tx.r.ContentLength, tx.r.Method = int64(len(body)), "PUT"
+						tx.body = &once{text: body}
+						tx.upload = newUpload(tx)
+					}
+					hd := new(h1.Head)
+					err := tx.readFinalHead(c, hd, &watch{ctx: ctx, conn: c})
+					if tx.upload != nil {
+						_ = c.Close()
+						<-tx.upload.done
+					}
+					switch {
+					case tc.late && !errors.Is(err, os.ErrDeadlineExceeded):
+						t.Errorf("status %d, %v: want a timeout", hd.Status, err)
+					case !tc.late && (err != nil || hd.Status != 207):
+						t.Errorf("status %d, %v", hd.Status, err)
+					}
+				})
+			})
+		}
+	}
+}
+
+// once is a body that is read once.
+type once struct{ text string }
+
+func (o *once) Read(p []byte) (int, error) {
+	n := copy(p, o.text)
+	if o.text = o.text[n:]; o.text == "" {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// A check by http hears the final response, not an informational one before it.
+func TestCheckHearsTheFinalResponse(t *testing.T) {
+	for answer, healthy := range map[string]bool{
+		"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n": true,
+		"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n":                                              false,
+		"HTTP/1.1 103 Early Hints\r\n\r\n":                                              false,
+		"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n": false,
+	} {
+		near, far := net.Pipe()
+		go func() {
+			_, _ = far.Read(make([]byte, 4096))
+			_, _ = io.WriteString(far, answer)
+			far.Close()
+		}()
+		checks := &activeChecks{}
+		checks.ExpectStatus = 2
+		to := &checkTarget{url: &url.URL{Scheme: "http", Host: "check.test", Path: "/"}, dest: target.Target{Host: "check.test", Port: 80}}
+		m := &member{spec: &upstreamSpec{}}
+		if err := checks.get(t.Context(), near, to, m); (err == nil) != healthy {
+			t.Errorf("%q: %v", answer, err)
+		}
+		near.Close()
+	}
+}
