@@ -222,7 +222,7 @@ func (t *transaction) roundTrip(c *h1.Conn, head []byte, w *watch) (h1.Response,
 		}
 	}
 	if t.paths.current.member != nil {
-		t.observed(verdictSuccess)
+		t.observed(judgeRelayed(hd.Status, t.absolute()))
 	}
 	if hd.Status == http.StatusProxyAuthRequired {
 		// The client would take it for our own challenge and send its

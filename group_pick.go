@@ -131,6 +131,7 @@ func (g *group) observe(p path, v verdict, destination uint64) {
 		Destination: destination,
 		RetryAfter:  v.retryAfter,
 		Relayed:     v.relayed,
+		Reached:     v.reached,
 		Started:     p.started,
 		Probe:       p.probe,
 	})

@@ -20,6 +20,7 @@ type paths struct {
 	current   path
 	tries     int  // of members of the group
 	told      bool // how the current attempt went
+	reached   bool // the current attempt through a member has reached the destination
 	answered  bool // the current attempt has brought a head of a response
 	spent     bool // its connection must carry no other exchange
 	report    report
@@ -92,7 +93,7 @@ func (t *transaction) overPaths(try func() error) error {
 	}
 	for {
 		err = t.overOneTarget(try)
-		if err == nil && t.paths.left != nil && t.out.failure == nil {
+		if err == nil && t.paths.left != nil && t.out.failure == nil && (t.paths.current.member == nil || t.paths.reached) {
 			t.paths.left.answeredElsewhere(t.destinationNumber())
 		}
 		if err == nil || !t.fallsBack(err) {
@@ -223,7 +224,7 @@ func (t *transaction) observed(v verdict) {
 	if p.member == nil || t.paths.told {
 		return
 	}
-	t.paths.told = true
+	t.paths.told, t.paths.reached = true, v.reached
 	p.group.observe(p, v, t.destinationNumber())
 }
 

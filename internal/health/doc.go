@@ -32,8 +32,8 @@
 // the account. It ends with a probe, or with an active check that carries the
 // credentials ([CheckerConfig.ProvesAuth]).
 //
-// What an exchange brings may be the destination's doing, which the upstream has only
-// passed on. Where one destination fails in such a way through several members, with
+// What an exchange brings, or the end of the connection after a CONNECT, may be the
+// destination's doing, which the upstream has only passed on. Where one destination fails in such a way through several members, with
 // no answer between, it counts as suspicion of those that have answered for others
 // lately ([Observation.Relayed]).
 //

@@ -13,7 +13,7 @@ func hungUp(destination string) Observation {
 // TestHangUps: a destination that hangs up on all members takes none out that has
 // answered for another one; a member that hangs up where others answer goes.
 func TestHangUps(t *testing.T) {
-	success := Observation{Kind: Success, Destination: Destination("good.example:80")}
+	success := Observation{Kind: Success, Reached: true, Destination: Destination("good.example:80")}
 	for _, tc := range []struct {
 		name  string
 		run   func(g *Group, o func(i int, d time.Duration, n int, o Observation))

@@ -25,8 +25,8 @@ type Outcome struct {
 // Observe records how a request through m ended. m may have left the group since.
 //
 // A Failure or AuthFault that may be the destination's counts as a SoftFail where that
-// destination has failed so through several members with no answer since, and m has
-// answered for another one lately.
+// destination has failed so, or softly, through several members with no answer since,
+// and m has answered for another one lately.
 func (g *Group) Observe(now time.Time, m *Member, o Observation) (out Outcome) {
 	if (o.Kind == Failure || o.Kind == AuthFault) && o.Relayed && o.Destination != 0 {
 		t := instantOf(now)
@@ -39,10 +39,11 @@ func (g *Group) Observe(now time.Time, m *Member, o Observation) (out Outcome) {
 	out.Transitions = changed(nil, tr)
 	switch {
 	case o.Destination == 0:
-	case o.Kind == Success:
+	case o.Kind == Success && o.Reached:
 		out.Transitions = g.answered(now, m.Upstream, o.Destination, out.Transitions)
 	case o.Kind == SoftFail || o.Kind == ReplyTimeout:
 		g.soft.add(o.Destination)
+		g.hangUps.several(instantOf(now), m.Upstream, o.Destination)
 	}
 	if doubt != NoDoubt {
 		out.Doubt, out.Ask = doubt, g.ask(doubt)
