@@ -88,6 +88,17 @@ func (u *Upstream) fail(now instant, cfg *UpstreamConfig, connect, probe bool) R
 	return ""
 }
 
+// forgive takes back a failure that turned out to be the destination's.
+func (u *Upstream) forgive(now instant, cfg *UpstreamConfig) {
+	u.step(func() Reason {
+		if u.breaker.state == Closed && u.breaker.failures > 0 {
+			u.breaker.failures--
+			u.window.takeBack(now, cfg.Window)
+		}
+		return ""
+	})
+}
+
 // refuse records a 407. The third in a row opens the circuit, whatever the group
 // says: nobody can be served with these credentials, and attempts may lock the
 // account.
