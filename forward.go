@@ -222,7 +222,9 @@ func (t *transaction) roundTrip(c *h1.Conn, head []byte, w *watch) (h1.Response,
 		}
 	}
 	if t.paths.current.member != nil {
-		t.observed(judgeRelayed(hd.Status, t.absolute()))
+		v := judgeRelayed(hd.Status, t.absolute())
+		v.untimed = up != nil // it hangs on how fast the client sends
+		t.observed(v)
 	}
 	if hd.Status == http.StatusProxyAuthRequired {
 		// The client would take it for our own challenge and send its

@@ -22,6 +22,7 @@ type verdict struct {
 	retryAfter time.Duration // of an overload
 	relayed    bool          // the fault may be the destination's, passed on
 	reached    bool          // the destination was reached, for certain
+	untimed    bool          // the time it took says nothing about the upstream
 }
 
 // verdictSuccess is a path that stands.

@@ -155,7 +155,7 @@ func (g *Group) current(now time.Time) *Snapshot {
 // TryProbe returns the member that this request is to probe, if one is due: it
 // must go through that member, before any policy is asked, and its result must be
 // told to Observe with the token, exactly once (a [Cancelled] gives the turn
-// back). Only tiers that are in use now, or before those, are probed. Call it for
+// back). A member that is spared gets a trial in the same way. Only tiers that are in use now, or before those, are probed. Call it for
 // the first attempt of requests that can be tried again elsewhere, and
 // TryOverdueProbe for that of others.
 func (g *Group) TryProbe(now time.Time) (m *Member, tok Token, ok bool) {

@@ -56,7 +56,8 @@ type Observation struct {
 	// destination is a success of the upstream and no such proof.
 	Reached bool
 
-	// Started is when the request of a ReplyTimeout was sent.
+	// Started is when the request was sent; zero where its time says nothing about
+	// the latency of the upstream. A ReplyTimeout needs it.
 	Started time.Time
 
 	// Relayed marks a Failure or an AuthFault that may be the destination's, which the

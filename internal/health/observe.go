@@ -14,6 +14,7 @@ const (
 // observed through [Group.Observe].
 func (u *Upstream) Observe(now time.Time, cfg *UpstreamConfig, o Observation) (Transition, Doubt) {
 	t := instantOf(now)
+	u.sampleEnd(t, &o)
 	if o.Kind == Success {
 		u.answered.Store(int64(t))
 		u.window.add(t, cfg.Window, true)
@@ -60,6 +61,7 @@ func (u *Upstream) succeed(now instant, probe bool) Reason {
 		if !u.breaker.auth {
 			u.breaker.failures, u.breaker.refused = 0, 0
 		}
+		u.endSpared(now)
 		return ""
 	}
 	u.close(now)
@@ -133,10 +135,19 @@ func (u *Upstream) overloaded(now instant, cfg *UpstreamConfig, retryAfter time.
 		u.overload.Store(int64(until))
 	}
 	if !probe {
+		u.endSpared(now)
 		return ""
 	}
 	u.close(now)
 	return ReasonProbePassed
+}
+
+// endSpared lets an upstream that was spared take part again, slowly.
+func (u *Upstream) endSpared(now instant) {
+	if u.breaker.spared {
+		u.breaker.spared = false
+		u.slow.Store(int64(now))
+	}
 }
 
 // softFail records a failure that blames nobody. As the result of a probe it is no
