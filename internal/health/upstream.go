@@ -46,6 +46,7 @@ type Upstream struct {
 type checks struct {
 	activity activity
 	failed   bool          // the last check
+	own      bool          // its failure was surely its own
 	due      instant       // of the next one
 	backoff  time.Duration // while down
 	at       instant       // of the last result
