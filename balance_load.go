@@ -1,6 +1,8 @@
 package egress
 
 import (
+	"math/rand/v2"
+
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
@@ -66,12 +68,17 @@ func (LeastConnSelection) Select(s *Selection) int {
 //	lb_policy least_conn
 func (*LeastConnSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { return unmarshalBare(d) }
 
-// PeakEWMASelection is a policy that takes two members at random, in proportion
-// to their weights, and selects the one that costs less: the time it takes to
-// connect (peak EWMA), times what would be in flight, divided by its weight.
-// Slow start and overload shrink the weight. Where nothing is known yet of the
-// time that one of the two takes, it counts as that of the other: a new member
-// is tried at once, but not by everybody.
+// PeakEWMASelection is a policy that takes two members at random, in proportion to
+// their weights, and lets their load and their speed decide. What is in flight on each
+// should be in proportion to its weight and in inverse proportion to its latency (peak
+// EWMA of the time to connect and to answer); where one of the two has more than that
+// by more than a request, the other one is selected. Otherwise chance decides, with
+// probabilities in the same proportion. So weights hold at any concurrency, a slower member gets less, and no
+// member gets nothing: what is never asked cannot show that it has recovered.
+//
+// Slow start and overload shrink the weight. Where nothing is known yet of the latency
+// of one of the two, it counts as that of the other: a new member is tried at once, but
+// not by everybody.
 //
 // This is the default.
 type PeakEWMASelection struct {
@@ -93,23 +100,34 @@ func (p *PeakEWMASelection) Select(s *Selection) int {
 		return -1
 	}
 	second := p.sampler.draw(s, first)
-	// At equal cost the first stays: it was drawn by share, whereas the
-	// second may have been the only one left.
-	if second < 0 || !cheaper(s.Members[second], s.Members[first]) {
+	if second < 0 || !yields(s.Members[first], s.Members[second]) {
 		return first
 	}
 	return second
 }
 
-// cheaper reports whether a costs less than b.
-func cheaper(a, b Member) bool {
+// leastStay is the least probability with which a member that was drawn first is
+// selected, however slow it is.
+const leastStay = 0.01
+
+// yields reports whether a, which was drawn first, gives the request to b.
+func yields(a, b Member) bool {
 	latencyA, latencyB := float64(a.Latency()), float64(b.Latency())
 	if latencyA <= 0 || latencyB <= 0 {
 		latencyA, latencyB = 1, 1
 	}
-	costA := latencyA * float64(a.InFlight()+1) / share(a)
-	costB := latencyB * float64(b.InFlight()+1) / share(b)
-	return costA < costB
+	rateA, rateB := share(a)/latencyA, share(b)/latencyB
+	inFlightA := float64(a.InFlight())
+	fair := (inFlightA + float64(b.InFlight())) * rateA / (rateA + rateB)
+	switch {
+	case inFlightA > fair+1:
+		return true
+	case inFlightA < fair-1, latencyA <= latencyB:
+		return false
+	}
+	// What is left to a makes its part that of its rate, as it was drawn by its share.
+	stay := (share(a) + share(b)) / (share(a) + share(b)*latencyA/latencyB)
+	return rand.Float64() >= max(stay, leastStay)
 }
 
 // UnmarshalCaddyfile sets up the policy from Caddyfile tokens. Syntax:

@@ -108,21 +108,25 @@ func TestP2CPrefersTheCheaper(t *testing.T) {
 		inFlight [2]int64
 		weights  [2]int
 		factors  [2]float64
-		want     int // -1: either, in proportion to the weights
+		want     float64 // the part of the first
 	}{
-		{"latency", [2]time.Duration{fast, slow}, [2]int64{0, 0}, [2]int{1, 1}, [2]float64{1, 1}, 0},
-		{"in flight", [2]time.Duration{fast, fast}, [2]int64{5, 4}, [2]int{1, 1}, [2]float64{1, 1}, 1},
-		{"load outweighs latency", [2]time.Duration{fast, slow}, [2]int64{10, 0}, [2]int{1, 1}, [2]float64{1, 1}, 1},
-		{"not yet", [2]time.Duration{fast, slow}, [2]int64{8, 0}, [2]int{1, 1}, [2]float64{1, 1}, 0},
-		{"weight", [2]time.Duration{fast, fast}, [2]int64{5, 9}, [2]int{1, 2}, [2]float64{1, 1}, 1},
-		{"weight outweighed", [2]time.Duration{fast, fast}, [2]int64{4, 10}, [2]int{1, 2}, [2]float64{1, 1}, 0},
-		{"factor", [2]time.Duration{fast, slow}, [2]int64{0, 0}, [2]int{1, 1}, [2]float64{0.05, 1}, 1},
-		{"equal cost", [2]time.Duration{fast, slow}, [2]int64{9, 0}, [2]int{1, 1}, [2]float64{1, 1}, -1},
-		{"equal cost by weight", [2]time.Duration{fast, fast}, [2]int64{0, 2}, [2]int{1, 3}, [2]float64{1, 1}, -1},
-		{"unknown is as good as the other", [2]time.Duration{slow, 0}, [2]int64{1, 0}, [2]int{1, 1}, [2]float64{1, 1}, 1},
-		{"unknown is no better than the other", [2]time.Duration{slow, 0}, [2]int64{0, 1}, [2]int{1, 1}, [2]float64{1, 1}, 0},
-		{"both unknown", [2]time.Duration{}, [2]int64{1, 0}, [2]int{1, 1}, [2]float64{1, 1}, 1},
-		{"nothing known", [2]time.Duration{}, [2]int64{0, 0}, [2]int{1, 1}, [2]float64{1, 1}, -1},
+		{"nothing known", [2]time.Duration{}, [2]int64{0, 0}, [2]int{1, 1}, [2]float64{1, 1}, 0.5},
+		{"latency", [2]time.Duration{fast, slow}, [2]int64{0, 0}, [2]int{1, 1}, [2]float64{1, 1}, 10. / 11},
+		{"one failed", [2]time.Duration{fast, 50 * slow}, [2]int64{0, 0}, [2]int{1, 1}, [2]float64{1, 1}, 1 - leastStay/2},
+		{"weight", [2]time.Duration{fast, fast}, [2]int64{0, 0}, [2]int{1, 2}, [2]float64{1, 1}, 1. / 3},
+		{"weight and latency", [2]time.Duration{fast, slow}, [2]int64{0, 0}, [2]int{1, 10}, [2]float64{1, 1}, 0.5},
+		{"factor and latency", [2]time.Duration{fast, slow}, [2]int64{0, 0}, [2]int{1, 1}, [2]float64{0.1, 1}, 0.5},
+		{"a request more", [2]time.Duration{fast, fast}, [2]int64{5, 4}, [2]int{1, 1}, [2]float64{1, 1}, 0.5},
+		{"more in flight", [2]time.Duration{fast, fast}, [2]int64{7, 4}, [2]int{1, 1}, [2]float64{1, 1}, 0},
+		{"more in flight by weight", [2]time.Duration{fast, fast}, [2]int64{7, 9}, [2]int{1, 2}, [2]float64{1, 1}, 0},
+		{"fewer in flight by weight", [2]time.Duration{fast, fast}, [2]int64{3, 12}, [2]int{1, 2}, [2]float64{1, 1}, 1},
+		{"as many in flight by weight", [2]time.Duration{fast, fast}, [2]int64{5, 10}, [2]int{1, 2}, [2]float64{1, 1}, 1. / 3},
+		{"load outweighs latency", [2]time.Duration{fast, slow}, [2]int64{12, 0}, [2]int{1, 1}, [2]float64{1, 1}, 0},
+		{"not yet", [2]time.Duration{fast, slow}, [2]int64{8, 0}, [2]int{1, 1}, [2]float64{1, 1}, 10. / 11},
+		{"the slow one is busy", [2]time.Duration{fast, slow}, [2]int64{0, 2}, [2]int{1, 1}, [2]float64{1, 1}, 1},
+		{"unknown is as good as the other", [2]time.Duration{slow, 0}, [2]int64{3, 0}, [2]int{1, 1}, [2]float64{1, 1}, 0},
+		{"unknown is no better than the other", [2]time.Duration{slow, 0}, [2]int64{0, 3}, [2]int{1, 1}, [2]float64{1, 1}, 1},
+		{"both unknown", [2]time.Duration{}, [2]int64{3, 0}, [2]int{1, 1}, [2]float64{1, 1}, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := selectionOf(test.weights[:]...)
@@ -131,19 +135,21 @@ func TestP2CPrefersTheCheaper(t *testing.T) {
 				memberAt(s, i).inFlight.Store(test.inFlight[i])
 				memberAt(s, i).setFactor(test.factors[i])
 			}
-			const rounds = 1000
+			const rounds = 20_000
 			counts := shares(s, loadedPolicy(t, `{"policy":"p2c_ewma"}`), rounds)
-			if test.want < 0 {
-				near(t, "first", counts[0], rounds, float64(test.weights[0])/float64(test.weights[0]+test.weights[1]))
-			} else if counts[test.want] != rounds {
-				t.Errorf("selected %v, want only %d", counts, test.want)
+			if test.want == 0 || test.want == 1 {
+				if counts[0] != int(test.want*rounds) {
+					t.Errorf("selected %v", counts)
+				}
+				return
 			}
+			near(t, "first", counts[0], rounds, test.want)
 		})
 	}
 }
 
-// Of a large group each member is compared with another one, so that only the
-// costliest is never selected, and all others are.
+// Of a large group each member is compared with another one: the faster a member is,
+// the more it gets, and none gets nothing.
 func TestP2CTakesTwoAtRandom(t *testing.T) {
 	const n, rounds = 20, 40_000
 	s := selectionOf(equalWeights(n)...)
@@ -152,7 +158,88 @@ func TestP2CTakesTwoAtRandom(t *testing.T) {
 	}
 	counts := shares(s, loadedPolicy(t, `{"policy":"p2c_ewma"}`), rounds)
 	for i := range n {
-		near(t, fmt.Sprint("member ", i), counts[i], rounds, float64(n-1-i)/float64(binomial(n, 2)))
+		want := 0.0 // against each of the others
+		for j := range n {
+			if j != i {
+				want += float64(j+1) / float64(i+j+2)
+			}
+		}
+		near(t, fmt.Sprint("member ", i), counts[i], rounds, want/float64(binomial(n, 2)))
+	}
+}
+
+// closedLoop has so many clients, each of which sends one request after the other to
+// members that take so long, and counts what each member got.
+func closedLoop(s *Selection, p SelectionPolicy, clients, rounds int, took []time.Duration) []int {
+	type request struct {
+		ends   time.Duration
+		member int
+	}
+	var running []request
+	counts, now := make([]int, len(s.Members)), time.Duration(0)
+	for range rounds {
+		if len(running) == clients {
+			first := 0
+			for i := range running {
+				if running[i].ends < running[first].ends {
+					first = i
+				}
+			}
+			now = running[first].ends
+			memberAt(s, running[first].member).inFlight.Add(-1)
+			running = append(running[:first], running[first+1:]...)
+		}
+		i := p.Select(s)
+		memberAt(s, i).inFlight.Add(1)
+		counts[i]++
+		running = append(running, request{now + time.Duration(float64(took[i])*rand.ExpFloat64()), i})
+	}
+	return counts
+}
+
+// Weights hold at any concurrency, and nobody gets nothing: with policies that go by
+// what is in flight, a member that is lighter gets no more than one that is heavier.
+func TestWeightsAtAnyConcurrency(t *testing.T) {
+	const rounds = 6000
+	even := []time.Duration{10 * time.Millisecond, 10 * time.Millisecond}
+	for config, want := range map[string]float64{ // part of the heavier, 0: from a half to two thirds
+		`{"policy":"p2c_ewma"}`:             2. / 3,
+		`{"policy":"random"}`:               2. / 3,
+		`{"policy":"weighted_round_robin"}`: 2. / 3,
+		`{"policy":"round_robin"}`:          1. / 2,
+		`{"policy":"least_conn"}`:           0,
+		`{"policy":"random_choose"}`:        0,
+	} {
+		for _, clients := range []int{1, 2, 16} {
+			s := selectionOf(2, 1)
+			for i := range 2 {
+				memberAt(s, i).latency.Store(int64(even[i]))
+			}
+			counts := closedLoop(s, loadedPolicy(t, config), clients, rounds, even)
+			got := float64(counts[0]) / rounds
+			switch {
+			case want > 0 && math.Abs(got-want) > 0.05:
+				t.Errorf("%s, %d clients: the heavier got %.2f, want %.2f", config, clients, got, want)
+			case want == 0 && (got < 0.47 || got > 0.72):
+				t.Errorf("%s, %d clients: the heavier got %.2f", config, clients, got)
+			}
+		}
+	}
+}
+
+// A member that answers slowly gets less, whatever the concurrency, and is not starved.
+func TestP2CSlowMember(t *testing.T) {
+	const rounds = 6000
+	for _, clients := range []int{1, 2, 16} {
+		s := selectionOf(1, 1)
+		took := []time.Duration{10 * time.Millisecond, 50 * time.Millisecond}
+		for i := range 2 {
+			memberAt(s, i).latency.Store(int64(took[i]))
+		}
+		counts := closedLoop(s, loadedPolicy(t, `{"policy":"p2c_ewma"}`), clients, rounds, took)
+		if part := float64(counts[1]) / rounds; part < 0.05 || part > 0.25 {
+			t.Errorf("%d clients: the slow one got %.3f", clients, part)
+		}
 	}
 }
 

@@ -164,7 +164,7 @@ func (u *explainedUpstream) text() string {
 		text += "; from " + u.Source.String()
 	}
 	if s != nil && s.Latency > 0 {
-		text += "; connects in " + time.Duration(s.Latency*float64(time.Second)).Round(10*time.Microsecond).String()
+		text += "; latency " + time.Duration(s.Latency*float64(time.Second)).Round(10*time.Microsecond).String()
 	}
 	if s != nil && s.LastError != "" {
 		text += "; last check: " + printable(s.LastError)

@@ -225,7 +225,7 @@ func (t *transaction) roundTrip(c *h1.Conn, head []byte, w *watch) (h1.Response,
 			return resp, err
 		}
 	}
-	t.stands()
+	t.stands(hd.Status)
 	if hd.Status == http.StatusProxyAuthRequired {
 		// The client would take it for our own challenge and send its
 		// credentials for us to a stranger.

@@ -143,12 +143,17 @@ func memberOf(m Member) *member {
 // observe tells the health of the group how an attempt ended, and the operator
 // what follows from it.
 func (g *group) observe(p path, v verdict, destination uint64) {
+	started := p.started
+	if v.untimed {
+		started = time.Time{}
+	}
 	out := g.health.Observe(time.Now(), &p.ref, health.Observation{
 		Kind:        v.kind,
 		Destination: destination,
 		RetryAfter:  v.retryAfter,
 		Relayed:     v.relayed,
-		Started:     p.started,
+		Reached:     v.reached,
+		Started:     started,
 		Probe:       p.probe,
 	})
 	g.tell(out.Transitions, p.member)

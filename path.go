@@ -20,6 +20,7 @@ type paths struct {
 	current   path
 	tries     int  // of members of the group
 	told      bool // how the current attempt went
+	reached   bool // the current attempt through a member has reached the destination
 	answered  bool // the current attempt has brought a head of a response
 	report    report
 }
@@ -83,7 +84,7 @@ func (t *transaction) leaveGroup(err error) {
 
 // stands settles what the current attempt holds when the head of a response is there:
 // how long the rest takes, and how it ends, is no matter of reaching the destination.
-func (t *transaction) stands() {
+func (t *transaction) stands(status int) {
 	t.retries.end()
 	if f := t.out.failure; f != nil {
 		t.paths.report.tell(f) // it was the upstream that has answered, to say that it failed
@@ -91,7 +92,9 @@ func (t *transaction) stands() {
 		t.paths.report.tell(nil)
 	}
 	if t.paths.current.member != nil {
-		t.observed(verdictSuccess)
+		v := judgeRelayed(status, t.absolute())
+		v.untimed = t.upload != nil // it hangs on how fast the client sends
+		t.observed(v)
 	}
 }
 
@@ -104,7 +107,7 @@ func (t *transaction) overPaths(try func() error) error {
 	}
 	for {
 		err = t.overOneTarget(try)
-		if err == nil && t.paths.left != nil && t.out.failure == nil {
+		if err == nil && t.paths.left != nil && t.out.failure == nil && (t.paths.current.member == nil || t.paths.reached) {
 			t.paths.left.answeredElsewhere(t.destinationNumber())
 		}
 		if err == nil || !t.fallsBack(err) {
@@ -235,7 +238,7 @@ func (t *transaction) observed(v verdict) {
 	if p.member == nil || t.paths.told {
 		return
 	}
-	t.paths.told = true
+	t.paths.told, t.paths.reached = true, v.reached
 	p.group.observe(p, v, t.destinationNumber())
 }
 

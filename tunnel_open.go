@@ -190,7 +190,7 @@ func (t *transaction) ended(o opening) opening {
 	g := o.path.group
 	v := judgeTunnel(t.r.Context(), o.err)
 	g.observe(o.path, v, t.destinationNumber())
-	t.paths.told = true
+	t.paths.told, t.paths.reached = true, v.reached
 	if o.err == nil {
 		g.path.state.connect.Add(o.took)
 		return o

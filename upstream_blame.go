@@ -22,10 +22,24 @@ type verdict struct {
 	failure    *failure
 	retryAfter time.Duration // of an overload
 	relayed    bool          // the fault may be the destination's, passed on
+	reached    bool          // the destination was reached, for certain
+	untimed    bool          // the time it took says nothing about the upstream
 }
 
 // verdictSuccess is a path that stands.
-var verdictSuccess = verdict{kind: health.Success}
+var verdictSuccess = verdict{kind: health.Success, reached: true}
+
+// judgeRelayed judges a response to an exchange that the upstream does not seem to
+// have made. The upstream has done its job; but what a proxy may answer as well, one
+// that leaves no mark on its own errors, does not prove that the origin was reached.
+func judgeRelayed(status int, absolute bool) verdict {
+	v := verdictSuccess
+	if absolute {
+		v.reached = status < http.StatusInternalServerError && status != http.StatusForbidden &&
+			status != http.StatusProxyAuthRequired && status != http.StatusTooManyRequests
+	}
+	return v
+}
 
 // namedFailures are the error types of RFC 9209 §2.3 with which an upstream tells
 // what went wrong behind it: the upstream has done its job.

@@ -57,7 +57,11 @@ func (g *group) checkerConfig() health.CheckerConfig {
 	cfg.Timeout = time.Duration(g.checks.Timeout)
 	cfg.Rise, cfg.Fall = g.checks.Passes, g.checks.Fails
 	cfg.ProvesAuth = g.checks.Type == checkConnect || g.checks.Type == checkHTTP
-	cfg.Check = g.check
+	cfg.Check, cfg.CheckSelf = g.check, g.checkSelf
+	cfg.OnSpared = func(m *health.Member, err error) {
+		g.logger.Warn("no check target is reached through the last upstream in rotation, which answers itself: it stays",
+			zap.String("upstream", m.Value.(*member).name), zap.Error(err))
+	}
 	cfg.OnTransition = func(m *health.Member, t health.Transition) { g.tellOne(m.Value.(*member), t) }
 	for i := range g.checks.targets {
 		cfg.Targets = append(cfg.Targets, g.checks.targets[i].text)
@@ -131,6 +135,19 @@ func (g *group) check(ctx context.Context, hm *health.Member, text string) error
 		return nil
 	}
 	return g.checks.get(ctx, conn, t, m)
+}
+
+// checkSelf finds out whether the upstream itself can be connected to.
+func (g *group) checkSelf(ctx context.Context, hm *health.Member) error {
+	m := hm.Value.(*member)
+	if m.spec.addr.scheme == schemeHTTPS {
+		return m.conns.dialer.CheckTLS(ctx)
+	}
+	conn, err := m.conns.dial(ctx)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }
 
 // overProxy reports whether a page is asked of the upstream itself, in absolute

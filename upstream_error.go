@@ -110,7 +110,8 @@ func judgeStage(e *proxydial.Error) verdict {
 	case isMalformed && malformed != nil:
 		return verdict{kind: health.Failure, failure: failUpstreamProtocol}
 	case errors.Is(e, io.EOF), errors.Is(e, io.ErrUnexpectedEOF), errors.Is(e, syscall.ECONNRESET), errors.Is(e, syscall.EPIPE):
-		return verdict{kind: health.Failure, failure: failUpstreamTerminated}
+		// There are proxies that close where they cannot reach the destination.
+		return verdict{kind: health.Failure, failure: failUpstreamTerminated, relayed: e.Stage == proxydial.StageReply}
 	}
 	return verdict{kind: health.Failure, failure: failUpstreamProtocol}
 }

@@ -56,7 +56,7 @@ func explain(t *testing.T, args ...string) (stdout, stderr string, code int) {
 // Values in a text that differ from run to run.
 var (
 	openFor = regexp.MustCompile(`\(for [0-9.]+s\)`)
-	latency = regexp.MustCompile(`; connects in [0-9.a-zµ]+`)
+	latency = regexp.MustCompile(`; latency [0-9.a-zµ]+`)
 )
 
 // expectText compares a text with the wanted one, in which addresses have names.

@@ -28,7 +28,7 @@ func TestReload_Circuits(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		dead, origin := refusedAddr(t), okOrigin(t)
 		via := newScriptedUpstream(t, "via")
-		via.behave(only(dead, answering(504, "Proxy-Status", "via; error=destination_unavailable")))
+		via.behave(only(dead, answering(504, "Proxy-Status: via; error=destination_unavailable")))
 		p := start(t, m, setup{egress: usual + circuitForLong})
 		kept := func(what string, again bool, s setup) {
 			t.Helper()
@@ -59,7 +59,7 @@ func TestReload_CircuitsOfGroups(t *testing.T) {
 	dead, origin := refusedAddr(t), okOrigin(t)
 	a, b := newScriptedUpstream(t, "a"), newScriptedUpstream(t, "b")
 	for _, u := range []*scriptedUpstream{a, b} {
-		u.behave(only(dead, answering(502, "Proxy-Status", u.name+"; error=connection_refused")))
+		u.behave(only(dead, answering(502, "Proxy-Status: "+u.name+"; error=connection_refused")))
 	}
 	config := func(words string, upstreams ...*scriptedUpstream) setup {
 		return setup{egress: usual + circuitForLong + groupOf(words, upstreams...)}

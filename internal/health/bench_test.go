@@ -22,10 +22,10 @@ func TestHotPathsDoNotAllocate(t *testing.T) {
 		"weight":    func() { m.Upstream.Factor(now, &cfg); m.Upstream.Latency(now) },
 		"in flight": func() { m.Upstream.StartTunnel(); m.Upstream.InFlight(); m.Upstream.EndTunnel() },
 		"connect":   func() { m.Upstream.ObserveConnect(now, time.Millisecond) },
-		"success":   func() { g.Observe(now, m, Observation{Kind: Success, Destination: 5}) },
+		"success":   func() { g.Observe(now, m, Observation{Kind: Success, Reached: true, Destination: 5}) },
 		"failure, success": func() {
 			g.Observe(now, m, Observation{Kind: Failure, Destination: 5})
-			g.Observe(now, m, Observation{Kind: Success, Destination: 5})
+			g.Observe(now, m, Observation{Kind: Success, Reached: true, Destination: 5})
 		},
 		"destination": func() { Destination("example.com:443") },
 	} {
@@ -45,7 +45,7 @@ func TestSuccessTakesNoLock(t *testing.T) {
 	m.Upstream.mu.Lock()
 	defer g.mu.Unlock()
 	defer m.Upstream.mu.Unlock()
-	g.Observe(now, m, Observation{Kind: Success, Destination: 5}) // would hang
+	g.Observe(now, m, Observation{Kind: Success, Reached: true, Destination: 5}) // would hang
 	g.Available(now)
 	g.TryProbe(now, nil)
 	m.Upstream.Available()
@@ -78,7 +78,7 @@ func BenchmarkRequest(b *testing.B) {
 					u.Factor(now, &cfg)
 					u.Latency(now)
 					u.StartExchange()
-					g.Observe(now, m, Observation{Kind: Success, Destination: 5})
+					g.Observe(now, m, Observation{Kind: Success, Reached: true, Destination: 5})
 					u.EndExchange()
 				}
 			})

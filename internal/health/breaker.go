@@ -29,6 +29,12 @@ type breaker struct {
 	oldest   Token   // of those that may still tell a result
 	probedAt instant // when probe was given out
 	probeEnd instant // when its time is over
+
+	spared    bool          // should be open, and may not
+	sparedFor time.Duration // how long it is left alone before the next trial,
+	longer    time.Duration // which grows by this each time
+	longest   time.Duration // up to this
+	tryAt     instant       // when the next trial may be
 }
 
 // tryProbe gives out the turn of the probe, for so long, if the open period is over.
@@ -39,6 +45,27 @@ func (b *breaker) tryProbe(now instant, limit time.Duration) Token {
 	b.probe = b.probe.next()
 	b.state, b.probedAt, b.probeEnd = HalfOpen, now, now.add(limit)
 	return b.probe
+}
+
+// spare notes that the circuit should be open, but the group cannot do without the
+// upstream: it is used last, and has a trial now and then.
+func (b *breaker) spare(now instant, cfg *UpstreamConfig) {
+	b.askAt = now.add(askAgain)
+	if !b.spared {
+		b.spared, b.sparedFor, b.longer, b.longest = true, cfg.OpenFor, cfg.OpenFor, cfg.MaxOpenFor
+		b.tryAt = now.add(b.sparedFor)
+	}
+}
+
+// tryTrial takes the trial if its time has come. It needs no token, since nothing waits
+// for its end: without a success there is another one later, after a longer time.
+func (b *breaker) tryTrial(now instant) bool {
+	if now < b.tryAt {
+		return false
+	}
+	b.sparedFor = min(b.sparedFor+b.longer, b.longest)
+	b.tryAt = now.add(b.sparedFor)
+	return true
 }
 
 // holds reports whether tok is the last turn that was given out, and nothing has
@@ -81,7 +108,7 @@ func (b *breaker) open(now instant, cfg *UpstreamConfig, longer bool, less float
 	} else {
 		b.openings = int(cfg.MaxOpenFor/cfg.OpenFor) + 1 // no further: it would take as long to shrink
 	}
-	b.state, b.failures = Open, 0
+	b.state, b.failures, b.spared = Open, 0, false
 	b.until = now.add(period - time.Duration(float64(period)*less))
 	b.settle()
 }

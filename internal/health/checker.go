@@ -45,6 +45,14 @@ type CheckerConfig struct {
 	// return soon after ctx is done. Required.
 	Check func(ctx context.Context, m *Member, target string) error
 
+	// CheckSelf checks the upstream itself: that it can be connected to. It is asked
+	// where a target fails through the last member in rotation. Optional.
+	CheckSelf func(ctx context.Context, m *Member) error
+
+	// OnSpared is told that the targets fail through the last member in rotation, which
+	// stays: once, until a check passes. It is called like OnTransition. Optional.
+	OnSpared func(*Member, error)
+
 	// OnTransition and OnResult are told of edges and of every check. They are
 	// called by the scheduler outside any lock, one at a time: they should return
 	// soon, and must not call Stop. Optional.
@@ -212,6 +220,11 @@ type result struct {
 // check runs one check and hands its result to the scheduler.
 func (c *Checker) check(ctx context.Context, e *entry, m *Member, started time.Time) {
 	err := c.try(ctx, m)
+	if c.targetOnly(err) && m.Upstream.last() && c.cfg.CheckSelf != nil {
+		if self := c.checkSelf(ctx, m); self != nil {
+			err = fmt.Errorf("%w: %w", ErrUnreachable, self)
+		}
+	}
 	r := result{e: e, started: started, took: time.Since(started), err: err}
 	select {
 	case c.results <- r:
@@ -233,6 +246,17 @@ func (c *Checker) try(ctx context.Context, m *Member) (err error) {
 		}
 	}
 	return err
+}
+
+// targetOnly reports whether a failure may be the targets'.
+func (c *Checker) targetOnly(err error) bool {
+	return err != nil && len(c.cfg.Targets) > 0 && !errors.Is(err, ErrUnreachable) && !errors.Is(err, ErrUnauthorized)
+}
+
+func (c *Checker) checkSelf(ctx context.Context, m *Member) error {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	return c.cfg.CheckSelf(ctx, m)
 }
 
 func (c *Checker) tryOne(ctx context.Context, m *Member, target string) error {

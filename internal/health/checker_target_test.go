@@ -1,6 +1,8 @@
 package health
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -127,9 +129,108 @@ func TestHeldByOneThatLeaves(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.wait(15 * sec)
-		l.expect("alone, its failures are its own", &l.checks, "45 0 a, 46 0 a, 47 0 a")
-		if l.status(0).Active != Down {
+		l.expect("alone, a target says nothing", &l.checks, "45 0 a")
+		if l.status(0).Active != Up {
 			t.Errorf("is %s", l.status(0).Active)
+		}
+	})
+}
+
+// TestLastOne: a target alone never takes the last member in rotation out, whatever took
+// the others out, and it is told once. The upstream itself decides.
+func TestLastOne(t *testing.T) {
+	for name, others := range map[string]func(l *lab){
+		"the only one": nil,
+		"the others are drained": func(l *lab) {
+			l.g.Members()[1].Upstream.SetAdmin(Drain)
+			l.g.Members()[2].Upstream.SetAdmin(Maint)
+		},
+		"the others cannot be reached": func(l *lab) {
+			l.set(fmt.Errorf("%w: refused", ErrUnreachable), 1, 2)
+		},
+		"the others have failed requests": func(l *lab) {
+			for i := 1; i < 3; i++ {
+				for range 3 {
+					l.g.Observe(time.Now(), l.g.Members()[i], Observation{Kind: AuthFault})
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				told, self := 0, error(nil)
+				n := 3
+				if others == nil {
+					n = 1
+				}
+				var l *lab
+				setSelf := func(err error) {
+					l.mu.Lock()
+					defer l.mu.Unlock()
+					self = err
+				}
+				l = newLab(t, n, func(c *CheckerConfig) {
+					c.Targets = []string{"a", "b"}
+					c.OnSpared = func(m *Member, err error) {
+						l.mu.Lock()
+						defer l.mu.Unlock()
+						told++
+						if m.Value != 0 || err == nil {
+							t.Errorf("told of %v: %v", m.Value, err)
+						}
+					}
+					c.CheckSelf = func(context.Context, *Member) error {
+						l.mu.Lock()
+						defer l.mu.Unlock()
+						return self
+					}
+				})
+				l.restart()
+				l.wait(12 * sec)
+				if others != nil {
+					others(l)
+					l.wait(5 * time.Minute)
+				}
+				l.set(errTarget, 0)
+				l.wait(5 * time.Minute)
+				if st := l.status(0); st.Active != Up || !st.InRotation() {
+					t.Errorf("%+v", st)
+				}
+				l.mu.Lock()
+				if told != 1 {
+					t.Errorf("told %d times", told)
+				}
+				l.mu.Unlock()
+				setSelf(errors.New("refused"))
+				l.wait(2 * time.Minute)
+				if st := l.status(0); st.Active != Down {
+					t.Errorf("cannot be reached: %+v", st)
+				}
+				// The target is still down, but that is no reason to stay out.
+				setSelf(nil)
+				l.wait(5 * time.Minute)
+				if st := l.status(0); st.Active != Up {
+					t.Errorf("can be reached again: %+v", st)
+				}
+			})
+		})
+	}
+}
+
+// TestBackWithTargetDown: upstreams that could not be reached come back when they can,
+// also where the target has gone in the meantime.
+func TestBackWithTargetDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 3, func(c *CheckerConfig) { c.Targets = []string{"a"} })
+		l.set(fmt.Errorf("%w: refused", ErrUnreachable), 0, 1, 2)
+		l.restart()
+		l.wait(sec)
+		l.set(errTarget, 0, 1, 2)
+		l.wait(5 * time.Minute)
+		for i := range 3 {
+			if st := l.status(i); st.Active != Up {
+				t.Errorf("%d: %+v", i, st)
+			}
 		}
 	})
 }

@@ -241,7 +241,9 @@ func TestCheckerTimeout(t *testing.T) {
 		l.restart()
 		l.wait(7 * sec)
 		l.expect("each target has its time", &l.checks, "0 0 a, 3 0 b")
-		l.expect("edges", &l.edges, "6 0 unhealthy")
+		if r := l.outcomes(); len(r) != 1 || r[0] != Inconclusive { // there is nobody to compare with
+			t.Errorf("%v", r)
+		}
 	})
 }
 

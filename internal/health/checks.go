@@ -1,6 +1,9 @@
 package health
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // CheckResult is the result of one active check.
 type CheckResult struct {
@@ -8,6 +11,9 @@ type CheckResult struct {
 	Started time.Time     // a check asked for later is not answered by this one
 	Took    time.Duration // for metrics
 	Err     error         // why it did not pass
+
+	// Own: the failure is surely the upstream's, not that of a target.
+	Own bool
 
 	// ProvesAuth: the check carried the credentials and they were accepted.
 	ProvesAuth bool
@@ -49,6 +55,7 @@ func (u *Upstream) checked(now instant, rise, fall int, r CheckResult) Reason {
 	u.checks.failed = r.Outcome == Failed
 	u.checks.activity, _ = u.checks.activity.next(r.Outcome == Passed, rise, fall)
 	if r.Outcome == Failed {
+		u.checks.own = r.Own
 		return ReasonCheckFailed
 	}
 	if was == Down && u.checks.activity.state == Up {
@@ -87,6 +94,27 @@ func (u *Upstream) checkedCircuit(now instant, cfg *UpstreamConfig, r CheckResul
 	return ""
 }
 
+// downByItself reports whether it is down since it could not be reached, or failed a
+// check without a target.
+func (u *Upstream) downByItself() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.checks.activity.state == Down && u.checks.own
+}
+
+// last reports whether it is the only member of a group that is in rotation, or could be
+// if it were.
+func (u *Upstream) last() bool {
+	u.mu.Lock()
+	groups := slices.Clone(u.groups)
+	u.mu.Unlock()
+	return slices.ContainsFunc(groups, func(g *Group) bool {
+		return !slices.ContainsFunc(g.Members(), func(m *Member) bool {
+			return m.Upstream != u && m.Upstream.Status().InRotation()
+		})
+	})
+}
+
 func (u *Upstream) setCheckDue(due instant) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -106,7 +134,11 @@ func (u *Upstream) claimCheck(now instant, cfg *CheckerConfig, force bool) (due 
 	case u.checks.due > now && !force:
 		return u.checks.due, false
 	}
-	u.checks.due = now.add(cfg.Timeout * time.Duration(max(len(cfg.Targets), 1)))
+	steps := max(len(cfg.Targets), 1)
+	if cfg.CheckSelf != nil {
+		steps++
+	}
+	u.checks.due = now.add(cfg.Timeout * time.Duration(steps))
 	return 0, true
 }
 

@@ -33,8 +33,8 @@
 // the account. It ends with a probe, or with an active check that carries the
 // credentials ([CheckerConfig.ProvesAuth]).
 //
-// What an exchange brings may be the destination's doing, which the upstream has only
-// passed on. Where one destination fails in such a way through several members, with
+// What an exchange brings, or the end of the connection after a CONNECT, may be the
+// destination's doing, which the upstream has only passed on. Where one destination fails in such a way through several members, with
 // no answer between, it counts as suspicion of those that have answered for others
 // lately ([Observation.Relayed]).
 //
@@ -47,7 +47,8 @@
 // A [Group] keeps ejection (open circuits) from doing more harm than good. A
 // circuit opens only if afterwards no more than MaxEjected of the group is ejected
 // and another member is in rotation; where that forbids it, the member stays in
-// rotation and the next failure after a second asks again. When less than
+// rotation, comes after all others in every tier ([Tier.LastResort]) and has a trial now
+// and then, and the next failure after a second asks again. When less than
 // PanicBelow of the group is in rotation, ejection is ignored (panic): then
 // members with an open circuit are picked as well, but none whose last connect or
 // check failed while another is up. What the operator, active checks and refused

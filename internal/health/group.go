@@ -156,7 +156,7 @@ func (g *Group) current(now time.Time) *Snapshot {
 // must go through that member, before any policy is asked, and its result must be
 // told to Observe with the token, exactly once. Only tiers that are in use now, or
 // before those, are probed, and only members that can take the request; nil takes
-// all. Call it for the first attempt of requests that can be tried again elsewhere,
+// all. A member that is spared gets a trial in the same way. Call it for the first attempt of requests that can be tried again elsewhere,
 // and TryOverdueProbe for that of others.
 func (g *Group) TryProbe(now time.Time, takes func(*Member) bool) (m *Member, tok Token, ok bool) {
 	return g.tryProbe(now, 0, takes)

@@ -26,6 +26,8 @@ type modelMember struct {
 	connectFailed       bool
 	failedSince         time.Duration
 	checkFailed         bool
+	spared              bool          // should be out, and may not
+	patience, trial     time.Duration // before the next trial, and when that is
 }
 
 func (m *modelMember) inRotation() bool { return m.admin == Ready && m.active != Down && !m.out }
@@ -72,7 +74,7 @@ func (g *groupModel) open(m *modelMember, longer bool) {
 	if longer || m.n == 0 {
 		m.n++
 	}
-	m.out, m.probing, m.fails = true, false, 0
+	m.out, m.probing, m.fails, m.spared = true, false, 0, false
 	m.oldest = len(m.tokens)
 	m.until = g.now + min(time.Duration(m.n)*g.cfg.OpenFor, g.cfg.MaxOpenFor)
 	if time.Duration(m.n)*g.cfg.OpenFor > g.cfg.MaxOpenFor {
@@ -122,6 +124,9 @@ func (g *groupModel) apply(m *modelMember, kind Kind, probe bool) {
 	} else if kind != Neutral && kind != Cancelled {
 		m.connectFailed = false
 	}
+	if kind == Success || kind == Overload {
+		m.spared = false
+	}
 	switch {
 	case probe:
 		g.applyProbe(m, kind)
@@ -133,6 +138,9 @@ func (g *groupModel) apply(m *modelMember, kind Kind, probe bool) {
 				g.open(m, true)
 			} else {
 				m.asks = g.now + time.Second
+				if !m.spared {
+					m.spared, m.patience, m.trial = true, g.cfg.OpenFor, g.now+g.cfg.OpenFor
+				}
 			}
 		}
 	case kind == AuthFault && !m.auth:
@@ -218,7 +226,12 @@ func (g *groupModel) probe(t *rapid.T) {
 	if ok != (m != nil) || ok && got != m.m {
 		t.Fatalf("probe %v of %v, want %v", ok, got, m)
 	}
-	if ok {
+	switch {
+	case !ok:
+	case m.spared:
+		m.patience = min(m.patience+g.cfg.OpenFor, g.cfg.MaxOpenFor)
+		m.trial = g.now + m.patience
+	default:
 		m.probing, m.probedAt, m.probeEnd, m.last = true, g.now, g.now+limit, tok
 		m.tokens = append(m.tokens, tok)
 	}
@@ -231,6 +244,10 @@ func (g *groupModel) nextProbe(late time.Duration) *modelMember {
 	slices.SortStableFunc(members, func(a, b *modelMember) int { return a.m.Priority - b.m.Priority })
 	for _, m := range members {
 		switch {
+		case m.spared:
+			if m.inRotation() && g.now-late >= m.trial && !g.last(m) && (!some || m.m.Priority <= serving) {
+				return m
+			}
 		case !m.probeable(serving, some):
 		case m.probing && g.now-late >= m.probeEnd:
 			oldest := m.oldest
@@ -250,11 +267,24 @@ func (m *modelMember) probeable(serving int, some bool) bool {
 	return m.out && m.admin == Ready && m.active != Down && (!some || m.m.Priority <= serving)
 }
 
+// last reports whether a member is spared and there is nobody better.
+func (g *groupModel) last(m *modelMember) bool {
+	return m.spared && !slices.ContainsFunc(g.pickable(), func(o *modelMember) bool { return !g.isLastResort(o) })
+}
+
+// isLastResort reports whether a member is among those that come after all others: it
+// is spared, or panic let it in though its connects or checks fail as well.
+func (g *groupModel) isLastResort(m *modelMember) bool {
+	recent := (m.out && !m.auth) || g.now < m.failedSince+g.cfg.OpenFor
+	failing := m.checkFailed || m.connectFailed && recent
+	return m.spared || g.panics() && failing && slices.ContainsFunc(g.members, func(o *modelMember) bool { return o.spared && o.inRotation() })
+}
+
 // serving is the priority of the first tier that has a member in rotation among
-// those that may be picked.
+// those that may be picked, and are not the last resort.
 func (g *groupModel) serving() (priority int, ok bool) {
 	for _, m := range g.pickable() {
-		if m.inRotation() && (!ok || m.m.Priority < priority) {
+		if m.inRotation() && !g.isLastResort(m) && (!ok || m.m.Priority < priority) {
 			priority, ok = m.m.Priority, true
 		}
 	}
@@ -276,20 +306,24 @@ func (g *groupModel) panics() bool {
 
 // pickable is who may be picked.
 func (g *groupModel) pickable() (all []*modelMember) {
-	var good []*modelMember
+	var good, spared []*modelMember
 	for _, m := range g.members {
 		ejected := m.out && !m.auth
 		if m.admin != Ready || m.active == Down || m.auth || (ejected && !g.panics()) {
 			continue
 		}
 		all = append(all, m)
+		if m.spared {
+			spared = append(spared, m)
+			continue
+		}
 		recent := ejected || g.now < m.failedSince+g.cfg.OpenFor
 		if !m.checkFailed && !(m.connectFailed && recent) {
 			good = append(good, m)
 		}
 	}
 	if g.panics() && len(good) > 0 {
-		return good
+		return append(good, spared...)
 	}
 	return all
 }
@@ -327,19 +361,33 @@ func (g *groupModel) tell(t *rapid.T) {
 func (g *groupModel) agree(t *rapid.T) {
 	s := g.g.Available(at(g.now))
 	got := make(map[*Member]bool)
+	rank := func(tier Tier) int {
+		switch {
+		case tier.LastResort:
+			return 2
+		case tier.Panic:
+			return 1
+		}
+		return 0
+	}
+	resort := make(map[*Member]bool)
 	for i, tier := range s.Tiers {
-		if len(tier.Members) == 0 || (i > 0 && tier.Panic == s.Tiers[i-1].Panic && tier.Priority <= s.Tiers[i-1].Priority) ||
-			(i > 0 && s.Tiers[i-1].Panic && !tier.Panic) {
+		if len(tier.Members) == 0 || (i > 0 && rank(tier) == rank(s.Tiers[i-1]) && tier.Priority <= s.Tiers[i-1].Priority) ||
+			(i > 0 && rank(s.Tiers[i-1]) > rank(tier)) {
 			t.Fatalf("order of tiers: %s", picks(s))
 		}
 		for _, m := range tier.Members {
 			got[m] = m.Priority == tier.Priority
+			resort[m] = tier.LastResort
 		}
 	}
 	want := g.pickable()
 	for _, m := range want {
 		if !got[m.m] {
 			t.Fatalf("%v cannot be picked: %s", m.m.Value, picks(s))
+		}
+		if resort[m.m] != g.isLastResort(m) {
+			t.Fatalf("%v: last resort %v", m.m.Value, resort[m.m])
 		}
 	}
 	if len(got) != len(want) || s.Panic != g.panics() {
@@ -353,7 +401,7 @@ func (g *groupModel) agree(t *rapid.T) {
 		case m.out:
 			circuit = Open
 		}
-		wantStatus := Status{m.admin, m.active, circuit, m.auth, m.connectFailed, m.checkFailed}
+		wantStatus := Status{m.admin, m.active, circuit, m.auth, m.connectFailed, m.checkFailed, m.spared}
 		if got := m.m.Upstream.Status(); got != wantStatus {
 			t.Fatalf("member %v: %+v, want %+v", m.m.Value, got, wantStatus)
 		}

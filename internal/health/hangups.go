@@ -13,14 +13,16 @@ type hangUps struct {
 
 type hangUp struct {
 	first   *Upstream // that failed so
-	several bool      // another one has, too
+	charged bool      // it was charged with that
+	several bool      // another one has failed for it, too
 	at      instant   // the last time
 }
 
-// several records that an exchange with a destination ended so, and reports whether
-// that has happened through another member as well, not long ago and with no answer
-// between.
-func (h *hangUps) several(now instant, u *Upstream, destination uint64) bool {
+// several records that a destination failed through a member, charged to that one where
+// it is the only one, and reports whether another member has failed for it as well, not
+// long ago and with no answer between. At the first time that is so, wrongly is the
+// member that was charged before, if any.
+func (h *hangUps) several(now instant, u *Upstream, destination uint64, charge bool) (several bool, wrongly *Upstream) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	last, ok := h.known[destination]
@@ -28,12 +30,18 @@ func (h *hangUps) several(now instant, u *Upstream, destination uint64) bool {
 		if !ok {
 			h.makeRoom(now)
 		}
-		last = hangUp{first: u}
+		last = hangUp{first: u, charged: charge}
 	}
-	last.several = last.several || last.first != u
+	if !last.several && last.first != u {
+		last.several = true
+		if last.charged {
+			wrongly = last.first
+		}
+	}
+	last.charged = last.charged || charge && !last.several
 	last.at = now
 	h.known[destination] = last
-	return last.several
+	return last.several, wrongly
 }
 
 // makeRoom forgets what is old, and if that is not enough any of the rest: that loses

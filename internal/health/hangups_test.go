@@ -1,6 +1,7 @@
 package health
 
 import (
+	"fmt"
 	"testing"
 	"time"
 )
@@ -13,7 +14,7 @@ func hungUp(destination string) Observation {
 // TestHangUps: a destination that hangs up on all members takes none out that has
 // answered for another one; a member that hangs up where others answer goes.
 func TestHangUps(t *testing.T) {
-	success := Observation{Kind: Success, Destination: Destination("good.example:80")}
+	success := Observation{Kind: Success, Reached: true, Destination: Destination("good.example:80")}
 	for _, tc := range []struct {
 		name  string
 		run   func(g *Group, o func(i int, d time.Duration, n int, o Observation))
@@ -24,6 +25,20 @@ func TestHangUps(t *testing.T) {
 				for i := range 3 {
 					o(i, sec, 1, hungUp("bad.example:80"))
 				}
+			}
+		}, "0 1 2"},
+		{"many destinations, each first through the same", func(_ *Group, o func(int, time.Duration, int, Observation)) {
+			for d := range 50 {
+				bad := hungUp(fmt.Sprintf("bad%d.example:80", d))
+				o(0, sec, 1, bad)
+				o(1, sec, 1, bad)
+			}
+		}, "0 1 2"},
+		{"many destinations, of which another says no more than that", func(_ *Group, o func(int, time.Duration, int, Observation)) {
+			for d := range 50 {
+				bad := hungUp(fmt.Sprintf("bad%d.example:80", d))
+				o(0, sec, 1, bad)
+				o(1, sec, 1, Observation{Kind: SoftFail, Destination: bad.Destination})
 			}
 		}, "0 1 2"},
 		{"a destination, mostly through one", func(_ *Group, o func(int, time.Duration, int, Observation)) {
@@ -52,7 +67,7 @@ func TestHangUps(t *testing.T) {
 			o(0, sec, 1, hungUp("good.example:80"))
 			o(1, sec, 1, hungUp("good.example:80")) // by chance
 			o(1, sec, 1, success)
-			o(0, sec, 4, hungUp("good.example:80"))
+			o(0, sec, 5, hungUp("good.example:80"))
 		}, "1 2"},
 		{"what another did long ago", func(_ *Group, o func(int, time.Duration, int, Observation)) {
 			o(1, sec, 1, hungUp("good.example:80"))
@@ -92,18 +107,18 @@ func TestHangUpsAreBounded(t *testing.T) {
 	var h hangUps
 	u, v := new(Upstream), new(Upstream)
 	for d := range uint64(10 * maxSoftFails) {
-		h.several(1, u, d)
+		h.several(1, u, d, true)
 	}
 	if n := len(h.known); n > maxSoftFails {
 		t.Errorf("%d remembered", n)
 	}
 	last := uint64(10*maxSoftFails - 1)
-	if !h.several(1, v, last) {
+	if several, wrongly := h.several(1, v, last, true); !several || wrongly != u {
 		t.Error("the last one was forgotten")
 	}
 	// What is old goes first.
 	later := instant(1).add(suspicionWindow + 1)
-	h.several(later, u, 1)
+	h.several(later, u, 1, true)
 	if n := len(h.known); n != 1 {
 		t.Errorf("%d remembered, of which one is not old", n)
 	}

@@ -15,8 +15,8 @@ func TestStatusPacks(t *testing.T) {
 	for _, admin := range []Admin{Ready, Drain, Maint} {
 		for _, active := range []Active{Unknown, Up, Down} {
 			for _, circuit := range []State{Closed, Open, HalfOpen} {
-				for bits := range 8 {
-					s := Status{admin, active, circuit, bits&1 != 0, bits&2 != 0, bits&4 != 0}
+				for bits := range 16 {
+					s := Status{admin, active, circuit, bits&1 != 0, bits&2 != 0, bits&4 != 0, bits&8 != 0}
 					if got := unpack(s.pack()); got != s {
 						t.Fatalf("%+v became %+v", s, got)
 					}
@@ -29,7 +29,7 @@ func TestStatusPacks(t *testing.T) {
 			}
 		}
 	}
-	if n != 216 {
+	if n != 432 {
 		t.Errorf("%d combinations", n)
 	}
 }

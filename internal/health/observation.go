@@ -51,12 +51,18 @@ type Observation struct {
 	// RetryAfter is how long an Overload lasts. Between 1 second and MaxOpenFor.
 	RetryAfter time.Duration
 
-	// Started is when the request of a ReplyTimeout was sent.
+	// Reached marks a Success that proves that the destination was reached: CONNECT
+	// 2xx, or a response of the origin. That an upstream says what is wrong with a
+	// destination is a success of the upstream and no such proof.
+	Reached bool
+
+	// Started is when the request was sent; zero where its time says nothing about
+	// the latency of the upstream. A ReplyTimeout needs it.
 	Started time.Time
 
 	// Relayed marks a Failure or an AuthFault that may be the destination's, which the
-	// upstream has only passed on: of an exchange whose connection ended, or that
-	// was answered in this way. See [Group.Observe].
+	// upstream has only passed on: of an exchange or a CONNECT whose connection ended,
+	// or of an exchange that was answered in this way. See [Group.Observe].
 	Relayed bool
 
 	// Probe is the token of the probe, if the request was one.

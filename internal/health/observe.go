@@ -14,6 +14,7 @@ const (
 // observed through [Group.Observe].
 func (u *Upstream) Observe(now time.Time, cfg *UpstreamConfig, o Observation) (Transition, Doubt) {
 	t := instantOf(now)
+	u.sampleEnd(t, &o)
 	if o.Kind == Success {
 		u.answered.Store(int64(t))
 		u.window.add(t, cfg.Window, true)
@@ -58,6 +59,7 @@ func (u *Upstream) succeed(now instant, probe bool) Reason {
 		if !u.breaker.auth {
 			u.breaker.failures, u.breaker.refused = 0, 0
 		}
+		u.endSpared(now)
 		return ""
 	}
 	u.close(now)
@@ -84,6 +86,17 @@ func (u *Upstream) fail(now instant, cfg *UpstreamConfig, connect, probe bool) R
 		return u.eject(now, cfg, reason)
 	}
 	return ""
+}
+
+// forgive takes back a failure that turned out to be the destination's.
+func (u *Upstream) forgive(now instant, cfg *UpstreamConfig) {
+	u.step(func() Reason {
+		if u.breaker.state == Closed && u.breaker.failures > 0 {
+			u.breaker.failures--
+			u.window.takeBack(now, cfg.Window)
+		}
+		return ""
+	})
 }
 
 // refuse records a 407. The third in a row opens the circuit, whatever the group
@@ -120,6 +133,7 @@ func (u *Upstream) overloaded(now instant, cfg *UpstreamConfig, retryAfter time.
 		u.overload.Store(int64(until))
 	}
 	if !probe {
+		u.endSpared(now)
 		return ""
 	}
 	u.close(now)
@@ -135,6 +149,14 @@ func (u *Upstream) unsettled(now instant, cfg *UpstreamConfig, probe bool) {
 		u.openAgain(now, cfg)
 	default:
 		u.breaker.settle() // its time was over before
+	}
+}
+
+// endSpared lets an upstream that was spared take part again, slowly.
+func (u *Upstream) endSpared(now instant) {
+	if u.breaker.spared {
+		u.breaker.spared = false
+		u.slow.Store(int64(now))
 	}
 }
 

@@ -22,7 +22,7 @@ func TestReport(t *testing.T) {
 	repeat(u, 0, 2, Observation{Kind: ConnectFailure})
 	want := Report{
 		Status:  Status{Active: Down, ConnectFailed: true, CheckFailed: true},
-		Tunnels: 1, Latency: 50 * time.Millisecond, Factor: leastWeight,
+		Tunnels: 1, Latency: failedLatency, Factor: leastWeight,
 		Failures: 2, Passed: 1, Failed: 2, SoftFails: 1, Overloaded: at(5 * sec),
 		LastCheck: at(0), LastOutcome: Failed, LastError: bad,
 	}

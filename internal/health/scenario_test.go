@@ -129,7 +129,7 @@ func TestScenario22OtherPath(t *testing.T) {
 			if direct {
 				return g.AnsweredElsewhere(at(sec), dest)
 			}
-			return groupObserve(g, 1, sec, 1, Observation{Kind: Success, Destination: dest}).Transitions
+			return groupObserve(g, 1, sec, 1, Observation{Kind: Success, Reached: true, Destination: dest}).Transitions
 		}
 		if out := fiveSites(g, at(0)); out.Doubt != Suspect || out.Ask != AskNothing {
 			t.Fatalf("%+v", out)
@@ -157,7 +157,7 @@ func TestScenario22Retried(t *testing.T) {
 		if got := len(out.Transitions); got != i/4 {
 			t.Errorf("site %d: %+v", i, out)
 		}
-		o.Kind = Success
+		o.Kind, o.Reached = Success, true
 		groupObserve(g, 1, 0, 1, o)
 	}
 }
@@ -167,7 +167,7 @@ func TestScenario22Success(t *testing.T) {
 	g := newGroup(t, 3, exactConfig())
 	for i := range 100 {
 		if i%4 == 3 {
-			groupObserve(g, 0, 0, 1, Observation{Kind: Success, Destination: 1000})
+			groupObserve(g, 0, 0, 1, Observation{Kind: Success, Reached: true, Destination: 1000})
 		}
 		if out := groupObserve(g, 0, 0, 1, Observation{Kind: SoftFail, Destination: uint64(i + 1)}); out.Doubt != NoDoubt {
 			t.Fatalf("site %d: %+v", i, out)
@@ -238,7 +238,7 @@ func TestUnanswered(t *testing.T) {
 		}
 		started := time.Now()
 		l.wait(sec)
-		l.g.Observe(time.Now(), m, Observation{Kind: Success, Destination: 2})
+		l.g.Observe(time.Now(), m, Observation{Kind: Success, Reached: true, Destination: 2})
 		if out := timeout(started); out.Ask != AskNothing {
 			t.Errorf("another one was answered: %+v", out)
 		}

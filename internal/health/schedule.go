@@ -37,6 +37,7 @@ type entry struct {
 	started instant
 	settled instant // when the last outcome was known
 
+	told    bool    // that it is the last one, and its targets fail
 	held    *result // a failure that does not count yet
 	muteFor instant // until when its failure is known, so that it need not be asked
 }
@@ -176,24 +177,13 @@ func (c *Checker) finish(now time.Time, r result) {
 	case errors.Is(r.err, ErrUnauthorized):
 		e.muteFor = t.add(c.cfg.Interval)
 		c.settle(now, e, r, Unauthorized)
-	case errors.Is(r.err, ErrUnreachable), len(c.cfg.Targets) == 0, s.passedAt >= instantOf(r.started), c.alone():
+	case !c.targetOnly(r.err), s.passedAt >= instantOf(r.started):
 		e.muteFor = t.add(c.cfg.Interval)
 		c.settle(now, e, r, Failed)
 	default:
 		e.held = &r
 		s.held++
 	}
-}
-
-// alone reports whether there is no other member to compare with.
-func (c *Checker) alone() bool {
-	n := 0
-	for u := range c.schedule.entries {
-		if u.Status().Admin != Maint {
-			n++
-		}
-	}
-	return n < 2
 }
 
 // resolve goes on with held failures: it waits for a member that is being checked,
@@ -243,9 +233,11 @@ func (c *Checker) settle(now time.Time, e *entry, r result, outcome CheckOutcome
 	if c.group.used.Swap(false) {
 		s.traffic = t
 	}
+	outcome = c.weigh(e, r.err, outcome)
 	cr := CheckResult{
 		Outcome: outcome, Started: r.started, Took: r.took, Err: r.err,
-		ProvesAuth: c.cfg.ProvesAuth && outcome == Passed,
+		Own:        outcome == Failed && !c.targetOnly(r.err),
+		ProvesAuth: c.cfg.ProvesAuth && r.err == nil,
 	}
 	transitions := u.ObserveCheck(now, &c.group.cfg.UpstreamConfig, c.cfg.Rise, c.cfg.Fall, cr)
 	traffic := e.settled == 0 || s.traffic > e.settled
@@ -265,6 +257,29 @@ func (c *Checker) settle(now time.Time, e *entry, r result, outcome CheckOutcome
 			c.cfg.OnTransition(e.m, tr)
 		}
 	}
+}
+
+// weigh returns what the outcome of a check counts as. A target alone does not take the
+// last member in rotation out, and where it says nothing, an upstream that was down since
+// it could not be reached is back: it was reached.
+func (c *Checker) weigh(e *entry, err error, outcome CheckOutcome) CheckOutcome {
+	u := e.m.Upstream
+	last := c.targetOnly(err) && u.last()
+	if outcome == Failed && last {
+		outcome = Inconclusive
+	}
+	switch {
+	case outcome == Passed:
+		e.told = false
+	case outcome == Inconclusive && u.downByItself():
+		outcome = Passed
+	case outcome == Inconclusive && last && !e.told && u.Status().InRotation():
+		e.told = true
+		if c.cfg.OnSpared != nil {
+			c.cfg.OnSpared(e.m, err)
+		}
+	}
+	return outcome
 }
 
 // queue is a heap of entries by due time.

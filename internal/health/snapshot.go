@@ -1,12 +1,15 @@
 package health
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 // Snapshot is who may be picked, as of one moment. It is immutable.
 type Snapshot struct {
 	// Tiers holds the members that may be picked, in the order in which tiers are
-	// to be used: by priority, but those that panic alone filled come last. No tier
-	// is empty.
+	// to be used: by priority, but those that panic alone filled come after all
+	// others, and the last resort after these. No tier is empty.
 	Tiers []Tier
 
 	// Panic: too few members are in rotation, so ejection is ignored.
@@ -27,6 +30,10 @@ type Tier struct {
 
 	// Panic: all of them are ejected, and here because of panic.
 	Panic bool
+
+	// LastResort: all of them fail, and nobody better may be picked in their tier:
+	// they should be ejected, and may not.
+	LastResort bool
 }
 
 // candidate is a member that may be picked, or may be in panic.
@@ -40,12 +47,16 @@ type candidate struct {
 func survey(now instant, cfg *UpstreamConfig, members []*Member) (s *Snapshot, probeAt instant) {
 	s = new(Snapshot)
 	cands := make([]candidate, 0, len(members))
+	var spared []candidate
 	for _, m := range members {
 		st := m.Upstream.Status()
 		if st.Admin == Ready {
 			s.Ready++
 		}
 		switch {
+		case st.InRotation() && st.Spared:
+			s.InRotation++
+			spared = append(spared, candidate{m: m})
 		case st.InRotation():
 			s.InRotation++
 			cands = append(cands, candidate{m: m})
@@ -58,16 +69,29 @@ func survey(now instant, cfg *UpstreamConfig, members []*Member) (s *Snapshot, p
 	}
 	s.Panic = float64(s.InRotation) < cfg.PanicBelow*float64(s.Ready)-rounding
 	if s.Panic {
-		cands = s.withoutFailing(now, cfg, cands)
+		good := s.withoutFailing(now, cfg, cands)
+		switch {
+		case len(good) > 0:
+			cands = good
+		case len(spared) > 0: // nobody is better than another
+			spared = append(spared, cands...)
+			slices.SortStableFunc(spared, func(a, b candidate) int { return cmp.Compare(a.m.Priority, b.m.Priority) })
+			cands = nil
+		}
 	} else {
 		cands = slices.DeleteFunc(cands, func(c candidate) bool { return c.ejected })
 	}
-	s.arrange(cands)
+	s.arrange(cands, false)
+	if len(s.Tiers) > 0 { // or every request is a trial
+		for _, c := range spared {
+			s.probes = append(s.probes, c.m)
+		}
+	}
+	s.arrange(spared, true)
 	return s, s.arrangeProbes()
 }
 
-// withoutFailing drops those whose last connect or check failed, if that leaves
-// any. One that is in rotation is dropped for a failed connect only for as long as
+// withoutFailing drops those whose last connect or check failed. One that is in rotation is dropped for a failed connect only for as long as
 // a circuit would open: nothing else would ever try it again.
 func (s *Snapshot) withoutFailing(now instant, cfg *UpstreamConfig, cands []candidate) []candidate {
 	good := make([]candidate, 0, len(cands))
@@ -84,27 +108,25 @@ func (s *Snapshot) withoutFailing(now instant, cfg *UpstreamConfig, cands []cand
 			good = append(good, c)
 		}
 	}
-	if len(good) == 0 {
-		return cands
-	}
 	return good
 }
 
-// arrange fills the tiers; the candidates are ordered by priority.
-func (s *Snapshot) arrange(cands []candidate) {
+// arrange adds tiers; the candidates are ordered by priority.
+func (s *Snapshot) arrange(cands []candidate, lastResort bool) {
+	first := len(s.Tiers)
 	all := make([]*Member, len(cands))
 	for i, c := range cands {
 		all[i] = c.m
 	}
 	for from, to := 0, 0; from < len(cands); from = to {
-		tier := Tier{Priority: cands[from].m.Priority, Panic: true}
+		tier := Tier{Priority: cands[from].m.Priority, Panic: !lastResort, LastResort: lastResort}
 		for ; to < len(cands) && cands[to].m.Priority == tier.Priority; to++ {
 			tier.Panic = tier.Panic && cands[to].ejected
 		}
 		tier.Members = all[from:to:to]
 		s.Tiers = append(s.Tiers, tier)
 	}
-	slices.SortStableFunc(s.Tiers, func(a, b Tier) int {
+	slices.SortStableFunc(s.Tiers[first:], func(a, b Tier) int {
 		switch {
 		case a.Panic == b.Panic:
 			return 0
@@ -119,7 +141,7 @@ func (s *Snapshot) arrange(cands []candidate) {
 // gets no request while the tiers before it serve. It returns when the first of the
 // others is due.
 func (s *Snapshot) arrangeProbes() (first instant) {
-	if len(s.Tiers) > 0 && !s.Tiers[0].Panic {
+	if len(s.Tiers) > 0 && !s.Tiers[0].Panic && !s.Tiers[0].LastResort {
 		s.probes = slices.DeleteFunc(s.probes, func(m *Member) bool { return m.Priority > s.Tiers[0].Priority })
 	}
 	for _, m := range s.probes {

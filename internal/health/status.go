@@ -37,6 +37,10 @@ type Status struct {
 	// active check failed. They matter in panic only.
 	ConnectFailed bool
 	CheckFailed   bool
+
+	// Spared: it should be ejected, but the group cannot do without it. It is in
+	// rotation, and used last.
+	Spared bool
 }
 
 // InRotation reports whether the upstream may be picked, leaving panic aside.
@@ -58,6 +62,7 @@ const (
 	bitAuthFault = 1 << (6 + iota)
 	bitConnectFailed
 	bitCheckFailed
+	bitSpared
 )
 
 func (s Status) pack() uint32 {
@@ -65,7 +70,7 @@ func (s Status) pack() uint32 {
 	for _, b := range [...]struct {
 		set bool
 		bit uint32
-	}{{s.AuthFault, bitAuthFault}, {s.ConnectFailed, bitConnectFailed}, {s.CheckFailed, bitCheckFailed}} {
+	}{{s.AuthFault, bitAuthFault}, {s.ConnectFailed, bitConnectFailed}, {s.CheckFailed, bitCheckFailed}, {s.Spared, bitSpared}} {
 		if b.set {
 			w |= b.bit
 		}
@@ -81,6 +86,7 @@ func unpack(w uint32) Status {
 		AuthFault:     w&bitAuthFault != 0,
 		ConnectFailed: w&bitConnectFailed != 0,
 		CheckFailed:   w&bitCheckFailed != 0,
+		Spared:        w&bitSpared != 0,
 	}
 }
 

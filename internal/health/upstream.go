@@ -23,11 +23,10 @@ type Upstream struct {
 	failedAt atomic.Int64  // instant of a failed connect; of several, the first in an open period
 	probeAt  atomic.Int64  // instant from which a probe may be tried; 0: none may
 
-	latency   atomic.Int64 // peak EWMA of the connect time in nanoseconds; 0: none yet
-	latencyAt atomic.Int64 // instant of its last sample
-
 	_ [64]byte // what follows is written by every request
 
+	latency   atomic.Int64 // peak EWMA in nanoseconds; 0: none yet
+	latencyAt atomic.Int64 // instant of its last sample
 	exchanges atomic.Int64
 	tunnels   atomic.Int64
 	answered  atomic.Int64 // instant of the last success
@@ -47,6 +46,7 @@ type Upstream struct {
 type checks struct {
 	activity activity
 	failed   bool          // the last check
+	own      bool          // its failure was surely its own
 	due      instant       // of the next one
 	backoff  time.Duration // while down
 	at       instant       // of the last result
@@ -72,35 +72,10 @@ func (u *Upstream) Factor(now time.Time, cfg *UpstreamConfig) float64 {
 	return min(ramp(t, slow, cfg.SlowStart), ramp(t, overload, cfg.SlowStart))
 }
 
-// ObserveConnect records how long it took to connect to the upstream.
-func (u *Upstream) ObserveConnect(now time.Time, took time.Duration) {
-	t := instantOf(now)
-	elapsed := t.sub(instant(u.latencyAt.Swap(int64(t))))
-	for {
-		old := u.latency.Load()
-		next := int64(peak(float64(old), elapsed, float64(max(took, 1))))
-		if u.latency.CompareAndSwap(old, next) {
-			return
-		}
-	}
-}
-
 // answeredWithin reports whether there was a success not longer than d ago.
 func (u *Upstream) answeredWithin(now instant, d time.Duration) bool {
 	at := instant(u.answered.Load())
 	return at != 0 && now.sub(at) <= d
-}
-
-// Latency is the peak EWMA of the connect time: up at once, down with a time
-// constant of 10 s, also without samples, so that one slow connect does not keep
-// an upstream out of use for ever. 0 if none was measured, else at least 1 ms.
-func (u *Upstream) Latency(now time.Time) time.Duration {
-	v := u.latency.Load()
-	if v == 0 {
-		return 0
-	}
-	d := decayed(float64(v), instantOf(now).sub(instant(u.latencyAt.Load())))
-	return max(time.Duration(d), leastLatency)
 }
 
 // StartExchange and EndExchange count an exchange under way.
@@ -137,7 +112,8 @@ func (u *Upstream) ForgetChecks() Transition {
 
 // TryProbe takes the turn of the probe: the next request goes through this
 // upstream, and its result must be told to Observe with the token, exactly once.
-// ok is false if no probe is due or one is under way. After limit, which is at most
+// The token is zero where it is the trial of an upstream that may not be ejected, which
+// is told like any other request. ok is false if no probe is due or one is under way. After limit, which is at most
 // ProbeLimit, its time is over: another may be sent some time later.
 func (u *Upstream) TryProbe(now time.Time, cfg *UpstreamConfig, limit time.Duration) (tok Token, ok bool) {
 	t := instantOf(now)
@@ -146,22 +122,26 @@ func (u *Upstream) TryProbe(now time.Time, cfg *UpstreamConfig, limit time.Durat
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if !u.status().probeable() {
-		return 0, false
+	switch s := u.status(); {
+	case s.InRotation() && s.Spared:
+		ok = u.breaker.tryTrial(t)
+	case s.probeable():
+		if u.breaker.overdue(t) {
+			oldest := u.breaker.oldest
+			u.openAgain(u.breaker.probeEnd, cfg)
+			u.breaker.oldest = oldest // it may still tell a result
+		}
+		tok = u.breaker.tryProbe(t, min(limit, ProbeLimit))
+		ok = tok != 0
 	}
-	if u.breaker.overdue(t) {
-		oldest := u.breaker.oldest
-		u.openAgain(u.breaker.probeEnd, cfg)
-		u.breaker.oldest = oldest // it may still tell a result
-	}
-	tok = u.breaker.tryProbe(t, min(limit, ProbeLimit))
 	u.publish()
-	return tok, tok != 0
+	return tok, ok
 }
 
 // status is the status as of now; called with mu held.
 func (u *Upstream) status() Status {
 	return Status{
+		Spared:        u.breaker.spared,
 		Admin:         u.admin,
 		Active:        u.checks.activity.state,
 		Circuit:       u.breaker.state,
@@ -176,7 +156,10 @@ func (u *Upstream) publish() {
 	s := u.status()
 	u.word.Store(s.pack())
 	at := instant(0)
-	if s.probeable() {
+	switch {
+	case s.InRotation() && s.Spared:
+		at = u.breaker.tryAt
+	case s.probeable():
 		at = u.breaker.due()
 	}
 	u.probeAt.Store(int64(at))
@@ -209,7 +192,8 @@ func (u *Upstream) step(do func() Reason) (t Transition) {
 // failing upstream.
 var ejecting sync.Mutex
 
-// eject opens the circuit, unless one of the groups forbids it. Called with mu held.
+// eject opens the circuit, or spares the upstream where one of the groups forbids that.
+// Called with mu held.
 func (u *Upstream) eject(now instant, cfg *UpstreamConfig, reason Reason) Reason {
 	if now < u.breaker.askAt {
 		return ""
@@ -218,7 +202,7 @@ func (u *Upstream) eject(now instant, cfg *UpstreamConfig, reason Reason) Reason
 	defer ejecting.Unlock()
 	for _, g := range u.groups {
 		if !g.mayEject(u) {
-			u.breaker.askAt = now.add(askAgain)
+			u.breaker.spare(now, cfg)
 			return ""
 		}
 	}

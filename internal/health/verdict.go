@@ -25,29 +25,39 @@ type Outcome struct {
 // Observe records how a request through m ended. m may have left the group since.
 //
 // A Failure or AuthFault that may be the destination's counts as a SoftFail where that
-// destination has failed so through several members with no answer since, and m has
-// answered for another one lately.
+// destination has failed so, or softly, through several members with no answer since,
+// and m has answered for another one lately.
 func (g *Group) Observe(now time.Time, m *Member, o Observation) (out Outcome) {
-	if (o.Kind == Failure || o.Kind == AuthFault) && o.Relayed && o.Destination != 0 {
-		t := instantOf(now)
-		g.soft.add(o.Destination) // so that an answer is noticed
-		if g.hangUps.several(t, m.Upstream, o.Destination) && m.Upstream.answeredWithin(t, g.cfg.Window) {
-			o.Kind = SoftFail
-		}
+	if o.Destination != 0 {
+		o.Kind = g.weigh(instantOf(now), m.Upstream, &o)
 	}
 	tr, doubt := m.Upstream.Observe(now, &g.cfg.UpstreamConfig, o)
 	out.Transitions = changed(nil, tr)
-	switch {
-	case o.Destination == 0:
-	case o.Kind == Success:
+	if o.Destination != 0 && o.Kind == Success && o.Reached {
 		out.Transitions = g.answered(now, m.Upstream, o.Destination, out.Transitions)
-	case o.Kind == SoftFail || o.Kind == ReplyTimeout:
-		g.soft.add(o.Destination)
 	}
 	if doubt != NoDoubt {
 		out.Doubt, out.Ask = doubt, g.ask(doubt)
 	}
 	return out
+}
+
+// weigh returns what a failure for a destination counts as. Where it turns out that the
+// destination fails through several members, the first of them is forgiven.
+func (g *Group) weigh(now instant, u *Upstream, o *Observation) Kind {
+	mayBe := (o.Kind == Failure || o.Kind == AuthFault) && o.Relayed
+	if !mayBe && o.Kind != SoftFail && o.Kind != ReplyTimeout {
+		return o.Kind
+	}
+	g.soft.add(o.Destination) // so that an answer is noticed
+	several, wrongly := g.hangUps.several(now, u, o.Destination, o.Kind == Failure)
+	if wrongly != nil && wrongly.answeredWithin(now, g.cfg.Window) {
+		wrongly.forgive(now, &g.cfg.UpstreamConfig)
+	}
+	if mayBe && several && u.answeredWithin(now, g.cfg.Window) {
+		return SoftFail
+	}
+	return o.Kind
 }
 
 // AnsweredElsewhere tells that a destination was reached past the group.

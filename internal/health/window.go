@@ -55,6 +55,17 @@ func (w *window) add(now instant, length time.Duration, success bool) {
 	}
 }
 
+// takeBack takes the last failure out, unless it is too long ago.
+func (w *window) takeBack(now instant, length time.Duration) {
+	n := bucketOf(now, length)
+	for _, number := range [...]uint32{n, n - 1} {
+		if c := &w.failed[number%buckets].word; uint32(c.Load()>>32) == number && uint32(c.Load()) > 0 {
+			c.Add(^uint64(0))
+			return
+		}
+	}
+}
+
 func (w *window) counts(now instant, length time.Duration) (passed, failed int) {
 	n := bucketOf(now, length)
 	for i := range buckets {

@@ -189,9 +189,9 @@ func TestBlame(t *testing.T) {
 		"overload":    {reply("429 x\r\nRetry-After: 3"), reply("503 x\r\nRetry-After: Fri, 31 Dec 1999 23:59:59 GMT")},
 		"internal":    {reply("500 x\r\nProxy-Status: a, b;error=proxy_internal_error")},
 		"destination": {reply("502 x\r\nProxy-Status: far;error=dns_error, near"), reply("504 x\r\nproxy-status: a;error=connection_timeout")},
-		"suspicion":   {reply("502 x"), reply("503 x\r\nContent-Length: 0\r\nVia: 1.1 a"), reply("504 x\r\nProxy-Status: ;;broken")},
+		"suspicion":   {reply("502 x"), reply("502 x\r\nContent-Length: 0"), reply("503 x\r\nContent-Length: 0\r\nVia: 1.1 a"), reply("504 x\r\nProxy-Status: ;;broken")},
 		"suspicion, evident": {
-			reply("502 x\r\nContent-Length: 0"), reply("503 x\r\nX-Squid-Error: ERR_CONNECT_FAIL 111"),
+			reply("503 x\r\nX-Squid-Error: ERR_CONNECT_FAIL 111"),
 		},
 		"dead":          {answering("", true), answering("garbage\r\n\r\n", false), answering("HTTP/1.1 2", true)},
 		"reply timeout": {answering("", false), answering("HTTP/1.1 200 OK\r\n", false)},

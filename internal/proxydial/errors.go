@@ -147,11 +147,42 @@ func (e *ReplyError) stage() Stage {
 	return StageReply
 }
 
-// Evident reports whether the answer shows that the proxy itself, or one behind
-// it, made it, and not an origin: it has a Proxy-Status with an error, or an
-// X-Squid-Error, or it is a 5xx without content that went through no proxy.
+// Evident reports whether an answer to an exchange shows that the proxy itself made it,
+// and not an origin: it has an X-Squid-Error, or a Proxy-Status with an error. Behind a
+// Via, that must be the error of the nearest proxy and name it, or it may have come
+// through that one. An empty body proves nothing.
 func (r *Reply) Evident() bool {
-	return r.ProxyError() != "" || r.SquidError != "" || r.Status >= 500 && r.BodyLess && r.Via == ""
+	return r.SquidError != "" || r.ProxyError() != "" && (r.Via == "" || r.namesNearest())
+}
+
+// namesNearest reports whether the nearest proxy in Via is the one whose error the last
+// member of Proxy-Status tells.
+func (r *Reply) namesNearest() bool {
+	list, err := httpsfv.UnmarshalList([]string{r.ProxyStatus})
+	if err != nil || len(list) == 0 {
+		return false
+	}
+	item, ok := list[len(list)-1].(httpsfv.Item)
+	if !ok {
+		return false
+	}
+	if _, failed := item.Params.Get("error"); !failed {
+		return false
+	}
+	name := ""
+	switch v := item.Value.(type) {
+	case httpsfv.Token:
+		name = string(v)
+	case string:
+		name = v
+	}
+	// Via: the protocol, and who received it (RFC 9110 §7.6.3), perhaps with a port.
+	nearest := strings.Fields(r.Via[strings.LastIndexByte(r.Via, ',')+1:])
+	if len(nearest) < 2 || name == "" {
+		return false
+	}
+	host, _, _ := strings.Cut(nearest[1], ":")
+	return strings.EqualFold(name, nearest[1]) || strings.EqualFold(name, host)
 }
 
 // ProxyError is the error type in Proxy-Status (RFC 9209 §2.3), such as

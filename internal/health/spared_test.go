@@ -1,0 +1,167 @@
+package health
+
+import (
+	"testing"
+	"time"
+)
+
+// sparing returns a group of which member 0 is ejected and member 1 should be, but may
+// not.
+func sparing(t *testing.T, n int, kind Kind, priority ...int) *Group {
+	t.Helper()
+	g := newGroup(t, n, exactConfig())
+	if len(priority) > 0 {
+		var members []*Member
+		for i, m := range g.Members() {
+			members = append(members, &Member{Upstream: m.Upstream, Priority: priority[i], Value: i})
+		}
+		if err := g.SetMembers(members); err != nil {
+			t.Fatal(err)
+		}
+	}
+	groupObserve(g, 0, 0, 5, Observation{Kind: kind})
+	groupObserve(g, 1, 0, 5, Observation{Kind: kind})
+	return g
+}
+
+// lastResort is the tiers of a snapshot that are the last resort.
+func lastResort(s *Snapshot) (values []any) {
+	for _, tier := range s.Tiers {
+		if tier.LastResort {
+			for _, m := range tier.Members {
+				values = append(values, m.Value)
+			}
+		}
+	}
+	return values
+}
+
+// TestSpared: what should be ejected and may not comes after everybody else, whatever
+// its priority, and has one trial at a time.
+func TestSpared(t *testing.T) {
+	for name, g := range map[string]*Group{
+		"the cap":        sparing(t, 3, ConnectFailure),
+		"no connect":     sparing(t, 3, Failure),
+		"a standby tier": sparing(t, 3, ConnectFailure, 0, 0, 1),
+	} {
+		s := g.Available(at(sec))
+		if got := picks(s); got != "2 | 1" {
+			t.Errorf("%s: %q", name, got)
+		}
+		if got := lastResort(s); len(got) != 1 || got[0] != 1 {
+			t.Errorf("%s: last resort %v", name, got)
+		}
+		if st := g.Members()[1].Upstream.Status(); !st.InRotation() || !st.Spared {
+			t.Errorf("%s: %+v", name, st)
+		}
+	}
+}
+
+// TestSpared_InPanic: panic does not bring it in front of those that serve.
+func TestSpared_InPanic(t *testing.T) {
+	cfg := exactConfig()
+	cfg.PanicBelow = 1
+	g := newGroup(t, 3, cfg)
+	groupObserve(g, 0, 0, 5, Observation{Kind: Failure})
+	groupObserve(g, 1, 0, 5, Observation{Kind: Failure})
+	if got := picks(g.Available(at(sec))); got != "0 2 | 1 (panic)" {
+		t.Errorf("%q", got)
+	}
+	groupObserve(g, 2, sec, 1, Observation{Kind: ConnectFailure})
+	groupObserve(g, 0, sec, 1, Observation{Kind: ConnectFailure})
+	if got := picks(g.Available(at(sec))); got != "1 0 2 (panic)" {
+		t.Errorf("nobody is better: %q", got)
+	}
+}
+
+// TestSpared_TheLastOne goes on serving: there is nobody else.
+func TestSpared_TheLastOne(t *testing.T) {
+	g := newGroup(t, 1, exactConfig())
+	groupObserve(g, 0, 0, 9, Observation{Kind: ConnectFailure})
+	if got := picks(g.Available(at(sec))); got != "0" {
+		t.Errorf("%q", got)
+	}
+	if m, _, ok := g.TryProbe(at(time.Hour), nil); ok {
+		t.Errorf("trial of %v, which has all requests", m.Value)
+	}
+}
+
+// TestSpared_Trial: one request in each period, which grows, and a success brings it
+// back, slowly.
+func TestSpared_Trial(t *testing.T) {
+	g := sparing(t, 3, ConnectFailure)
+	due := func(d time.Duration) bool {
+		g.Available(at(d))
+		for {
+			m, tok, ok := g.TryProbe(at(d), nil)
+			if !ok {
+				return false
+			}
+			if m.Value == 1 {
+				if tok != 0 {
+					t.Error("a trial has a token")
+				}
+				return true
+			}
+			g.Observe(at(d), m, Observation{Kind: ConnectFailure, Probe: tok})
+		}
+	}
+	for _, step := range []struct {
+		at   time.Duration
+		want bool
+	}{
+		{10*sec - 1, false},
+		{10 * sec, true}, {10 * sec, false}, {30*sec - 1, false}, // it never ended
+		{30 * sec, true}, {60*sec - 1, false},
+	} {
+		if got := due(step.at); got != step.want {
+			t.Errorf("at %s: trial %v", step.at, got)
+		}
+	}
+	groupObserve(g, 1, 31*sec, 1, Observation{Kind: Cancelled})
+	groupObserve(g, 1, 31*sec, 1, Observation{Kind: SoftFail, Destination: 1})
+	if got := picks(g.Available(at(31 * sec))); got != "2 | 1" {
+		t.Errorf("without a result: %q", got)
+	}
+	groupObserve(g, 1, 32*sec, 1, Observation{Kind: Success})
+	if got := picks(g.Available(at(32 * sec))); got != "1 2" {
+		t.Errorf("after a success: %q", got)
+	}
+	if f := g.Members()[1].Upstream.Factor(at(32*sec), g.Config()); f != leastWeight {
+		t.Errorf("factor %v", f)
+	}
+}
+
+// TestFailureIsNotFast: what fails at once has the longest latency, not the shortest,
+// and what may have failed for its destination does not gain by it.
+func TestFailureIsNotFast(t *testing.T) {
+	quick, slow := 2*time.Millisecond, 50*time.Millisecond
+	for _, tc := range []struct {
+		name string
+		o    Observation
+		took time.Duration
+		want time.Duration
+	}{
+		{"connect", Observation{Kind: ConnectFailure}, quick, failedLatency},
+		{"connect, slowly", Observation{Kind: ConnectFailure}, 7 * sec, 7 * sec},
+		{"failure", Observation{Kind: Failure}, quick, failedLatency},
+		{"credentials", Observation{Kind: AuthFault}, quick, failedLatency},
+		{"relayed failure", Observation{Kind: Failure, Relayed: true}, quick, slow},
+		{"no detail", Observation{Kind: SoftFail}, quick, slow},
+		{"no reply", Observation{Kind: ReplyTimeout}, 5 * sec, 5 * sec},
+		{"given up", Observation{Kind: Cancelled}, 3 * sec, 3 * sec},
+		{"given up at once", Observation{Kind: Cancelled}, quick, slow - slow/10},
+		{"answer", Observation{Kind: Success, Reached: true}, 80 * time.Millisecond, 80 * time.Millisecond},
+		{"explained", Observation{Kind: Success}, quick, slow - slow/10},
+	} {
+		u := new(Upstream)
+		u.ObserveConnect(at(sec), slow)
+		now := sec + latencyTau/10
+		tc.o.Started = at(now - tc.took)
+		observe(u, now, tc.o)
+		got := u.Latency(at(now))
+		if d := got - tc.want; d < -2*time.Millisecond || d > 2*time.Millisecond {
+			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
+		}
+	}
+}
