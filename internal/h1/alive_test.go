@@ -43,9 +43,6 @@ func tcpPair(t testing.TB) (client, server *net.TCPConn) {
 	return cc.(*net.TCPConn), sc.(*net.TCPConn)
 }
 
-// longAgo is a deadline in the past.
-var longAgo = time.Unix(1, 0)
-
 // rawConn is a socket.
 type rawConn interface {
 	net.Conn

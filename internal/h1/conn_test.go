@@ -10,6 +10,9 @@ import (
 	"time"
 )
 
+// longAgo is a deadline in the past.
+var longAgo = time.Unix(1, 0)
+
 // errWouldWait is what a scriptConn returns where a real connection would wait
 // for its peer.
 var errWouldWait = errors.New("the read would wait for the peer")
