@@ -16,11 +16,12 @@ import (
 
 // notGuarded are types that look like connections and are in no row.
 var notGuarded = map[string]string{
-	"h1.Conn":           "an exchange over a connection of the table",
-	"h1.tlsReader":      "reads a connection of the table",
-	"egress.originConn": "an h1.Conn with its address",
-	"dnscache.stream":   "carries one query at a time, whose answer is told by its ID and question; a broken one is followed by a new one",
-	"relay.dead":        "stands in for a stream that was nil",
+	"h1.Conn":            "an exchange over a connection of the table",
+	"h1.tlsReader":       "reads a connection of the table",
+	"egress.originConn":  "an h1.Conn with its address",
+	"dnscache.stream":    "carries one query at a time, whose answer is told by its ID and question; a broken one is followed by a new one",
+	"dnscache.heardConn": "carries queries of a server over HTTP/2, which pings it",
+	"relay.dead":         "stands in for a stream that was nil",
 }
 
 // labs are directories with tools for tests and measurements, which relay nothing for

@@ -265,7 +265,9 @@ func (c *Conn) readTrailer() error {
 		if len(c.body.trailer) == MaxFields {
 			return tooLarge("trailer section of over %d fields", MaxFields)
 		}
-		canonicalName(line)
+		if canonicalName(line) {
+			c.doubtful = true // as in a head
+		}
 		f, err := parseField(string(line))
 		if err != nil {
 			return err
