@@ -88,17 +88,33 @@ func TestEarlyData_RFC8470(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		origin, saw := recorder(t, okResponse)
 		p := start(t, m, setup{egress: usual + "route {\n match {\n method GET POST\n}\n to direct\n}\nroute {\n match {\n remote_ip 127.0.0.1\n}\n to direct\n}\n"})
+		// The handshake may be over before the handler looks: then a request is no
+		// early one any more, whatever it was sent in. So each is tried until one is.
 		for _, tc := range []struct {
 			method string
 			status int
 		}{{"GET", 200}, {"POST", 425}, {"PUT", 425}, {"CONNECT", 425}, {"HEAD", 425}} {
-			resp := p.early(t, p.earlySession(t), tc.method, origin.addr)
-			if resp.StatusCode != tc.status {
-				t.Errorf("%s in early data: status %d, want %d", tc.method, resp.StatusCode, tc.status)
+			for try, early := 0, false; !early; try++ {
+				if try == 100 {
+					t.Fatalf("%s: no request was early", tc.method)
+				}
+				resp := p.early(t, p.earlySession(t), tc.method, origin.addr)
+				switch {
+				case resp.StatusCode == 425 && tc.status == 425:
+					early = true
+				case tc.method == "GET" && resp.StatusCode == 200:
+					told := await(t, saw, "the GET").fields("Early-Data")
+					if early = len(told) > 0; early && (len(told) > 1 || told[0] != "1") {
+						t.Errorf("the origin got Early-Data %q", told)
+					}
+				case resp.StatusCode == 200 && tc.method != "CONNECT":
+					if r := await(t, saw, tc.method); len(r.fields("Early-Data")) > 0 {
+						t.Errorf("the origin got %q", r.head)
+					}
+				case resp.StatusCode != 200:
+					t.Fatalf("%s in early data: status %d, want %d", tc.method, resp.StatusCode, tc.status)
+				}
 			}
-		}
-		if r := await(t, saw, "the GET"); r.method != "GET" || len(r.fields("Early-Data")) != 1 || r.header.Get("Early-Data") != "1" {
-			t.Errorf("the origin got %q", r.head)
 		}
 		select {
 		case r := <-saw:

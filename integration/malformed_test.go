@@ -285,7 +285,10 @@ func TestResponse_BrokenBeforeAnythingWasSent(t *testing.T) {
 							t.Errorf("got %v after %d requests", resp.Header, origin.count())
 						}
 						if m.access {
-							if line := p.egressLine(t, origin.url("/broken")); line.num("status") != 502 {
+							line := p.logs.wait(t, "the access log", func(l logLine) bool {
+								return l.isAccess() && l.str("request.host") == origin.addr
+							})
+							if line.num("status") != 502 {
 								t.Errorf("logged as %v", line.num("status"))
 							}
 						}

@@ -142,8 +142,9 @@ func TestUpstreamRoute_Fallback(t *testing.T) {
 		{"died, idempotent", "GET", dying(), "b", "http://o.test/", 200, "B", "upstream"},
 		{"died, unsafe", "POST", dying(), "b", "http://o.test/", 502, "", "upstream"},
 		{"407", "GET", refusing("407 x"), "b", "http://o.test/", 200, "B", "upstream"},
-		{"502 of its own", "GET", refusing("502 x"), "b", "http://o.test/", 200, "B", "upstream"},
-		{"502 of its own, unsafe", "POST", refusing("502 x"), "b", "http://o.test/", 502, "", "upstream"},
+		{"502 of its own", "GET", refusing("502 x\r\nProxy-Status: x; error=proxy_internal_error"), "b", "http://o.test/", 200, "B", "upstream"},
+		{"502 of its own, unsafe", "POST", refusing("502 x\r\nProxy-Status: x; error=proxy_internal_error"), "b", "http://o.test/", 502, "", "upstream"},
+		{"502 that may be the origin's", "GET", refusing("502 x"), "b", "http://o.test/", 502, "", "upstream"},
 		{"502 behind it", "GET", refusing("502 x\r\nProxy-Status: x; error=dns_error"), "b", "http://o.test/", 502, "", "upstream"},
 		{"403", "GET", refusing("403 x"), "b", "http://o.test/", 403, "", "upstream"},
 	} {
