@@ -2,7 +2,6 @@ package egress
 
 import (
 	"net/http"
-	"reflect"
 
 	"github.com/caddy-egress/egress/internal/relay"
 )
@@ -34,29 +33,4 @@ func (t *transaction) resetHTTP10() {
 	if conn, _, err := t.hijack(); err == nil {
 		relay.Reset(asStream(innermostConn(conn)))
 	}
-}
-
-// encodePackage is where Caddy's encoding writer is defined. Its type is not exported.
-var encodePackage = caddyHTTPPackage + "/encode"
-
-// takeBack takes back the head of a response that was handed to the writer, and reports
-// whether it could: Caddy's encode keeps a head, whatever is flushed, until the first byte
-// of a body comes. Of any other writer it is assumed that a head is out.
-func (t *transaction) takeBack() bool {
-	if t.out.bytesDown > 0 || !holdsHead(t.w) {
-		return false
-	}
-	clear(t.w.Header())
-	t.committed = false
-	return true
-}
-
-// holdsHead reports whether a writer is encode's and has not passed a head on.
-func holdsHead(w http.ResponseWriter) bool {
-	v := reflect.ValueOf(w)
-	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct || v.Elem().Type().PkgPath() != encodePackage {
-		return false
-	}
-	wrote := v.Elem().FieldByName("wroteHeader")
-	return wrote.Kind() == reflect.Bool && !wrote.Bool()
 }

@@ -280,7 +280,7 @@ func (t *transaction) finish(err error) error {
 	if t.out.failure.blame != blameProxy {
 		t.logAsInfo()
 	}
-	if t.out.failure == failCanceled || t.committed && !t.takeBack() {
+	if t.committed || t.out.failure == failCanceled {
 		t.abort()
 	}
 	t.writeFailure()
