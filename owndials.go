@@ -20,9 +20,17 @@ type link struct{ from, to netip.AddrPort }
 // ownDials are the open connections that this process has dialed to addresses of this
 // machine. Others cannot come back with the same two ends.
 type ownDials struct {
-	count atomic.Int64 // of open; read without mu
-	mu    sync.Mutex
-	open  map[link]weak.Pointer[net.TCPConn] // guarded by mu
+	count  atomic.Int64   // of all
+	shards [64]dialsShard // by the port dialed from, which is another one for each
+}
+
+type dialsShard struct {
+	mu   sync.Mutex
+	open map[link]weak.Pointer[net.TCPConn] // guarded by mu
+}
+
+func (o *ownDials) shard(l link) *dialsShard {
+	return &o.shards[l.from.Port()%uint16(len(o.shards))]
 }
 
 // allDials are those of the process: what was dialed by one handler may reach another.
@@ -30,31 +38,35 @@ var allDials ownDials
 
 // add notes a connection until it is garbage.
 func (o *ownDials) add(conn *net.TCPConn, l link) {
-	p := weak.Make(conn)
-	o.mu.Lock()
-	if o.open == nil {
-		o.open = make(map[link]weak.Pointer[net.TCPConn])
+	p, shard := weak.Make(conn), o.shard(l)
+	shard.mu.Lock()
+	if shard.open == nil {
+		shard.open = make(map[link]weak.Pointer[net.TCPConn])
 	}
-	o.open[l] = p
-	o.count.Store(int64(len(o.open)))
-	o.mu.Unlock()
+	if _, again := shard.open[l]; !again {
+		o.count.Add(1)
+	}
+	shard.open[l] = p
+	shard.mu.Unlock()
 	runtime.AddCleanup(conn, func(l link) { o.remove(l, p) }, l)
 }
 
 func (o *ownDials) remove(l link, p weak.Pointer[net.TCPConn]) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.open[l] == p { // else the same ends were dialed again since
-		delete(o.open, l)
-		o.count.Store(int64(len(o.open)))
+	shard := o.shard(l)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if shard.open[l] == p { // else the same ends were dialed again since
+		delete(shard.open, l)
+		o.count.Add(-1)
 	}
 }
 
 // has reports whether a connection with these ends is open.
 func (o *ownDials) has(l link) bool {
-	o.mu.Lock()
-	conn := o.open[l].Value()
-	o.mu.Unlock()
+	shard := o.shard(l)
+	shard.mu.Lock()
+	conn := shard.open[l].Value()
+	shard.mu.Unlock()
 	if conn == nil {
 		return false
 	}
