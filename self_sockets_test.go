@@ -6,9 +6,9 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"runtime"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 

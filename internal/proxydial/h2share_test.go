@@ -30,7 +30,6 @@ func newHoarder(t *testing.T, stuck int) *hoarder {
 
 func (h *hoarder) serve(p *h2Peer, n int) {
 	const half = initialWindow / 2
-	var order []uint32
 	held := map[uint32]int{}
 	read := map[uint32]int{} // not given back, of the connection: 0
 	give := func(id uint32, n int) {
@@ -42,7 +41,6 @@ func (h *hoarder) serve(p *h2Peer, n int) {
 	for {
 		switch f := p.next().(type) {
 		case *http2.MetaHeadersFrame:
-			order = append(order, f.StreamID)
 			p.reply(f.StreamID, "200", "via", strconv.Itoa(n))
 		case *http2.DataFrame:
 			size := len(f.Data())
