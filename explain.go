@@ -140,8 +140,8 @@ func (e *explanation) steps(t *transaction, asked *explainRequest) error {
 	if err := e.chooseRoute(t); err != nil {
 		return err
 	}
-	if t.loops() {
-		return failLoop
+	if err := t.checkVia(); err != nil {
+		return err
 	}
 	if n, ok := t.maxForwards(); ok && n == 0 {
 		e.note("Max-Forwards is 0: this proxy would answer the request itself")

@@ -22,8 +22,8 @@ const maxPooledHead = 16 << 10
 
 // exchange forwards one request to its origin and relays the response.
 func (t *transaction) exchange() error {
-	if t.loops() {
-		return failLoop
+	if err := t.checkVia(); err != nil {
+		return err
 	}
 	if n, ok := t.maxForwards(); ok && n == 0 {
 		return t.answerLastHop()

@@ -153,6 +153,26 @@ func (t *transaction) loops() bool {
 	return false
 }
 
+// maxVia bounds the Via fields of a request. They go on to upstreams with CONNECT, and it
+// must not be the client who decides how large a head an upstream has to take.
+const maxVia = 2 << 10
+
+// checkVia refuses a request that comes back to this handler, or that has passed through
+// too many others, or says so.
+func (t *transaction) checkVia() error {
+	if t.loops() {
+		return failLoop
+	}
+	n := 0
+	for _, v := range t.r.Header["Via"] {
+		n += len("Via: \r\n") + len(v)
+	}
+	if n > maxVia {
+		return failVia
+	}
+	return nil
+}
+
 // appendRequestHead writes the head of the request to the origin: method and
 // target, Host from the target (RFC 9112 §3.2.2), the client's end-to-end
 // fields, our Via and Forwarded, and one canonical framing.

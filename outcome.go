@@ -56,6 +56,7 @@ var (
 	failTarget        = &failure{400, "http_request_error", blameClient, "malformed request target"}
 	failRequest       = &failure{400, "http_request_error", blameClient, "malformed request"}
 	failFields        = &failure{431, "http_request_error", blameClient, "request has too many header fields"}
+	failVia           = &failure{431, "http_request_error", blameClient, "request has passed through too many proxies"}
 	failBodySize      = &failure{413, "http_request_error", blameClient, "request body is too large"}
 	failAuth          = &failure{407, "http_request_denied", blameClient, "proxy authentication required"}
 	failClientLogins  = &failure{429, "http_request_denied", blameClient, "too many logins of this client are being checked"}
@@ -93,6 +94,7 @@ var (
 	failUpstreamInternal   = &failure{502, "proxy_internal_error", blameUpstream, "upstream proxy has failed"}
 	failUpstreamLimit      = &failure{503, "connection_limit_reached", blameUpstream, "upstream proxy is overloaded"}
 	failUpstreamDenied     = &failure{403, "http_request_denied", blamePolicy, "destination is refused by the upstream proxy"}
+	failUpstreamRequest    = &failure{502, "http_request_error", blameClient, "upstream proxy does not take the request"}
 	failUpstreamGateway    = &failure{502, "destination_unavailable", blameNetwork, "upstream proxy did not get through to the destination"}
 	failUpstreamSilent     = &failure{504, "connection_timeout", blameNetwork, "upstream proxy did not answer in time"}
 )

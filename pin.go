@@ -45,7 +45,7 @@ type pins struct {
 // pin is one idle connection. Whoever removes it from the table owns it.
 type pin struct {
 	client     net.Conn
-	user       string
+	who        pinUser
 	origin     poolKey
 	lease      *lease
 	timer      *time.Timer
@@ -93,7 +93,7 @@ func (p *pins) follow(server *caddyhttp.Server) {
 }
 
 // take removes the pin of a client for an origin, if there is one.
-func (p *pins) take(client net.Conn, user string, origin poolKey) *lease {
+func (p *pins) take(client net.Conn, who pinUser, origin poolKey) *lease {
 	if p.n.Load() == 0 {
 		return nil
 	}
@@ -103,7 +103,7 @@ func (p *pins) take(client net.Conn, user string, origin poolKey) *lease {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, e := range p.byClient[client] {
-		if e.user == user && e.origin == origin {
+		if e.who == who && e.origin == origin {
 			p.remove(e)
 			return e.lease
 		}
@@ -113,7 +113,7 @@ func (p *pins) take(client net.Conn, user string, origin poolKey) *lease {
 
 // put pins a connection that is idle now. It reports false where there is no
 // place for it. Others are closed to make room.
-func (p *pins) put(client net.Conn, user string, origin poolKey, l *lease, keep time.Duration) bool {
+func (p *pins) put(client net.Conn, who pinUser, origin poolKey, l *lease, keep time.Duration) bool {
 	idle := p.idle
 	if keep > 0 {
 		idle = min(idle, keep)
@@ -122,8 +122,8 @@ func (p *pins) put(client net.Conn, user string, origin poolKey, l *lease, keep 
 		return false
 	}
 	p.mu.Lock()
-	evicted := p.makeRoom(client, user, origin)
-	e := &pin{client: client, user: user, origin: origin, lease: l}
+	evicted := p.makeRoom(client, who, origin)
+	e := &pin{client: client, who: who, origin: origin, lease: l}
 	e.timer = time.AfterFunc(idle, func() { p.expire(e) })
 	p.insert(e)
 	p.mu.Unlock()
@@ -133,13 +133,13 @@ func (p *pins) put(client net.Conn, user string, origin poolKey, l *lease, keep 
 
 // makeRoom removes what is in the way of one more pin: one for the same, and the
 // longest idle ones where a limit is reached. p.mu is held.
-func (p *pins) makeRoom(client net.Conn, user string, origin poolKey) (evicted []*pin) {
+func (p *pins) makeRoom(client net.Conn, who pinUser, origin poolKey) (evicted []*pin) {
 	evict := func(e *pin) {
 		p.remove(e)
 		evicted = append(evicted, e)
 	}
 	for _, e := range p.byClient[client] {
-		if e.user == user && e.origin == origin {
+		if e.who == who && e.origin == origin {
 			evict(e) // left by a request that ran beside this one; there should be none
 			break
 		}
@@ -265,6 +265,12 @@ func (t *transaction) clientConn() net.Conn {
 	return c
 }
 
+// pinUser is who uses a client's connection: behind a trusted proxy it may be shared by
+// several clients.
+type pinUser struct{ name, ip string }
+
+func (t *transaction) pinUser() pinUser { return pinUser{t.user, clientIP(t.r)} }
+
 // takePinned gets the connection that is pinned to this client for its origin, if
 // there is one that is alive and that the rules still allow.
 func (t *transaction) takePinned() *lease {
@@ -275,7 +281,7 @@ func (t *transaction) takePinned() *lease {
 	if client == nil {
 		return nil
 	}
-	l := t.h.pins.take(client, t.user, t.poolKey())
+	l := t.h.pins.take(client, t.pinUser(), t.poolKey())
 	if l == nil {
 		return nil
 	}
@@ -293,7 +299,7 @@ func (t *transaction) takePinned() *lease {
 // cannot be told from those of others, on HTTP/2 and HTTP/3, it is closed.
 func (t *transaction) pin(l *lease, keep time.Duration) {
 	client := t.clientConn()
-	if client == nil || !t.h.pins.put(client, t.user, t.poolKey(), l, keep) {
+	if client == nil || !t.h.pins.put(client, t.pinUser(), t.poolKey(), l, keep) {
 		l.Discard()
 	}
 }

@@ -19,8 +19,8 @@ import (
 // connect serves CONNECT: it connects to the destination first, and only then
 // tells the client that the tunnel is up (RFC 9110 §9.3.6).
 func (t *transaction) connect() error {
-	if t.loops() {
-		return failLoop
+	if err := t.checkVia(); err != nil {
+		return err
 	}
 	slot, err := t.takeSlot()
 	if err != nil {

@@ -58,7 +58,7 @@ type tunnelAttempt struct {
 	client proxydial.Client
 	header []h1.Field
 	slot   uint32 // of local addresses that are kept apart by user
-	turn   turnOf
+	group  openingOf
 }
 
 // opening is how an attempt ended.
@@ -78,7 +78,7 @@ func (t *transaction) attemptThrough(p path) *tunnelAttempt {
 		client: t.clientAddrs(),
 		header: t.connectFields(),
 		slot:   p.conns.from.slot(t.r.Context()),
-		turn:   turnOf{t.target.Host, t.target.Port, clientIP(t.r)},
+		group:  openingOf{t.target.Host, t.target.Port, clientIP(t.r)},
 	}
 }
 
@@ -87,14 +87,12 @@ func (a *tunnelAttempt) open(ctx context.Context) opening {
 	ctx, cancel := context.WithTimeout(withSlot(ctx, a.slot), time.Duration(a.path.group.lb.AttemptTimeout))
 	defer cancel()
 	start := time.Now()
-	if err := a.path.health.openings.enter(ctx, a.turn); err != nil {
-		return opening{path: a.path, err: err, took: time.Since(start)}
+	if err := a.path.health.openings.enter(a.group); err != nil {
+		return opening{path: a.path, err: err}
 	}
-	o := opening{path: a.path}
-	defer func() { a.path.health.openings.leave(a.turn, o.tunnel != nil) }()
-	o.tunnel, o.err = a.h.dialTunnel(ctx, a.path.member, a.dest, a.client, a.header)
-	o.took = time.Since(start)
-	return o
+	defer a.path.health.openings.leave(a.group)
+	tunnel, err := a.h.dialTunnel(ctx, a.path.member, a.dest, a.client, a.header)
+	return opening{path: a.path, tunnel: tunnel, err: err, took: time.Since(start)}
 }
 
 // openVia opens the tunnel through the current upstream, and through a second one

@@ -105,6 +105,10 @@ func judgeReply(r *proxydial.Reply) verdict {
 			return overloaded(r)
 		}
 		return verdict{kind: health.SoftFail, failure: failUpstreamGateway}
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusRequestURITooLong,
+		http.StatusRequestHeaderFieldsTooLarge, 494: // which nginx says for 431
+		// The client has a part in what the request says: its Via, the destination.
+		return verdict{kind: health.Neutral, failure: failUpstreamRequest}
 	}
 	// 502 and 504; and whatever else is no tunnel: tinyproxy says 500 where it cannot
 	// connect, and what is no proxy any more says 404 or 405.

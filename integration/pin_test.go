@@ -217,6 +217,24 @@ func TestPin_UsersOfOneConnection(t *testing.T) {
 	})
 }
 
+// Behind a trusted proxy, several clients may share a connection: what one of them has
+// authenticated is not given to another.
+func TestPin_ClientsOfATrustedProxy(t *testing.T) {
+	p := start(t, mode{}, setup{global: "servers {\n trusted_proxies static 127.0.0.0/8\n}\n", egress: usual})
+	origin := ntlmOrigin(t)
+	raw := p.dialPlain(t)
+	alice, bob := "X-Forwarded-For: 192.0.2.1\r\n", "X-Forwarded-For: 192.0.2.2\r\n"
+	number := raw.ntlm(origin, alice)
+	for range 2 {
+		if resp := raw.roundTrip("GET", "GET "+origin.url("/")+" HTTP/1.1\r\nHost: x\r\n"+bob+"\r\n"); resp.StatusCode != 401 {
+			t.Errorf("Bob got %d %q", resp.StatusCode, resp.body)
+		}
+		if resp := raw.roundTrip("GET", "GET "+origin.url("/")+" HTTP/1.1\r\nHost: x\r\n"+alice+"\r\n"); resp.body != "alice on "+number {
+			t.Errorf("Alice got %d %q", resp.StatusCode, resp.body)
+		}
+	}
+}
+
 // Half of the connections that the pool allows may be pinned: beyond that the one
 // that was not used for longest ends. Others always find room.
 func TestPin_LeavesRoom(t *testing.T) {
