@@ -15,13 +15,10 @@ import (
 // destination does not read takes all, and every other tunnel of the connection
 // stands still. So the window of the connection is that of many streams.
 
-const (
-	// serverStreamWindow is what the window of a stream is, and what a client that
-	// is not read can make us buffer for it.
-	serverStreamWindow = 256 << 10
-	// serverConnWindow bounds it for all streams of a connection.
-	serverConnWindow = 16 << 20
-)
+// serverConnWindow is what a client may send ahead on a connection, and what it can
+// make us buffer there. A stream keeps net/http's own window of 1 MiB: with less, one
+// upload over a long way would be slower.
+const serverConnWindow = 16 << 20
 
 // setWindows gives HTTP/2 connections of a server their windows, unless it has been
 // told others. Connections read them when they begin, behind this hook.
@@ -41,6 +38,5 @@ func setServerWindows(s *http.Server) {
 	if s.HTTP2 == nil {
 		s.HTTP2 = new(http.HTTP2Config)
 	}
-	setDefault(&s.HTTP2.MaxReceiveBufferPerStream, serverStreamWindow)
 	setDefault(&s.HTTP2.MaxReceiveBufferPerConnection, serverConnWindow)
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/pires/go-proxyproto"
 
+	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/relay"
 )
 
@@ -21,6 +23,13 @@ import (
 func (t *transaction) connect() error {
 	if err := t.checkVia(); err != nil {
 		return err
+	}
+	lines := 0
+	for _, values := range t.r.Header {
+		lines += len(values)
+	}
+	if lines > h1.MaxFields {
+		return &explained{failFields, fmt.Errorf("over %d", h1.MaxFields)}
 	}
 	slot, err := t.takeSlot()
 	if err != nil {

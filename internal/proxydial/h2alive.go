@@ -12,8 +12,8 @@ import (
 // gone without a word is noticed by its silence alone: after SignTimeout where a
 // CONNECT waits for its answer, after PingInterval where tunnels stand. It is asked
 // for a sign of life then, which any frame is. Where none comes within SignTimeout,
-// no new tunnel begins on the connection; where none comes within PingTimeout, it
-// ends.
+// no new tunnel begins on the connection; where none comes within PingTimeout (if
+// tunnels stand, also after PingInterval of silence), it ends.
 
 var errSilent = errors.New("http2: no sign of life since the request")
 
@@ -27,7 +27,7 @@ func (c *h2Conn) watchAlive() {
 	case !c.asked.IsZero():
 		due := c.asked.Add(c.sign)
 		if !now.Before(due) {
-			due = c.asked.Add(c.cfg.PingTimeout)
+			due = c.deadBy()
 		}
 		c.ping.Reset(due.Sub(now))
 	case c.waiting > 0:
@@ -58,7 +58,7 @@ func (c *h2Conn) look() (asked time.Time, overdue bool) {
 	}
 	silence := time.Since(c.heard)
 	switch {
-	case !c.asked.IsZero() && time.Since(c.asked) >= c.cfg.PingTimeout:
+	case !c.asked.IsZero() && !time.Now().Before(c.deadBy()):
 		c.failLocked(errPingTimeout)
 	case !c.asked.IsZero():
 		overdue = time.Since(c.asked) >= c.sign
@@ -68,6 +68,20 @@ func (c *h2Conn) look() (asked time.Time, overdue bool) {
 	}
 	c.watchAlive()
 	return c.asked, overdue
+}
+
+// deadBy is when the connection ends if no sign of life comes that was asked for. One
+// that carries tunnels is given the time that it has without a CONNECT, which may have
+// asked earlier: a pause of the path must not cost everybody their tunnels.
+func (c *h2Conn) deadBy() time.Time {
+	by := c.asked.Add(c.cfg.PingTimeout)
+	if len(c.streams)-c.waiting <= 0 {
+		return by
+	}
+	if quiet := c.heard.Add(c.cfg.PingInterval + c.cfg.PingTimeout); quiet.After(by) {
+		return quiet
+	}
+	return by
 }
 
 // askLocked sends a PING.

@@ -130,7 +130,7 @@ func (r *Relay) restingLocked(reason Reason) bool {
 	case r.up.taken.Load() == 0 && r.down.taken.Load() == 0, reason == ReasonIdle:
 		return true
 	}
-	return r.timed() && time.Since(r.start)-time.Duration(r.last.Load()) >= restTime
+	return time.Since(r.start)-time.Duration(r.last.Load()) >= restTime
 }
 
 // resetCutLocked has the sides reset that a tunnel which ends now has cut something

@@ -8,14 +8,7 @@ import "time"
 // timer heap is touched once per idle period.
 
 // touch notes that bytes came in.
-func (r *Relay) touch() {
-	if r.timed() {
-		r.last.Store(int64(time.Since(r.start)))
-	}
-}
-
-// timed reports whether the time of the last byte is kept.
-func (r *Relay) timed() bool { return r.idle > 0 || r.halfClose > 0 }
+func (r *Relay) touch() { r.last.Store(int64(time.Since(r.start))) }
 
 // arm sets the timer for the earliest limit, given the time since start.
 // r.mu is held.
