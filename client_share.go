@@ -8,6 +8,7 @@ import (
 
 	"github.com/quic-go/quic-go/http3"
 
+	"github.com/caddy-egress/egress/internal/layers"
 	"github.com/caddy-egress/egress/internal/relay"
 )
 
@@ -52,10 +53,13 @@ type sharedSide struct {
 	// in nanoseconds from start; in the second case negative. 0 once the client has
 	// ended its direction.
 	since atomic.Int64
+
+	far    *net.TCPConn // the socket that its bytes leave by; nil if it cannot be told
+	unsent int          // there, at the last look
 }
 
-func newSharedSide() *sharedSide {
-	s := &sharedSide{start: time.Now()}
+func newSharedSide(far net.Conn) *sharedSide {
+	s := &sharedSide{start: time.Now(), far: layers.TCP(far)}
 	s.reading()
 	return s
 }
@@ -75,14 +79,27 @@ func (s *sharedSide) got(err error) {
 
 // standing is for how long the client has been waited for, or has waited: one of them
 // is 0.
-func (s *sharedSide) standing() (waitedFor, left time.Duration) {
-	switch since := s.since.Load(); {
+func (s *sharedSide) standing(since int64) (waitedFor, left time.Duration) {
+	switch {
 	case since > 0:
 		return time.Duration(s.now() - since), 0
 	case since < 0:
 		return 0, time.Duration(s.now() + since)
 	}
 	return 0, 0
+}
+
+// drains reports whether the destination has taken bytes since the last look, though
+// none were written: a socket asks for more only when a good part of its buffer is free,
+// and that takes a slow destination long.
+func (s *sharedSide) drains() bool {
+	if s.far == nil {
+		return false
+	}
+	n, ok := layers.Unsent(s.far)
+	less := ok && n < s.unsent
+	s.unsent = n
+	return less
 }
 
 // follows names the relay of the tunnel. It may be called on nil.
@@ -94,12 +111,12 @@ func (s *sharedSide) follows(r *relay.Relay) {
 
 // join lists a tunnel with the others of its connection until leave is called.
 // There is no side, and nothing to leave, for a client that is not on HTTP/3.
-func (c *clientShares) join(t *transaction) (side *sharedSide, leave func()) {
+func (c *clientShares) join(t *transaction, far net.Conn) (side *sharedSide, leave func()) {
 	conn, ok := t.r.Context().Value(http3.RemoteAddrContextKey).(net.Addr)
 	if !ok || t.r.ProtoMajor != 3 {
 		return nil, func() {}
 	}
-	side = newSharedSide()
+	side = newSharedSide(far)
 	return side, c.enter(conn, side)
 }
 
@@ -152,7 +169,12 @@ func (s *clientShare) starver() (longest *sharedSide) {
 	stalled, starving := 0, 0
 	var most time.Duration
 	for side := range s.sides {
-		waitedFor, left := side.standing()
+		since := side.since.Load()
+		waitedFor, left := side.standing(since)
+		if left > 0 && side.drains() {
+			side.since.CompareAndSwap(since, -side.now())
+			left = 0
+		}
 		if waitedFor >= starvingTime {
 			starving++
 		}

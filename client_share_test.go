@@ -7,8 +7,55 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/layers"
 	"github.com/caddy-egress/egress/internal/relay"
 )
+
+// A destination that reads, however slowly, is not stalled: its socket shows it before it
+// takes more.
+func TestSharedSide_Drains(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	far, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	destination, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer destination.Close()
+	side := newSharedSide(far)
+	if _, ok := layers.Unsent(side.far); !ok {
+		t.Skip("this platform does not tell what is unsent")
+	}
+	// Until its window is full and some is left in the socket.
+	for n := 0; n == 0; n, _ = layers.Unsent(side.far) {
+		_ = far.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
+		_, _ = far.Write(make([]byte, 1<<20))
+	}
+	for side.drains() { // what was on its way arrives
+	}
+	if side.drains() {
+		t.Error("it drains, though nobody reads")
+	}
+	read := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(io.Discard, destination)
+		read <- err
+	}()
+	for deadline := time.Now().Add(30 * time.Second); !side.drains(); {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not drain, though the destination reads")
+		}
+	}
+	far.Close()
+	<-read
+}
 
 // Of the tunnels of an HTTP/3 connection, one that has left its client's bytes unread
 // for long is reset only where others stall too and yet another one starves.
@@ -42,7 +89,7 @@ func TestClientShare(t *testing.T) {
 				ends := make(chan relay.Reason, len(tc.sides))
 				var relays []*relay.Relay
 				for _, be := range tc.sides {
-					side := newSharedSide()
+					side := newSharedSide(nil)
 					leave := shares.enter(conn, side)
 					near, far := net.Pipe()
 					r := relay.New(closeOnly{near}, closeOnly{far}, relay.Config{})

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/caddy-egress/egress/internal/layers"
 )
 
 // Conn is a connection that a Script spoils. What its user writes goes through
@@ -360,6 +362,13 @@ func (d *deadline) wait() (passed, changed <-chan struct{}) {
 		d.changed = make(chan struct{})
 	}
 	return d.passed, d.changed
+}
+
+// unsent is how many bytes that were written to a socket its peer has not acknowledged
+// yet; 0 if that cannot be told, so that a reset may take bytes with it.
+func unsent(c *net.TCPConn) int {
+	n, _ := layers.Unsent(c)
+	return n
 }
 
 // Interface guards

@@ -1,6 +1,7 @@
 package proxydial
 
 import (
+	"io"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -163,4 +164,31 @@ func TestH2SilentConnectionEnds(t *testing.T) {
 	mustTunnel(t, d)
 	first.Conn.Close()
 	eventually(t, "the end of the silent connection", func() bool { return d.Stats() == Stats{Conns: 1, Streams: 1} })
+}
+
+// A connection that carries tunnels is not ended for a silence that a CONNECT has met
+// there: a pause of the path would cost all of them. It has the time that it has without.
+func TestH2SilentConnectionKeepsItsTunnels(t *testing.T) {
+	revive := make(chan struct{})
+	f := numbered(t, func(p *h2Peer, n int) {
+		if n > 1 {
+			p.serveStreams(n)
+		}
+		standing := p.acceptStream()
+		p.reply(standing, "200")
+		<-revive
+		_ = p.WriteData(standing, false, []byte("on"))
+		p.linger()
+	})
+	cfg := silentConfig(f.addr)
+	cfg.PingTimeout = 50 * time.Millisecond
+	d := newDialer(t, cfg)
+	standing := mustTunnel(t, d)
+	mustTunnel(t, d)                 // over a second one
+	time.Sleep(10 * cfg.PingTimeout) // nothing is to happen
+	close(revive)
+	got := make([]byte, 2)
+	if _, err := io.ReadFull(standing.Conn, got); err != nil || string(got) != "on" {
+		t.Errorf("%q, %v", got, err)
+	}
 }

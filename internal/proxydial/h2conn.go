@@ -227,6 +227,7 @@ func (c *h2Conn) slotFreed() {
 		} else {
 			c.idle.Reset(c.cfg.IdleTimeout)
 		}
+		c.watchAlive() // without tunnels, a sign of life is waited for less long
 	}
 	c.pool.wake()
 }
