@@ -220,7 +220,7 @@ func TestPin_UsersOfOneConnection(t *testing.T) {
 // Behind a trusted proxy, several clients may share a connection: what one of them has
 // authenticated is not given to another.
 func TestPin_ClientsOfATrustedProxy(t *testing.T) {
-	p := start(t, mode{}, setup{global: "servers {\n trusted_proxies static 127.0.0.0/8\n}\n", egress: usual})
+	p := start(t, mode{}, setup{servers: "trusted_proxies static 127.0.0.0/8\n", egress: usual})
 	origin := ntlmOrigin(t)
 	raw := p.dialPlain(t)
 	alice, bob := "X-Forwarded-For: 192.0.2.1\r\n", "X-Forwarded-For: 192.0.2.2\r\n"
