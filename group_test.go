@@ -19,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/proxydial"
 )
 
 // throughGroup is a transaction of a handler whose one group is `default`.
@@ -202,6 +203,21 @@ func TestBlameAfterAnAnswer(t *testing.T) {
 		tr.paths.answered = true
 		if v := tr.judgeExchange(err); v.kind != health.Neutral || v.failure != f {
 			t.Errorf("%v after one: %v, %v", f, v.kind, v.failure)
+		}
+	}
+}
+
+// A CONNECT that is larger than an upstream takes is the client's fault: the upstream is
+// not blamed, and no other one is asked.
+func TestBlameOfLargeFields(t *testing.T) {
+	h, _ := mustLoadWithApps(t, fmt.Sprintf(oneUpstream, ""))
+	tr := throughGroup(t, h, "a.example:443")
+	tr.paths.current = path{member: h.groups["default"].health.Members()[0].Value.(*member)}
+	err := &proxydial.HeadSizeError{Size: 2, Limit: 1}
+	for name, v := range map[string]verdict{"tunnel": judgeTunnel(t.Context(), err), "exchange": tr.judgeExchange(err)} {
+		e := &upstreamError{verdict: v, err: err}
+		if v.kind != health.Neutral || classify(e) != failFieldsSize || e.elsewhere() || e.ownFault() || chargeable(e) {
+			t.Errorf("%s: %+v", name, v)
 		}
 	}
 }

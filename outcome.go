@@ -20,6 +20,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/relay"
 	"github.com/caddy-egress/egress/internal/target"
 )
@@ -57,6 +58,7 @@ var (
 	failRequest       = &failure{400, "http_request_error", blameClient, "malformed request"}
 	failFields        = &failure{431, "http_request_error", blameClient, "request has too many header fields"}
 	failVia           = &failure{431, "http_request_error", blameClient, "request has passed through too many proxies"}
+	failFieldsSize    = &failure{431, "http_request_error", blameClient, "header fields of the request are too large"}
 	failBodySize      = &failure{413, "http_request_error", blameClient, "request body is too large"}
 	failAuth          = &failure{407, "http_request_denied", blameClient, "proxy authentication required"}
 	failClientLogins  = &failure{429, "http_request_denied", blameClient, "too many logins of this client are being checked"}
@@ -122,6 +124,9 @@ func classify(err error) *failure {
 	}
 	if _, ok := errors.AsType[*connpool.LimitError](err); ok {
 		return failLimit
+	}
+	if _, ok := errors.AsType[*proxydial.HeadSizeError](err); ok {
+		return failFieldsSize
 	}
 	if _, ok := errors.AsType[*holdingError](err); ok {
 		return failHolding

@@ -25,6 +25,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -89,6 +90,7 @@ func TestClassify(t *testing.T) {
 		{"canceled", context.Canceled, 499, "", "client"},
 		{"canceled dial", &net.OpError{Op: "dial", Err: context.Canceled}, 499, "", "client"},
 		{"canceled handshake", &tlsError{context.Canceled}, 499, "", "client"},
+		{"fields over the limit of an upstream", &proxydial.HeadSizeError{Size: 2, Limit: 1}, 431, "http_request_error", "client"},
 		{"limit of the client", &holdingError{"max_per_client"}, 503, "connection_limit_reached", "client"},
 		{"no descriptors to resolve", &net.DNSError{Err: "dial udp", UnwrapErr: opError(syscall.EMFILE)}, 503, "connection_limit_reached", "proxy"},
 		{"no descriptors", opError(syscall.EMFILE), 503, "connection_limit_reached", "proxy"},
@@ -117,7 +119,7 @@ var proxyErrors = strings.Fields(`dns_timeout dns_error destination_not_found de
 	http_protocol_error proxy_internal_response proxy_internal_error proxy_configuration_error proxy_loop_detected`)
 
 var allFailures = []*failure{
-	failTarget, failRequest, failAuth, failClientLogins, failLogins, failEarly, failDenied, failDeniedAddress, failLoop, failDNS, failDNSTimeout, failRefused,
+	failTarget, failRequest, failFieldsSize, failAuth, failClientLogins, failLogins, failEarly, failDenied, failDeniedAddress, failLoop, failDNS, failDNSTimeout, failRefused,
 	failUnroutable, failDialTimeout, failTerminated, failCertificate, failTLS, failTLSAlert, failProtocol, failHeaderSize,
 	failIncomplete, failHeadTimeout, failLimit, failHolding, failCircuit, failInternal,
 }

@@ -43,7 +43,7 @@ func (e *upstreamError) ownFault() bool {
 // elsewhere reports whether another upstream might do better.
 func (e *upstreamError) elsewhere() bool {
 	switch e.verdict.failure {
-	case failCanceled, failUpstreamDenied, failLoop, failInternal, failTarget:
+	case failCanceled, failUpstreamDenied, failLoop, failInternal, failTarget, failFieldsSize:
 		return false
 	}
 	return e.verdict.kind != health.Cancelled

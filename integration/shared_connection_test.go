@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -140,4 +141,38 @@ func TestUpstream_StalledBesideOthers(t *testing.T) {
 			stalled.Abort()
 		})
 	}
+}
+
+// A CONNECT with larger fields than the upstream takes, such as what a route copies from
+// the client, is the fault of that client alone: the tunnels of others on the connection
+// go on, no other upstream is asked, and none is blamed.
+func TestUpstream_FieldsTooLargeBesideOthers(t *testing.T) {
+	checkLeaks(t)
+	echo := newEchoOrigin(t)
+	events := newTransitions(t)
+	group := "upstreams default {\nlb_policy round_robin\n"
+	for range 2 {
+		_, secure := startParent(t)
+		group += "upstream https://" + secure + " {\n tls_insecure_skip_verify\n}\n"
+	}
+	p := start(t, mode{access: true}, setup{
+		egress: usual + group + "}\nroute {\nto default\nheader_up X-Tag {http.request.header.X-Tag}\n}\n",
+		global: events.global(),
+	})
+	c := p.client(t, "h1")
+	others := []*tunnel{c.open(t, echo.addr), c.open(t, echo.addr)}
+	for range 10 {
+		resp, tun := c.connect(t, echo.addr, "", http.Header{"X-Tag": {strings.Repeat("y", 17_000)}})
+		expectError(t, resp, 431, "http_request_error")
+		tun.Close()
+	}
+	line := p.logs.wait(t, "the access log of a refusal", func(l logLine) bool { return l.isAccess() && l.num("status") == 431 })
+	if line.str("egress.blame") != "client" || line.num("egress.attempts") != 1 {
+		t.Errorf("egress: %v", line["egress"])
+	}
+	for _, other := range others {
+		alive(t, other, "a tunnel of another client")
+	}
+	alive(t, c.open(t, echo.addr), "a new tunnel")
+	events.expect(t, p, nil)
 }

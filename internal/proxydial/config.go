@@ -194,7 +194,14 @@ func (c *Config) checkHeader() error {
 	if len(c.Header) > 0 && c.Scheme != HTTP && c.Scheme != HTTPS {
 		return fmt.Errorf("header fields for scheme %s", c.Scheme)
 	}
-	return checkFields(c.Header)
+	if err := checkFields(c.Header); err != nil {
+		return err
+	}
+	// Half is for the request itself.
+	if n := fieldsSize(c.fields()); n > maxHead/2 {
+		return fmt.Errorf("header fields of %d bytes, over %d", n, maxHead/2)
+	}
+	return nil
 }
 
 // checkFields refuses what cannot be sent, and what is not for others to set.

@@ -54,8 +54,8 @@ func (s Stage) String() string {
 	return fmt.Sprintf("stage(%d)", uint8(s))
 }
 
-// Error is what DialTunnel and DialProxy return, except for ErrClosed and bad
-// arguments (*ArgumentError). What Err wraps tells causes apart:
+// Error is what DialTunnel and DialProxy return, except for ErrClosed, bad
+// arguments (*ArgumentError) and fields that are too large (*HeadSizeError). What Err wraps tells causes apart:
 //
 //	*ReplyError          the proxy answered, and not with a 2xx (407, 401: StageAuth)
 //	*SOCKSError          the same in SOCKS
@@ -98,6 +98,15 @@ func (e *ArgumentError) Error() string { return "upstream proxy: " + e.Reason }
 
 func badArgument(format string, args ...any) error {
 	return &ArgumentError{fmt.Sprintf(format, args...)}
+}
+
+// HeadSizeError is a CONNECT that was not sent, since the fields that the caller gave
+// make it larger than the proxy takes, or than anybody should send. It says nothing
+// about the proxy.
+type HeadSizeError struct{ Size, Limit int }
+
+func (e *HeadSizeError) Error() string {
+	return fmt.Sprintf("upstream proxy: header fields of CONNECT are %d bytes, over %d", e.Size, e.Limit)
 }
 
 // MalformedError says what in an answer breaks the protocol.

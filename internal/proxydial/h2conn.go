@@ -73,6 +73,7 @@ type h2Conn struct {
 	peerStreams uint32
 	peerWindow  int64 // of new streams
 	peerFrame   int
+	peerHead    int   // of the fields of a request
 	sendWindow  int64 // of the connection
 	fullWindow  int64 // the largest that sendWindow has been
 	starving    *time.Timer
@@ -103,6 +104,7 @@ func newH2Conn(ctx context.Context, nc net.Conn, p *pool) (*h2Conn, error) {
 		peerStreams: defaultTunnels, // RFC 9113 §6.5.2 recommends to allow that many
 		peerWindow:  initialWindow,
 		peerFrame:   maxSendFrame,
+		peerHead:    maxHead,
 		sendWindow:  initialWindow,
 		fullWindow:  initialWindow,
 		heard:       time.Now(),
@@ -300,6 +302,10 @@ func (c *h2Conn) open(req request, again bool) (*stream, error) {
 		c.slotFreed()
 		return nil, &Error{Stage: StageReply, Err: err, Retryable: true}
 	}
+	if req.size > c.peerHead {
+		c.slotFreed()
+		return nil, c.tooLarge(req)
+	}
 	s := newStream(c, c.nextID)
 	s.again = again
 	c.nextID += 2
@@ -315,6 +321,16 @@ func (c *h2Conn) open(req request, again bool) (*stream, error) {
 		c.watchAlive()
 	}
 	return s, nil
+}
+
+// tooLarge is the error of a CONNECT with larger fields than the peer takes. To send it
+// nevertheless would end the connection, with the tunnels of others. A peer that does
+// not even take what every CONNECT has takes none.
+func (c *h2Conn) tooLarge(req request) error {
+	if req.bare > c.peerHead {
+		return &Error{Stage: StageNegotiate, Err: malformed("http2: header fields of %d bytes are allowed, CONNECT takes %d", c.peerHead, req.bare)}
+	}
+	return &HeadSizeError{req.size, c.peerHead}
 }
 
 // load counts its tunnels, those being asked for included.

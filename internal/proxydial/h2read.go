@@ -238,6 +238,8 @@ func (c *h2Conn) onSetting(s http2.Setting) error {
 		c.peerStreams = s.Val
 	case http2.SettingMaxFrameSize:
 		c.peerFrame = min(int(s.Val), maxSendFrame)
+	case http2.SettingMaxHeaderListSize:
+		c.peerHead = int(min(s.Val, maxHead))
 	case http2.SettingHeaderTableSize:
 		c.henc.SetMaxDynamicTableSize(min(s.Val, 4096))
 	case http2.SettingInitialWindowSize:

@@ -35,6 +35,7 @@ type Dialer struct {
 	tlsH1   *tls.Config // ALPN http/1.1
 	tlsBoth *tls.Config // ALPN h2, http/1.1; nil where tunnels use HTTP/1.1 only
 	extra   []byte      // the fields of CONNECT behind Host, written for HTTP/1.1
+	base    int         // the size of those fields
 	closed  atomic.Bool
 
 	pool    *pool // of HTTP/2 connections
@@ -103,7 +104,7 @@ func New(cfg Config) (*Dialer, error) {
 			d.tlsBoth = withProtocols(cfg.TLS, http2.NextProtoTLS, "http/1.1")
 		}
 	}
-	d.extra = cfg.connectFields()
+	d.extra, d.base = cfg.connectFields(), fieldsSize(cfg.fields())
 	d.pool = newPool(d)
 	d.standby = newStandby(d)
 	return d, nil
@@ -125,13 +126,17 @@ func (d *Dialer) DialTunnel(ctx context.Context, to Target, client Client) (*Tun
 	if err := d.checkTarget(to); err != nil {
 		return nil, err
 	}
-	switch {
-	case d.cfg.Scheme == SOCKS5 || d.cfg.Scheme == SOCKS5H:
+	if d.cfg.Scheme == SOCKS5 || d.cfg.Scheme == SOCKS5H {
 		return d.dialSOCKS(ctx, to, client)
+	}
+	req := d.newRequest(to)
+	switch {
+	case req.size > maxHead:
+		return nil, &HeadSizeError{req.size, maxHead}
 	case d.tlsBoth != nil:
-		return d.dialNegotiated(ctx, request{authority(to), to.Header})
+		return d.dialNegotiated(ctx, req)
 	default:
-		return d.dialHTTP1(ctx, request{authority(to), to.Header}, client)
+		return d.dialHTTP1(ctx, req, client)
 	}
 }
 
@@ -139,6 +144,31 @@ func (d *Dialer) DialTunnel(ctx context.Context, to Target, client Client) (*Tun
 type request struct {
 	authority string
 	header    []h1.Field
+	bare      int // the size without header
+	size      int // of all fields
+}
+
+func (d *Dialer) newRequest(to Target) request {
+	req := request{authority: authority(to), header: to.Header}
+	req.bare = d.base + len(":method"+"CONNECT"+":authority") + len(req.authority) + 2*fieldOverhead
+	req.size = req.bare + fieldsSize(to.Header)
+	return req
+}
+
+const (
+	// maxHead bounds what a CONNECT may take, whatever the proxy allows: in HTTP/1.1
+	// it does not say what that is.
+	maxHead = 64 << 10
+	// fieldOverhead is added for each field (RFC 9113 §6.5.2).
+	fieldOverhead = 32
+)
+
+// fieldsSize is the size of fields as HTTP/2 counts it.
+func fieldsSize(fields []h1.Field) (n int) {
+	for i := range fields {
+		n += len(fields[i].Name) + len(fields[i].Value) + fieldOverhead
+	}
+	return n
 }
 
 // authority is the target of a CONNECT (RFC 9110 §9.3.6).
