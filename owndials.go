@@ -74,8 +74,12 @@ func (o *ownDials) has(l link) bool {
 	return err == nil && raw.Control(func(uintptr) {}) == nil // fails where it was closed
 }
 
-// dialed notes a connection that was dialed, if it is one to this machine.
+// dialed notes a connection that was dialed, if it is one to this machine, and to a port
+// on which this process may listen.
 func (s *selfCheck) dialed(conn *net.TCPConn) {
+	if list := s.sockets.last(); list != nil && !list.listensOn(addrPort(conn.RemoteAddr()).Port()) {
+		return
+	}
 	l := link{addrPort(conn.LocalAddr()), addrPort(conn.RemoteAddr())}
 	if l.from.Addr() == l.to.Addr() || s.isLocal(l.to.Addr()) {
 		s.dials.add(conn, l)

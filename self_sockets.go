@@ -18,6 +18,7 @@ import (
 type socketList struct {
 	exact  map[netip.AddrPort]struct{}
 	wide   map[uint16]families // bound to all addresses, by port
+	ports  map[uint16]struct{} // of all
 	unix   []string            // paths
 	begun  time.Time
 	took   time.Duration
@@ -27,12 +28,13 @@ type socketList struct {
 type families struct{ v4, v6 bool }
 
 func newSocketList() *socketList {
-	return &socketList{exact: make(map[netip.AddrPort]struct{}), wide: make(map[uint16]families)}
+	return &socketList{exact: make(map[netip.AddrPort]struct{}), wide: make(map[uint16]families), ports: make(map[uint16]struct{})}
 }
 
 // add notes a listening TCP socket; dual says that IPv4 comes in at an IPv6 one.
 func (l *socketList) add(a netip.AddrPort, dual bool) {
 	ip := a.Addr().Unmap().WithZone("")
+	l.ports[a.Port()] = struct{}{}
 	if !ip.IsUnspecified() {
 		l.exact[netip.AddrPortFrom(ip, a.Port())] = struct{}{}
 		return
@@ -40,6 +42,12 @@ func (l *socketList) add(a netip.AddrPort, dual bool) {
 	w := l.wide[a.Port()]
 	w.v4, w.v6 = w.v4 || ip.Is4() || dual, w.v6 || ip.Is6()
 	l.wide[a.Port()] = w
+}
+
+// listensOn reports whether a socket is bound to a port, on any address.
+func (l *socketList) listensOn(port uint16) bool {
+	_, ok := l.ports[port]
+	return ok
 }
 
 // bound reports whether a socket is bound to exactly this address.
