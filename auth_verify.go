@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"hash"
 	"maps"
+	"net/netip"
 	"regexp"
 	"runtime"
 	"strconv"
@@ -104,7 +105,7 @@ func (r *remembered) is(sum *credentialSum) bool {
 
 func newVerifier(slots int) *verifier {
 	return &verifier{
-		queue:   checkQueue{free: int64(slots), lines: make(map[string]*checkLine)},
+		queue:   checkQueue{free: int64(slots), networks: make(map[netip.Prefix]*checkNetwork)},
 		nslots:  int64(slots),
 		flights: make(map[credentialSum]*flight),
 		known:   make(map[credentialSum]weak.Pointer[remembered]),
