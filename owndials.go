@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"weak"
@@ -74,12 +75,21 @@ func (o *ownDials) has(l link) bool {
 	return err == nil && raw.Control(func(uintptr) {}) == nil // fails where it was closed
 }
 
-// dialed notes a connection that was dialed, if it is one to this machine.
-func (s *selfCheck) dialed(conn *net.TCPConn) {
+// dialed notes a connection that was dialed, if it is one to this machine. It reports
+// whether it is one to an own listener, which was not to be seen before: addresses may
+// be local by a route alone, and new ones are not listed at once.
+func (s *selfCheck) dialed(conn *net.TCPConn) (loop bool) {
 	l := link{addrPort(conn.LocalAddr()), addrPort(conn.RemoteAddr())}
-	if l.from.Addr() == l.to.Addr() || s.isLocal(l.to.Addr()) {
+	to, port := l.to.Addr(), l.to.Port()
+	switch {
+	case s.isLocal(to):
 		s.dials.add(conn, l)
+		return false // it was looked at before
+	case l.from.Addr() == to, s.sockets.now(false).reaches(to, port) && leadsHere(to):
+		s.dials.add(conn, l)
+		return s.listensHere(to, port, strconv.Itoa(int(port)))
 	}
+	return false
 }
 
 // isOwnDial reports whether a request has come over a connection that this process has
