@@ -3,6 +3,7 @@ package egress
 import (
 	"maps"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -97,20 +98,23 @@ func (t *transaction) loggedRequest(secrets bool) *http.Request {
 	return r
 }
 
-// hideUser is the request target of a request, without user information.
+// beforeAuthority is what stands before the authority of a request target, also of one
+// that is written in an odd way.
+var beforeAuthority = regexp.MustCompile(`^(?i:https?:/*|[a-z][a-z0-9+.-]*:/+|//+|)`)
+
+// hideUser is the request target of a request, without what is or may have been meant
+// as user information: passwords have question marks as well.
 func hideUser(r *http.Request) string {
-	scheme, rest, ok := strings.Cut(r.RequestURI, "://")
-	switch {
-	case r.Method == http.MethodConnect:
-		return withoutUser(r.RequestURI)
-	case !ok || strings.HasPrefix(r.RequestURI, "/"):
-		return r.RequestURI // no authority is in it
+	uri := r.RequestURI
+	if r.Method == http.MethodConnect {
+		return withoutUser(uri)
 	}
-	end := strings.IndexAny(rest, "/?#")
-	if end < 0 {
-		end = len(rest)
+	if strings.HasPrefix(uri, "/") && !strings.HasPrefix(uri, "//") {
+		return uri // no authority is in it
 	}
-	return scheme + "://" + withoutUser(rest[:end]) + rest[end:]
+	before := beforeAuthority.FindString(uri)
+	authority, _, _ := strings.Cut(uri[len(before):], "/")
+	return before + withoutUser(authority) + uri[len(before)+len(authority):]
 }
 
 // withoutUser is an authority without the user information in it.
@@ -141,7 +145,8 @@ func (l *accessLine) write(e accessEntry) {
 // namesUser reports whether there is user information where the request says where it
 // goes. It is refused, but may be a password: it must not be logged.
 func (t *transaction) namesUser() bool {
-	return t.r.URL.User != nil || strings.IndexByte(t.authority, '@') >= 0
+	return t.r.URL.User != nil || strings.IndexByte(t.authority, '@') >= 0 ||
+		t.r.ProtoMajor == 1 && strings.IndexByte(t.r.RequestURI, '@') >= 0 && hideUser(t.r) != t.r.RequestURI
 }
 
 // logSafely writes the line of a request whose target has user information, instead of

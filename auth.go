@@ -246,9 +246,8 @@ func (a *Auth) matches(ctx context.Context, client string, cred *credential, use
 	if len(a.classes) == 0 {
 		return false, nil // plain passwords only: the sum is all the work there is
 	}
-	line := checkingClient(client)
 	return a.verifier.verify(ctx, cred.known, sum, func(ctx context.Context) (bool, error) {
-		return a.compareSlowly(ctx, line, cred, password)
+		return a.compareSlowly(ctx, client, cred, password)
 	})
 }
 

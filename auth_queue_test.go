@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 )
@@ -38,7 +38,7 @@ func TestAuthChecksEndWithTheirClients(t *testing.T) {
 		h := newGated(t)
 		ctx, leave := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
-		for i := range maxChecksPerClient {
+		for i := range 64 {
 			wg.Go(func() {
 				if _, _, _, err := h.login(ctx, "192.0.2.1", basicHeader("nobody", fmt.Sprint(i))); !errors.Is(err, context.Canceled) {
 					t.Errorf("a client that has left: %v", err)
@@ -100,44 +100,126 @@ func TestAuthSharedCheckOutlivesOneClient(t *testing.T) {
 	})
 }
 
-// Clients take turns: one that guesses holds up another by one check, and is refused
-// when it has too many.
+// loginMany lets many clients try to log in while one check runs, one after the other,
+// and returns how many were refused in which way.
+func (h *gatedAuth) loginMany(t *testing.T, wg *sync.WaitGroup, n int, client func(i int) string) map[*failure]int {
+	var mu sync.Mutex
+	refused := make(map[*failure]int)
+	for i := range n {
+		wg.Go(func() {
+			if _, _, _, err := h.login(t.Context(), client(i), basicHeader("nobody", client(i)+fmt.Sprint(i))); err != nil {
+				if retryAfter(err) <= 0 {
+					t.Errorf("refused with %v", err)
+				}
+				mu.Lock()
+				refused[classify(err)]++
+				mu.Unlock()
+			}
+		})
+		synctest.Wait()
+	}
+	return refused
+}
+
+// emptied opens the gate and returns the passwords in the order of their checks.
+func (h *gatedAuth) emptied(t *testing.T, wg *sync.WaitGroup) (checked []string) {
+	close(h.gate)
+	wg.Wait()
+	close(h.order)
+	for password := range h.order {
+		checked = append(checked, password)
+	}
+	if q := &h.verifier.queue; q.waiting != 0 || q.free != 1 || len(q.networks) != 0 || len(q.turns) != 0 {
+		t.Errorf("left behind: %d waiting, %d free, %d networks, %d turns", q.waiting, q.free, len(q.networks), len(q.turns))
+	}
+	return checked
+}
+
+// Clients take turns: one that guesses holds up another by one check.
 func TestAuthClientsTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newGated(t)
 		var wg sync.WaitGroup
-		var refused atomic.Int64
-		for i := range maxChecksPerClient + 3 {
-			wg.Go(func() {
-				if _, _, _, err := h.login(t.Context(), "192.0.2.1", basicHeader("nobody", fmt.Sprint(i))); err != nil {
-					if refused.Add(1); classify(err) != failClientLogins || retryAfter(err) <= 0 {
-						t.Errorf("refused with %v", err)
-					}
-				}
-			})
-			synctest.Wait()
-		}
-		if n := refused.Load(); n != 2 {
-			t.Errorf("%d refused, want 2: one check runs beside those that wait", n)
-		}
+		h.loginMany(t, &wg, 100, func(int) string { return "192.0.2.1" })
 		wg.Go(func() {
 			if user, _, _, _ := h.login(t.Context(), "198.51.100.1", basicHeader("bob", "secret")); user != "bob" {
 				t.Errorf("got %q", user)
 			}
 		})
 		synctest.Wait()
-		close(h.gate)
-		wg.Wait()
-		close(h.order)
-		place := 0
-		for password := range h.order {
-			if place++; password == "secret" {
-				break
-			}
+		if place := slices.Index(h.emptied(t, &wg), "secret"); place < 0 || place > 2 {
+			t.Errorf("another client's check was number %d", place+1)
 		}
-		if place > 3 {
-			t.Errorf("another client's check was number %d", place)
+	})
+}
+
+// While there is room, many may wait behind one address: an office logs in after a
+// restart. There is a bound on all of them.
+func TestAuthOneAddressMayHaveAllPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newGated(t)
+		var wg sync.WaitGroup
+		refused := h.loginMany(t, &wg, maxChecksWaiting+3, func(int) string { return "192.0.2.1" })
+		if len(refused) != 1 || refused[failClientLogins] != 2 {
+			t.Errorf("refused %v; want 2 of this client: one check runs beside those that wait", refused)
 		}
+		if n := len(h.emptied(t, &wg)); n != maxChecksWaiting+1 {
+			t.Errorf("%d were checked", n)
+		}
+	})
+}
+
+// A few clients that guess passwords take no place from others: who has most waiting
+// gives one up. Addresses of one IPv6 network count together.
+func TestAuthPlacesAreShared(t *testing.T) {
+	for name, guesser := range map[string]func(i int) string{
+		"five addresses": func(i int) string { return fmt.Sprint("192.0.2.", i%5) },
+		"a /56":          func(i int) string { return fmt.Sprintf("2001:db8:0:%x::1", i%256) },
+		"a /48":          func(i int) string { return fmt.Sprintf("2001:db8:0:%x::1", i<<8&0xffff) },
+		"no address":     func(int) string { return "@" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newGated(t)
+				var wg sync.WaitGroup
+				guessers := h.loginMany(t, &wg, maxChecksWaiting+10, guesser)
+				before := guessers[failClientLogins]
+				others := h.loginMany(t, &wg, 20, func(i int) string { return fmt.Sprint("198.51.100.", i) })
+				if len(others) != 0 {
+					t.Errorf("others are refused: %v", others)
+				}
+				if n := guessers[failClientLogins] - before; n != 20 || len(guessers) != 1 {
+					t.Errorf("%d gave up their places, %v", n, guessers)
+				}
+				h.loginMany(t, &wg, 50, guesser)
+				if len(others) != 0 {
+					t.Errorf("others were pushed out: %v", others)
+				}
+				place := 0
+				for i, password := range h.emptied(t, &wg) {
+					if strings.HasPrefix(password, "198.51.100.") {
+						place = i + 1
+					}
+				}
+				// In a round, those that guess have a turn for each address at most.
+				if place == 0 || place > 20+6 {
+					t.Errorf("the last of the others was number %d", place)
+				}
+			})
+		})
+	}
+}
+
+// A neighbour in a network shares its places with whoever guesses there.
+func TestAuthPlacesInOneNetwork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newGated(t)
+		var wg sync.WaitGroup
+		h.loginMany(t, &wg, maxChecksWaiting+10, func(int) string { return "2001:db8::1" })
+		if refused := h.loginMany(t, &wg, 20, func(int) string { return "2001:db8:0:100::1" }); len(refused) != 0 {
+			t.Errorf("refused: %v", refused)
+		}
+		h.emptied(t, &wg)
 	})
 }
 
@@ -146,35 +228,27 @@ func TestAuthWaitingChecksAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newGated(t)
 		var wg sync.WaitGroup
-		var refused atomic.Int64
-		for i := range maxChecksWaiting + 3 {
-			wg.Go(func() {
-				if _, _, _, err := h.login(t.Context(), fmt.Sprintf("2001:db8:0:%x::1", i), basicHeader("nobody", fmt.Sprint(i))); err != nil {
-					if refused.Add(1); classify(err) != failLogins || retryAfter(err) <= 0 {
-						t.Errorf("refused with %v", err)
-					}
-				}
-			})
-			synctest.Wait()
+		refused := h.loginMany(t, &wg, maxChecksWaiting+3, func(i int) string { return fmt.Sprintf("2001:db8:%x::1", i) })
+		if len(refused) != 1 || refused[failLogins] != 2 {
+			t.Errorf("refused %v, want 2", refused)
 		}
-		if n := refused.Load(); n != 2 {
-			t.Errorf("%d refused, want 2", n)
-		}
-		close(h.gate)
-		wg.Wait()
-		if q := &h.verifier.queue; q.waiting != 0 || q.free != 1 || len(q.lines) != 0 || len(q.turns) != 0 {
-			t.Errorf("left behind: %d waiting, %d free, %d lines, %d turns", q.waiting, q.free, len(q.lines), len(q.turns))
-		}
+		h.emptied(t, &wg)
 	})
 }
 
-// The addresses of one IPv6 network are one client.
+// The addresses of one IPv6 customer are one client.
 func TestCheckingClient(t *testing.T) {
-	for ip, want := range map[string]string{
-		"192.0.2.1": "192.0.2.1", "::ffff:192.0.2.1": "192.0.2.1", "": "", "@": "@",
-		"2001:db8::1": "2001:db8::/64", "2001:db8::ffff:2": "2001:db8::/64", "fe80::1%eth0": "fe80::/64",
+	for ip, want := range map[string][2]string{
+		"192.0.2.1":           {"192.0.2.1/32", "192.0.2.1/32"},
+		"::ffff:192.0.2.1":    {"192.0.2.1/32", "192.0.2.1/32"},
+		"":                    {"invalid Prefix", "invalid Prefix"},
+		"@":                   {"invalid Prefix", "invalid Prefix"},
+		"2001:db8:1:1ff::1":   {"2001:db8:1::/48", "2001:db8:1:100::/56"},
+		"2001:db8:1:100::1:2": {"2001:db8:1::/48", "2001:db8:1:100::/56"},
+		"fe80::1%eth0":        {"fe80::/48", "fe80::/56"},
 	} {
-		if got := checkingClient(ip); got != want {
+		network, client := checkingClient(ip)
+		if got := [2]string{network.String(), client.String()}; got != want {
 			t.Errorf("%q: %q, want %q", ip, got, want)
 		}
 	}

@@ -10,12 +10,14 @@ import (
 	"fmt"
 	"hash"
 	"maps"
+	"net/netip"
 	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 	"weak"
 
 	"github.com/caddyserver/caddy/v2"
@@ -104,7 +106,7 @@ func (r *remembered) is(sum *credentialSum) bool {
 
 func newVerifier(slots int) *verifier {
 	return &verifier{
-		queue:   checkQueue{free: int64(slots), lines: make(map[string]*checkLine)},
+		queue:   checkQueue{free: int64(slots), networks: make(map[netip.Prefix]*checkNetwork)},
 		nslots:  int64(slots),
 		flights: make(map[credentialSum]*flight),
 		known:   make(map[credentialSum]weak.Pointer[remembered]),
@@ -130,8 +132,12 @@ func (v *verifier) memory(user string, hashed []byte) *remembered {
 
 // verify returns the result of check for sum. Results are shared with those who wait
 // for the same check; only success is remembered, in what is known of the user. A check
-// for which nobody waits any more is cancelled.
+// for which nobody waits any more is cancelled: where ctx ends, or gone says so.
 func (v *verifier) verify(ctx context.Context, known *remembered, sum credentialSum, check func(context.Context) (bool, error)) (bool, error) {
+	gone := hungUp(ctx)
+	if gone() {
+		return false, context.Canceled
+	}
 	v.mu.Lock()
 	f := v.flights[sum]
 	switch {
@@ -144,10 +150,9 @@ func (v *verifier) verify(ctx context.Context, known *remembered, sum credential
 	}
 	f.waiting++
 	v.mu.Unlock()
-	select {
-	case <-f.done:
+	left := f.landed(ctx, gone)
+	if left == nil {
 		return f.ok, f.err
-	case <-ctx.Done():
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -157,7 +162,26 @@ func (v *verifier) verify(ctx context.Context, known *remembered, sum credential
 			delete(v.flights, sum)
 		}
 	}
-	return false, ctx.Err()
+	return false, left
+}
+
+// landed waits for the end of a check, or returns an error where nobody waits for it
+// any more.
+func (f *flight) landed(ctx context.Context, gone func() bool) error {
+	looks := time.NewTicker(lookInterval)
+	defer looks.Stop()
+	for {
+		select {
+		case <-f.done:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-looks.C:
+			if gone() {
+				return context.Canceled
+			}
+		}
+	}
 }
 
 // launch begins a check. It belongs to all who wait for it. v.mu is held.

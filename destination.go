@@ -127,21 +127,33 @@ func checkHostPatterns(set []any) error {
 }
 
 func checkHostPattern(pattern string) error {
-	if strings.Contains(pattern, "{") {
+	written := printableText(pattern)
+	pattern = caddy.NewReplacer().ReplaceKnown(pattern, "")
+	if hasPlaceholder(pattern) {
 		return nil // known only when a request is there
+	}
+	if now := printableText(pattern); now != written {
+		written += "' (now '" + now + "')"
+	} else {
+		written += "'"
 	}
 	// An asterisk is a whole label; any name will do for it.
 	const label = "x"
+	for l := range strings.SplitSeq(pattern, ".") {
+		if l != "*" && strings.Contains(l, "*") {
+			return fmt.Errorf("'%s matches nothing: an asterisk stands for a whole label", written)
+		}
+	}
 	shown := strings.ReplaceAll(pattern, "*", label)
 	host, _, err := target.ParseHost(shown)
 	if err != nil {
-		return fmt.Errorf("'%s' is no host: %w", printableText(pattern), reasonOf(err))
+		return fmt.Errorf("'%s is no host: %w", written, reasonOf(err))
 	}
 	if !strings.EqualFold(host, shown) {
 		if !strings.Contains(pattern, "*") {
-			return fmt.Errorf("'%s' matches nothing; write '%s'", printableText(pattern), host)
+			return fmt.Errorf("'%s matches nothing; write '%s'", written, host)
 		}
-		return fmt.Errorf("'%s' matches nothing: destinations are shown without a trailing dot and in canonical form", printableText(pattern))
+		return fmt.Errorf("'%s matches nothing: destinations are shown without a trailing dot and in canonical form", written)
 	}
 	return nil
 }

@@ -191,10 +191,12 @@ func (d *dialer) check(dest target.Target, a netip.Addr) error {
 // checkLoop refuses an address on which this process listens.
 func (d *dialer) checkLoop(a netip.Addr, port uint16) error {
 	if d.self.isSelf(a, port) {
-		return fmt.Errorf("%w: this server listens on %s", failLoop, netip.AddrPortFrom(a, port))
+		return loopAt(netip.AddrPortFrom(a, port))
 	}
 	return nil
 }
+
+func loopAt(a netip.AddrPort) error { return fmt.Errorf("%w: this server listens on %s", failLoop, a) }
 
 // attempt dials one address and remembers whether that failed. An attempt that
 // was given its time and lost to a later one counts as failed: the next dial
@@ -206,7 +208,10 @@ func (d *dialer) attempt(ctx, parent context.Context, a netip.AddrPort, from sou
 	case err == nil:
 		d.names.failed.clear(a)
 		if d.access == nil || !d.access.now().opensSelf(a.Addr(), a.Port()) {
-			d.self.dialed(conn)
+			if d.self.dialed(conn, from != source{}) {
+				_ = conn.Close()
+				return nil, loopAt(a)
+			}
 		}
 	case parent.Err() != nil || ctx.Err() != nil && time.Since(start) < d.fallbackDelay:
 		// Nobody waits for it any more, or it had no time.

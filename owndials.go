@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"weak"
@@ -75,15 +76,21 @@ func (o *ownDials) has(l link) bool {
 }
 
 // dialed notes a connection that was dialed, if it is one to this machine, and to a port
-// on which this process may listen.
-func (s *selfCheck) dialed(conn *net.TCPConn) {
-	if list := s.sockets.last(); list != nil && !list.listensOn(addrPort(conn.RemoteAddr()).Port()) {
-		return
-	}
+// on which this process may listen. It reports whether it is one to an own listener, which
+// was not to be seen before: addresses may be local by a route alone, and new ones are not
+// listed at once. IPv4 dials these from themselves, unless it is bound to something else;
+// otherwise the kernel is asked, where this process listens on the port.
+func (s *selfCheck) dialed(conn *net.TCPConn, bound bool) (loop bool) {
 	l := link{addrPort(conn.LocalAddr()), addrPort(conn.RemoteAddr())}
-	if l.from.Addr() == l.to.Addr() || s.isLocal(l.to.Addr()) {
+	to, port := l.to.Addr(), l.to.Port()
+	seen := s.isLocal(to)
+	if !seen && l.from.Addr() != to && (!bound && to.Is4() || !s.sockets.now(false).reaches(to, port) || !leadsHere(to)) {
+		return false
+	}
+	if list := s.sockets.last(); list == nil || list.listensOn(port) {
 		s.dials.add(conn, l)
 	}
+	return !seen && s.listensHere(to, port, strconv.Itoa(int(port)))
 }
 
 // isOwnDial reports whether a request has come over a connection that this process has

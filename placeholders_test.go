@@ -3,6 +3,8 @@ package egress
 import (
 	"encoding/json"
 	"maps"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -147,6 +149,11 @@ func TestPlaceholders_EveryString(t *testing.T) {
 func TestPlaceholders_Text(t *testing.T) {
 	t.Setenv("EGRESS_TEST_VALUE", "a value")
 	repl := caddy.NewReplacer()
+	file := filepath.Join(t.TempDir(), "a \"file\"")
+	if err := os.WriteFile(file, []byte("of a file"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const noValue = ` has no value when the configuration is loaded: only global placeholders, such as {env.NAME}, are replaced here (\{ is a brace)`
 	for _, tc := range []struct{ text, want, problem string }{
 		{"", "", ""},
 		{"plain", "plain", ""},
@@ -157,8 +164,22 @@ func TestPlaceholders_Text(t *testing.T) {
 		{"{", "{", ""},
 		{"{}", "{}", ""},
 		{"{env.EGRESS_TEST_UNSET}", "", "{env.EGRESS_TEST_UNSET} is empty: is it set?"},
-		{"{http.request.remote.host}", "", `{http.request.remote.host} has no value when the configuration is loaded: only global placeholders, such as {env.NAME}, are replaced here (\{ is a brace)`},
-		{"{typo}", "", `{typo} has no value when the configuration is loaded: only global placeholders, such as {env.NAME}, are replaced here (\{ is a brace)`},
+		{"{http.request.remote.host}", "", "{http.request.remote.host}" + noValue},
+		{"{env.EGRESS_TEST_VALUE}{env.EGRESS_TEST_VALUE}", "a valuea value", ""},
+		{"{a b}{env.EGRESS_TEST_VALUE}", "{a b}a value", ""},
+		{"{ {env.EGRESS_TEST_VALUE}}", "{ a value}", ""},
+		{`\{x{env.EGRESS_TEST_VALUE}`, "{xa value", ""},
+		{`{\}x}`, `{}x}`, ""},
+		{"{file." + file + "}", "of a file", ""},
+		{"{file." + file + " not}", "", "{file." + file + " not} is empty: is it set?"},
+		{"{env.EGRESS_TEST_VALUE}{env.EGRESS_TEST_UNSET}", "", "{env.EGRESS_TEST_UNSET} is empty: is it set?"},
+		{"{env.EGRESS_TEST_UNSET \"x\"}", "", "{env.EGRESS_TEST_UNSET \"x\"} is empty: is it set?"},
+		{"{env.EGRESS_TEST_VALUE}{http.request.host}", "", "{http.request.host}" + noValue},
+		{"{env.EGRESS_TEST_VALUE}{typo}", "", "{typo}" + noValue},
+		{"{{typo}}", "", "{typo}" + noValue},
+		{"{http.request.header.X Y}", "", "{http.request.header.X Y}" + noValue},
+		{strings.Repeat("{", 200), "", "too many unclosed placeholders"},
+		{"{typo}", "", "{typo}" + noValue},
 	} {
 		got, err := replaceText(tc.text, "", repl)
 		switch {
@@ -167,6 +188,14 @@ func TestPlaceholders_Text(t *testing.T) {
 		case tc.problem == "" && (err != nil || got != tc.want):
 			t.Errorf("%q: %q, %v, want %q", tc.text, got, err, tc.want)
 		}
+	}
+	for text, want := range map[string]bool{"{a}": true, "x{ }{file./a b}": true, `\{a}`: false, "{a b}": false, "{a": false} {
+		if hasPlaceholder(text) != want {
+			t.Errorf("%q: %t", text, !want)
+		}
+	}
+	if _, err := replaceText("{env.A}{env.B}", "refused", repl); err == nil || err.Error() != "{env.A}: placeholders are not replaced here" {
+		t.Error(err)
 	}
 	h := &Handler{Groups: map[string]*UpstreamGroup{"p": {Upstreams: []*Upstream{{Header: map[string][]string{"X-A": {"ok", "{http.request.host}"}}}}}}}
 	if err := h.replacePlaceholders(caddy.Context{}); err == nil || !strings.HasPrefix(err.Error(), "groups.p.upstreams[0].header.X-A[1]: {http.request.host} has no value") {

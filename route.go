@@ -32,8 +32,10 @@ type Route struct {
 	// ASCII name without a trailing dot, or an IP address in its usual form,
 	// whatever the client has written. The port is there for CONNECT, and for
 	// exchanges where it is not the one of the scheme. A pattern of `host` in
-	// another form is an error: it could never match. A route matches if one
-	// of the sets does. Default: it matches every request.
+	// another form, also by its global placeholders, or with an asterisk that is
+	// not a whole label is an error: it could never match. What stands in an
+	// `expression` is not checked like this. A route matches if one of the sets
+	// does. Default: it matches every request.
 	MatcherSetsRaw caddyhttp.RawMatcherSets `json:"match,omitempty" caddy:"namespace=http.matchers"`
 
 	// To is the name of a group, or `direct`, or `deny` (403).

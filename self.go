@@ -107,6 +107,11 @@ func (s *selfCheck) listensAt(a netip.Addr, port uint16) bool {
 	if !s.isLocal(a) {
 		return s.sockets.last().bound(a, port)
 	}
+	return s.listensHere(a, port, p)
+}
+
+// listensHere is listensAt for an address that leads to this machine.
+func (s *selfCheck) listensHere(a netip.Addr, port uint16, p string) bool {
 	list := s.sockets.now(false)
 	if s.boundWide(a, port, p) || s.boundTo(a, p) {
 		return true

@@ -162,7 +162,7 @@ func TestIsOwnDial(t *testing.T) {
 		return <-own
 	}
 	mine, other := dial(), dial()
-	s.dialed(mine)
+	s.dialed(mine, false)
 	if !ask(mine) {
 		t.Error("the own connection is not recognised")
 	}

@@ -96,6 +96,53 @@ func TestLocalAddressKeepsPorts(t *testing.T) {
 	}
 }
 
+// An own listener is not reached at an address that is this machine's by a route alone,
+// as behind load balancers. Sockets of others there are, and own ones that a rule opens.
+func TestDial_OwnListenerLocalByRoute(t *testing.T) {
+	if !inNamespace(t, "route add local 198.51.100.0/24 dev lo", "-6 route add local 2001:db8::/64 dev lo") {
+		return
+	}
+	ln, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	port := fmt.Sprint(ln.Addr().(*net.TCPAddr).Port)
+	for addr, want := range map[string]bool{"198.51.100.7": true, "2001:db8::7": true, "127.0.0.1": true, "::1": true, "192.0.2.1": false, "2001:db8:1::1": false} {
+		if leadsHere(netip.MustParseAddr(addr)) != want {
+			t.Errorf("leads here: %s: %t", addr, !want)
+		}
+	}
+	for _, bound := range []Transport{{}, {LocalAddresses: []string{"127.0.0.1", "::1"}}} {
+		for _, host := range []string{"198.51.100.7", "2001:db8::7"} {
+			addr := net.JoinHostPort(host, port)
+			d := newDialer(t, nil, "allow 198.51.100.0/24 2001:db8::/64")
+			d.sources = mustSources(t, bound)
+			d.self = newSelfCheck(nil)
+			d.self.dials, d.self.sockets = new(ownDials), &ownSockets{scan: scanAll}
+			dial := func() error {
+				conn, err := d.dial(t.Context(), mustTarget(t, addr), false)
+				if err == nil {
+					conn.Close()
+				}
+				return err
+			}
+			if err := dial(); classify(err) != failLoop {
+				t.Errorf("%s from %v: %v, want a loop", addr, bound.LocalAddresses, err)
+			}
+			d.access = fixedRules(mustAccessList(t, "allow "+addr))
+			if err := dial(); err != nil {
+				t.Errorf("%s, which a rule opens: %v", addr, err)
+			}
+			d.access = fixedRules(mustAccessList(t, "allow 198.51.100.0/24 2001:db8::/64"))
+			d.self.sockets = &ownSockets{scan: newSocketList} // the listener is another's
+			if err := dial(); err != nil {
+				t.Errorf("%s of another process: %v", addr, err)
+			}
+		}
+	}
+}
+
 // Connections leave by the configured interface, and one that does not exist is
 // an error of the configuration.
 func TestInterface(t *testing.T) {

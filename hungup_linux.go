@@ -1,0 +1,36 @@
+package egress
+
+import (
+	"net"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// hasHungUp reports whether the other end of a connection has closed or reset it,
+// whatever it has sent before.
+func hasHungUp(conn net.Conn) bool {
+	for {
+		if c, ok := conn.(syscall.Conn); ok {
+			raw, err := c.SyscallConn()
+			return err == nil && endAtHand(raw)
+		}
+		c, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			return false
+		}
+		if conn = c.NetConn(); conn == nil {
+			return false
+		}
+	}
+}
+
+func endAtHand(raw syscall.RawConn) (ended bool) {
+	// Control honours no deadlines, and does not wait for the one who reads.
+	err := raw.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := unix.Poll(fds, 0) // what is interrupted is looked at again
+		ended = err == nil && n > 0 && fds[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
+	})
+	return err == nil && ended
+}
