@@ -81,6 +81,10 @@ type Config struct {
 	// may hold what the proxy lets the whole connection send, while other tunnels
 	// wait for it. Default: 10 s.
 	StarveTimeout time.Duration
+	// ShareWait is how long a tunnel over HTTP/2 stands at its share of what the proxy
+	// lets the connection send before it may send a little more, to find out when the
+	// proxy gives a window back. Default: 1 s.
+	ShareWait time.Duration
 	// IdleTimeout closes HTTP/2 connections without tunnels, and replaces
 	// connections dialed ahead. Default: 55 s.
 	IdleTimeout time.Duration
@@ -98,6 +102,7 @@ const (
 	defaultPingTimeout  = 5 * time.Second
 	defaultSignTimeout  = time.Second
 	defaultStarve       = 10 * time.Second
+	defaultShareWait    = time.Second
 	defaultIdleTimeout  = 55 * time.Second
 	defaultStandbyRetry = time.Second
 )
@@ -111,6 +116,7 @@ func (c *Config) setDefaults() {
 	orDefault(&c.PingTimeout, defaultPingTimeout)
 	orDefault(&c.SignTimeout, defaultSignTimeout)
 	orDefault(&c.StarveTimeout, defaultStarve)
+	orDefault(&c.ShareWait, defaultShareWait)
 	orDefault(&c.IdleTimeout, defaultIdleTimeout)
 	orDefault(&c.StandbyRetry, defaultStandbyRetry)
 }
@@ -151,7 +157,7 @@ func (c *Config) check() error {
 	}
 	for name, d := range map[string]time.Duration{
 		"TLS timeout": c.TLSTimeout, "reply timeout": c.ReplyTimeout, "ping interval": c.PingInterval,
-		"ping timeout": c.PingTimeout, "sign timeout": c.SignTimeout, "starve timeout": c.StarveTimeout, "idle timeout": c.IdleTimeout, "standby retry": c.StandbyRetry,
+		"ping timeout": c.PingTimeout, "sign timeout": c.SignTimeout, "starve timeout": c.StarveTimeout, "share wait": c.ShareWait, "idle timeout": c.IdleTimeout, "standby retry": c.StandbyRetry,
 	} {
 		if d < 0 {
 			return fmt.Errorf("%s %v is negative", name, d)

@@ -78,6 +78,8 @@ type h2Conn struct {
 	fullWindow  int64 // the largest that sendWindow has been
 	starving    *time.Timer
 	starved     bool // starving runs
+	share       *time.Timer
+	sharing     bool // share runs
 
 	owed      int64 // connection window not given back yet
 	ping      *time.Timer
@@ -120,6 +122,8 @@ func newH2Conn(ctx context.Context, nc net.Conn, p *pool) (*h2Conn, error) {
 	c.ping = time.AfterFunc(time.Hour, c.checkAlive)
 	c.starving = time.AfterFunc(time.Hour, c.endStarving)
 	c.starving.Stop()
+	c.share = time.AfterFunc(time.Hour, c.extendShares)
+	c.share.Stop()
 	c.idle.Stop() // until watchIdle
 	c.ping.Stop() // until watchAlive
 
@@ -178,6 +182,7 @@ func (c *h2Conn) failLocked(err error) {
 	c.ping.Stop()
 	c.idle.Stop()
 	c.starving.Stop()
+	c.share.Stop()
 	c.writable.Signal()
 	// The socket goes first: a closure alert might wait for a peer that does not
 	// read.

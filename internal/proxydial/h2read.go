@@ -194,6 +194,7 @@ func (c *h2Conn) onWindowUpdate(f *http2.WindowUpdateFrame) error {
 	if s == nil || err != nil {
 		return err
 	}
+	s.credited(int64(f.Increment))
 	if s.sendWindow += int64(f.Increment); s.sendWindow > maxWindow {
 		s.resetLocked(http2.ErrCodeFlowControl, malformed("http2: window over 2^31-1"))
 		return nil

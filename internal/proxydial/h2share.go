@@ -17,7 +17,8 @@ import (
 // nothing is left, those that hold the most are reset.
 //
 // It cannot be less than half: most implementations give a window back when half of
-// it has been read, and tell of nothing before.
+// it has been read, and tell of nothing before. Where more than half must have been
+// read, the share is as much (h2credit.go).
 
 var errStalled = errors.New("http2: its destination took nothing, and others had to wait")
 
@@ -26,13 +27,13 @@ func (s *stream) shareLeft() int64 {
 	if len(s.c.streams) < 2 {
 		return maxWindow
 	}
-	return (max(s.full, s.c.fullWindow)+1)/2 - s.unread
+	return s.c.pool.credit.share(max(s.full, s.c.fullWindow)) + s.extra - s.unread
 }
 
 // exhausted reports whether so little of the window is left that a further tunnel
 // might stand still.
 func (c *h2Conn) exhausted() bool {
-	return len(c.streams)+c.reserved > 0 && c.sendWindow < c.fullWindow/2
+	return len(c.streams)+c.reserved > 0 && c.sendWindow < max(c.fullWindow-c.pool.credit.share(c.fullWindow), 1)
 }
 
 // windowGiven is called with c.mu held when the peer has enlarged the window of the
@@ -52,6 +53,12 @@ func (c *h2Conn) windowGiven(n int64) error {
 		c.pool.wake()
 	}
 	return nil
+}
+
+// noteWaiting is called with c.mu held by a tunnel that has to wait.
+func (c *h2Conn) noteWaiting(s *stream) {
+	c.noteStarving(s)
+	c.noteStanding(s)
 }
 
 // noteStarving is called with c.mu held by a tunnel that has to wait.

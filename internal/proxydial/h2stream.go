@@ -43,6 +43,11 @@ type stream struct {
 	full                 int64 // the largest that sendWindow has been
 	unread               int64 // sent, and not given back to sendWindow
 
+	// Its share of the connection's window; see h2credit.go.
+	standing bool // it waits for nothing else
+	stood    time.Time
+	extra    int64 // that it may send beyond it
+
 	recvClosed bool  // END_STREAM came
 	sendClosed bool  // END_STREAM is sent
 	closed     bool  // by us, altogether
@@ -252,12 +257,13 @@ func (s *stream) Write(p []byte) (total int, err error) {
 		}
 		n := min(int64(len(p)), int64(c.peerFrame), s.sendWindow, c.sendWindow, s.shareLeft())
 		if n <= 0 || len(c.out) >= outLimit {
-			c.noteStarving(s)
+			c.noteWaiting(s)
 			s.writers++
 			s.sendable.Wait()
 			s.writers--
 			continue
 		}
+		s.standing = false
 		s.sendData(p[:n], false)
 		p, total = p[n:], total+int(n)
 	}

@@ -1,0 +1,220 @@
+package proxydial
+
+import (
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// creditor is a proxy whose destinations read at once, and which gives its windows back
+// by a rule.
+type creditor struct {
+	*fakeProxy
+	due   func(used, full int) bool
+	taken atomic.Int64 // bytes of all tunnels
+}
+
+// When proxies give a window back.
+var (
+	atHalf    = func(used, full int) bool { return used >= full/2 }     // nghttp2
+	aboveHalf = func(used, full int) bool { return used > full/2 }      // Jetty
+	nearEnd   = func(used, full int) bool { return full-used < 16<<10 } // Apache Traffic Server
+	atTheEnd  = func(used, full int) bool { return used == full }       // as late as can be
+)
+
+func newCreditor(t *testing.T, window int, due func(used, full int) bool) *creditor {
+	f := &creditor{due: due}
+	var conns atomic.Int32
+	f.fakeProxy = h2Fake(t, func(p *h2Peer) { f.serve(p, window, int(conns.Add(1))) },
+		http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(window)})
+	return f
+}
+
+func (f *creditor) serve(p *h2Peer, window, n int) {
+	if window > initialWindow {
+		_ = p.WriteWindowUpdate(0, uint32(window-initialWindow))
+	}
+	used := map[uint32]int{}
+	for {
+		switch frame := p.next().(type) {
+		case *http2.MetaHeadersFrame:
+			p.reply(frame.StreamID, "200", "via", strconv.Itoa(n))
+		case *http2.DataFrame:
+			size := len(frame.Data())
+			for _, id := range []uint32{0, frame.StreamID} {
+				if used[id] += size; used[id] > 0 && f.due(used[id], window) {
+					_ = p.WriteWindowUpdate(id, uint32(used[id]))
+					used[id] = 0
+				}
+			}
+			f.taken.Add(int64(size))
+		}
+	}
+}
+
+// send moves n bytes through a tunnel to a destination that reads them.
+func (f *creditor) send(t *testing.T, tn *Tunnel, n int) {
+	t.Helper()
+	before := f.taken.Load()
+	if sent, err := tn.Conn.Write(make([]byte, n)); err != nil {
+		t.Fatalf("%d of %d bytes: %v", sent, n, err)
+	}
+	eventually(t, "the bytes", func() bool { return f.taken.Load() == before+int64(n) })
+}
+
+// waitNoMore makes a tunnel that has to wait for ShareWait fail the test.
+func waitNoMore(d *Dialer) {
+	for _, c := range d.pool.conns {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+	}
+	d.cfg.ShareWait = time.Hour
+}
+
+// Whenever a proxy gives windows back, tunnels beside others get their bytes through,
+// and it is learned once for all connections.
+func TestH2LateCredit(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		window int
+		due    func(used, full int) bool
+		least  uint32 // that must have been learned
+		most   uint32
+	}{
+		{"at half", initialWindow, atHalf, creditUnit / 2, creditUnit / 2},
+		{"above half", 512 << 10, aboveHalf, creditUnit/2 + 1, creditUnit * 5 / 8},
+		{"near the end", initialWindow, nearEnd, creditUnit * 3 / 4, creditUnit*3/4 + 1},
+		{"near the end of a large window", 512 << 10, nearEnd, creditUnit * 15 / 16, creditUnit},
+		{"at the end", initialWindow, atTheEnd, creditUnit, creditUnit},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			f := newCreditor(t, tc.window, tc.due)
+			cfg := h2Config(f.addr)
+			cfg.ShareWait = 10 * time.Millisecond
+			cfg.MaxTunnelsPerConn = 2
+			d := newDialer(t, cfg)
+			tunnels := []*Tunnel{mustTunnel(t, d), mustTunnel(t, d), mustTunnel(t, d), mustTunnel(t, d)}
+			f.send(t, tunnels[0], 4*tc.window)
+			if got := d.pool.credit.known.Load(); got < tc.least || got > tc.most {
+				t.Errorf("learned %d of %d, want %d to %d", got, creditUnit, tc.least, tc.most)
+			}
+			waitNoMore(d)
+			f.send(t, tunnels[1], 4*tc.window)
+			f.send(t, tunnels[3], 4*tc.window)
+			if n := f.accepted.Load(); n != 2 {
+				t.Errorf("%d connections", n)
+			}
+		})
+	}
+}
+
+// What is left where a proxy gives windows back late is no reason for a connection of
+// its own for each tunnel.
+func TestH2LateCreditIsNoExhaustion(t *testing.T) {
+	f := newCreditor(t, initialWindow, nearEnd)
+	cfg := h2Config(f.addr)
+	cfg.ShareWait = 10 * time.Millisecond
+	d := newDialer(t, cfg)
+	tn := mustTunnel(t, d)
+	mustTunnel(t, d)
+	f.send(t, tn, 4*initialWindow)
+	c := d.pool.conns[0]
+	eventually(t, "less than half to be left", func() bool {
+		f.send(t, tn, 500)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.sendWindow < initialWindow/2 && c.sendWindow >= 16<<10
+	})
+	if via := mustTunnel(t, d).Reply.Via; via != "1" {
+		t.Errorf("a new tunnel on connection %s", via)
+	}
+}
+
+// Where windows are given back at half, a tunnel that has stalled is not tried any more.
+func TestH2StalledTunnelOfAPromptProxy(t *testing.T) {
+	h := newHoarder(t, 1)
+	cfg := h2Config(h.addr)
+	cfg.ShareWait = time.Millisecond
+	d := newDialer(t, cfg)
+	stalled, other := mustTunnel(t, d), mustTunnel(t, d)
+	if _, err := other.Conn.Write(make([]byte, 100_000)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the proxy to be known", d.pool.credit.prompt)
+	stall(t, stalled)
+	eventually(t, "the stall", func() bool { return h.held.Load() >= initialWindow/2 })
+	for range 50 { // longer than ShareWait
+		before := h.taken.Load()
+		if _, err := other.Conn.Write(make([]byte, 50_000)); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the other tunnel's bytes", func() bool { return h.taken.Load() >= before+50_000-initialWindow })
+	}
+	if n := h.held.Load(); n > initialWindow/2+1 {
+		t.Errorf("the stalled tunnel got %d bytes of the window out; want half", n)
+	}
+}
+
+// A destination that was slow for a while makes a proxy that gives windows back at half
+// look like one that does not, until it shows.
+func TestH2SlowDestinationIsNoLateCredit(t *testing.T) {
+	var slow atomic.Bool
+	slow.Store(true)
+	f := newCreditor(t, initialWindow, func(used, full int) bool {
+		if slow.Load() {
+			return nearEnd(used, full)
+		}
+		return atHalf(used, full)
+	})
+	cfg := h2Config(f.addr)
+	cfg.ShareWait = 10 * time.Millisecond
+	d := newDialer(t, cfg)
+	tn := mustTunnel(t, d)
+	mustTunnel(t, d)
+	f.send(t, tn, 4*initialWindow)
+	if d.pool.credit.known.Load() <= creditUnit/2 {
+		t.Fatal("nothing was learned")
+	}
+	slow.Store(false)
+	eventually(t, "the proxy to be known for what it is", func() bool {
+		f.send(t, tn, 4*initialWindow)
+		return d.pool.credit.prompt()
+	})
+}
+
+// Every increment that a peer may send leaves shares that make sense.
+func TestH2CreditShare(t *testing.T) {
+	for _, tc := range []struct{ used, full, window, want int64 }{
+		{0, 1, initialWindow, initialWindow/2 + 1},
+		{1, 0, initialWindow, initialWindow},
+		{maxWindow, 1, initialWindow, initialWindow},
+		{49152, initialWindow, initialWindow, 49216},
+		{maxWindow, maxWindow, maxWindow, maxWindow},
+	} {
+		var k credit
+		k.learn(tc.used, tc.full)
+		if got := k.share(tc.window); got != tc.want {
+			t.Errorf("%d of %d used: share %d of %d, want %d", tc.used, tc.full, got, tc.window, tc.want)
+		}
+	}
+}
+
+// A proxy that is gone may come back as another program.
+func TestH2CreditIsForgotten(t *testing.T) {
+	f := newCreditor(t, initialWindow, atHalf)
+	d := newDialer(t, h2Config(f.addr))
+	tn := mustTunnel(t, d)
+	mustTunnel(t, d)
+	f.send(t, tn, 4*initialWindow)
+	if !d.pool.credit.prompt() {
+		t.Fatal("the proxy is not known")
+	}
+	f.closeAll()
+	eventually(t, "the end of the connection", func() bool { return d.Stats() == Stats{} })
+	if d.pool.credit.prompt() {
+		t.Error("the next one is taken for the same")
+	}
+}
