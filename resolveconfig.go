@@ -22,8 +22,9 @@ type Resolver struct {
 	// Addresses are DNS servers. The first that can tell is believed; one that
 	// cannot be reached within 2s, or that says that it cannot tell, is
 	// followed by the next. One that gave no answer about three names in a
-	// row, and none about the root when it was checked, is asked last until
-	// a check every 30s brings an answer. Each is one of:
+	// row, and none to questions that it has answered before or about the
+	// root when it was checked, is asked last until a check every 30s, also
+	// with a client's question, brings an answer. Each is one of:
 	//
 	// - `192.0.2.1`, `192.0.2.1:5353`, `2001:db8::1`, `[2001:db8::1]:5353`,
 	//   `udp://192.0.2.1`: over UDP, and over TCP where an answer is truncated

@@ -99,7 +99,7 @@ func (c *Client) CloseIdle() {
 // Lookup asks for the A or AAAA records of a name.
 func (c *Client) Lookup(ctx context.Context, name string, f Family) (Reply, error) {
 	var firstErr error
-	order := c.order()
+	order := c.order(name, f)
 	told := make([]bool, len(order)) // that they cannot tell
 	for i := range rounds * len(order) {
 		at := i % len(order)
@@ -107,9 +107,10 @@ func (c *Client) Lookup(ctx context.Context, name string, f Family) (Reply, erro
 			continue
 		}
 		s := order[at]
-		msg, err := s.query(ctx, question(name, f))
+		q := question(name, f)
+		msg, err := s.query(ctx, q)
 		if err == nil {
-			s.standing.answered()
+			s.standing.told(known{q.Question[0].Name, q.Question[0].Qtype})
 			return replyOf(msg, name, f), nil
 		}
 		if firstErr == nil {
@@ -127,12 +128,12 @@ func (c *Client) Lookup(ctx context.Context, name string, f Family) (Reply, erro
 	return Reply{}, firstErr
 }
 
-// order is the servers in the order in which they are asked now.
-func (c *Client) order() []*exchanger {
+// order is the servers in the order in which they are asked now about a name.
+func (c *Client) order(name string, f Family) []*exchanger {
 	up := make([]*exchanger, 0, len(c.servers))
 	var down []*exchanger
 	for _, s := range c.servers {
-		if s.isUp() {
+		if s.isUp(name, f) {
 			up = append(up, s)
 		} else {
 			down = append(down, s)

@@ -312,7 +312,7 @@ func TestClientFailover(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		await(t, func() bool { return c.order()[0] == c.servers[1] })
+		await(t, func() bool { return c.order("order.test", IPv4)[0] == c.servers[1] })
 	})
 	t.Run("nobody", func(t *testing.T) {
 		first := closedPort(t)
@@ -345,7 +345,7 @@ func TestClientSilence(t *testing.T) {
 			if took := time.Since(begin); took < TryTimeout {
 				t.Errorf("given up after %s", took)
 			}
-			if !c.servers[0].isUp() {
+			if !c.servers[0].isUp("order.test", IPv4) {
 				t.Error("one name has made the server one that is asked last")
 			}
 		})

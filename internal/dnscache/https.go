@@ -26,6 +26,10 @@ const (
 	pingTimeout = TryTimeout / 2
 )
 
+// maxHTTPSConns is how many connections to one server there are: where it does not
+// speak HTTP/2, each carries one query at a time.
+const maxHTTPSConns = 256
+
 // https speaks DNS over HTTPS (RFC 8484), over HTTP/2 where the server does.
 type https struct {
 	url       string
@@ -35,21 +39,49 @@ type https struct {
 func newHTTPS(s Server, tlsConfig *tls.Config, dial Dial) *https {
 	tlsConfig = tlsConfig.Clone()
 	tlsConfig.ServerName = s.ServerName
+	tlsConfig.NextProtos = []string{"h2", "http/1.1"}
 	return &https{s.URL, &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			conn, err := dialServer(ctx, s, "tcp", dial)
-			if err != nil {
-				return nil, err
-			}
-			return &heardConn{Conn: conn}, nil
+		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialHTTPS(askedIn(ctx), s, tlsConfig, dial)
 		},
-		TLSClientConfig:     tlsConfig,
 		ForceAttemptHTTP2:   true,
 		DisableCompression:  true,
+		MaxConnsPerHost:     maxHTTPSConns,
 		MaxIdleConnsPerHost: maxIdleStreams,
 		IdleConnTimeout:     streamIdle,
 		HTTP2:               &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 	}}
+}
+
+func dialHTTPS(ctx context.Context, s Server, tlsConfig *tls.Config, dial Dial) (net.Conn, error) {
+	conn, err := dialServer(ctx, s, "tcp", dial)
+	if err != nil {
+		return nil, err
+	}
+	tc := tls.Client(&heardConn{Conn: conn}, tlsConfig)
+	if err := tc.HandshakeContext(ctx); err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("TLS handshake: %w", err)
+	}
+	return tc, nil
+}
+
+// askedKey is the key of the context of the query that a connection is dialed for.
+// http.Transport detaches its dials from the requests, which would leave a connection
+// behind for each query to a server that accepts connections and says nothing.
+type askedKey struct{}
+
+// dialingFor returns ctx so that dials for it end with it: when its time is over, or when
+// the query was answered on another connection.
+func dialingFor(ctx context.Context) context.Context {
+	return context.WithValue(ctx, askedKey{}, ctx)
+}
+
+func askedIn(ctx context.Context) context.Context {
+	if asked, ok := ctx.Value(askedKey{}).(context.Context); ok {
+		return asked
+	}
+	return ctx
 }
 
 func (h *https) closeIdle() { h.transport.CloseIdleConnections() }
@@ -62,6 +94,9 @@ func (h *https) exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ctx = dialingFor(ctx)
 	for left := maxIdleStreams; ; left-- {
 		var used usedConn
 		m, err := h.send(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: used.got}), packed, q)

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"github.com/caddy-egress/egress/internal/dnscache/dnstest"
 )
 
@@ -88,7 +90,7 @@ func TestClientSlowNames(t *testing.T) {
 		defer s.mu.Unlock()
 		return first.Asked("NS") > 0 && !s.checking
 	})
-	if c.order()[0] != c.servers[0] {
+	if c.order("order.test", IPv4)[0] != c.servers[0] {
 		t.Error("it is asked last")
 	}
 }
@@ -107,7 +109,7 @@ func TestClientServerReturns(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	await(t, func() bool { return c.order()[0] == c.servers[1] })
+	await(t, func() bool { return c.order("order.test", IPv4)[0] == c.servers[1] })
 	asked := first.Asked("udp")
 	if _, err := c.Lookup(t.Context(), "other.test", IPv4); err != nil || first.Asked("udp") != asked {
 		t.Errorf("%v; the server that is down was asked", err)
@@ -117,7 +119,74 @@ func TestClientServerReturns(t *testing.T) {
 	s.mu.Lock()
 	s.downTill = time.Now() // the pause is over
 	s.mu.Unlock()
-	await(t, func() bool { return c.order()[0] == c.servers[0] })
+	await(t, func() bool { return c.order("order.test", IPv4)[0] == c.servers[0] })
+}
+
+// A server that drops questions about the root is not taken to be down while it answers
+// others: those that it has answered before.
+func TestClientServerWithoutRoot(t *testing.T) {
+	noLeaks(t)
+	first, second := dnstest.Start(t), dnstest.Start(t)
+	first.Set(".", dnstest.Records{Silent: true})
+	first.Set("origin.test", dnstest.Records{Addrs: addrs("192.0.2.1"), TTL: 60})
+	c := newClient(t, nil, first.Addr, second.Addr)
+	if _, err := c.Lookup(t.Context(), "origin.test", IPv4); err != nil {
+		t.Fatal(err)
+	}
+	s := &c.servers[0].standing
+	c.servers[0].try = TryTimeout / 2
+	for i := range missesToCheck {
+		name := fmt.Sprint("slow", i, ".test")
+		first.Set(name, dnstest.Records{Silent: true})
+		if _, err := c.Lookup(t.Context(), name, IPv4); err != nil {
+			t.Fatal(err)
+		}
+	}
+	await(t, func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return first.Asked("NS") > 0 && !s.checking
+	})
+	if c.order("order.test", IPv4)[0] != c.servers[0] {
+		t.Error("it is asked last")
+	}
+}
+
+// A server that is down gets the question that somebody has when its pause is over: an
+// answer to that brings it back, an error too.
+func TestClientServerReturnsByQuestion(t *testing.T) {
+	noLeaks(t)
+	first, second := dnstest.Start(t), dnstest.Start(t)
+	first.Set(".", dnstest.Records{Silent: true})
+	first.Set("origin.test", dnstest.Records{Rcode: dns.RcodeServerFailure})
+	c := newClient(t, nil, first.Addr, second.Addr)
+	c.servers[0].try = TryTimeout
+	s := &c.servers[0].standing
+	s.checked(false, time.Now().Add(-downFor))
+	if _, err := c.Lookup(t.Context(), "origin.test", IPv4); err != nil || second.Asked("udp") == 0 {
+		t.Fatal(err)
+	}
+	await(t, func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.downTill.IsZero()
+	})
+}
+
+// Of the questions that a server has answered, some are remembered, each once.
+func TestStandingRemembersQuestions(t *testing.T) {
+	var s standing
+	for i := range 10 * knownQuestions {
+		s.told(known{fmt.Sprint(i, ".test."), dns.TypeA})
+		s.told(known{fmt.Sprint(i, ".test."), dns.TypeA})
+	}
+	seen := make(map[string]bool)
+	for _, q := range s.questions() {
+		seen[q.Question[0].Name] = true
+	}
+	if len(seen) != 1+knownQuestions || !seen["."] {
+		t.Error(seen)
+	}
 }
 
 // What fails for want of a descriptor is not charged to the server.

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -104,43 +103,111 @@ func newStreams(s Server, tlsConfig *tls.Config, dial Dial) *streams {
 }
 
 // exchange sends a query over a connection that waits for one, or a new one. A
-// connection that waited may have been closed by the server meanwhile, or be dead
-// without anybody having been told: its failure is followed by a new one, for which
-// half of the time is left. If nothing was heard, those that have waited as long are
-// not used any more.
-func (s *streams) exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
+// connection that waited may have been closed by the server meanwhile: its failure is
+// followed by the next. Or it may be dead without anybody having been told: if it is
+// silent for half of the time, the query is sent over a new one as well, and the first
+// answer is taken. A slow answer is no dead connection.
+func (s *streams) exchange(parent context.Context, q *dns.Msg) (*dns.Msg, error) {
+	packed, err := q.Pack() // once: it writes to q
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(parent)
+	defer cancel() // ends what is under way on the other connection
 	begin := time.Now()
+	patience := TryTimeout / 2
+	if deadline, ok := ctx.Deadline(); ok {
+		patience = time.Until(deadline) / 2
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
 	for {
 		st := s.take()
-		fresh := st == nil
-		if fresh {
-			conn, err := s.dial(ctx)
-			if err != nil {
-				return nil, because(ctx, err)
+		if st == nil {
+			m, err := s.askNew(ctx, q, packed)
+			return m, s.failure(parent, begin, err)
+		}
+		old := make(chan streamReply, 1)
+		go func() { old <- s.askOn(ctx, st, q, packed) }()
+		select {
+		case r := <-old:
+			if r.err == nil || ctx.Err() != nil {
+				return r.m, s.failure(parent, begin, r.err)
 			}
-			st = &stream{Conn: &dns.Conn{Conn: conn}}
-		} else if deadline, ok := ctx.Deadline(); ok {
-			_ = st.SetDeadline(time.Now().Add(time.Until(deadline) / 2))
-		}
-		m, err := st.roundTrip(ctx, q)
-		if err == nil {
-			s.keep(st)
-			return m, nil
-		}
-		_ = st.Close()
-		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			s.drop(begin)
-		}
-		if fresh || ctx.Err() != nil {
-			return nil, because(ctx, err)
+		case <-timer.C:
+			m, err := s.askBeside(ctx, begin, old, q, packed)
+			return m, s.failure(parent, begin, err)
 		}
 	}
 }
 
-func (st *stream) roundTrip(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
-	stop := closeWith(ctx, st.Conn)
+// streamReply is what came of a query on one connection.
+type streamReply struct {
+	m   *dns.Msg
+	err error
+}
+
+// askBeside sends a query over a new connection while it waits on an old one.
+func (s *streams) askBeside(ctx context.Context, begin time.Time, old <-chan streamReply, q *dns.Msg, packed []byte) (*dns.Msg, error) {
+	fresh := make(chan streamReply, 1)
+	go func() {
+		m, err := s.askNew(ctx, q, packed)
+		fresh <- streamReply{m, err}
+	}()
+	select {
+	case r := <-old:
+		if r.err != nil {
+			r = <-fresh
+		}
+		return r.m, r.err
+	case r := <-fresh:
+		if r.err != nil {
+			r = <-old
+			return r.m, r.err
+		}
+		s.drop(begin) // as dead as the old one, which had more time
+		return r.m, nil
+	}
+}
+
+// failure is why an exchange failed, nil if it did not. If nothing was heard in all of
+// its time, the connections that have waited as long are not used any more.
+func (s *streams) failure(ctx context.Context, begin time.Time, err error) error {
+	if err == nil {
+		return nil
+	}
+	err = because(ctx, err)
+	if errors.Is(err, context.DeadlineExceeded) {
+		s.drop(begin)
+	}
+	return err
+}
+
+// askNew sends a query over a new connection.
+func (s *streams) askNew(ctx context.Context, q *dns.Msg, packed []byte) (*dns.Msg, error) {
+	conn, err := s.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := s.askOn(ctx, &stream{Conn: &dns.Conn{Conn: conn}}, q, packed)
+	return r.m, r.err
+}
+
+// askOn sends a query over a connection, which it keeps for the next or closes.
+func (s *streams) askOn(ctx context.Context, st *stream, q *dns.Msg, packed []byte) streamReply {
+	m, err := st.roundTrip(ctx, q, packed)
+	if err != nil {
+		_ = rawOf(st.Conn.Conn).Close()
+		return streamReply{err: err}
+	}
+	s.keep(st)
+	return streamReply{m: m}
+}
+
+func (st *stream) roundTrip(ctx context.Context, q *dns.Msg, packed []byte) (*dns.Msg, error) {
+	stop := closeWith(ctx, rawOf(st.Conn.Conn))
 	defer stop()
-	if err := st.WriteMsg(q); err != nil {
+	if _, err := st.Write(packed); err != nil {
 		return nil, err
 	}
 	m, err := st.ReadMsg()
@@ -153,7 +220,16 @@ func (st *stream) roundTrip(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	if !stop() {
 		return nil, ctx.Err() // being closed
 	}
-	return m, st.SetDeadline(time.Time{})
+	return m, nil
+}
+
+// rawOf is the connection below TLS. Closing it says nothing to the other side, which
+// may be dead, and waits for nothing.
+func rawOf(conn net.Conn) net.Conn {
+	if tc, ok := conn.(*tls.Conn); ok {
+		return tc.NetConn()
+	}
+	return conn
 }
 
 func (s *streams) take() *stream {
@@ -202,7 +278,7 @@ func (s *streams) drop(since time.Time) {
 		dead := st.since.Before(since)
 		if dead {
 			st.timer.Stop()
-			_ = st.Close()
+			_ = rawOf(st.Conn.Conn).Close()
 		}
 		return dead
 	})
