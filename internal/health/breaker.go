@@ -22,6 +22,7 @@ type breaker struct {
 	failures int     // in a row
 	refused  int     // 407 in a row
 	openings int     // n of the open period
+	openedAt instant // begin of the open period
 	until    instant // end of the open period
 	closedAt instant // when it closed last
 	askAt    instant // an ejection was forbidden: not to be tried before
@@ -109,7 +110,7 @@ func (b *breaker) open(now instant, cfg *UpstreamConfig, longer bool, less float
 		b.openings = int(cfg.MaxOpenFor/cfg.OpenFor) + 1 // no further: it would take as long to shrink
 	}
 	b.state, b.failures, b.spared = Open, 0, false
-	b.until = now.add(period - time.Duration(float64(period)*less))
+	b.openedAt, b.until = now, now.add(period-time.Duration(float64(period)*less))
 	b.settle()
 }
 

@@ -46,7 +46,8 @@ type CheckerConfig struct {
 	Check func(ctx context.Context, m *Member, target string) error
 
 	// CheckSelf checks the upstream itself: that it can be connected to. It is asked
-	// where a target fails through the last member in rotation. Optional.
+	// where a target fails through the last member in rotation, or through one that is
+	// down while nobody is. Optional.
 	CheckSelf func(ctx context.Context, m *Member) error
 
 	// OnSpared is told that the targets fail through the last member in rotation, which
@@ -215,17 +216,20 @@ type result struct {
 	started time.Time
 	took    time.Duration
 	err     error
+	reached bool // only targets failed: the upstream itself was reached
 }
 
 // check runs one check and hands its result to the scheduler.
 func (c *Checker) check(ctx context.Context, e *entry, m *Member, started time.Time) {
-	err := c.try(ctx, m)
-	if c.targetOnly(err) && m.Upstream.last() && c.cfg.CheckSelf != nil {
-		if self := c.checkSelf(ctx, m); self != nil {
-			err = fmt.Errorf("%w: %w", ErrUnreachable, self)
+	r := result{e: e, started: started, err: c.try(ctx, m)}
+	if c.targetOnly(r.err) && m.Upstream.last() && c.cfg.CheckSelf != nil {
+		self := c.checkSelf(ctx, m)
+		r.reached = self == nil
+		if self != nil {
+			r.err = fmt.Errorf("%w: %w", ErrUnreachable, self)
 		}
 	}
-	r := result{e: e, started: started, took: time.Since(started), err: err}
+	r.took = time.Since(started)
 	select {
 	case c.results <- r:
 	case <-ctx.Done():

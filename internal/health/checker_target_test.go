@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -233,4 +234,57 @@ func TestBackWithTargetDown(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestBackAsTheLastOne: one that was taken out for a target comes back when nobody else
+// is left, also where the target has gone in the meantime; and the operator is told.
+func TestBackAsTheLastOne(t *testing.T) {
+	unreachable := fmt.Errorf("%w: refused", ErrUnreachable)
+	for name, breaks := range map[string]func(l *lab){
+		"the other cannot be reached": func(l *lab) { l.set(unreachable, 1) },
+		"the other fails requests": func(l *lab) {
+			for range 5 {
+				l.g.Observe(time.Now(), l.g.Members()[1], Observation{Kind: Failure})
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				told := make(map[any]int)
+				var self atomic.Bool
+				l := newLab(t, 2, func(c *CheckerConfig) {
+					c.Targets = []string{"a"}
+					c.OnSpared = func(m *Member, _ error) { told[m.Value]++ }
+					c.CheckSelf = func(context.Context, *Member) error {
+						if !self.Load() {
+							return errTarget
+						}
+						return nil
+					}
+				})
+				l.restart()
+				l.wait(12 * sec)
+				l.set(errTarget, 0)
+				l.wait(30 * sec)
+				if st := l.status(0); st.Active != Down {
+					t.Fatalf("%+v", st)
+				}
+				self.Store(true)
+				l.set(errTarget, 0, 1)
+				l.wait(30 * sec)
+				if st := l.status(0); st.Active != Down {
+					t.Errorf("while another one is in rotation: %+v", st)
+				}
+				breaks(l)
+				l.wait(75 * sec)
+				if st := l.status(0); st.Active != Up {
+					t.Errorf("nobody else is left: %+v", st)
+				}
+				l.wait(30 * sec)
+				if told[0] != 1 {
+					t.Errorf("told %v", told)
+				}
+			})
+		})
+	}
 }

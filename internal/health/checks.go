@@ -103,14 +103,15 @@ func (u *Upstream) downByItself() bool {
 }
 
 // last reports whether it is the only member of a group that is in rotation, or could be
-// if it were.
+// if it were. One that is spared does not count: it should not be there.
 func (u *Upstream) last() bool {
 	u.mu.Lock()
 	groups := slices.Clone(u.groups)
 	u.mu.Unlock()
 	return slices.ContainsFunc(groups, func(g *Group) bool {
 		return !slices.ContainsFunc(g.Members(), func(m *Member) bool {
-			return m.Upstream != u && m.Upstream.Status().InRotation()
+			s := m.Upstream.Status()
+			return m.Upstream != u && s.InRotation() && !s.Spared
 		})
 	})
 }

@@ -21,7 +21,7 @@
 // upstream, and only about the upstream: a dead destination must never take a
 // healthy upstream out. The circuit opens after enough failures in a row, or when
 // too few requests of the last Window succeeded, for OpenFor × n; n grows with
-// each opening and shrinks by one for each minute of health. After that time one
+// each opening (but for a failed probe while nobody in the group serves) and shrinks by one for each minute of health. After that time one
 // live request is the probe ([Group.TryProbe]), one that can be repeated elsewhere if
 // any comes. Its success closes the circuit, and its failure opens it for longer. One
 // that ends without a result, or has none within [ProbeLimit], opens it again for as
@@ -48,7 +48,8 @@
 // circuit opens only if afterwards no more than MaxEjected of the group is ejected
 // and another member is in rotation; where that forbids it, the member stays in
 // rotation, comes after all others in every tier ([Tier.LastResort]) and has a trial now
-// and then, and the next failure after a second asks again. When less than
+// and then, and the next failure after a second asks again. Where nobody in rotation is
+// better, those with an open circuit stand beside it. When less than
 // PanicBelow of the group is in rotation, ejection is ignored (panic): then
 // members with an open circuit are picked as well, but none whose last connect or
 // check failed while another is up. What the operator, active checks and refused

@@ -28,6 +28,7 @@ type modelMember struct {
 	checkFailed         bool
 	spared              bool          // should be out, and may not
 	patience, trial     time.Duration // before the next trial, and when that is
+	answered, opened    time.Duration // when it succeeded last, and when its open period began
 }
 
 func (m *modelMember) inRotation() bool { return m.admin == Ready && m.active != Down && !m.out }
@@ -75,7 +76,7 @@ func (g *groupModel) open(m *modelMember, longer bool) {
 		m.n++
 	}
 	m.out, m.probing, m.fails, m.spared = true, false, 0, false
-	m.oldest = len(m.tokens)
+	m.oldest, m.opened = len(m.tokens), g.now
 	m.until = g.now + min(time.Duration(m.n)*g.cfg.OpenFor, g.cfg.MaxOpenFor)
 	if time.Duration(m.n)*g.cfg.OpenFor > g.cfg.MaxOpenFor {
 		m.n = int(g.cfg.MaxOpenFor/g.cfg.OpenFor) + 1
@@ -127,6 +128,9 @@ func (g *groupModel) apply(m *modelMember, kind Kind, probe bool) {
 	if kind == Success || kind == Overload {
 		m.spared = false
 	}
+	if kind == Success {
+		m.answered = g.now
+	}
 	switch {
 	case probe:
 		g.applyProbe(m, kind)
@@ -153,7 +157,7 @@ func (g *groupModel) applyProbe(m *modelMember, kind Kind) {
 	case Success, Overload:
 		g.close(m)
 	case Failure, ConnectFailure:
-		g.open(m, true)
+		g.open(m, slices.ContainsFunc(g.members, func(o *modelMember) bool { return o.answered >= m.opened }))
 	case AuthFault:
 		if m.auth {
 			g.open(m, true)
@@ -277,7 +281,15 @@ func (g *groupModel) last(m *modelMember) bool {
 func (g *groupModel) isLastResort(m *modelMember) bool {
 	recent := (m.out && !m.auth) || g.now < m.failedSince+g.cfg.OpenFor
 	failing := m.checkFailed || m.connectFailed && recent
-	return m.spared || g.panics() && failing && slices.ContainsFunc(g.members, func(o *modelMember) bool { return o.spared && o.inRotation() })
+	if !g.panics() {
+		return m.spared || g.nobody()
+	}
+	return m.spared || failing && slices.ContainsFunc(g.members, func(o *modelMember) bool { return o.spared && o.inRotation() })
+}
+
+// nobody reports whether no member in rotation is better than those that are ejected.
+func (g *groupModel) nobody() bool {
+	return !slices.ContainsFunc(g.members, func(m *modelMember) bool { return m.inRotation() && !m.spared })
 }
 
 // serving is the priority of the first tier that has a member in rotation among
@@ -309,7 +321,7 @@ func (g *groupModel) pickable() (all []*modelMember) {
 	var good, spared []*modelMember
 	for _, m := range g.members {
 		ejected := m.out && !m.auth
-		if m.admin != Ready || m.active == Down || m.auth || (ejected && !g.panics()) {
+		if m.admin != Ready || m.active == Down || m.auth || (ejected && !g.panics() && !g.nobody()) {
 			continue
 		}
 		all = append(all, m)
@@ -344,7 +356,7 @@ func (g *groupModel) replace(t *rapid.T) {
 
 func (g *groupModel) add(priority int) {
 	m := &Member{Upstream: new(Upstream), Priority: priority, Value: g.next}
-	g.members = append(g.members, &modelMember{m: m, failedSince: -time.Hour})
+	g.members = append(g.members, &modelMember{m: m, failedSince: -time.Hour, answered: -time.Hour})
 	g.next++
 }
 

@@ -222,8 +222,8 @@ func TestCapOfEveryGroup(t *testing.T) {
 	if out := groupObserve(a, 1, 0, 5, Observation{Kind: Failure}); out.Transitions != nil {
 		t.Error("both members of the smaller group are ejected")
 	}
-	if got := picks(b.Available(at(0))); got != "1" {
-		t.Errorf("the other group does not know: %q", got)
+	if s := b.Available(at(0)); picks(s) != "1 0" || len(lastResort(s)) != 2 {
+		t.Errorf("the other group does not know: %q", picks(s))
 	}
 	b.Close()
 	if out := groupObserve(a, 1, sec, 1, Observation{Kind: Failure}); out.Transitions == nil {

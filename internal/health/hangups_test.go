@@ -55,9 +55,24 @@ func TestHangUps(t *testing.T) {
 				}
 			}
 		}, "0 1 2"},
-		{"a member that refuses credentials", func(_ *Group, o func(int, time.Duration, int, Observation)) {
+		{"destinations that refuse credentials, each through one member", func(_ *Group, o func(int, time.Duration, int, Observation)) {
+			for d := range 50 {
+				refused := hungUp(fmt.Sprintf("bad%d.example:80", d))
+				refused.Kind = AuthFault
+				o(d%3, sec, 1, refused)
+			}
+		}, "0 1 2"},
+		{"a member that refuses credentials", func(g *Group, o func(int, time.Duration, int, Observation)) {
 			refused := hungUp("good.example:80")
 			refused.Kind = AuthFault
+			o(0, g.cfg.Window, 3, refused) // perhaps it was the destination
+			o(1, g.cfg.Window+1, 1, success)
+			o(2, g.cfg.Window+1, 1, success)
+			o(0, g.cfg.Window+1, 3, refused)
+		}, "1 2"},
+		{"a member that refuses credentials to CONNECT", func(_ *Group, o func(int, time.Duration, int, Observation)) {
+			refused := hungUp("good.example:443")
+			refused.Kind, refused.Relayed = AuthFault, false
 			o(0, sec, 3, refused)
 		}, "1 2"},
 		{"a member, of one destination", func(_ *Group, o func(int, time.Duration, int, Observation)) {

@@ -74,7 +74,7 @@ func (u *Upstream) fail(now instant, cfg *UpstreamConfig, connect, probe bool) R
 	u.connect = connect // a failure after the connect: that one succeeded
 	switch {
 	case probe:
-		u.open(now, cfg, true)
+		u.open(now, cfg, u.groupServes())
 		return ""
 	case u.breaker.state != Closed:
 		return "" // of a request that began before, or in panic

@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 )
@@ -233,7 +234,7 @@ func (c *Checker) settle(now time.Time, e *entry, r result, outcome CheckOutcome
 	if c.group.used.Swap(false) {
 		s.traffic = t
 	}
-	outcome = c.weigh(e, r.err, outcome)
+	outcome = c.weigh(e, &r, outcome)
 	cr := CheckResult{
 		Outcome: outcome, Started: r.started, Took: r.took, Err: r.err,
 		Own:        outcome == Failed && !c.targetOnly(r.err),
@@ -249,6 +250,9 @@ func (c *Checker) settle(now time.Time, e *entry, r result, outcome CheckOutcome
 		e.again, e.due, e.force = false, t, true
 	}
 	heap.Push(&s.queue, e)
+	if slices.ContainsFunc(transitions, func(tr Transition) bool { return tr.Event() == EventUnhealthy }) {
+		c.lookForOthers(t)
+	}
 	if c.cfg.OnResult != nil {
 		c.cfg.OnResult(e.m, cr)
 	}
@@ -259,24 +263,40 @@ func (c *Checker) settle(now time.Time, e *entry, r result, outcome CheckOutcome
 	}
 }
 
+// lookForOthers checks the members that are down at once, where nobody is in rotation any
+// more: they are checked ever less often, and one may be well.
+func (c *Checker) lookForOthers(now instant) {
+	for _, e := range c.schedule.entries {
+		if s := e.m.Upstream.Status(); s.InRotation() && !s.Spared {
+			return
+		}
+	}
+	for _, e := range c.schedule.entries {
+		if e.m.Upstream.Status().Active == Down && now >= e.muteFor {
+			c.hurry(e, now)
+		}
+	}
+}
+
 // weigh returns what the outcome of a check counts as. A target alone does not take the
 // last member in rotation out, and where it says nothing, an upstream that was down since
-// it could not be reached is back: it was reached.
-func (c *Checker) weigh(e *entry, err error, outcome CheckOutcome) CheckOutcome {
+// it could not be reached is back: it was reached. So is one that was down for whatever
+// reason, while nobody else is in rotation: it may be well, and the others are not.
+func (c *Checker) weigh(e *entry, r *result, outcome CheckOutcome) CheckOutcome {
 	u := e.m.Upstream
-	last := c.targetOnly(err) && u.last()
+	last := c.targetOnly(r.err) && u.last()
 	if outcome == Failed && last {
 		outcome = Inconclusive
 	}
 	switch {
 	case outcome == Passed:
 		e.told = false
-	case outcome == Inconclusive && u.downByItself():
+	case outcome == Inconclusive && (u.downByItself() || last && r.reached && u.Status().Active == Down):
 		outcome = Passed
 	case outcome == Inconclusive && last && !e.told && u.Status().InRotation():
 		e.told = true
 		if c.cfg.OnSpared != nil {
-			c.cfg.OnSpared(e.m, err)
+			c.cfg.OnSpared(e.m, r.err)
 		}
 	}
 	return outcome

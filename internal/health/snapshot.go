@@ -32,7 +32,7 @@ type Tier struct {
 	Panic bool
 
 	// LastResort: all of them fail, and nobody better may be picked in their tier:
-	// they should be ejected, and may not.
+	// they should be ejected, and may not, or are, and nobody in rotation is better.
 	LastResort bool
 }
 
@@ -57,6 +57,7 @@ func survey(now instant, cfg *UpstreamConfig, members []*Member) (s *Snapshot, p
 		case st.InRotation() && st.Spared:
 			s.InRotation++
 			spared = append(spared, candidate{m: m})
+			s.probes = append(s.probes, m)
 		case st.InRotation():
 			s.InRotation++
 			cands = append(cands, candidate{m: m})
@@ -68,24 +69,24 @@ func survey(now instant, cfg *UpstreamConfig, members []*Member) (s *Snapshot, p
 		}
 	}
 	s.Panic = float64(s.InRotation) < cfg.PanicBelow*float64(s.Ready)-rounding
+	nobody := s.InRotation == len(spared) // that serves, as far as is known
+	good := cands
 	if s.Panic {
-		good := s.withoutFailing(now, cfg, cands)
-		switch {
-		case len(good) > 0:
-			cands = good
-		case len(spared) > 0: // nobody is better than another
-			spared = append(spared, cands...)
-			slices.SortStableFunc(spared, func(a, b candidate) int { return cmp.Compare(a.m.Priority, b.m.Priority) })
-			cands = nil
-		}
-	} else {
+		good = s.withoutFailing(now, cfg, cands)
+	}
+	switch {
+	case s.Panic && len(good) > 0:
+		cands = good
+	case nobody && !s.Panic, s.Panic && len(spared) > 0: // nobody is better than another
+		spared = append(spared, cands...)
+		slices.SortStableFunc(spared, func(a, b candidate) int { return cmp.Compare(a.m.Priority, b.m.Priority) })
+		cands = nil
+	case !s.Panic:
 		cands = slices.DeleteFunc(cands, func(c candidate) bool { return c.ejected })
 	}
 	s.arrange(cands, false)
-	if len(s.Tiers) > 0 { // or every request is a trial
-		for _, c := range spared {
-			s.probes = append(s.probes, c.m)
-		}
+	if len(s.Tiers) == 0 { // every request is a trial
+		s.probes = slices.DeleteFunc(s.probes, func(m *Member) bool { return slices.Contains(spared, candidate{m: m}) })
 	}
 	s.arrange(spared, true)
 	return s, s.arrangeProbes()

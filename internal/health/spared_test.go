@@ -74,6 +74,60 @@ func TestSpared_InPanic(t *testing.T) {
 	}
 }
 
+// TestSpared_All: where all that are in rotation are spared, one that is ejected is no
+// worse than they: it serves beside them, and is not left alone for ever longer while
+// nobody else serves.
+func TestSpared_All(t *testing.T) {
+	for _, panicBelow := range []float64{0, 0.5} {
+		cfg := exactConfig()
+		cfg.PanicBelow = panicBelow
+		g := newGroup(t, 3, cfg)
+		for i := range 3 {
+			groupObserve(g, i, 0, 5, Observation{Kind: ConnectFailure})
+		}
+		s := g.Available(at(sec))
+		if got := picks(s); got != "1 2 0" || len(lastResort(s)) != 3 {
+			t.Errorf("%q, last resort %v", got, lastResort(s))
+		}
+		for n := time.Duration(1); n < 9; n++ {
+			m, tok, ok := g.TryProbe(at(n*10*sec), nil)
+			if !ok || m.Value != 0 || tok == 0 {
+				t.Fatalf("probe %d of %v: %v", n, m, ok)
+			}
+			g.Observe(at(n*10*sec), m, Observation{Kind: ConnectFailure, Probe: tok})
+		}
+		groupObserve(g, 1, 81*sec, 1, Observation{Kind: Success})
+		if got := picks(g.Available(at(81 * sec))); got != "1 | 2" {
+			t.Errorf("one serves again: %q", got)
+		}
+		m, tok, ok := g.TryProbe(at(90*sec), nil)
+		if !ok {
+			t.Fatal("no probe")
+		}
+		g.Observe(at(90*sec), m, Observation{Kind: ConnectFailure, Probe: tok})
+		g.Members()[2].Upstream.breaker.tryAt = instantOf(at(time.Hour))
+		for d := 90 * sec; d < 110*sec; d += sec {
+			if m, _, ok := g.TryProbe(at(d), nil); ok && m.Value == 0 {
+				t.Errorf("probed after %s, though another one serves", d-90*sec)
+			}
+		}
+	}
+}
+
+// TestEjected_NobodyInRotation: without panic as well, an open circuit is better than no
+// upstream.
+func TestEjected_NobodyInRotation(t *testing.T) {
+	cfg := exactConfig()
+	cfg.PanicBelow = 0
+	g := NewGroup(GroupConfig{UpstreamConfig: cfg})
+	if err := g.SetMembers(membersOf("deEa")); err != nil {
+		t.Fatal(err)
+	}
+	if s := g.Available(at(0)); picks(s) != "1 2" || len(lastResort(s)) != 2 {
+		t.Errorf("%q", picks(s))
+	}
+}
+
 // TestSpared_TheLastOne goes on serving: there is nobody else.
 func TestSpared_TheLastOne(t *testing.T) {
 	g := newGroup(t, 1, exactConfig())

@@ -211,6 +211,17 @@ func (u *Upstream) eject(now instant, cfg *UpstreamConfig, reason Reason) Reason
 	return reason
 }
 
+// groupServes reports whether a member of one of its groups has answered since
+// its circuit opened last. Where nobody does, to leave it alone for longer gains nothing.
+// Called with mu held.
+func (u *Upstream) groupServes() bool {
+	return len(u.groups) == 0 || slices.ContainsFunc(u.groups, func(g *Group) bool {
+		return slices.ContainsFunc(g.Members(), func(m *Member) bool {
+			return instant(m.Upstream.answered.Load()) >= u.breaker.openedAt
+		})
+	})
+}
+
 // open opens the circuit; called with mu held.
 func (u *Upstream) open(now instant, cfg *UpstreamConfig, longer bool) {
 	u.breaker.open(now, cfg, longer, cfg.Jitter*rand.Float64())

@@ -26,7 +26,10 @@ type Outcome struct {
 //
 // A Failure or AuthFault that may be the destination's counts as a SoftFail where that
 // destination has failed so, or softly, through several members with no answer since,
-// and m has answered for another one lately.
+// and m has answered for another one lately. An AuthFault needs no other member for that:
+// three of them take an upstream out whatever the group says, so one that an origin can
+// write is no more than suspicion, until a CONNECT or a check is refused as well, or
+// nothing was answered for Window.
 func (g *Group) Observe(now time.Time, m *Member, o Observation) (out Outcome) {
 	if o.Destination != 0 {
 		o.Kind = g.weigh(instantOf(now), m.Upstream, &o)
@@ -54,7 +57,7 @@ func (g *Group) weigh(now instant, u *Upstream, o *Observation) Kind {
 	if wrongly != nil && wrongly.answeredWithin(now, g.cfg.Window) {
 		wrongly.forgive(now, &g.cfg.UpstreamConfig)
 	}
-	if mayBe && several && u.answeredWithin(now, g.cfg.Window) {
+	if mayBe && (several || o.Kind == AuthFault) && u.answeredWithin(now, g.cfg.Window) {
 		return SoftFail
 	}
 	return o.Kind
