@@ -63,7 +63,7 @@ func (t *Transport) newNameState(tlsConfig *tls.Config, local *sources) (*nameSt
 }
 
 // questionShare is the part of the process's file descriptors that questions under way
-// may have: a quarter. Each has a socket of its own, for seconds where nobody answers,
+// may have: a quarter. Each has a socket or two, for seconds where nobody answers,
 // and whoever asks for many names must leave something to the others.
 const questionShare = 4
 

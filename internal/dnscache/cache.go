@@ -2,6 +2,7 @@ package dnscache
 
 import (
 	"context"
+	"errors"
 	"hash/maphash"
 	"net"
 	"net/netip"
@@ -33,6 +34,10 @@ type Config struct {
 	MaxQuestions int
 }
 
+// leftShare is the part of the turns that questions may have which nobody waits for any
+// more: a quarter.
+const leftShare = 4
+
 // shards is a power of two: callers with different names seldom meet at a lock.
 const shards = 64
 
@@ -42,6 +47,7 @@ type Cache struct {
 	hosts   *hosts
 	seed    maphash.Seed
 	turns   chan struct{} // one in it for each question under way
+	left    atomic.Int64  // questions under way that nobody waits for
 	shards  [shards]shard
 }
 
@@ -153,6 +159,8 @@ type Flight struct {
 	// Guarded by shard.mu.
 	waiters int
 	landed  bool // done is closed
+	asking  bool // it had its turn, and the backend has not answered
+	left    bool // it goes on though nobody waits
 }
 
 // join boards the flight for a name, a new one if there is none.
@@ -176,6 +184,7 @@ func (c *Cache) join(s *shard, name string, f Family, now time.Time) (Answer, *F
 		go fl.run(ctx)
 	}
 	fl.waiters++
+	fl.rejoin()
 	return Answer{}, fl
 }
 
@@ -186,17 +195,41 @@ func (fl *Flight) Done() <-chan struct{} { return fl.done }
 func (fl *Flight) Answer() Answer { return fl.answer }
 
 // Leave says that the caller does not wait any more. Everybody who got a flight
-// from [Cache.Lookup] calls it once, whether the answer came or not. A flight
-// that everybody has left before its answer came is cancelled; it goes on for as
-// long as one is waiting, whoever was first.
+// from [Cache.Lookup] calls it once, whether the answer came or not. A flight goes on
+// when everybody has left, so that a late answer is known to the next: but not one that
+// still waits for its turn, nor one too many.
 func (fl *Flight) Leave() {
 	fl.shard.mu.Lock()
 	defer fl.shard.mu.Unlock()
 	fl.waiters--
-	if fl.waiters == 0 && !fl.landed {
-		fl.land(Answer{Err: &net.DNSError{Err: "nobody waits", Name: fl.name, IsTemporary: true}})
-		fl.depart()
-		fl.cancel()
+	if fl.waiters > 0 || fl.landed || fl.goOn() {
+		return
+	}
+	fl.land(Answer{Err: &net.DNSError{Err: "nobody waits", Name: fl.name, IsTemporary: true}})
+	fl.depart()
+	fl.cancel()
+}
+
+// goOn lets a flight go on that nobody waits for, if it may. Such flights have a quarter
+// of the turns at most. Needs shard.mu.
+func (fl *Flight) goOn() bool {
+	c := fl.cache
+	if !fl.asking {
+		return false
+	}
+	if c.left.Add(1) > int64(cap(c.turns)/leftShare) {
+		c.left.Add(-1)
+		return false
+	}
+	fl.left = true
+	return true
+}
+
+// rejoin notes that somebody waits, or that nobody has to any more. Needs shard.mu.
+func (fl *Flight) rejoin() {
+	if fl.left {
+		fl.left = false
+		fl.cache.left.Add(-1)
 	}
 }
 
@@ -229,9 +262,11 @@ func (fl *Flight) run(ctx context.Context) {
 		})
 		defer timer.Stop()
 	}
-	reply, err := fl.cache.ask(ctx, fl.name, fl.f)
+	reply, err := fl.ask(ctx)
 	fl.shard.mu.Lock()
 	defer fl.shard.mu.Unlock()
+	fl.asking = false
+	fl.rejoin()
 	if err != nil && fl.entry.flights[fl.f] != fl {
 		return // everybody has left: the failure may be our own doing
 	}
@@ -240,11 +275,15 @@ func (fl *Flight) run(ctx context.Context) {
 }
 
 // ask asks the backend, when it is this question's turn.
-func (c *Cache) ask(ctx context.Context, name string, f Family) (Reply, error) {
+func (fl *Flight) ask(ctx context.Context) (Reply, error) {
+	c := fl.cache
 	select {
 	case c.turns <- struct{}{}:
 		defer func() { <-c.turns }()
-		return c.backend.Lookup(ctx, name, f)
+		fl.shard.mu.Lock()
+		fl.asking = true
+		fl.shard.mu.Unlock()
+		return c.backend.Lookup(ctx, fl.name, fl.f)
 	case <-ctx.Done():
 		return Reply{}, ctx.Err()
 	}
@@ -258,7 +297,11 @@ func (fl *Flight) remember(reply Reply, err error) Answer {
 		if r := fl.entry.records[fl.f].Load(); r.usableStale(now) {
 			return fl.keep(r.stale(now))
 		}
-		return fl.keep(&record{Answer: Answer{Err: failed(fl.name, err)}, expires: now.Add(FailureTTL)})
+		a, ttl := Answer{Err: failed(fl.name, err)}, FailureTTL
+		if d, ok := errors.AsType[*net.DNSError](a.Err); ok && d.IsTimeout && fl.entry.records[1-fl.f].Load().usableStale(now) {
+			ttl = SilentTTL
+		}
+		return fl.keep(&record{Answer: a, expires: now.Add(ttl)})
 	}
 	if addrs := usable(reply.Addrs); len(addrs) > 0 {
 		expires := now.Add(min(max(reply.TTL, MinTTL), MaxTTL))

@@ -305,28 +305,81 @@ func TestCacheSingleFlight(t *testing.T) {
 	})
 }
 
-// A question that nobody waits for is given up, and is no failure of the name.
+// A question that everybody has left goes on, and its late answer is known to the next.
 func TestCacheEverybodyLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &script{after: time.Second}
 		b.set("origin.test", Reply{Addrs: addrs("192.0.2.1"), TTL: time.Minute})
 		c := New(Config{Backend: b})
-		_, one := c.Lookup("origin.test", IPv4)
-		_, two := c.Lookup("origin.test", IPv4)
-		if one != two {
-			t.Fatal("asked twice")
+		for range 3 { // the next joins it
+			_, fl := c.Lookup("origin.test", IPv4)
+			synctest.Wait() // until the backend is asked
+			fl.Leave()
 		}
-		synctest.Wait() // until the backend is asked
-		one.Leave()
-		two.Leave()
-		// The next one does not get the cancelled question's end.
-		if a, hit := ask(c, "origin.test", IPv4); hit || a.Err != nil {
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if a, hit := ask(c, "origin.test", IPv4); !hit || len(a.Addrs) != 1 {
 			t.Errorf("%+v, %t", a, hit)
 		}
-		if asked, canceled := b.asked.Load(), b.canceled.Load(); asked != 2 || canceled != 1 {
-			t.Errorf("asked %d times, %d of them cancelled", asked, canceled)
+		if asked, left := b.asked.Load(), c.left.Load(); asked != 1 || left != 0 {
+			t.Errorf("asked %d times, %d left", asked, left)
 		}
 	})
+}
+
+// Only so many questions go on that everybody has left. Those that do not are no failure
+// of their names.
+func TestCacheLeftIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &script{after: time.Second}
+		b.set("b.test", Reply{Addrs: addrs("192.0.2.1"), TTL: time.Minute})
+		c := New(Config{Backend: b, MaxQuestions: leftShare})
+		for _, name := range []string{"a.test", "b.test"} {
+			_, fl := c.Lookup(name, IPv4)
+			synctest.Wait()
+			fl.Leave()
+		}
+		if a, hit := ask(c, "b.test", IPv4); hit || a.Err != nil {
+			t.Errorf("%+v, %t", a, hit)
+		}
+		synctest.Wait()
+		if asked, canceled := b.asked.Load(), b.canceled.Load(); asked != 3 || canceled != 1 || c.left.Load() != 0 {
+			t.Errorf("asked %d times, %d of them cancelled, %d left", asked, canceled, c.left.Load())
+		}
+	})
+}
+
+// That nobody answers for a family is remembered for longer where the addresses of the
+// other one are known.
+func TestCacheSilentFamily(t *testing.T) {
+	for _, tc := range []struct {
+		err   error
+		other bool
+		want  time.Duration
+	}{
+		{context.DeadlineExceeded, true, SilentTTL},
+		{context.DeadlineExceeded, false, FailureTTL},
+		{errBroken, true, FailureTTL},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := &script{}
+			b.set("origin.test", Reply{Addrs: addrs("192.0.2.1"), TTL: time.Minute})
+			c := New(Config{Backend: b})
+			if tc.other {
+				ask(c, "origin.test", IPv4)
+			}
+			b.fail(tc.err)
+			ask(c, "origin.test", IPv6)
+			time.Sleep(tc.want - 1)
+			if _, hit := ask(c, "origin.test", IPv6); !hit {
+				t.Errorf("%+v: forgotten too early", tc)
+			}
+			time.Sleep(1)
+			if _, hit := ask(c, "origin.test", IPv6); hit {
+				t.Errorf("%+v: not forgotten", tc)
+			}
+		})
+	}
 }
 
 // A backend that does not end is ended.
@@ -531,7 +584,7 @@ func (b *counted) Lookup(ctx context.Context, _ string, _ Family) (Reply, error)
 
 func (*counted) CloseIdle() {}
 
-// Questions beyond the limit wait for their turn; those that nobody waits for any more
+// Questions beyond the limit wait for their turn; those waiting that nobody waits for any more
 // are not asked.
 func TestMaxQuestions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -72,6 +72,10 @@ const (
 	// FailureTTL is how long a failure to resolve is remembered (RFC 9520 §3.2).
 	FailureTTL = time.Second
 
+	// SilentTTL is how long it is remembered that nobody answered for one family of
+	// a name whose addresses of the other are known.
+	SilentTTL = 30 * time.Second
+
 	// StaleFor is how long after their time addresses are still used if they
 	// cannot be asked for anew (RFC 8767), and StaleRecheck how long until
 	// that is tried again.
