@@ -78,6 +78,7 @@ func (t *transaction) attemptVia(head []byte) error {
 	default:
 		e := t.viaError(err)
 		if !e.stale || !t.out.reused || !t.wouldRetry(e) {
+			e.verdict.alone = !t.hasAnotherWay(e)
 			t.observed(e.verdict) // otherwise the same one is asked again
 		}
 		return e

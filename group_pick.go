@@ -152,6 +152,7 @@ func (g *group) observe(p path, v verdict, destination uint64) {
 		Destination: destination,
 		RetryAfter:  v.retryAfter,
 		Relayed:     v.relayed,
+		Alone:       v.alone,
 		Reached:     v.reached,
 		Started:     started,
 		Probe:       p.probe,

@@ -187,6 +187,11 @@ func (t *transaction) hedge() (path, bool) {
 func (t *transaction) ended(o opening) opening {
 	g := o.path.group
 	v := judgeTunnel(t.r.Context(), o.err)
+	if o.err != nil {
+		e := &upstreamError{upstream: o.path.name, verdict: v, err: o.err}
+		v.alone = v.relayed && !t.hasAnotherWay(e)
+		o.err = e
+	}
 	g.observe(o.path, v, t.destinationNumber())
 	t.paths.told, t.paths.reached = true, v.reached
 	if o.err == nil {
@@ -194,7 +199,6 @@ func (t *transaction) ended(o opening) opening {
 		return o
 	}
 	o.path.health.EndTunnel()
-	o.err = &upstreamError{upstream: o.path.name, verdict: v, err: o.err}
 	return o
 }
 

@@ -22,6 +22,7 @@ type verdict struct {
 	failure    *failure
 	retryAfter time.Duration // of an overload
 	relayed    bool          // the fault may be the destination's, passed on
+	alone      bool          // and no other upstream is asked, which would tell
 	reached    bool          // the destination was reached, for certain
 	untimed    bool          // the time it took says nothing about the upstream
 }

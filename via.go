@@ -269,8 +269,10 @@ func (t *transaction) ownAnswer(hd *h1.Head) error {
 		sent:     hd.Status != 407, // which comes before anything is done
 		err:      &proxydial.ReplyError{Reply: reply},
 	}
+	another := t.hasAnotherWay(e)
+	e.verdict.alone = !another
 	t.observed(e.verdict)
-	if hd.Status == 407 || t.hasAnotherWay(e) {
+	if hd.Status == 407 || another {
 		return e
 	}
 	t.out.failure = e.verdict.failure

@@ -2,13 +2,13 @@ package health
 
 import "sync"
 
-// hangUps remembers destinations of which exchanges ended without an answer, or with
+// hangUps remembers hosts of which exchanges ended without an answer, or with
 // one that only an upstream should give. An upstream may pass on in this way what the
 // destination has done (tinyproxy closes when the origin closes): where several members
 // fail alike, it is the destination.
 type hangUps struct {
 	mu    sync.Mutex
-	known map[uint64]hangUp
+	known map[uint64]hangUp // by host
 }
 
 type hangUp struct {
@@ -25,6 +25,7 @@ type hangUp struct {
 func (h *hangUps) several(now instant, u *Upstream, destination uint64, charge bool) (several bool, wrongly *Upstream) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	destination = hostOf(destination)
 	last, ok := h.known[destination]
 	if !ok || now.sub(last.at) > suspicionWindow {
 		if !ok {
@@ -69,6 +70,6 @@ func (h *hangUps) makeRoom(now instant) {
 // answered forgets a destination that was reached.
 func (h *hangUps) answered(destination uint64) {
 	h.mu.Lock()
-	delete(h.known, destination)
+	delete(h.known, hostOf(destination))
 	h.mu.Unlock()
 }

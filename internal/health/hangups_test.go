@@ -62,6 +62,25 @@ func TestHangUps(t *testing.T) {
 				o(d%3, sec, 1, refused)
 			}
 		}, "0 1 2"},
+		{"one that nobody else is asked for", func(_ *Group, o func(int, time.Duration, int, Observation)) {
+			for d := range 50 {
+				bad := hungUp(fmt.Sprintf("bad.example:%d", d+1))
+				bad.Alone = true
+				o(0, sec, 1, bad)
+			}
+		}, "0 1 2"},
+		{"many of them, and nothing else is answered", func(g *Group, o func(int, time.Duration, int, Observation)) {
+			o(1, g.cfg.Window+1, 1, success)
+			o(2, g.cfg.Window+1, 1, success)
+			bad := hungUp("bad.example:80")
+			bad.Alone = true
+			o(0, g.cfg.Window+1, 5, bad)
+		}, "1 2"},
+		{"ports of a host, each first through the same", func(_ *Group, o func(int, time.Duration, int, Observation)) {
+			for d := range 50 {
+				o(d&1, sec, 1, hungUp(fmt.Sprintf("bad.example:%d", d+1)))
+			}
+		}, "0 1 2"},
 		{"a member that refuses credentials", func(g *Group, o func(int, time.Duration, int, Observation)) {
 			refused := hungUp("good.example:80")
 			refused.Kind = AuthFault

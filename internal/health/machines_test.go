@@ -245,6 +245,10 @@ func TestDestination(t *testing.T) {
 	if a == 0 || a == b || a != Destination("a.example:443") {
 		t.Errorf("%d, %d", a, b)
 	}
+	c := Destination("a.example:80")
+	if c == a || hostOf(c) != hostOf(a) || hostOf(a) == hostOf(b) || hostOf(a) == 0 {
+		t.Errorf("%d and %d are one host, and %d is not", a, c, b)
+	}
 }
 
 func TestConfigValidate(t *testing.T) {

@@ -65,6 +65,10 @@ type Observation struct {
 	// or of an exchange that was answered in this way. See [Group.Observe].
 	Relayed bool
 
+	// Alone marks a Relayed one of a request that no other member is asked for, such as a
+	// POST: nothing will tell whose failure it was.
+	Alone bool
+
 	// Probe is the token of the probe, if the request was one.
 	Probe Token
 }

@@ -162,6 +162,23 @@ func TestScenario22Retried(t *testing.T) {
 	}
 }
 
+// TestSuspicionCountsHosts: that one host fails on many ports, which answer on another
+// path, says no more than that it fails.
+func TestSuspicionCountsHosts(t *testing.T) {
+	g := newGroup(t, 2, exactConfig())
+	for i := range 50 {
+		o := Observation{Kind: SoftFail, Destination: Destination(fmt.Sprintf("picky.example:%d", i+1))}
+		out := groupObserve(g, 0, 0, 1, o)
+		if out.Doubt != NoDoubt || out.Transitions != nil {
+			t.Fatalf("port %d: %+v", i+1, out)
+		}
+		o.Kind, o.Reached = Success, true
+		if out := groupObserve(g, 1, 0, 1, o); out.Transitions != nil {
+			t.Fatalf("port %d: %+v", i+1, out)
+		}
+	}
+}
+
 // TestScenario22Success: one success between, and nothing is suspected.
 func TestScenario22Success(t *testing.T) {
 	g := newGroup(t, 3, exactConfig())

@@ -3,14 +3,16 @@ package health
 import (
 	"hash/maphash"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
 const (
 	suspicionWindow = 30 * time.Second
-	suspects        = 5  // distinct destinations that make an upstream suspect
+	suspects        = 5  // distinct hosts that make an upstream suspect
 	witnesses       = 3  // of them answered on another path that convict it
-	maxSoftFails    = 64 // destinations remembered per upstream
+	maxSoftFails    = 64 // hosts remembered per upstream
 )
 
 var destinationSeed = maphash.MakeSeed()
@@ -18,8 +20,20 @@ var destinationSeed = maphash.MakeSeed()
 // Destination returns the number under which a destination (host:port) is
 // remembered: a hash of this process, never 0.
 func Destination(hostport string) uint64 {
-	return max(maphash.String(destinationSeed, hostport), 1)
+	host, port := hostport, uint64(0)
+	if i := strings.LastIndexByte(hostport, ':'); i >= 0 {
+		host = hostport[:i]
+		port, _ = strconv.ParseUint(hostport[i+1:], 10, 16)
+	}
+	return max(hostOf(maphash.String(destinationSeed, host)), 1) | port<<hostBits
 }
+
+// hostBits are the lower bits of the number of a destination, which are its host's.
+const hostBits = 48
+
+// hostOf returns the number of the host of a destination. What is counted are hosts: one
+// has 65535 ports.
+func hostOf(destination uint64) uint64 { return destination & (1<<hostBits - 1) }
 
 // suspicion remembers the destinations that failed through an upstream in a way
 // that blames nobody, since its last success.
@@ -28,10 +42,11 @@ type suspicion struct {
 	asked instant    // a check was asked for; zero: none is expected
 }
 
+// softFail is the last destination of a host that failed.
 type softFail struct {
 	destination uint64
 	at          instant
-	elsewhere   bool // answered on another path since
+	elsewhere   bool // it, or another one of the host, answered on another path since
 }
 
 // add records a soft failure.
@@ -41,7 +56,7 @@ func (s *suspicion) add(now instant, destination uint64) {
 	}
 	s.expire(now)
 	kept := softFail{destination: destination, at: now}
-	if i := s.index(destination); i >= 0 {
+	if i := slices.IndexFunc(s.fails, func(f softFail) bool { return hostOf(f.destination) == hostOf(destination) }); i >= 0 {
 		kept.elsewhere = s.fails[i].elsewhere
 		s.fails = slices.Delete(s.fails, i, i+1)
 	} else if len(s.fails) == maxSoftFails {
@@ -53,12 +68,14 @@ func (s *suspicion) add(now instant, destination uint64) {
 // answeredElsewhere records that a destination was reached on another path.
 func (s *suspicion) answeredElsewhere(now instant, destination uint64) {
 	s.expire(now)
-	if i := s.index(destination); i >= 0 {
-		s.fails[i].elsewhere = true
+	for i := range s.fails {
+		if s.fails[i].destination == destination {
+			s.fails[i].elsewhere = true
+		}
 	}
 }
 
-// suspect reports whether enough distinct destinations failed.
+// suspect reports whether enough distinct hosts failed.
 func (s *suspicion) suspect() bool { return len(s.fails) >= suspects }
 
 // convicted reports whether it is suspect and enough of its destinations were
@@ -90,8 +107,4 @@ func (s *suspicion) expire(now instant) {
 		old++
 	}
 	s.fails = slices.Delete(s.fails, 0, old)
-}
-
-func (s *suspicion) index(destination uint64) int {
-	return slices.IndexFunc(s.fails, func(f softFail) bool { return f.destination == destination })
 }

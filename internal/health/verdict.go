@@ -25,8 +25,8 @@ type Outcome struct {
 // Observe records how a request through m ended. m may have left the group since.
 //
 // A Failure or AuthFault that may be the destination's counts as a SoftFail where that
-// destination has failed so, or softly, through several members with no answer since,
-// and m has answered for another one lately. An AuthFault needs no other member for that:
+// destination has failed so, or softly, through several members with no answer since, or
+// no other member is asked, and m has answered for another one lately. An AuthFault needs no other member for that:
 // three of them take an upstream out whatever the group says, so one that an origin can
 // write is no more than suspicion, until a CONNECT or a check is refused as well, or
 // nothing was answered for Window.
@@ -57,7 +57,7 @@ func (g *Group) weigh(now instant, u *Upstream, o *Observation) Kind {
 	if wrongly != nil && wrongly.answeredWithin(now, g.cfg.Window) {
 		wrongly.forgive(now, &g.cfg.UpstreamConfig)
 	}
-	if mayBe && (several || o.Kind == AuthFault) && u.answeredWithin(now, g.cfg.Window) {
+	if mayBe && (several || o.Alone || o.Kind == AuthFault) && u.answeredWithin(now, g.cfg.Window) {
 		return SoftFail
 	}
 	return o.Kind
