@@ -49,10 +49,10 @@ type Member interface {
 	// InFlight is the number of exchanges and tunnels on the member now.
 	InFlight() int
 
-	// Latency is the peak EWMA of the time it takes to connect, and to answer a
-	// CONNECT or to begin a response, 0 if unknown. A failure counts as a long one.
-	// It must decay while there are no samples: a member that is not picked
-	// for its latency gets no sample that would show that it recovered.
+	// Latency is the mean time it takes to answer a CONNECT or to begin a response,
+	// 0 if unknown. A failure makes it longer for a while, also where nothing is
+	// answered meanwhile: a member that is not picked for its latency has no answers
+	// that would show that it recovered.
 	Latency() time.Duration
 
 	// Available reports whether the member may be picked now: by its health,

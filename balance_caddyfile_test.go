@@ -132,7 +132,7 @@ func TestPolicyJSONErrors(t *testing.T) {
 }
 
 func TestAbsentPolicyIsTheDefault(t *testing.T) {
-	want := new(PeakEWMASelection)
+	want := new(EWMASelection)
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
 	defer cancel()
 	if got, err := loadPolicy(ctx, new(policyHolder), "PolicyRaw", nil, want); err != nil || got != want {

@@ -11,7 +11,7 @@ import (
 
 func init() {
 	caddy.RegisterModule(LeastConnSelection{})
-	caddy.RegisterModule(new(PeakEWMASelection))
+	caddy.RegisterModule(new(EWMASelection))
 }
 
 // leastLoaded finds the member with the fewest in flight in proportion to its
@@ -68,33 +68,36 @@ func (LeastConnSelection) Select(s *Selection) int {
 //	lb_policy least_conn
 func (*LeastConnSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { return unmarshalBare(d) }
 
-// PeakEWMASelection is a policy that takes two members at random, in proportion to
-// their weights, and lets their load and their speed decide. What is in flight on each
-// should be in proportion to its weight and in inverse proportion to its latency (peak
-// EWMA of the time to connect and to answer); where one of the two has more than that
-// by more than a request, the other one is selected. Otherwise chance decides, with
-// probabilities in the same proportion. So weights hold at any concurrency, a slower member gets less, and no
-// member gets nothing: what is never asked cannot show that it has recovered.
+// EWMASelection is a policy that takes two members at random, in proportion to
+// their weights, and lets their load and their speed decide. The requests that each gets
+// should be in proportion to its weight and in inverse proportion to its latency (mean
+// time to answer), and chance decides with these probabilities. What is then in flight
+// is in proportion to the weights where it waits for answers (a slower member gets fewer
+// requests, and has each for longer), and to the requests where it stands for as long on
+// both, as tunnels do. Where one of the two has more than either by more than a request,
+// the other one is selected. So weights hold at any concurrency, a slower member gets
+// less, and no member gets nothing: what is never asked cannot show that it has
+// recovered.
 //
 // Slow start and overload shrink the weight. Where nothing is known yet of the latency
 // of one of the two, it counts as that of the other: a new member is tried at once, but
 // not by everybody.
 //
 // This is the default.
-type PeakEWMASelection struct {
+type EWMASelection struct {
 	sampler sampler
 }
 
 // CaddyModule returns the Caddy module information.
-func (*PeakEWMASelection) CaddyModule() caddy.ModuleInfo {
+func (*EWMASelection) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  policyNamespace + ".p2c_ewma",
-		New: func() caddy.Module { return new(PeakEWMASelection) },
+		New: func() caddy.Module { return new(EWMASelection) },
 	}
 }
 
 // Select implements SelectionPolicy.
-func (p *PeakEWMASelection) Select(s *Selection) int {
+func (p *EWMASelection) Select(s *Selection) int {
 	first := p.sampler.draw(s, -1)
 	if first < 0 {
 		return -1
@@ -118,11 +121,13 @@ func yields(a, b Member) bool {
 	}
 	rateA, rateB := share(a)/latencyA, share(b)/latencyB
 	inFlightA := float64(a.InFlight())
-	fair := (inFlightA + float64(b.InFlight())) * rateA / (rateA + rateB)
+	inFlight := inFlightA + float64(b.InFlight())
+	byRate := inFlight * rateA / (rateA + rateB)
+	byShare := inFlight * share(a) / (share(a) + share(b))
 	switch {
-	case inFlightA > fair+1:
+	case inFlightA > max(byRate, byShare)+1:
 		return true
-	case inFlightA < fair-1, latencyA <= latencyB:
+	case inFlightA < min(byRate, byShare)-1, latencyA <= latencyB:
 		return false
 	}
 	// What is left to a makes its part that of its rate, as it was drawn by its share.
@@ -133,13 +138,13 @@ func yields(a, b Member) bool {
 // UnmarshalCaddyfile sets up the policy from Caddyfile tokens. Syntax:
 //
 //	lb_policy p2c_ewma
-func (*PeakEWMASelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { return unmarshalBare(d) }
+func (*EWMASelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { return unmarshalBare(d) }
 
 // Interface guards
 var (
 	_ SelectionPolicy = (*LeastConnSelection)(nil)
-	_ SelectionPolicy = (*PeakEWMASelection)(nil)
+	_ SelectionPolicy = (*EWMASelection)(nil)
 
 	_ caddyfile.Unmarshaler = (*LeastConnSelection)(nil)
-	_ caddyfile.Unmarshaler = (*PeakEWMASelection)(nil)
+	_ caddyfile.Unmarshaler = (*EWMASelection)(nil)
 )

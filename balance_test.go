@@ -254,7 +254,7 @@ func TestSelectHonoursFactor(t *testing.T) {
 				t.Errorf("%d members: a factor of 0.1 got %d, a full share is %d", n, got, full)
 			}
 			// p2c_ewma with nothing in flight leaves it to the others.
-			if _, ok := p.(*PeakEWMASelection); !ok && got < full/20 {
+			if _, ok := p.(*EWMASelection); !ok && got < full/20 {
 				t.Errorf("%d members: a factor of 0.1 got only %d, a full share is %d", n, got, full)
 			}
 		})

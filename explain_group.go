@@ -64,7 +64,7 @@ type upstreamState struct {
 	OpenFor   float64 `json:"open_for,omitempty"`   // seconds until a probe is due
 	Exchanges int64   `json:"exchanges"`            // under way
 	Tunnels   int64   `json:"tunnels"`              // open
-	Latency   float64 `json:"latency,omitempty"`    // to connect and to answer, in seconds
+	Latency   float64 `json:"latency,omitempty"`    // to answer, in seconds
 	Factor    float64 `json:"factor"`               // the part of its weight that it has now
 	Limit     string  `json:"limit,omitempty"`      // the setting that keeps the request away
 	LastError string  `json:"last_error,omitempty"` // of the last active check

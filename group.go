@@ -131,7 +131,7 @@ func (g *group) provisionModules(ctx caddy.Context) error {
 		return err
 	}
 	g.events.app = app.(*caddyevents.App)
-	g.policy, err = loadPolicy(ctx, &g.lb, "SelectionPolicyRaw", g.lb.SelectionPolicyRaw, new(PeakEWMASelection))
+	g.policy, err = loadPolicy(ctx, &g.lb, "SelectionPolicyRaw", g.lb.SelectionPolicyRaw, new(EWMASelection))
 	if err != nil {
 		return fmt.Errorf("load_balancing.selection_policy: %w", err)
 	}

@@ -257,43 +257,38 @@ func TestOldGroupsAreCollected(t *testing.T) {
 	}
 }
 
-// What the default policy goes by is learned from tunnels and from exchanges.
-func TestConnectTimesAreObserved(t *testing.T) {
+// What the default policy goes by is learned from answers, not from connects.
+func TestAnswerTimesAreObserved(t *testing.T) {
 	port := serveConns(t, func(conn net.Conn) {
 		if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
 			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
 		}
 	})
-	for _, kind := range []string{"tunnel", "exchange"} {
-		h, end := mustLoadWithApps(t, `{"groups":{"default":{"upstreams":[{"url":"http://127.0.0.1:`+fmt.Sprint(port)+`"}]}}}`)
-		g := h.groups["default"]
-		m := g.health.Members()[0].Value.(*member)
-		if m.Latency() != 0 {
-			t.Fatalf("%s: a latency of %s before anything", kind, m.Latency())
-		}
-		tr := throughGroup(t, h, "a.example:80")
-		if kind == "tunnel" {
-			p, err := g.pick(new(Selection), isTunnel)
-			if err != nil {
-				t.Fatal(err)
-			}
-			p.startTunnel()
-			o := tr.ended(tr.attemptThrough(p).open(t.Context()))
-			if o.err != nil {
-				t.Fatal(o.err)
-			}
-			_ = o.tunnel.Conn.Close()
-			m.health.EndTunnel()
-		} else {
-			conn, err := (&viaRequest{h: h, member: m, dest: tr.target, absolute: true}).Dial(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			_ = conn.Close()
-		}
-		if m.Latency() == 0 {
-			t.Errorf("%s: nothing was learned", kind)
-		}
-		end()
+	h, end := mustLoadWithApps(t, `{"groups":{"default":{"upstreams":[{"url":"http://127.0.0.1:`+fmt.Sprint(port)+`"}]}}}`)
+	defer end()
+	g := h.groups["default"]
+	m := g.health.Members()[0].Value.(*member)
+	tr := throughGroup(t, h, "a.example:80")
+	conn, err := (&viaRequest{h: h, member: m, dest: tr.target, absolute: true}).Dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.Close()
+	if m.Latency() != 0 {
+		t.Errorf("a latency of %s before an answer", m.Latency())
+	}
+	p, err := g.pick(new(Selection), isTunnel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.startTunnel()
+	o := tr.ended(tr.attemptThrough(p).open(t.Context()))
+	if o.err != nil {
+		t.Fatal(o.err)
+	}
+	_ = o.tunnel.Conn.Close()
+	m.health.EndTunnel()
+	if m.Latency() == 0 {
+		t.Error("nothing was learned from an answer")
 	}
 }

@@ -117,7 +117,6 @@ func (f *memberFactory) member(s *upstreamSpec, healthID string) (*member, error
 		return nil, err
 	}
 	m.conns, m.health = conns.(*upstreamConns), state.(*upstreamHealth)
-	m.conns.health.Store(m.health)
 	m.ref = health.Member{Upstream: &m.health.Upstream, Priority: s.Priority, Value: m}
 	if f.group.cfg.checked() {
 		m.health.checking.Add(1)
@@ -155,11 +154,10 @@ func hashKey(id string) uint64 {
 // on standby.
 func (f *memberFactory) connect(s *upstreamSpec, made *madeTLS) (*upstreamConns, error) {
 	c := &upstreamConns{lookup: f.h.dialer.forUpstreams().lookupUnchecked}
-	dial, err := f.dialFunc(s, c)
-	if err != nil {
+	var err error
+	if c.dial, err = f.dialFunc(s, c); err != nil {
 		return nil, err
 	}
-	c.dial = c.timed(dial)
 	cfg := proxydial.Config{
 		Scheme:            proxydial.Scheme(s.addr.scheme),
 		Dial:              c.dial,

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -54,21 +53,6 @@ type upstreamConns struct {
 	dial   func(context.Context) (net.Conn, error) // to the upstream's address
 	from   *sources                                // that dial leaves from
 	lookup func(context.Context, string) (netip.Addr, error)
-	health atomic.Pointer[upstreamHealth] // to be told how long connecting takes
-}
-
-// timed is dial, which tells the health of the upstream how long it took. What comes
-// after, up to the answer to CONNECT, hangs on the destination as well.
-func (c *upstreamConns) timed(dial func(context.Context) (net.Conn, error)) func(context.Context) (net.Conn, error) {
-	return func(ctx context.Context) (net.Conn, error) {
-		start := time.Now()
-		conn, err := dial(ctx)
-		if h := c.health.Load(); h != nil && err == nil {
-			now := time.Now()
-			h.ObserveConnect(now, now.Sub(start))
-		}
-		return conn, err
-	}
 }
 
 // Destruct lets go of what is idle when no configuration uses the upstream any

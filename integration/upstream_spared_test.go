@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"testing"
+	"time"
 )
 
 // Where two of three upstreams are dead, one of which the cap keeps in rotation, requests
@@ -58,9 +59,61 @@ func TestUpstream_WeightsWithOneClient(t *testing.T) {
 	checkLeaks(t)
 	heavy, light := newScriptedUpstream(t, "heavy"), newScriptedUpstream(t, "light")
 	p := start(t, mode{}, setup{egress: usual + "upstreams default {\nupstream " + heavy.url() + " {\nweight 2\n}\nupstream " + light.url() + "\n}\nroute default\n"})
-	origin := newHTTPOrigin(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
+	origin := newHTTPOrigin(t, func(w http.ResponseWriter, _ *http.Request) {
+		time.Sleep(5 * time.Millisecond) // or what the scheduler does to each would count
+		fmt.Fprint(w, "ok")
+	})
 	counts := servedBy(t, p.client(t, "h1"), origin.URL, 300)
-	if counts["light"] < 15 || counts["heavy"] < counts["light"]/2 {
-		t.Errorf("served by %v", counts)
+	// 6 sigma of 200, and as much again for times that are measured.
+	if counts["heavy"] < 140 || counts["light"] < 40 {
+		t.Errorf("served by %v, want about 2:1", counts)
+	}
+}
+
+// With the default policy a member that answers slowly gets less, whether it is asked for
+// tunnels or for exchanges.
+func TestUpstream_SlowMemberGetsLess(t *testing.T) {
+	checkLeaks(t)
+	for _, kind := range []string{"exchange", "tunnel"} {
+		t.Run(kind, func(t *testing.T) {
+			slow, fast := newScriptedUpstream(t, "slow"), newScriptedUpstream(t, "fast")
+			slow.behave(func(http.ResponseWriter, *http.Request) bool { time.Sleep(50 * time.Millisecond); return false })
+			fast.behave(func(http.ResponseWriter, *http.Request) bool { time.Sleep(5 * time.Millisecond); return false })
+			p := start(t, mode{}, setup{egress: usual + groupOf("", slow, fast) + "route default\n"})
+			origin := newHTTPOrigin(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
+			c, echo := p.client(t, "h1"), newEchoOrigin(t)
+			for range 200 {
+				if kind == "exchange" {
+					c.get(t, origin.URL)
+					continue
+				}
+				closeTunnel(t, c.open(t, echo.addr))
+			}
+			if few, many := len(slow.asked()), len(fast.asked()); few < 1 || few > many/3 {
+				t.Errorf("the slow one was asked %d times, the fast one %d times", few, many)
+			}
+		})
+	}
+}
+
+// A member that answers at once with errors that blame nobody gets no more for that.
+func TestUpstream_FastErrorsAttractNobody(t *testing.T) {
+	checkLeaks(t)
+	bad, good := newScriptedUpstream(t, "bad"), newScriptedUpstream(t, "good")
+	bad.behave(answering(http.StatusBadGateway))
+	good.behave(func(http.ResponseWriter, *http.Request) bool { time.Sleep(20 * time.Millisecond); return false })
+	p := start(t, mode{}, setup{egress: usual + groupOf("lb_retries off", bad, good) + "route default\n"})
+	c, echo := p.client(t, "h1"), newEchoOrigin(t)
+	const n = 150
+	for range n {
+		resp, tun := c.connect(t, echo.addr, "", nil)
+		if resp.StatusCode == http.StatusOK {
+			closeTunnel(t, tun)
+		}
+		tun.Close()
+	}
+	// Half of them, and 6 sigma.
+	if got := len(bad.asked()); got > n/2+37 {
+		t.Errorf("the one that fails was asked for %d of %d tunnels", got, n)
 	}
 }

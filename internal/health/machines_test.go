@@ -178,28 +178,6 @@ func TestRamp(t *testing.T) {
 	}
 }
 
-func TestLatency(t *testing.T) {
-	var u Upstream
-	expect := func(d, want time.Duration) {
-		t.Helper()
-		if got := u.Latency(at(d)); (got - want).Abs() > time.Microsecond {
-			t.Errorf("at %s: %s, want %s", d, got, want)
-		}
-	}
-	ms := func(v float64) time.Duration { return time.Duration(v * float64(time.Millisecond)) }
-	expect(0, 0)
-	u.ObserveConnect(at(0), ms(50))
-	expect(0, ms(50))
-	expect(10*sec, ms(50/math.E)) // also without samples
-	u.ObserveConnect(at(0), ms(200))
-	expect(0, ms(200)) // up at once
-	u.ObserveConnect(at(10*sec), ms(100))
-	expect(10*sec, ms(200/math.E+100*(1-1/math.E))) // down slowly
-	expect(time.Hour, time.Millisecond)             // never below
-	u.ObserveConnect(at(5*sec), ms(1000))           // a clock that goes back
-	expect(5*sec, ms(1000))
-}
-
 func TestSuspicion(t *testing.T) {
 	var s suspicion
 	for i := range suspects - 1 {

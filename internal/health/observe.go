@@ -14,7 +14,7 @@ const (
 // observed through [Group.Observe].
 func (u *Upstream) Observe(now time.Time, cfg *UpstreamConfig, o Observation) (Transition, Doubt) {
 	t := instantOf(now)
-	u.sampleEnd(t, &o)
+	u.observeLatency(t, &o)
 	if o.Kind == Success {
 		u.answered.Store(int64(t))
 		u.window.add(t, cfg.Window, true)

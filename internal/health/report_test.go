@@ -14,21 +14,23 @@ func TestReport(t *testing.T) {
 	}
 	bad := errors.New("no answer")
 	u.ObserveCheck(at(0), &cfg, 2, 3, CheckResult{Outcome: Failed, Err: bad})
-	u.ObserveConnect(at(0), 50*time.Millisecond)
 	u.StartTunnel()
-	observe(u, 0, Observation{Kind: Success})
+	observe(u, 0, Observation{Kind: Success, Reached: true, Started: at(-50 * time.Millisecond)})
 	observe(u, 0, Observation{Kind: SoftFail, Destination: 1})
 	observe(u, 0, Observation{Kind: Overload, RetryAfter: 5 * sec})
 	repeat(u, 0, 2, Observation{Kind: ConnectFailure})
 	want := Report{
 		Status:  Status{Active: Down, ConnectFailed: true, CheckFailed: true},
-		Tunnels: 1, Latency: failedLatency, Factor: leastWeight,
+		Tunnels: 1, Latency: u.Latency(at(0)), Factor: leastWeight,
 		Failures: 2, Passed: 1, Failed: 2, SoftFails: 1, Overloaded: at(5 * sec),
 		LastCheck: at(0), LastOutcome: Failed, LastError: bad,
 	}
 	got := u.Report(at(0), &cfg)
 	if !got.Overloaded.Equal(want.Overloaded) || !got.LastCheck.Equal(want.LastCheck) {
 		t.Errorf("times: %s, %s", got.Overloaded, got.LastCheck)
+	}
+	if got.Latency < sec || got.Latency > failedLatency {
+		t.Errorf("a latency of %s after two failures", got.Latency)
 	}
 	got.Overloaded, got.LastCheck = want.Overloaded, want.LastCheck
 	if got != want {

@@ -185,37 +185,3 @@ func TestSpared_Trial(t *testing.T) {
 		t.Errorf("factor %v", f)
 	}
 }
-
-// TestFailureIsNotFast: what fails at once has the longest latency, not the shortest,
-// and what may have failed for its destination does not gain by it.
-func TestFailureIsNotFast(t *testing.T) {
-	quick, slow := 2*time.Millisecond, 50*time.Millisecond
-	for _, tc := range []struct {
-		name string
-		o    Observation
-		took time.Duration
-		want time.Duration
-	}{
-		{"connect", Observation{Kind: ConnectFailure}, quick, failedLatency},
-		{"connect, slowly", Observation{Kind: ConnectFailure}, 7 * sec, 7 * sec},
-		{"failure", Observation{Kind: Failure}, quick, failedLatency},
-		{"credentials", Observation{Kind: AuthFault}, quick, failedLatency},
-		{"relayed failure", Observation{Kind: Failure, Relayed: true}, quick, slow},
-		{"no detail", Observation{Kind: SoftFail}, quick, slow},
-		{"no reply", Observation{Kind: ReplyTimeout}, 5 * sec, 5 * sec},
-		{"given up", Observation{Kind: Cancelled}, 3 * sec, 3 * sec},
-		{"given up at once", Observation{Kind: Cancelled}, quick, slow - slow/10},
-		{"answer", Observation{Kind: Success, Reached: true}, 80 * time.Millisecond, 80 * time.Millisecond},
-		{"explained", Observation{Kind: Success}, quick, slow - slow/10},
-	} {
-		u := new(Upstream)
-		u.ObserveConnect(at(sec), slow)
-		now := sec + latencyTau/10
-		tc.o.Started = at(now - tc.took)
-		observe(u, now, tc.o)
-		got := u.Latency(at(now))
-		if d := got - tc.want; d < -2*time.Millisecond || d > 2*time.Millisecond {
-			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
-		}
-	}
-}

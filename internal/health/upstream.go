@@ -25,8 +25,11 @@ type Upstream struct {
 
 	_ [64]byte // what follows is written by every request
 
-	latency   atomic.Int64 // peak EWMA in nanoseconds; 0: none yet
+	latency   atomic.Int64 // mean in nanoseconds; 0: none yet
 	latencyAt atomic.Int64 // instant of its last sample
+	samples   atomic.Int32 // so many at first
+	penalty   atomic.Int64 // in nanoseconds, as of penaltyAt; 0: none
+	penaltyAt atomic.Int64
 	exchanges atomic.Int64
 	tunnels   atomic.Int64
 	answered  atomic.Int64 // instant of the last success
