@@ -50,7 +50,7 @@ type dialer struct {
 // dial connects to the destination, in the given scheme ("https" with TLS). The
 // result is charged to the destination's circuit.
 func (d *dialer) dial(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
-	report, err := d.circuits.allow(dest, useTLS)
+	report, err := d.circuits.allow(dest, useTLS, false)
 	if err != nil {
 		return nil, err
 	}

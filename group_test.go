@@ -40,7 +40,7 @@ func TestPathsAreLeftByPanics(t *testing.T) {
 	told := g.destinations
 	tr := throughGroup(t, h, "a.example:80")
 	for range 5 {
-		r, err := told.allow(tr.target, false)
+		r, err := told.allow(tr.target, false, false)
 		if err != nil {
 			t.Fatal(err)
 		}

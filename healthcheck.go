@@ -189,8 +189,9 @@ func (d *destinations) key(r *report) string {
 }
 
 // allow asks whether a destination may be asked for on this path. When it may, the
-// returned report must be told the result.
-func (d *destinations) allow(dest target.Target, useTLS bool) (report, error) {
+// returned report must be told the result. slow is a request whose client may take its
+// time: it is the probe only where no other comes.
+func (d *destinations) allow(dest target.Target, useTLS, slow bool) (report, error) {
 	if d.off {
 		return report{}, nil
 	}
@@ -202,6 +203,10 @@ func (d *destinations) allow(dest target.Target, useTLS bool) (report, error) {
 	if s := d.lookup(key); s != nil {
 		s.mu.Lock()
 		now := time.Now()
+		if wait := s.circuit.LeaveProbe(now); slow && wait > 0 {
+			s.mu.Unlock()
+			return report{}, &circuitOpenError{destination: key, retryAfter: wait}
+		}
 		ok, probe, wait := s.circuit.Allow(now)
 		s.last = now
 		s.mu.Unlock()

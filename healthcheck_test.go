@@ -43,7 +43,7 @@ var errRefused = &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 // ask asks for a destination that must be let through.
 func (c *circuitTest) ask(dest target.Target) report {
 	c.Helper()
-	report, err := c.allow(dest, false)
+	report, err := c.allow(dest, false, false)
 	if err != nil {
 		c.Fatalf("refused: %v", err)
 	}
@@ -61,7 +61,7 @@ func (c *circuitTest) end(dest target.Target, err error) {
 // long.
 func (c *circuitTest) refused(dest target.Target) time.Duration {
 	c.Helper()
-	_, err := c.allow(dest, false)
+	_, err := c.allow(dest, false, false)
 	if err == nil {
 		c.Fatal("let through")
 	}
@@ -183,6 +183,33 @@ func TestCircuitUnsettledProbe(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A request whose client may take its time leaves the probe to others, and is the probe
+// only where none comes.
+func TestCircuitLeavesTheProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, dest := newCircuitTest(t), origin(1)
+		for range 2 {
+			c.fail(dest, 5)
+			time.Sleep(2 * time.Second)
+			_, err := c.allow(dest, false, true)
+			if e, ok := errors.AsType[*circuitOpenError](err); !ok || e.retryAfter != 2*time.Second {
+				t.Fatalf("%v; want it refused for 2s", err)
+			}
+			c.end(dest, nil) // a quick one
+			c.tracked(0)
+		}
+		c.fail(dest, 5)
+		time.Sleep(4 * time.Second)
+		report, err := c.allow(dest, false, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.refused(dest)
+		report.tell(nil)
+		c.tracked(0)
+	})
 }
 
 // The turn of a probe that nobody tells of does not last for ever.
@@ -318,7 +345,7 @@ func TestCircuitLateResults(t *testing.T) {
 func TestCircuitOff(t *testing.T) {
 	d := &destinations{newCircuits(DestinationCircuit{Off: true}), "", zap.NewNop()}
 	for range 20 {
-		report, err := d.allow(origin(1), false)
+		report, err := d.allow(origin(1), false, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -381,7 +408,7 @@ func TestCircuitMemoryIsBounded(t *testing.T) {
 		for range 8 {
 			wg.Go(func() {
 				for n := next.Add(1) - 1; int(n) < to; n = next.Add(1) - 1 {
-					report, err := c.allow(origin(int(n)), false)
+					report, err := c.allow(origin(int(n)), false, false)
 					if err != nil {
 						t.Error(err)
 						return
@@ -447,7 +474,7 @@ func TestCircuitConcurrently(t *testing.T) {
 			for i := range 2_000 {
 				n := (g + i) % origins
 				dest := origin(n)
-				report, err := c.allow(dest, false)
+				report, err := c.allow(dest, false, false)
 				if err != nil {
 					continue
 				}
@@ -465,7 +492,7 @@ func TestCircuitConcurrently(t *testing.T) {
 	wg.Wait()
 	for n := range origins {
 		for {
-			if report, err := c.allow(origin(n), false); err == nil {
+			if report, err := c.allow(origin(n), false, false); err == nil {
 				report.tell(nil)
 				break
 			}
@@ -480,14 +507,14 @@ func TestCircuitOneProbeOfMany(t *testing.T) {
 		c, dest := newCircuitTest(t), origin(1)
 		c.fail(dest, 5)
 		for range 10 {
-			_, err := c.allow(dest, false)
+			_, err := c.allow(dest, false, false)
 			time.Sleep(retryAfter(err))
 			var through atomic.Int32
 			probe := make(chan report, 100)
 			var wg sync.WaitGroup
 			for range 100 {
 				wg.Go(func() {
-					if r, err := c.allow(dest, false); err == nil {
+					if r, err := c.allow(dest, false, false); err == nil {
 						through.Add(1)
 						probe <- r
 					}

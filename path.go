@@ -47,7 +47,7 @@ func (t *transaction) enter() error {
 	if err := t.checkBehind(); err != nil {
 		return err
 	}
-	report, err := g.destinations.allow(t.target, t.https)
+	report, err := g.destinations.allow(t.target, t.https, !t.bodyRead)
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ func TestRouteSource_Circuits(t *testing.T) {
 	before := poolCount()
 	old, endOld := mustLoadModule(t, config)
 	for range 5 {
-		r, err := old.Routes[0].dialer.circuits.allow(dest, false)
+		r, err := old.Routes[0].dialer.circuits.allow(dest, false, false)
 		if err != nil {
 			t.Fatal(err)
 		}

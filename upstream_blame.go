@@ -130,8 +130,12 @@ func judgeAnswer(r *proxydial.Reply) verdict {
 		v = verdict{kind: health.SoftFail, failure: failUpstreamGateway}
 	}
 	v.relayed = true
+	v.retryAfter = min(v.retryAfter, maxRelayedOverload)
 	return v
 }
+
+// maxRelayedOverload bounds an overload that may be an origin's, relayed.
+const maxRelayedOverload = 5 * time.Second
 
 func overloaded(r *proxydial.Reply) verdict {
 	return verdict{kind: health.Overload, failure: failUpstreamLimit, retryAfter: parseRetryAfter(r.RetryAfter)}

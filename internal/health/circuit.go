@@ -86,6 +86,17 @@ func (c *Circuit) Allow(now time.Time) (ok bool, probe Token, retryAfter time.Du
 	}
 }
 
+// LeaveProbe is how long yet the next probe is to be left to others by a request whose
+// client may take its time, such as one that brings a body: it would keep everybody
+// waiting. 0 where there is no probe to be left.
+func (c *Circuit) LeaveProbe(now time.Time) time.Duration {
+	late := now.Sub(c.until)
+	if c.state != Open || late < 0 || late >= c.openFor {
+		return 0
+	}
+	return c.openFor - late
+}
+
 // Success records a success and reports whether it closed the circuit. A late
 // success of a request that began before the circuit opened closes it as well:
 // the destination has just been reached.
