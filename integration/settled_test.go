@@ -36,15 +36,19 @@ func TestSettled_DestinationProbe(t *testing.T) {
 	release := make(chan struct{})
 	defer close(release)
 	up := slowBodies(t, release)
-	p := start(t, mode{}, setup{egress: usual + "destination_circuit {\n failures 5\n window 10m\n open_for 100ms\n max_open_for 100ms\n}\nupstream http://" + up.addr + "\n"})
+	p := start(t, mode{}, setup{egress: usual + "destination_circuit {\n failures 5\n window 10m\n open_for 1s\n max_open_for 1s\n}\nupstream http://" + up.addr + "\n"})
 	c := p.client(t, "h1")
 	for range 5 {
 		c.get(t, "http://some.test/fail")
 	}
-	for deadline := time.Now().Add(30 * time.Second); p.download(t) != 200; {
+	refused := 0
+	for deadline := time.Now().Add(30 * time.Second); p.download(t) != 200; refused++ {
 		if time.Now().After(deadline) {
 			t.Fatal("no download became the probe")
 		}
+	}
+	if refused == 0 {
+		t.Fatal("the circuit did not open")
 	}
 	for range 3 {
 		c.get(t, "http://some.test/").expect(t, 200, "ok")
