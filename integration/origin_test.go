@@ -327,11 +327,23 @@ func newHTTPSOrigin(t *testing.T, h http.HandlerFunc) *httptest.Server {
 // for a FIN.
 func newEchoOrigin(t *testing.T) *rawOrigin {
 	t.Helper()
-	return newRawOrigin(t, func(c *originConn) {
-		if _, err := io.Copy(c.Conn, c.br); err == nil {
-			_ = c.Conn.(*net.TCPConn).CloseWrite()
-		}
-	})
+	return newRawOrigin(t, echo)
+}
+
+// newEchoHost is newEchoOrigin at a host of its own, known by its number.
+func newEchoHost(t *testing.T, number int) *rawOrigin {
+	t.Helper()
+	ln, err := net.Listen("tcp", fmt.Sprintf("127.0.1.%d:0", number+1))
+	if err != nil {
+		t.Skipf("no second loopback address: %v", err)
+	}
+	return serveRaw(t, ln, echo)
+}
+
+func echo(c *originConn) {
+	if _, err := io.Copy(c.Conn, c.br); err == nil {
+		_ = c.Conn.(*net.TCPConn).CloseWrite()
+	}
 }
 
 // bulk is more than any buffer holds, and nowhere the same.

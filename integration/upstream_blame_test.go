@@ -139,7 +139,7 @@ func TestBlame_DeadUplink(t *testing.T) {
 			}
 			c := p.client(t, "h1")
 			for i := range 5 {
-				resp, tun := c.connect(t, newEchoOrigin(t).addr, "", nil)
+				resp, tun := c.connect(t, newEchoHost(t, i).addr, "", nil)
 				switch {
 				case tc.name == "check":
 					expectError(t, resp, 502, "destination_unavailable")

@@ -1,6 +1,9 @@
 package integration
 
-import "testing"
+import (
+	"fmt"
+	"testing"
+)
 
 // Upstreams that reach none of several destinations, which a fallback past them does
 // reach, are convicted by that: one of the two goes, the last one stays.
@@ -14,8 +17,8 @@ func TestUpstream_FallbackConvicts(t *testing.T) {
 		egress: usual + groupOf("lb_policy first\ncircuit {\nopen_for 1m\npanic_below 0%\n}\n", one, two) + "route default fallback direct\n",
 		global: events.global(),
 	})
-	for range 8 {
-		echo := newEchoOrigin(t)
+	for i := range 8 {
+		echo := newEchoHost(t, i)
 		tun := p.client(t, "h1").open(t, echo.addr)
 		alive(t, tun, "the tunnel")
 		tun.Close()
@@ -50,8 +53,8 @@ func TestUpstream_RefusalElsewhereIsNoProof(t *testing.T) {
 			one.behave(answering(502))
 			two.behave(explains)
 			one.asked()
-			for range 16 {
-				resp, tun := c.connect(t, freeAddr(t), "", nil)
+			for i := range 16 {
+				resp, tun := c.connect(t, fmt.Sprintf("127.0.1.%d:%s", i+1, port(freeAddr(t))), "", nil)
 				if resp.StatusCode < 400 {
 					t.Errorf("status %d", resp.StatusCode)
 				}
