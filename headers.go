@@ -139,40 +139,6 @@ func versionIndex(r *http.Request) int {
 	return 0
 }
 
-// loops reports whether the request has passed through this handler before: it says so
-// itself, or it has come over a connection that this process has dialed.
-func (t *transaction) loops() bool {
-	if d := t.h.dialer; d != nil && d.self.isOwnDial(t.r) {
-		return true
-	}
-	for _, v := range t.r.Header["Via"] {
-		if strings.Contains(v, t.h.via.token) {
-			return true
-		}
-	}
-	return false
-}
-
-// maxVia bounds the Via fields of a request. They go on to upstreams with CONNECT, and it
-// must not be the client who decides how large a head an upstream has to take.
-const maxVia = 2 << 10
-
-// checkVia refuses a request that comes back to this handler, or that has passed through
-// too many others, or says so.
-func (t *transaction) checkVia() error {
-	if t.loops() {
-		return failLoop
-	}
-	n := 0
-	for _, v := range t.r.Header["Via"] {
-		n += len("Via: \r\n") + len(v)
-	}
-	if n > maxVia {
-		return failVia
-	}
-	return nil
-}
-
 // appendRequestHead writes the head of the request to the origin: method and
 // target, Host from the target (RFC 9112 §3.2.2), the client's end-to-end
 // fields, our Via and Forwarded, and one canonical framing.

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -279,5 +280,16 @@ func TestTunnelRates_SharedByUser(t *testing.T) {
 	}
 	for range kinds {
 		await(t, done, "all bytes")
+	}
+}
+
+// CONNECT has as many fields as other requests may have.
+func TestTunnel_TooManyFields(t *testing.T) {
+	p := start(t, mode{}, setup{egress: usual})
+	echo := newEchoOrigin(t)
+	raw := p.dialPlain(t)
+	raw.send("CONNECT " + echo.addr + " HTTP/1.1\r\nHost: " + echo.addr + "\r\n" + strings.Repeat("X: 1\r\n", 1001) + "\r\n")
+	if resp := raw.responseHead("CONNECT"); resp.StatusCode != 431 {
+		t.Errorf("status %d", resp.StatusCode)
 	}
 }

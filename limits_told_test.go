@@ -1,0 +1,46 @@
+package egress
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/proxydial"
+)
+
+// What an upstream says about a request that it does not take is charged to nobody: the
+// client has a part in what the request says.
+func TestBlame_RequestNotTaken(t *testing.T) {
+	for _, status := range []int{400, 413, 414, 431, 494} {
+		if v := judgeReply(&proxydial.Reply{Status: status}); v.kind != health.Neutral || v.failure != failUpstreamRequest {
+			t.Errorf("%d: %v, %v", status, v.kind, v.failure)
+		}
+	}
+	if v := judgeReply(&proxydial.Reply{Status: 405}); v.kind != health.SoftFail {
+		t.Errorf("405: %v", v.kind)
+	}
+}
+
+// An overload that an origin may have written lasts a few seconds at most; that of a
+// CONNECT is the upstream's own.
+func TestBlame_RelayedOverload(t *testing.T) {
+	reply := &proxydial.Reply{Status: http.StatusTooManyRequests, RetryAfter: "300"}
+	if v := judgeAnswer(reply); v.kind != health.Overload || v.retryAfter != maxRelayedOverload {
+		t.Errorf("relayed: %v for %s", v.kind, v.retryAfter)
+	}
+	if v := judgeReply(reply); v.kind != health.Overload || v.retryAfter != 300*time.Second {
+		t.Errorf("of its own: %v for %s", v.kind, v.retryAfter)
+	}
+}
+
+// The Via of a request is bounded.
+func TestCheckVia(t *testing.T) {
+	for n, want := range map[int]error{1 << 10: nil, 3 << 10: failVia} {
+		tr := &transaction{h: &Handler{via: newViaNames("caddy")}, r: &http.Request{Header: http.Header{"Via": {strings.Repeat("x", n)}}}}
+		if err := tr.checkVia(); err != want {
+			t.Errorf("%d bytes: %v", n, err)
+		}
+	}
+}
