@@ -20,7 +20,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/goleak"
 
-	"github.com/caddy-egress/egress/internal/freeport"
+	"github.com/caddy-egress/egress/internal/testkit/freeport"
 )
 
 // This file contains what a configuration leaves behind that fails half-way, and what

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/retry"
 )
 
 // requestHeads and copyBuffers are borrowed for an exchange.
@@ -48,10 +49,10 @@ func (t *transaction) exchange() error {
 	// Once: a dial of the first attempt may still run in the second.
 	t.slot = t.route.dialer.sources.slot(t.r.Context())
 	t.bound = namesConnectionAuth(t.r.Header["Authorization"])
-	t.h.retryBudget.begin()
+	t.h.retryBudget.Begin()
 	defer func() {
-		t.retries.end()
-		t.h.retryBudget.end()
+		t.retries.End()
+		t.h.retryBudget.End()
 	}()
 	return t.overPaths(func() (err error) {
 		// The head depends on the path, but its first attempt has none before it.
@@ -201,7 +202,7 @@ func keepFor(promised time.Duration) time.Duration {
 func (t *transaction) roundTrip(c *h1.Conn, head []byte, w *watch) (h1.Response, error) {
 	if !t.out.reused {
 		if err := c.Silent(); err != nil {
-			return h1.Response{}, &staleError{err: err} // nothing was written
+			return h1.Response{}, &retry.StaleError{Err: err} // nothing was written
 		}
 	}
 	up := t.upload
@@ -209,7 +210,7 @@ func (t *transaction) roundTrip(c *h1.Conn, head []byte, w *watch) (h1.Response,
 		w.start()
 	}
 	if n, err := c.Write(head); err != nil {
-		return h1.Response{}, &staleError{written: n > 0, err: err}
+		return h1.Response{}, &retry.StaleError{Written: n > 0, Err: err}
 	}
 	hd := heads.Get().(*h1.Head)
 	defer heads.Put(hd)

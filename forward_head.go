@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/retry"
 )
 
 // This file contains how the head of a response is waited for.
@@ -29,7 +30,7 @@ func noResponse(c *h1.Conn, err error) error {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return &explained{failHeadTimeout, err}
 	case endedUnheard(c, err):
-		return &staleError{written: true, err: err}
+		return &retry.StaleError{Written: true, Err: err}
 	}
 	return err
 }

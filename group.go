@@ -17,6 +17,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/filewatch"
 	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/retry"
 )
 
 // This file contains the life of a group of upstream proxies: how it comes to its
@@ -28,7 +29,7 @@ type group struct {
 	cfg          *UpstreamGroup
 	lb           LoadBalancing
 	policy       SelectionPolicy
-	budget       *retryBudget
+	budget       *retry.Budget
 	path         *pathUse
 	destinations *destinations // through this group
 	targets      map[string]*checkTarget
@@ -102,7 +103,7 @@ func (h *Handler) provisionGroup(ctx caddy.Context, name string, cfg *UpstreamGr
 	if err != nil {
 		return err
 	}
-	g.budget = newRetryBudget(*g.lb.RetryBudget, max(g.lb.Retries, 0))
+	g.budget = retry.NewBudget(*g.lb.RetryBudget, max(g.lb.Retries, 0))
 	g.health = health.NewGroup(healthConfig)
 	if g.factory, err = h.newMemberFactory(ctx, g); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/retry"
 )
 
 // This file contains the choice of a member, and what becomes of the result.
@@ -97,7 +98,7 @@ func (g *group) pick(s *Selection, kind kind) (path, error) {
 // and failed. One with a body is not counted on: it may be longer than what is kept of
 // it, and the upstream cannot answer before the client has sent it.
 func repeatable(s *Selection, kind kind) bool {
-	return kind == isTunnel || safeToRepeat(s.Request.Method) && s.bodyless
+	return kind == isTunnel || retry.Idempotent(s.Request.Method) && s.bodyless
 }
 
 // takesProbe tells which members can take a probe of this kind at once. One that is

@@ -65,7 +65,7 @@ func TestPathsAreLeftByPanics(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	if n := g.budget.requests.Load(); n != 0 {
+	if n, _ := g.budget.InFlight(); n != 0 {
 		t.Errorf("%d requests are counted", n)
 	}
 	state.mu.Lock()

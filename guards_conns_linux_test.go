@@ -19,7 +19,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/proxydial"
-	"github.com/caddy-egress/egress/internal/testcert"
+	"github.com/caddy-egress/egress/internal/testkit/testcert"
 )
 
 // guardCert is the certificate of all servers here, and what trusts it.

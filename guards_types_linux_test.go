@@ -26,7 +26,7 @@ var notGuarded = map[string]string{
 
 // labs are directories with tools for tests and measurements, which relay nothing for
 // clients.
-var labs = []string{"bench", "internal/faultnet", "internal/soak", "internal/peers", "integration", "testdata"}
+var labs = []string{"bench", "internal/testkit/faultnet", "internal/testkit/soak", "internal/testkit/peers", "integration", "testdata"}
 
 // eachSource calls f with every file of the module that is no test.
 func eachSource(t *testing.T, f func(path string, file *ast.File)) {

@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/retry"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -168,7 +169,7 @@ type Handler struct {
 	server         *caddyhttp.Server // nil if it is in none
 	dialer         *dialer
 	via            viaNames
-	retryBudget    *retryBudget
+	retryBudget    *retry.Budget
 	pins           *pins
 	dry            bool // provisioned to be explained only: nothing is dialed or watched
 	leaveRegistry  func()
@@ -203,7 +204,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 			return err
 		}
 	}
-	h.retryBudget, h.pins = newRetryBudget(retryBudgetShare, maxRetries), newPins(h.transport.poolConfig())
+	h.retryBudget, h.pins = retry.NewBudget(retry.BudgetShare, retry.MaxDirect), newPins(h.transport.poolConfig())
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
 		h.server = server
 		h.pins.follow(server)

@@ -26,6 +26,7 @@ import (
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/proxydial"
+	"github.com/caddy-egress/egress/internal/retry"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -85,7 +86,7 @@ func TestClassify(t *testing.T) {
 		{"response head too large", &h1.ProtocolError{Reason: "x", TooLarge: true}, 502, "http_response_header_section_size", "origin"},
 		{"nothing", h1.ErrClosedBeforeResponse, 502, "connection_terminated", "origin"},
 		{"cut", io.ErrUnexpectedEOF, 502, "http_response_incomplete", "origin"},
-		{"stale", &staleError{err: h1.ErrClosedBeforeResponse}, 502, "connection_terminated", "origin"},
+		{"stale", &retry.StaleError{Err: h1.ErrClosedBeforeResponse}, 502, "connection_terminated", "origin"},
 
 		{"canceled", context.Canceled, 499, "", "client"},
 		{"canceled dial", &net.OpError{Op: "dial", Err: context.Canceled}, 499, "", "client"},

@@ -52,7 +52,7 @@ func (t *transaction) enter() error {
 		return err
 	}
 	t.paths.report = report
-	g.budget.begin()
+	g.budget.Begin()
 	return nil
 }
 
@@ -74,8 +74,8 @@ func (t *transaction) leaveGroup(err error) {
 		return
 	}
 	t.observed(verdict{kind: health.Cancelled})
-	t.retries.end()
-	g.budget.end()
+	t.retries.End()
+	g.budget.End()
 	if _, malformed := errors.AsType[*h1.ProtocolError](err); malformed && t.paths.answered {
 		err = nil // it has answered; what its answer was is no matter of reaching it
 	}
@@ -85,7 +85,7 @@ func (t *transaction) leaveGroup(err error) {
 // stands settles what the current attempt holds when the head of a response is there:
 // how long the rest takes, and how it ends, is no matter of reaching the destination.
 func (t *transaction) stands(status int) {
-	t.retries.end()
+	t.retries.End()
 	if f := t.out.failure; f != nil {
 		t.paths.report.tell(f) // it was the upstream that has answered, to say that it failed
 	} else {
@@ -202,7 +202,7 @@ func (t *transaction) fallsBack(err error) bool {
 	t.paths.left = t.paths.to.group
 	t.paths.to, t.paths.fallback = *t.paths.fallback, nil
 	t.paths.selection, t.paths.current, t.paths.tries = nil, path{}, 0
-	t.retries.made = 0 // the next target has retries of its own
+	t.retries.Made = 0 // the next target has retries of its own
 	t.again = false
 	t.out.upstream = ""
 	return true
@@ -212,8 +212,8 @@ func (t *transaction) fallsBack(err error) bool {
 // path for it.
 func (t *transaction) mayRepeat(err error) bool {
 	a, ok := t.lost(err)
-	a.exhausted = false
-	return ok && a.retryable()
+	a.Exhausted = false
+	return ok && a.Retryable()
 }
 
 // pauseBetween waits between two attempts, where the operator wants that.
@@ -254,9 +254,9 @@ func (t *transaction) exhausted() bool {
 // tried again, on a fresh connection.
 func (t *transaction) takeRetry(samePath bool) bool {
 	if g := t.paths.to.group; g != nil && !samePath {
-		return t.retries.next(g.budget, &t.retries.made)
+		return t.retries.Next(g.budget, &t.retries.Made)
 	}
-	return t.retries.next(t.h.retryBudget, &t.retries.again)
+	return t.retries.Next(t.h.retryBudget, &t.retries.Again)
 }
 
 // destinationNumber is what health knows the destination by.

@@ -16,6 +16,7 @@ import (
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/holdings"
+	"github.com/caddy-egress/egress/internal/retry"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -183,7 +184,7 @@ func (t *transaction) get(pool *connpool.Pool[poolKey, *originConn], key poolKey
 	switch {
 	case fresh:
 		req.MaxIdle = -1
-	case !safeToRepeat(t.r.Method):
+	case !retry.Idempotent(t.r.Method):
 		req.MaxIdle = t.h.transport.unsafeIdle()
 	}
 	start := time.Now()

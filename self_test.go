@@ -11,7 +11,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/caddy-egress/egress/internal/freeport"
+	"github.com/caddy-egress/egress/internal/testkit/freeport"
 )
 
 // fakeSelf is a check for a process that has the given listeners, each as

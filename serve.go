@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-egress/egress/internal/retry"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -50,7 +51,7 @@ type transaction struct {
 	body        io.Reader // of the request
 	upload      *upload   // nil where there is no body, or none was asked for
 	slot        uint32    // of the local addresses that are kept apart by user
-	retries     retries
+	retries     retry.Retries
 	bound       bool    // the connection to the origin is this client's own
 	committed   bool    // the client has been sent the head of a response
 	aborted     bool    // the client's connection or stream is about to be broken
@@ -235,7 +236,7 @@ func (t *transaction) authenticate() error {
 // as a GET without one. Methods that usually bring a body are not looked at, so
 // that nothing is held back.
 func (t *transaction) peekBody() error {
-	if t.bodyRead || t.r.ProtoMajor < 3 || t.r.ContentLength >= 0 || !safeToRepeat(t.r.Method) || t.r.Method == http.MethodPut {
+	if t.bodyRead || t.r.ProtoMajor < 3 || t.r.ContentLength >= 0 || !retry.Idempotent(t.r.Method) || t.r.Method == http.MethodPut {
 		return nil
 	}
 	first := make([]byte, 512)
@@ -299,5 +300,5 @@ type explained struct {
 func (e *explained) Error() string   { return e.failure.text + ": " + e.err.Error() }
 func (e *explained) Unwrap() []error { return []error{e.failure, e.err} }
 
-// clientGone reports whether the client has left.
+// ClientGone reports whether the client has left.
 func (t *transaction) clientGone() bool { return errors.Is(t.r.Context().Err(), context.Canceled) }

@@ -243,10 +243,12 @@ func unsettled(h *Handler, g *group) string {
 			all = append(all, fmt.Errorf("%d %s", n, what))
 		}
 	}
-	count("requests in the budget of the group", g.budget.requests.Load())
-	count("retries in the budget of the group", g.budget.retries.Load())
-	count("requests in the budget of the handler", h.retryBudget.requests.Load())
-	count("retries in the budget of the handler", h.retryBudget.retries.Load())
+	requests, retries := g.budget.InFlight()
+	count("requests in the budget of the group", requests)
+	count("retries in the budget of the group", retries)
+	requests, retries = h.retryBudget.InFlight()
+	count("requests in the budget of the handler", requests)
+	count("retries in the budget of the handler", retries)
 	for i, m := range g.health.Members() {
 		count("exchanges", m.Upstream.Exchanges())
 		count("tunnels", m.Upstream.Tunnels())

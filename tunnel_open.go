@@ -165,16 +165,16 @@ func (t *transaction) race(p path) opening {
 // and the budget has room.
 func (t *transaction) hedge() (path, bool) {
 	g := t.paths.to.group
-	if t.exhausted() || !t.retries.beside(g.budget) {
+	if t.exhausted() || !t.retries.Beside(g.budget) {
 		return path{}, false
 	}
 	p, err := g.pick(t.paths.selection, t.kind)
 	if err != nil {
-		t.retries.notBeside()
+		t.retries.NotBeside()
 		return path{}, false
 	}
 	if !p.startTunnel() {
-		t.retries.notBeside()
+		t.retries.NotBeside()
 		g.observe(p, verdict{kind: health.Neutral}, 0)
 		return path{}, false
 	}

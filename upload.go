@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/retry"
 )
 
 // upload sends the client's body to the origin while the response is awaited,
@@ -45,10 +46,6 @@ type upload struct {
 	lost bool   // kept is not the whole of it
 }
 
-// maxReplay is the largest body that is kept to be sent again (RFC 9110 §9.2.2
-// allows it for idempotent methods).
-const maxReplay = 64 << 10
-
 // chunkRoom is what a chunk needs in front of its data: a size in hex, CRLF.
 const chunkRoom = 16 + 2
 
@@ -68,7 +65,7 @@ func newUpload(t *transaction) *upload {
 		length:          t.r.ContentLength,
 		expectsContinue: t.r.ProtoAtLeast(1, 1) && h1.HasToken(t.r.Header.Get("Expect"), "100-continue"),
 	}
-	u.lost = !safeToRepeat(t.r.Method)
+	u.lost = !retry.Idempotent(t.r.Method)
 	u.halfDuplex = t.r.ProtoMajor == 1 && touchesHeader(t.r.Body)
 	// Without it, net/http would swallow the rest of the body before it
 	// lets an early response out.
@@ -347,7 +344,7 @@ func (u *upload) keep(p []byte) {
 	if u.lost {
 		return
 	}
-	if len(u.kept)+len(p) > maxReplay {
+	if len(u.kept)+len(p) > retry.MaxReplay {
 		u.lost, u.kept = true, nil
 		return
 	}

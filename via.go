@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
+	"github.com/caddy-egress/egress/internal/retry"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -199,8 +200,8 @@ func (t *transaction) viaError(err error) *upstreamError {
 		return e
 	}
 	e := &upstreamError{upstream: m.name, err: err, verdict: t.judgeExchange(err)}
-	if stale, ok := errors.AsType[*staleError](err); ok {
-		e.sent = stale.written
+	if stale, ok := errors.AsType[*retry.StaleError](err); ok {
+		e.sent = stale.Written
 		e.stale = true
 	} else if t.absolute() && errors.Is(err, errSilent) {
 		e.sent = true // it may be the upstream that hangs: another one may do better

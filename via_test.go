@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/retry"
 )
 
 // A new connection to an upstream that has ended, or spoken, before anything was
@@ -43,8 +44,8 @@ func TestConnectionThatEndsBeforeTheRequest(t *testing.T) {
 			c.Begin()
 			defer c.End()
 			_, err = tr.roundTrip(c, []byte("POST http://a.example/ HTTP/1.1\r\n\r\n"), &watch{ctx: t.Context(), conn: c})
-			stale, ok := errors.AsType[*staleError](err)
-			if !ok || stale.written {
+			stale, ok := errors.AsType[*retry.StaleError](err)
+			if !ok || stale.Written {
 				t.Fatalf("%v: nothing was written", err)
 			}
 			e := tr.viaError(err)

@@ -16,7 +16,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/caddy-egress/egress/internal/freeport"
+	"github.com/caddy-egress/egress/internal/testkit/freeport"
 )
 
 // caddyRun is one Caddy: its directory, port and Caddyfile.

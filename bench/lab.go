@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/caddy-egress/egress/internal/testcert"
+	"github.com/caddy-egress/egress/internal/testkit/testcert"
 )
 
 // lab is what the subjects have in common.

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/pattern"
-	"github.com/caddy-egress/egress/internal/testcert"
+	"github.com/caddy-egress/egress/internal/testkit/testcert"
 )
 
 // testOrigin is an origin within the test. It understands requests in absolute

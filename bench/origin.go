@@ -13,7 +13,7 @@ import (
 	"sync/atomic"
 
 	"github.com/caddy-egress/egress/internal/pattern"
-	"github.com/caddy-egress/egress/internal/testcert"
+	"github.com/caddy-egress/egress/internal/testkit/testcert"
 )
 
 // origin is the far end of everything that is measured. It has one listener for

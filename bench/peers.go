@@ -13,7 +13,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/caddy-egress/egress/internal/peers"
+	"github.com/caddy-egress/egress/internal/testkit/peers"
 )
 
 // The programs are started by package peers. What is added here lifts limits

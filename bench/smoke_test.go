@@ -8,7 +8,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/caddy-egress/egress/internal/raceflag"
+	"github.com/caddy-egress/egress/internal/testkit/raceflag"
 )
 
 // TestMain lets the test be the parts that the benchmark runs itself as.

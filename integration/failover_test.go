@@ -17,8 +17,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-egress/egress/internal/peers"
-	"github.com/caddy-egress/egress/internal/peers/peertest"
+	"github.com/caddy-egress/egress/internal/testkit/peers"
+	"github.com/caddy-egress/egress/internal/testkit/peers/peertest"
 )
 
 // This file contains the demonstration of failover: real upstreams that die, hang

@@ -25,8 +25,8 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 	"go.uber.org/goleak"
 
-	"github.com/caddy-egress/egress/internal/freeport"
 	"github.com/caddy-egress/egress/internal/listening"
+	"github.com/caddy-egress/egress/internal/testkit/freeport"
 )
 
 // patience is how long a test waits for something that must happen. It is long,

@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-egress/egress/internal/raceflag"
+	"github.com/caddy-egress/egress/internal/testkit/raceflag"
 )
 
 // This file contains what the tests of overload share: a Caddy in a process of its

@@ -9,8 +9,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddy-egress/egress/internal/peers"
-	"github.com/caddy-egress/egress/internal/peers/peertest"
+	"github.com/caddy-egress/egress/internal/testkit/peers"
+	"github.com/caddy-egress/egress/internal/testkit/peers/peertest"
 )
 
 // replaceFile writes a file as configuration management does: at once.

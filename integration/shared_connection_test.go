@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-egress/egress/internal/peers"
-	"github.com/caddy-egress/egress/internal/peers/peertest"
+	"github.com/caddy-egress/egress/internal/testkit/peers"
+	"github.com/caddy-egress/egress/internal/testkit/peers/peertest"
 )
 
 // This file contains tunnels that share a connection, of which some stall: to an

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-egress/egress/internal/faultnet"
+	"github.com/caddy-egress/egress/internal/testkit/faultnet"
 )
 
 // spoiled puts a forwarder that spoils every connection in front of an origin.

@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-egress/egress/internal/peers"
-	"github.com/caddy-egress/egress/internal/peers/peertest"
+	"github.com/caddy-egress/egress/internal/testkit/peers"
+	"github.com/caddy-egress/egress/internal/testkit/peers/peertest"
 )
 
 // This file contains the scenarios of who is to blame (docs/health.md).

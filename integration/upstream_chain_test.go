@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-egress/egress/internal/faultnet"
+	"github.com/caddy-egress/egress/internal/testkit/faultnet"
 )
 
 // startParent runs another Caddy with egress in it, in a process of its own: in clear,

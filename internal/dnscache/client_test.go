@@ -15,7 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/caddy-egress/egress/internal/dnscache/dnstest"
-	"github.com/caddy-egress/egress/internal/freeport"
+	"github.com/caddy-egress/egress/internal/testkit/freeport"
 )
 
 func addrs(list ...string) []netip.Addr {

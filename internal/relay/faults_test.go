@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-egress/egress/internal/faultnet"
+	"github.com/caddy-egress/egress/internal/testkit/faultnet"
 )
 
 // faultyLinks are ways to a client whose connection a script spoils.

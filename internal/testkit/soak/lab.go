@@ -13,7 +13,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/caddy-egress/egress/internal/testcert"
+	"github.com/caddy-egress/egress/internal/testkit/testcert"
 )
 
 // lab is all that a run needs, on one machine:

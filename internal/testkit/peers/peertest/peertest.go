@@ -9,7 +9,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/caddy-egress/egress/internal/peers"
+	"github.com/caddy-egress/egress/internal/testkit/peers"
 )
 
 // Squid starts an HTTP/1.1 forward proxy.

@@ -17,7 +17,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/caddy-egress/egress/internal/freeport"
+	"github.com/caddy-egress/egress/internal/testkit/freeport"
 )
 
 // caddy is a Caddy in a process of its own.

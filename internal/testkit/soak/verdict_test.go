@@ -13,9 +13,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-egress/egress/internal/faultnet"
 	"github.com/caddy-egress/egress/internal/pattern"
-	"github.com/caddy-egress/egress/internal/testcert"
+	"github.com/caddy-egress/egress/internal/testkit/faultnet"
+	"github.com/caddy-egress/egress/internal/testkit/testcert"
 )
 
 // What a seed promises: the same requests, and the same faults.

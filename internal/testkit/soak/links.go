@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/caddy-egress/egress/internal/faultnet"
+	"github.com/caddy-egress/egress/internal/testkit/faultnet"
 )
 
 // link is a piece of network that fails: whoever wants to reach target connects to

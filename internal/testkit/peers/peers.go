@@ -25,8 +25,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/caddy-egress/egress/internal/freeport"
-	"github.com/caddy-egress/egress/internal/testcert"
+	"github.com/caddy-egress/egress/internal/testkit/freeport"
+	"github.com/caddy-egress/egress/internal/testkit/testcert"
 )
 
 // ErrNotInstalled says that this machine lacks the program of a peer, or cannot

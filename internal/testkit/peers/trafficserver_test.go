@@ -7,7 +7,7 @@ import (
 	"errors"
 	"testing"
 
-	"github.com/caddy-egress/egress/internal/peers"
+	"github.com/caddy-egress/egress/internal/testkit/peers"
 )
 
 // TestConnectThroughTrafficServer is skipped where it is not installed, even

@@ -1,4 +1,4 @@
-package egress
+package retry
 
 import (
 	"testing"
@@ -11,17 +11,17 @@ import (
 func TestRetryTable(t *testing.T) {
 	for bits := range 1 << 7 {
 		bit := func(n int) bool { return bits>>n&1 == 1 }
-		a := lostAttempt{
-			clientGone: bit(0), stale: bit(1), reused: bit(2), written: bit(3),
-			idempotent: bit(4), replayable: bit(5),
+		a := Attempt{
+			ClientGone: bit(0), Stale: bit(1), Reused: bit(2), Written: bit(3),
+			Idempotent: bit(4), Replayable: bit(5),
 		}
 		if bit(6) {
-			a.retries = 1
+			a.Retries = 1
 		}
-		lostRace := a.stale && a.reused && a.retries == 0 && !a.clientGone
-		nothingWritten := lostRace && !a.written && a.replayable
-		repeated := lostRace && a.written && a.idempotent && a.replayable
-		if want := nothingWritten || repeated; a.retryable() != want {
+		lostRace := a.Stale && a.Reused && a.Retries == 0 && !a.ClientGone
+		nothingWritten := lostRace && !a.Written && a.Replayable
+		repeated := lostRace && a.Written && a.Idempotent && a.Replayable
+		if want := nothingWritten || repeated; a.Retryable() != want {
 			t.Errorf("%+v: retryable is %v, want %v", a, !want, want)
 		}
 	}
@@ -31,16 +31,16 @@ func TestRetryTable(t *testing.T) {
 func TestRetryTable_Upstream(t *testing.T) {
 	for bits := range 1 << 9 {
 		bit := func(n int) bool { return bits>>n&1 == 1 }
-		a := lostAttempt{
-			upstream: true, clientGone: bit(0), stale: bit(1), reused: bit(2), written: bit(3),
-			idempotent: bit(4), replayable: bit(5), elsewhere: bit(6), exhausted: bit(7), resent: bit(8),
+		a := Attempt{
+			Upstream: true, ClientGone: bit(0), Stale: bit(1), Reused: bit(2), Written: bit(3),
+			Idempotent: bit(4), Replayable: bit(5), Elsewhere: bit(6), Exhausted: bit(7), Resent: bit(8),
 		}
-		another := !a.clientGone && (a.stale || a.elsewhere) && a.replayable && !a.exhausted
-		again := !a.clientGone && a.stale && a.reused && a.replayable
-		want := (another || again) && !a.written || // any method
-			again && a.idempotent || // the connection was closed before: the same upstream
-			another && a.idempotent && !a.resent // once
-		if a.retryable() != want {
+		another := !a.ClientGone && (a.Stale || a.Elsewhere) && a.Replayable && !a.Exhausted
+		again := !a.ClientGone && a.Stale && a.Reused && a.Replayable
+		want := (another || again) && !a.Written || // any method
+			again && a.Idempotent || // the connection was closed before: the same upstream
+			another && a.Idempotent && !a.Resent // once
+		if a.Retryable() != want {
 			t.Errorf("%+v: retryable is %v, want %v", a, !want, want)
 		}
 	}
@@ -51,16 +51,16 @@ func TestSafeToRepeat_RFC9110_9_2_2(t *testing.T) {
 		"GET": true, "HEAD": true, "OPTIONS": true, "TRACE": true, "PUT": true, "DELETE": true,
 		"POST": false, "PATCH": false, "CONNECT": false, "PROPFIND": false, "get": false, "": false,
 	} {
-		if safeToRepeat(method) != want {
+		if Idempotent(method) != want {
 			t.Errorf("%s: got %v", method, !want)
 		}
 	}
 }
 
 func TestRetryBudget(t *testing.T) {
-	b := newRetryBudget(retryBudgetShare, maxRetries)
+	b := NewBudget(BudgetShare, MaxDirect)
 	for range 15 {
-		b.begin()
+		b.Begin()
 	}
 	take := func(before int, want bool) {
 		t.Helper()
@@ -79,7 +79,7 @@ func TestRetryBudget(t *testing.T) {
 	b.giveBack()
 	take(1, true)
 	for range 10 {
-		b.begin()
+		b.Begin()
 	}
 	take(1, true) // 5 of 25
 	take(1, true)
@@ -99,8 +99,8 @@ func TestRetryBudget(t *testing.T) {
 // in the end everything is back at zero.
 func TestRetryBudget_Model(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		b := newRetryBudget(retryBudgetShare, maxRetries)
-		var live []*retries
+		b := NewBudget(BudgetShare, MaxDirect)
+		var live []*Retries
 		holding := func() (n int64) {
 			for _, r := range live {
 				if r.held != nil {
@@ -114,19 +114,19 @@ func TestRetryBudget_Model(t *testing.T) {
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"begin": func(*rapid.T) {
-				b.begin()
-				live = append(live, new(retries))
+				b.Begin()
+				live = append(live, new(Retries))
 			},
 			"retry": func(t *rapid.T) {
 				if len(live) == 0 {
 					t.Skip("no request")
 				}
 				r := rapid.SampledFrom(live).Draw(t, "request")
-				made := r.made
-				r.end()
+				made := r.Made
+				r.End()
 				others := holding()
 				want := made == 0 || made < 2 && others < max(3, int64(len(live))/5)
-				if got := r.next(b, &r.made); got != want {
+				if got := r.Next(b, &r.Made); got != want {
 					t.Fatalf("retry %d with %d others of %d requests: %v", made+1, others, len(live), got)
 				}
 			},
@@ -135,12 +135,12 @@ func TestRetryBudget_Model(t *testing.T) {
 					t.Skip("no request")
 				}
 				r := rapid.SampledFrom(live).Draw(t, "request")
-				want := r.hedge == nil && r.made < 2 && holding() < max(3, int64(len(live))/5)
-				if got := r.beside(b); got != want {
-					t.Fatalf("hedge after %d retries with %d in flight of %d requests: %v", r.made, holding(), len(live), got)
+				want := r.hedge == nil && r.Made < 2 && holding() < max(3, int64(len(live))/5)
+				if got := r.Beside(b); got != want {
+					t.Fatalf("hedge after %d retries with %d in flight of %d requests: %v", r.Made, holding(), len(live), got)
 				}
 				if rapid.Bool().Draw(t, "nobody to ask") {
-					r.notBeside()
+					r.NotBeside()
 				}
 			},
 			"end": func(t *rapid.T) {
@@ -148,8 +148,8 @@ func TestRetryBudget_Model(t *testing.T) {
 					t.Skip("no request")
 				}
 				i := rapid.IntRange(0, len(live)-1).Draw(t, "request")
-				live[i].end()
-				b.end()
+				live[i].End()
+				b.End()
 				live = append(live[:i], live[i+1:]...)
 			},
 			"": func(t *rapid.T) {

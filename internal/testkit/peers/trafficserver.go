@@ -6,7 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/caddy-egress/egress/internal/testcert"
+	"github.com/caddy-egress/egress/internal/testkit/testcert"
 )
 
 // TrafficServerOptions is what may differ from an Apache Traffic Server that

@@ -21,8 +21,8 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/caddy-egress/egress/internal/peers"
-	"github.com/caddy-egress/egress/internal/peers/peertest"
+	"github.com/caddy-egress/egress/internal/testkit/peers"
+	"github.com/caddy-egress/egress/internal/testkit/peers/peertest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -1,8 +1,8 @@
 // Command soak puts a mixed load on a Caddy with egress, lets things fail around it,
 // and holds it to what it promises:
 //
-//	go run ./internal/soak -for 10m faults
-//	go run ./internal/soak -for 1h soak
+//	go run ./internal/testkit/soak -for 10m faults
+//	go run ./internal/testkit/soak -for 1h soak
 //
 // The load is exchanges of many methods, sizes and framings, with uploads, and
 // tunnels, with and without TLS in them, from clients on HTTP/1.1, HTTP/1.1 within
