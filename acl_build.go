@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/caddy-egress/egress/internal/firstmatch"
+	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
 // This file contains how a list of rules is compiled.
@@ -54,14 +55,14 @@ func (b *listBuilder) addRule(r *ACLRule) error {
 	for _, text := range r.Subjects {
 		s, err := parseSubject(text)
 		if err != nil {
-			return fmt.Errorf("subject '%s': %w", printableText(text), err)
+			return fmt.Errorf("subject '%s': %w", plaintext.Printable(text), err)
 		}
 		reason := denyHost
 		if len(s.prefixes) > 0 {
 			reason = denyAddress
 		}
-		if err := b.add(s, r.Allow, b.position(r.Allow, reason, " "+printableText(text))); err != nil {
-			return fmt.Errorf("subject '%s': %w", printableText(text), err)
+		if err := b.add(s, r.Allow, b.position(r.Allow, reason, " "+plaintext.Printable(text))); err != nil {
+			return fmt.Errorf("subject '%s': %w", plaintext.Printable(text), err)
 		}
 	}
 	for _, path := range r.Files {
@@ -76,7 +77,7 @@ func (b *listBuilder) addRule(r *ACLRule) error {
 // no account, and all names have one position and all addresses the next: a name
 // that is refused is so before it is resolved, wherever in the file it stands.
 func (b *listBuilder) addFile(path string, allow bool) error {
-	text := "_file " + printableText(path)
+	text := "_file " + plaintext.Printable(path)
 	onNames := b.position(allow, denyHost, text)
 	onAddrs := b.position(allow, denyAddress, text)
 	return readSubjects(path, func(s subject) error {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
 // This file contains how subjects of rules are read from files.
@@ -17,7 +19,7 @@ func readSubjects(path string, add func(subject) error) error {
 	if path == "" {
 		return errors.New("a file needs a path")
 	}
-	return readLines(path, maxSubjectLine, eachSubject(add))
+	return plaintext.Lines(path, maxSubjectLine, eachSubject(add))
 }
 
 // eachSubject reads the lines of a list of subjects.
@@ -32,7 +34,7 @@ func eachSubject(add func(subject) error) func(line string) error {
 			err = add(s)
 		}
 		if err != nil {
-			return fmt.Errorf("subject '%s': %w", printableText(line), err)
+			return fmt.Errorf("subject '%s': %w", plaintext.Printable(line), err)
 		}
 		return nil
 	}

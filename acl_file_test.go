@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
 // writeFile writes a file as configuration management does: at once.
@@ -151,7 +153,7 @@ func FuzzSubjectFile(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, content string) {
 		var got []subject
-		err := scanLines("f", strings.NewReader(content), maxSubjectLine, eachSubject(func(s subject) error {
+		err := plaintext.ScanLines("f", strings.NewReader(content), maxSubjectLine, eachSubject(func(s subject) error {
 			got = append(got, s)
 			return nil
 		}))

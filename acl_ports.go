@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
 // PortRange is a range of ports, both ends included. In JSON it is a string
@@ -32,7 +34,7 @@ func parsePortRange(s string) (PortRange, error) {
 	l, errLow := strconv.ParseUint(low, 10, 16)
 	h, errHigh := strconv.ParseUint(high, 10, 16)
 	if errLow != nil || errHigh != nil {
-		return PortRange{}, fmt.Errorf("bad port range '%s': write a port (443) or a range (1024-65535)", printableText(s))
+		return PortRange{}, fmt.Errorf("bad port range '%s': write a port (443) or a range (1024-65535)", plaintext.Printable(s))
 	}
 	p := PortRange{Low: uint16(l), High: uint16(h)}
 	return p, p.validate()

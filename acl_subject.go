@@ -125,13 +125,3 @@ func reasonOf(err error) error {
 	}
 	return err
 }
-
-// printableText returns s without what would garble a terminal or a log.
-func printableText(s string) string {
-	return strings.Map(func(r rune) rune {
-		if !strconv.IsPrint(r) {
-			return '\uFFFD'
-		}
-		return r
-	}, s)
-}

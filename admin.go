@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
 // This file contains the endpoints that this module adds to Caddy's admin API. They
@@ -90,7 +92,7 @@ func (r *registry) find(place string) (*Handler, error) {
 	case len(places) == 0:
 		return nil, errors.New("there is no egress handler in the configuration")
 	case len(matching) == 0:
-		return nil, fmt.Errorf("there is no egress handler '%s'; there are: %s", printable(place), strings.Join(places, ", "))
+		return nil, fmt.Errorf("there is no egress handler '%s'; there are: %s", plaintext.Escaped(place), strings.Join(places, ", "))
 	}
 	return nil, fmt.Errorf("say which egress handler is meant: %s", strings.Join(matching, ", "))
 }

@@ -8,13 +8,13 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
-	"strconv"
 	"strings"
-	"unicode"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
 	"go.uber.org/zap"
+
+	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
 // This file contains who may use the proxy: the user list, the reading of
@@ -128,12 +128,12 @@ func (a *Auth) enabled() bool { return a != nil && len(a.Basic) > 0 }
 // provision checks the user list and prepares it for authenticate. What the
 // user wrote stays as it is.
 func (a *Auth) provision(ctx caddy.Context, logger *zap.Logger) error {
-	if hasControl(a.Realm) {
-		return fmt.Errorf("realm '%s' contains control characters", printable(a.Realm))
+	if plaintext.HasControl(a.Realm) {
+		return fmt.Errorf("realm '%s' contains control characters", plaintext.Escaped(a.Realm))
 	}
 	if a.Session != nil {
-		if sep := a.Session.Separator; sep == "" || strings.Contains(sep, ":") || hasControl(sep) {
-			return fmt.Errorf("session.separator '%s' is empty or has a colon or control character", printable(sep))
+		if sep := a.Session.Separator; sep == "" || strings.Contains(sep, ":") || plaintext.HasControl(sep) {
+			return fmt.Errorf("session.separator '%s' is empty or has a colon or control character", plaintext.Escaped(sep))
 		}
 	}
 	a.logger = logger
@@ -320,20 +320,12 @@ func checkUsername(i int, name string) error {
 	switch {
 	case name == "":
 		return fmt.Errorf("basic_auth user number %d has no name", i+1)
-	case hasControl(name):
-		return fmt.Errorf("basic_auth user '%s': a user name cannot contain control characters", printable(name))
+	case plaintext.HasControl(name):
+		return fmt.Errorf("basic_auth user '%s': a user name cannot contain control characters", plaintext.Escaped(name))
 	case strings.Contains(name, ":"):
 		return fmt.Errorf("basic_auth user '%s': a user name cannot contain ':'", name)
 	case len(name) > maxUsernameBytes:
 		return fmt.Errorf("basic_auth user '%s': a user name cannot be longer than %d bytes", name, maxUsernameBytes)
 	}
 	return nil
-}
-
-func hasControl(s string) bool { return strings.ContainsFunc(s, unicode.IsControl) }
-
-// printable returns s with its control characters escaped.
-func printable(s string) string {
-	quoted := strconv.Quote(s)
-	return quoted[1 : len(quoted)-1]
 }

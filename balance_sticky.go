@@ -9,6 +9,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
 // This file contains the policies that keep a client, a user, a destination, …
@@ -157,8 +159,8 @@ func checkToken(option, value string) error {
 	switch {
 	case value == "":
 		return fmt.Errorf("%s is required", option)
-	case !validToken(value):
-		return fmt.Errorf("bad %s '%s': not a token (RFC 9110 §5.6.2)", option, printable(value))
+	case !plaintext.IsToken(value):
+		return fmt.Errorf("bad %s '%s': not a token (RFC 9110 §5.6.2)", option, plaintext.Escaped(value))
 	}
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
 func init() {
@@ -228,7 +230,7 @@ func (h *Handler) unmarshalName(d *caddyfile.Dispenser) error {
 		return err
 	}
 	if !validName(h.Name) {
-		return d.Errf("bad name '%s': 1 to 64 letters, digits, '-', '_' and '.'", printableText(h.Name))
+		return d.Errf("bad name '%s': 1 to 64 letters, digits, '-', '_' and '.'", plaintext.Printable(h.Name))
 	}
 	return nil
 }
@@ -285,7 +287,7 @@ func (h *Handler) unmarshalACL(d *caddyfile.Dispenser) error {
 			}
 			for _, s := range r.Subjects {
 				if _, err := parseSubject(s); err != nil && !hasPlaceholder(s) {
-					return d.Errf("acl: subject '%s': %v", printableText(s), err)
+					return d.Errf("acl: subject '%s': %v", plaintext.Printable(s), err)
 				}
 			}
 			h.ACL = append(h.ACL, r)

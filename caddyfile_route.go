@@ -7,6 +7,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+
+	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
 // This file contains the words of the Caddyfile for routes.
@@ -46,11 +48,11 @@ func (r *Route) targets(d *caddyfile.Dispenser, args []string) error {
 	case r.To != "":
 		return d.Err("the target of the route stands twice")
 	case strings.HasPrefix(args[0], "@"):
-		return d.Errf("route: the matcher %s is not known here", printable(args[0]))
+		return d.Errf("route: the matcher %s is not known here", plaintext.Escaped(args[0]))
 	case len(args) == 3 && args[1] == "fallback":
 		r.Fallback = args[2]
 	case len(args) != 1:
-		return d.Errf("a route is <target> [fallback <target>], not '%s'", printable(strings.Join(args, " ")))
+		return d.Errf("a route is <target> [fallback <target>], not '%s'", plaintext.Escaped(strings.Join(args, " ")))
 	}
 	r.To = args[0]
 	return nil
@@ -116,7 +118,7 @@ func headerOp(d *caddyfile.Dispenser, ops *headers.HeaderOps) error {
 		return d.Errf("%s wants a field, and a value or a regular expression with its replacement; got %d arguments", word, len(args))
 	}
 	if name := strings.TrimLeft(args[0], "+-?>"); !settable(name) {
-		return d.Errf("%s: the field %s cannot be changed", word, printable(name))
+		return d.Errf("%s: the field %s cannot be changed", word, plaintext.Escaped(name))
 	}
 	value, replacement := "", (*string)(nil)
 	if len(args) > 1 {

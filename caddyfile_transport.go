@@ -7,6 +7,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddytls"
 
 	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
 // This file contains the words of the block `transport`, and those about TLS and
@@ -126,7 +127,7 @@ func (t *Transport) addNameWords(d *caddyfile.Dispenser, words map[string]func()
 		}
 		for _, a := range args[1:] {
 			if _, err := parseAddress(a); err != nil && !hasPlaceholder(a) {
-				return d.Errf("bad hosts_override '%s': %v", printableText(a), err)
+				return d.Errf("bad hosts_override '%s': %v", plaintext.Printable(a), err)
 			}
 		}
 		t.HostsOverride[args[0]] = args[1:]

@@ -10,6 +10,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
 // This file contains the words of the Caddyfile for upstreams and their groups.
@@ -38,7 +40,7 @@ func (g *UpstreamGroup) unmarshalUpstream(d *caddyfile.Dispenser) error {
 		return d.Errf("upstream: %v", err)
 	}
 	if d.NextArg() {
-		return d.Errf("unexpected argument '%s': upstream takes one URL", printable(d.Val()))
+		return d.Errf("unexpected argument '%s': upstream takes one URL", plaintext.Escaped(d.Val()))
 	}
 	g.add(u)
 	words := map[string]func() error{
@@ -186,12 +188,12 @@ func (g *UpstreamGroup) addHealthWords(d *caddyfile.Dispenser, words map[string]
 			return d.ArgErr()
 		}
 		if c.Type = d.Val(); !slices.Contains(checkTypes, c.Type) {
-			return d.Errf("bad health_check '%s': one of %v", printable(c.Type), checkTypes)
+			return d.Errf("bad health_check '%s': one of %v", plaintext.Escaped(c.Type), checkTypes)
 		}
 		for _, t := range d.RemainingArgs() {
 			if !strings.Contains(t, "{") {
 				if err := validCheckTarget(c.Type, t); err != nil {
-					return d.Errf("health_check: target '%s': %v", printable(t), err)
+					return d.Errf("health_check: target '%s': %v", plaintext.Escaped(t), err)
 				}
 			}
 			c.Targets = append(c.Targets, t)
@@ -206,12 +208,12 @@ func (g *UpstreamGroup) addHealthWords(d *caddyfile.Dispenser, words map[string]
 	words["health_body"] = func() error { return str(d, &active().ExpectBody) }
 	words["health_headers"] = func() error {
 		if d.NextArg() {
-			return d.Errf("unexpected argument '%s': health_headers takes a block", printable(d.Val()))
+			return d.Errf("unexpected argument '%s': health_headers takes a block", plaintext.Escaped(d.Val()))
 		}
 		for nesting := d.Nesting(); d.NextBlock(nesting); {
 			name, values := d.Val(), d.RemainingArgs()
 			if len(values) == 0 {
-				return d.Errf("health_headers: %s has no value", printable(name))
+				return d.Errf("health_headers: %s has no value", plaintext.Escaped(name))
 			}
 			if active().Headers == nil {
 				active().Headers = make(http.Header)
@@ -226,7 +228,7 @@ func (g *UpstreamGroup) addHealthWords(d *caddyfile.Dispenser, words map[string]
 
 func (g *UpstreamGroup) unmarshalCircuit(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
-		return d.Errf("unexpected argument '%s': circuit takes a block", printable(d.Val()))
+		return d.Errf("unexpected argument '%s': circuit takes a block", plaintext.Escaped(d.Val()))
 	}
 	c := new(UpstreamCircuit)
 	g.Circuit = c

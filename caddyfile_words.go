@@ -10,6 +10,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/dustin/go-humanize"
+
+	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
 // This file contains how the words of a Caddyfile block are read: each with its
@@ -94,7 +96,7 @@ func parsedWords[T any](d *caddyfile.Dispenser, to *[]string, parse func(string)
 	}
 	for _, arg := range *to {
 		if _, err := parse(arg); err != nil && !hasPlaceholder(arg) {
-			return d.Errf("bad %s '%s': %v", word, printableText(arg), err)
+			return d.Errf("bad %s '%s': %v", word, plaintext.Printable(arg), err)
 		}
 	}
 	return nil

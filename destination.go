@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -127,12 +128,12 @@ func checkHostPatterns(set []any) error {
 }
 
 func checkHostPattern(pattern string) error {
-	written := printableText(pattern)
+	written := plaintext.Printable(pattern)
 	pattern = caddy.NewReplacer().ReplaceKnown(pattern, "")
 	if hasPlaceholder(pattern) {
 		return nil // known only when a request is there
 	}
-	if now := printableText(pattern); now != written {
+	if now := plaintext.Printable(pattern); now != written {
 		written += "' (now '" + now + "')"
 	} else {
 		written += "'"

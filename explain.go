@@ -14,6 +14,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
 // This file contains the dry run of a request: its steps are those of ServeHTTP, with
@@ -175,7 +177,7 @@ func endsAs(err error) string {
 // shownAuthority is an authority as it may be shown: without the password that does
 // not belong there.
 func shownAuthority(authority string) string {
-	return printable(authority[strings.LastIndexByte(authority, '@')+1:])
+	return plaintext.Escaped(authority[strings.LastIndexByte(authority, '@')+1:])
 }
 
 func (e *explanation) note(text string) { e.Notes = append(e.Notes, text) }
@@ -199,7 +201,7 @@ func (e *explanation) authenticate(t *transaction, asked *explainRequest) error 
 	cred, _, session := auth.find([]byte(asked.User))
 	if cred == nil {
 		e.Authentication = "users have to log in"
-		return &explained{failAuth, fmt.Errorf("there is no user '%s'", printable(asked.User))}
+		return &explained{failAuth, fmt.Errorf("there is no user '%s'", plaintext.Escaped(asked.User))}
 	}
 	if asked.Session != "" {
 		session = asked.Session
@@ -267,7 +269,7 @@ func (asked *explainRequest) request(ctx context.Context) (*http.Request, error)
 	client := netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	if asked.ClientIP != "" {
 		if client, err = netip.ParseAddr(asked.ClientIP); err != nil {
-			return nil, fmt.Errorf("client_ip: '%s' is not an IP address", printable(asked.ClientIP))
+			return nil, fmt.Errorf("client_ip: '%s' is not an IP address", plaintext.Escaped(asked.ClientIP))
 		}
 	}
 	header, err := asked.header()
@@ -299,8 +301,8 @@ func (asked *explainRequest) line() (method, requestTarget string, err error) {
 		requestTarget = asked.Target
 	}
 	switch {
-	case !validToken(method):
-		return "", "", fmt.Errorf("method: '%s' is not a token", printable(method))
+	case !plaintext.IsToken(method):
+		return "", "", fmt.Errorf("method: '%s' is not a token", plaintext.Escaped(method))
 	case method == http.MethodConnect && asked.URL != "":
 		return "", "", errors.New("method: CONNECT takes host:port, not a URL")
 	case method != http.MethodConnect && asked.URL == "":
@@ -331,8 +333,8 @@ func parseURL(text string) (*url.URL, error) {
 func (asked *explainRequest) header() (http.Header, error) {
 	header := make(http.Header, len(asked.Headers))
 	for name, values := range asked.Headers {
-		if !validToken(name) {
-			return nil, fmt.Errorf("headers: '%s' is no field name", printable(name))
+		if !plaintext.IsToken(name) {
+			return nil, fmt.Errorf("headers: '%s' is no field name", plaintext.Escaped(name))
 		}
 		name = http.CanonicalHeaderKey(name)
 		if name == "Proxy-Authorization" {

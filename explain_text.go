@@ -5,6 +5,8 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
 // This file contains the explanation as people read it.
@@ -167,7 +169,7 @@ func (u *explainedUpstream) text() string {
 		text += "; latency " + time.Duration(s.Latency*float64(time.Second)).Round(10*time.Microsecond).String()
 	}
 	if s != nil && s.LastError != "" {
-		text += "; last check: " + printable(s.LastError)
+		text += "; last check: " + plaintext.Escaped(s.LastError)
 	}
 	return text
 }

@@ -10,6 +10,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
 // This file contains the sources of members that come and go: lists in files, and
@@ -22,7 +24,7 @@ const maxListLine = 8 << 10
 func (g *group) readFile() ([]*upstreamSpec, error) {
 	var specs []*upstreamSpec
 	repl := caddy.NewReplacer()
-	err := readLines(g.cfg.File, maxListLine, func(line string) error {
+	err := plaintext.Lines(g.cfg.File, maxListLine, func(line string) error {
 		if line[0] == '#' {
 			return nil
 		}
@@ -130,11 +132,11 @@ func (g *group) askSource() ([]upstreamAddress, error) {
 	for _, u := range upstreams {
 		host, port, err := net.SplitHostPort(u.Dial)
 		if err != nil {
-			return nil, fmt.Errorf("dynamic: '%s' is not host:port", printable(u.Dial))
+			return nil, fmt.Errorf("dynamic: '%s' is not host:port", plaintext.Escaped(u.Dial))
 		}
 		addr, err := parseUpstreamURL(net.JoinHostPort(strings.TrimSuffix(host, "."), port), g.cfg.Scheme)
 		if err != nil {
-			return nil, fmt.Errorf("dynamic: '%s': %w", printable(u.Dial), err)
+			return nil, fmt.Errorf("dynamic: '%s': %w", plaintext.Escaped(u.Dial), err)
 		}
 		addrs = append(addrs, addr)
 	}

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
 // hopByHop reports whether a field is about one connection only and is never
@@ -284,7 +285,7 @@ func (t *transaction) requestTarget() (string, error) {
 			return "", &explained{failTarget, errRequestTarget}
 		}
 	}
-	if !validToken(t.r.Method) {
+	if !plaintext.IsToken(t.r.Method) {
 		return "", &explained{failRequest, fmt.Errorf("method %q is no token", t.r.Method)}
 	}
 	return target, nil
@@ -302,10 +303,6 @@ func afterAuthority(uri string) string {
 	}
 	return rest[i:]
 }
-
-// validToken reports whether s is a token (RFC 9110 §5.6.2): Go does not check
-// methods on HTTP/2.
-func validToken(s string) bool { return h1.ValidField(s, "") }
 
 // appendForwarded writes our element of the Forwarded field (RFC 7239).
 func (t *transaction) appendForwarded(b []byte) []byte {

@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/retry"
 	"github.com/caddy-egress/egress/internal/target"
 )
@@ -233,7 +234,7 @@ func (h *Handler) provisionNames(caddy.Context) error {
 	for _, name := range h.Hosts {
 		host, _, err := target.ParseHost(name)
 		if err != nil {
-			return fmt.Errorf("hosts: '%s': %w", printableText(name), reasonOf(err))
+			return fmt.Errorf("hosts: '%s': %w", plaintext.Printable(name), reasonOf(err))
 		}
 		h.hosts[host] = struct{}{}
 	}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+
+	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
 // This file contains the placeholders of the configuration. Every string takes global
@@ -140,7 +142,7 @@ func replaceInMap(v reflect.Value, path, mode string, repl *caddy.Replacer) erro
 		if _, err := replaceText(key, "refused", repl); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
-		if err := replaceIn(it.Value(), path+"."+printable(key), mode, repl); err != nil {
+		if err := replaceIn(it.Value(), path+"."+plaintext.Escaped(key), mode, repl); err != nil {
 			return err
 		}
 	}

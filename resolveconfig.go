@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -105,7 +106,7 @@ func (t *Transport) dnsServers() ([]dnscache.Server, error) {
 	for _, a := range t.Resolver.Addresses {
 		s, err := dnscache.ParseServer(a)
 		if err != nil {
-			return nil, fmt.Errorf("transport.resolver.addresses: '%s': %w", printableText(a), err)
+			return nil, fmt.Errorf("transport.resolver.addresses: '%s': %w", plaintext.Printable(a), err)
 		}
 		servers = append(servers, s)
 	}
@@ -136,9 +137,9 @@ func (t *Transport) staticHosts() (map[string][]netip.Addr, error) {
 		host, addr, err := target.ParseHost(name)
 		switch {
 		case err != nil:
-			return nil, fmt.Errorf("transport.hosts_override: '%s': %w", printableText(name), reasonOf(err))
+			return nil, fmt.Errorf("transport.hosts_override: '%s': %w", plaintext.Printable(name), reasonOf(err))
 		case addr.IsValid():
-			return nil, fmt.Errorf("transport.hosts_override: '%s' is an address; write a name", printableText(name))
+			return nil, fmt.Errorf("transport.hosts_override: '%s' is an address; write a name", plaintext.Printable(name))
 		case out[host] != nil:
 			return nil, fmt.Errorf("transport.hosts_override: '%s' stands there twice", host)
 		case len(list) == 0:
@@ -147,7 +148,7 @@ func (t *Transport) staticHosts() (map[string][]netip.Addr, error) {
 		for _, text := range list {
 			a, err := parseAddress(text)
 			if err != nil {
-				return nil, fmt.Errorf("transport.hosts_override: '%s': '%s': %w", host, printableText(text), err)
+				return nil, fmt.Errorf("transport.hosts_override: '%s': '%s': %w", host, plaintext.Printable(text), err)
 			}
 			out[host] = append(out[host], a)
 		}

@@ -8,6 +8,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+
+	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
 // This file contains the routes: where a request leaves.
@@ -171,7 +173,7 @@ func (h *Handler) findTarget(name string, used map[string]bool) (destinationPath
 	}
 	g, ok := h.groups[name]
 	if !ok {
-		return destinationPath{}, fmt.Errorf("unknown group '%s'%s", printable(name), suggestion(name, h.groups))
+		return destinationPath{}, fmt.Errorf("unknown group '%s'%s", plaintext.Escaped(name), suggestion(name, h.groups))
 	}
 	used[name] = true
 	return destinationPath{group: g}, nil
@@ -199,7 +201,7 @@ func checkHeaderOps(h *headers.Handler) error {
 
 func checkFieldName(name string) error {
 	if !settable(name) {
-		return fmt.Errorf("the field %s cannot be changed", printable(name))
+		return fmt.Errorf("the field %s cannot be changed", plaintext.Escaped(name))
 	}
 	return nil
 }

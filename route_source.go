@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"unique"
+
+	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
 // This file contains where the connections of a route leave from.
@@ -53,7 +55,7 @@ func (d *dialer) leaving(prefer string, addresses []string, pick, device string)
 	if prefer != "" {
 		order, ok := preferIP[prefer]
 		if !ok {
-			return nil, fmt.Errorf("prefer_ip: unknown value '%s': one of 4, 6, 4_only, 6_only", printableText(prefer))
+			return nil, fmt.Errorf("prefer_ip: unknown value '%s': one of 4, 6, 4_only, 6_only", plaintext.Printable(prefer))
 		}
 		out.order = order
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
 // sources are where connections leave from, by configuration: local addresses, a
@@ -63,7 +64,7 @@ func (s *sources) addAddresses(addresses []string) error {
 		a, err := parseAddress(text)
 		switch {
 		case err != nil:
-			return fmt.Errorf("'%s': %w", printableText(text), err)
+			return fmt.Errorf("'%s': %w", plaintext.Printable(text), err)
 		case a.IsUnspecified() || a.IsMulticast():
 			return fmt.Errorf("'%s' is no address of a machine", a)
 		case seen[a]:
@@ -83,7 +84,7 @@ func validateInterface(name string) error {
 	case !canBindToInterface:
 		return errors.New("interface: possible on Linux only")
 	case len(name) > maxInterfaceName || strings.ContainsAny(name, "/ \x00"):
-		return fmt.Errorf("interface: '%s' is no name of a network interface", printableText(name))
+		return fmt.Errorf("interface: '%s' is no name of a network interface", plaintext.Printable(name))
 	}
 	return nil
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
 // This file contains the configuration of upstream proxies and their groups.
@@ -178,7 +180,7 @@ func (c *Credentials) check() error {
 		return errors.New("the user name is empty")
 	case strings.Contains(c.Username, ":"):
 		return errors.New("a user name cannot contain ':'")
-	case hasControl(c.Username), hasControl(c.Password):
+	case plaintext.HasControl(c.Username), plaintext.HasControl(c.Password):
 		return errors.New("user name or password contain control characters")
 	case len(c.Username) > 255, len(c.Password) > 255:
 		return errors.New("user name or password are longer than 255 bytes")
@@ -335,7 +337,7 @@ func (s *upstreamSpec) canonicalHeader() error {
 	canonical := make(http.Header, len(s.Header))
 	for name, values := range s.Header {
 		if !httpguts.ValidHeaderFieldName(name) || !settable(name) {
-			return fmt.Errorf("header: '%s' cannot be set", printable(name))
+			return fmt.Errorf("header: '%s' cannot be set", plaintext.Escaped(name))
 		}
 		for _, v := range values {
 			if !httpguts.ValidHeaderFieldValue(v) {
@@ -365,7 +367,7 @@ func checkGroupName(name string) error {
 	switch {
 	case name == targetDirect || name == targetDeny:
 		return fmt.Errorf("'%s' cannot be the name of a group: it means something else in routes", name)
-	case name == "" || hasControl(name):
+	case name == "" || plaintext.HasControl(name):
 		return errors.New("a group needs a name")
 	}
 	return nil
@@ -375,7 +377,7 @@ func checkGroupName(name string) error {
 func (g *UpstreamGroup) validate() error {
 	switch {
 	case g.Scheme != "" && !slices.Contains(upstreamSchemes, g.Scheme):
-		return fmt.Errorf("scheme: unknown scheme '%s': one of %s", printable(g.Scheme), strings.Join(upstreamSchemes, ", "))
+		return fmt.Errorf("scheme: unknown scheme '%s': one of %s", plaintext.Escaped(g.Scheme), strings.Join(upstreamSchemes, ", "))
 	case len(g.DynamicRaw) > 0 && g.Scheme == "":
 		return errors.New("dynamic: a source tells host and port only; scheme must say what its members speak")
 	case len(g.Upstreams) == 0 && g.File == "" && len(g.DynamicRaw) == 0:

@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -105,7 +106,7 @@ func (c *ActiveHealthChecks) prepare() (*activeChecks, error) {
 	for _, t := range c.Targets {
 		parsed, err := out.parseTarget(t)
 		if err != nil {
-			return nil, fmt.Errorf("targets: '%s': %w", printable(t), err)
+			return nil, fmt.Errorf("targets: '%s': %w", plaintext.Escaped(t), err)
 		}
 		out.targets = append(out.targets, parsed)
 	}
@@ -152,7 +153,7 @@ func (c *activeChecks) validate() error {
 	case c.Type == "":
 		return fmt.Errorf("type: is missing: one of %s", strings.Join(checkTypes, ", "))
 	case !slices.Contains(checkTypes, c.Type):
-		return fmt.Errorf("type: unknown check '%s': one of %s", printable(c.Type), strings.Join(checkTypes, ", "))
+		return fmt.Errorf("type: unknown check '%s': one of %s", plaintext.Escaped(c.Type), strings.Join(checkTypes, ", "))
 	case needsTarget && len(c.targets) == 0:
 		return fmt.Errorf("targets: %s needs one", c.Type)
 	case !needsTarget && len(c.targets) > 0:
@@ -173,7 +174,7 @@ func (c *activeChecks) validate() error {
 	for name, values := range c.Headers {
 		bad := func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }
 		if !httpguts.ValidHeaderFieldName(name) || !settable(name) || slices.ContainsFunc(values, bad) {
-			return fmt.Errorf("headers: '%s' cannot be set", printable(name))
+			return fmt.Errorf("headers: '%s' cannot be set", plaintext.Escaped(name))
 		}
 	}
 	var err error

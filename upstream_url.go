@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -74,7 +75,7 @@ func parseUpstreamURL(s, defaultScheme string) (upstreamAddress, error) {
 	scheme, isUnix := strings.CutSuffix(u.Scheme, unixSuffix)
 	if defaultPorts[scheme] == 0 {
 		return upstreamAddress{}, fmt.Errorf("unknown scheme '%s': one of %s (or one of these with %s behind it)",
-			printable(u.Scheme), strings.Join(upstreamSchemes, ", "), unixSuffix)
+			plaintext.Escaped(u.Scheme), strings.Join(upstreamSchemes, ", "), unixSuffix)
 	}
 	if u.RawQuery != "" || u.Fragment != "" {
 		return upstreamAddress{}, errors.New("has a query or a fragment")

@@ -1,4 +1,4 @@
-package egress
+package plaintext
 
 import (
 	"bufio"
@@ -9,12 +9,10 @@ import (
 	"strings"
 )
 
-// This file contains how lists in files are read, one entry a line.
-
-// readLines tells each of every line of a file that is not blank, without the space
+// Lines tells each of every line of a file that is not blank, without the space
 // around it. Errors of each are told with file and line, as is one that is longer
 // than max bytes.
-func readLines(path string, max int, each func(line string) error) error {
+func Lines(path string, max int, each func(line string) error) error {
 	// Of a pipe or a device there would be no end, or only one reading; to open
 	// one can wait forever.
 	info, err := os.Stat(path)
@@ -29,10 +27,11 @@ func readLines(path string, max int, each func(line string) error) error {
 		return fmt.Errorf("file: %w", err)
 	}
 	defer f.Close()
-	return scanLines(path, f, max, each)
+	return ScanLines(path, f, max, each)
 }
 
-func scanLines(path string, r io.Reader, max int, each func(line string) error) error {
+// ScanLines is Lines for what was opened already.
+func ScanLines(path string, r io.Reader, max int, each func(line string) error) error {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 0, max), max)
 	n := 0
