@@ -6,6 +6,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-egress/egress/internal/words"
 )
 
 // This file contains how selection policies are read from a Caddyfile.
@@ -31,7 +33,7 @@ func unmarshalPolicy(d *caddyfile.Dispenser) (json.RawMessage, error) {
 		known[m.ID.Name()] = struct{}{}
 	}
 	if _, ok := known[name]; !ok {
-		hint := suggestion(name, known)
+		hint := words.Suggest(name, known)
 		if instead, ok := policyElsewhere[name]; ok {
 			hint = " (write " + instead + ")"
 		}
@@ -59,7 +61,7 @@ func unmarshalBare(d *caddyfile.Dispenser) error {
 }
 
 func noPolicyBlock(d *caddyfile.Dispenser, name string) error {
-	return block(d, name, map[string]func() error{})
+	return words.Block(d, name, map[string]func() error{})
 }
 
 // unmarshalKeyed reads `<policy> <token> { fallback <policy> }`; what is the name
@@ -67,13 +69,13 @@ func noPolicyBlock(d *caddyfile.Dispenser, name string) error {
 func unmarshalKeyed(d *caddyfile.Dispenser, what string, token *string, fallback *json.RawMessage) error {
 	d.Next() // policy name
 	name := d.Val()
-	if err := str(d, token); err != nil {
+	if err := words.Text(d, token); err != nil {
 		return err
 	}
 	if err := checkToken(what, *token); err != nil {
 		return d.Errf("%s: %v", name, err)
 	}
-	return block(d, name, map[string]func() error{
+	return words.Block(d, name, map[string]func() error{
 		"fallback": func() (err error) {
 			*fallback, err = unmarshalPolicy(d)
 			return err

@@ -6,6 +6,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-egress/egress/internal/words"
 )
 
 // adaptPolicy reads a block with one lb_policy, as a group of upstreams does,
@@ -14,7 +16,7 @@ func adaptPolicy(input string) (string, error) {
 	d := caddyfile.NewTestDispenser("upstreams {\n\tlb_policy " + input + "\n\tlb_retries 2\n}")
 	d.Next()
 	got, after := "", false
-	err := block(d, "upstreams", map[string]func() error{
+	err := words.Block(d, "upstreams", map[string]func() error{
 		"lb_policy": func() error {
 			raw, err := unmarshalPolicy(d)
 			got = string(raw)
@@ -22,7 +24,7 @@ func adaptPolicy(input string) (string, error) {
 		},
 		"lb_retries": func() error {
 			after = true
-			_, _, err := one(d)
+			_, _, err := words.One(d)
 			return err
 		},
 	})

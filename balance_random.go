@@ -8,6 +8,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-egress/egress/internal/words"
 )
 
 // This file contains the policies that draw at random, and how to draw.
@@ -193,7 +195,7 @@ func (p RandomChoiceSelection) Select(s *Selection) int {
 //	lb_policy random_choose <count>
 func (p *RandomChoiceSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // policy name
-	name, arg, err := one(d)
+	name, arg, err := words.One(d)
 	if err != nil {
 		return err
 	}

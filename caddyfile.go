@@ -6,6 +6,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/words"
 )
 
 func init() {
@@ -202,14 +203,14 @@ func (h *Handler) unmarshalCaddyfile(d *caddyfile.Dispenser, matchers matcherTok
 		h.group(defaultGroup).add(&Upstream{URL: u})
 	}
 	groups := make(map[string]bool)
-	return block(d, "egress", map[string]func() error{
+	return words.Block(d, "egress", map[string]func() error{
 		"name":                  func() error { return h.unmarshalName(d) },
-		"server_name":           func() error { return str(d, &h.ServerName) },
-		"hosts":                 func() error { return words(d, &h.Hosts) },
+		"server_name":           func() error { return words.Text(d, &h.ServerName) },
+		"hosts":                 func() error { return words.Strings(d, &h.Hosts) },
 		"basic_auth":            func() error { return h.unmarshalBasicAuth(d) },
-		"realm":                 func() error { return str(d, &h.auth().Realm) },
+		"realm":                 func() error { return words.Text(d, &h.auth().Realm) },
 		"session_from":          func() error { return h.unmarshalSession(d) },
-		"allow_unauthenticated": func() error { return flag(d, &h.AllowUnauthenticated) },
+		"allow_unauthenticated": func() error { return words.Flag(d, &h.AllowUnauthenticated) },
 		"ports":                 func() error { return h.unmarshalPorts(d) },
 		"acl":                   func() error { return h.unmarshalACL(d) },
 		"admin_address":         func() error { return h.unmarshalAdminAddress(d) },
@@ -219,14 +220,14 @@ func (h *Handler) unmarshalCaddyfile(d *caddyfile.Dispenser, matchers matcherTok
 		"upstreams":             func() error { return h.unmarshalGroup(d, groups) },
 		"transport":             func() error { return h.unmarshalTransport(d) },
 		"tunnel":                func() error { return h.unmarshalTunnel(d) },
-		"forwarded":             func() error { return oneOf(d, &h.Forwarded, "off", "for", "full") },
-		"hide_ip":               func() error { return flag(d, &h.HideIP) },
-		"hide_via":              func() error { return flag(d, &h.HideVia) },
+		"forwarded":             func() error { return words.OneOf(d, &h.Forwarded, "off", "for", "full") },
+		"hide_ip":               func() error { return words.Flag(d, &h.HideIP) },
+		"hide_via":              func() error { return words.Flag(d, &h.HideVia) },
 	}, "basic_auth", "ports", "hosts", "admin_address", "acl", "route", "upstream", "upstreams")
 }
 
 func (h *Handler) unmarshalName(d *caddyfile.Dispenser) error {
-	if err := str(d, &h.Name); err != nil {
+	if err := words.Text(d, &h.Name); err != nil {
 		return err
 	}
 	if !validName(h.Name) {
@@ -262,7 +263,7 @@ func (h *Handler) unmarshalSession(d *caddyfile.Dispenser) error {
 
 func (h *Handler) unmarshalPorts(d *caddyfile.Dispenser) error {
 	var args []string
-	if err := words(d, &args); err != nil {
+	if err := words.Strings(d, &args); err != nil {
 		return err
 	}
 	for _, arg := range args {
@@ -282,11 +283,11 @@ func (h *Handler) unmarshalACL(d *caddyfile.Dispenser) error {
 	rule := func(allow bool) func() error {
 		return func() error {
 			r := ACLRule{Allow: allow}
-			if err := words(d, &r.Subjects); err != nil {
+			if err := words.Strings(d, &r.Subjects); err != nil {
 				return err
 			}
 			for _, s := range r.Subjects {
-				if _, err := parseSubject(s); err != nil && !hasPlaceholder(s) {
+				if _, err := parseSubject(s); err != nil && !words.HasPlaceholder(s) {
 					return d.Errf("acl: subject '%s': %v", plaintext.Printable(s), err)
 				}
 			}
@@ -296,7 +297,7 @@ func (h *Handler) unmarshalACL(d *caddyfile.Dispenser) error {
 	}
 	file := func(allow bool) func() error {
 		return func() error {
-			word, path, err := one(d)
+			word, path, err := words.One(d)
 			if err != nil {
 				return err
 			}
@@ -307,22 +308,22 @@ func (h *Handler) unmarshalACL(d *caddyfile.Dispenser) error {
 			return nil
 		}
 	}
-	return block(d, "acl", map[string]func() error{
+	return words.Block(d, "acl", map[string]func() error{
 		"allow":      rule(true),
 		"deny":       rule(false),
 		"allow_file": file(true),
 		"deny_file":  file(false),
-		"resolve":    func() error { return flag(d, &h.ResolveNames) },
+		"resolve":    func() error { return words.Flag(d, &h.ResolveNames) },
 	}, "allow", "deny", "allow_file", "deny_file")
 }
 
 func (h *Handler) unmarshalAdminAddress(d *caddyfile.Dispenser) error {
 	before := len(h.AdminAddresses)
-	if err := words(d, &h.AdminAddresses); err != nil {
+	if err := words.Strings(d, &h.AdminAddresses); err != nil {
 		return err
 	}
 	for _, a := range h.AdminAddresses[before:] {
-		if _, err := parseHostPort(a); err != nil && !hasPlaceholder(a) {
+		if _, err := parseHostPort(a); err != nil && !words.HasPlaceholder(a) {
 			return d.Errf("bad admin_address '%s': %v", a, err)
 		}
 	}
@@ -342,11 +343,11 @@ func (h *Handler) unmarshalCircuit(d *caddyfile.Dispenser) error {
 		}
 		return nil
 	}
-	return block(d, "destination_circuit", map[string]func() error{
-		"failures":     func() error { return count(d, &c.Failures, "") },
-		"window":       func() error { return duration(d, &c.Window, "") },
-		"open_for":     func() error { return duration(d, &c.OpenFor, "") },
-		"max_open_for": func() error { return duration(d, &c.MaxOpenFor, "") },
+	return words.Block(d, "destination_circuit", map[string]func() error{
+		"failures":     func() error { return words.Count(d, &c.Failures, "") },
+		"window":       func() error { return words.Duration(d, &c.Window, "") },
+		"open_for":     func() error { return words.Duration(d, &c.OpenFor, "") },
+		"max_open_for": func() error { return words.Duration(d, &c.MaxOpenFor, "") },
 	})
 }
 
@@ -356,17 +357,17 @@ func (h *Handler) unmarshalTunnel(d *caddyfile.Dispenser) error {
 	}
 	t := new(Tunnel)
 	h.Tunnel = t
-	return block(d, "tunnel", map[string]func() error{
-		"idle_timeout":       func() error { return duration(d, &t.IdleTimeout, "off") },
-		"timeout":            func() error { return duration(d, &t.Timeout, "off") },
-		"half_close_timeout": func() error { return duration(d, &t.HalfCloseTimeout, "off") },
-		"max_tunnels":        func() error { return count(d, &t.MaxTunnels, "off") },
-		"max_per_client":     func() error { return count(d, &t.MaxPerClient, "off") },
-		"max_per_user":       func() error { return count(d, &t.MaxPerUser, "off") },
-		"rate_per_tunnel":    func() error { return byteRate(d, &t.RatePerTunnel) },
-		"rate_per_user":      func() error { return byteRate(d, &t.RatePerUser) },
-		"close_delay":        func() error { return delay(d, &t.CloseDelay) },
-		"on_policy_change":   func() error { return oneOf(d, &t.OnPolicyChange, policyKeep, policyClose) },
+	return words.Block(d, "tunnel", map[string]func() error{
+		"idle_timeout":       func() error { return words.Duration(d, &t.IdleTimeout, "off") },
+		"timeout":            func() error { return words.Duration(d, &t.Timeout, "off") },
+		"half_close_timeout": func() error { return words.Duration(d, &t.HalfCloseTimeout, "off") },
+		"max_tunnels":        func() error { return words.Count(d, &t.MaxTunnels, "off") },
+		"max_per_client":     func() error { return words.Count(d, &t.MaxPerClient, "off") },
+		"max_per_user":       func() error { return words.Count(d, &t.MaxPerUser, "off") },
+		"rate_per_tunnel":    func() error { return words.ByteRate(d, &t.RatePerTunnel) },
+		"rate_per_user":      func() error { return words.ByteRate(d, &t.RatePerUser) },
+		"close_delay":        func() error { return words.Delay(d, &t.CloseDelay) },
+		"on_policy_change":   func() error { return words.OneOf(d, &t.OnPolicyChange, policyKeep, policyClose) },
 	})
 }
 

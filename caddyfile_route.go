@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 
 	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/words"
 )
 
 // This file contains the words of the Caddyfile for routes.
@@ -59,7 +60,7 @@ func (r *Route) targets(d *caddyfile.Dispenser, args []string) error {
 }
 
 func (r *Route) unmarshalBlock(d *caddyfile.Dispenser) error {
-	words := map[string]func() error{
+	parse := map[string]func() error{
 		"match": func() error {
 			set, err := caddyhttp.ParseCaddyfileNestedMatcherSet(d)
 			if err == nil {
@@ -77,10 +78,10 @@ func (r *Route) unmarshalBlock(d *caddyfile.Dispenser) error {
 		"header_up":   func() error { return headerOp(d, r.requestOps()) },
 		"header_down": func() error { return headerOp(d, r.responseOps()) },
 	}
-	words["prefer_ip"] = func() error { return oneOf(d, &r.PreferIP, "4", "6", "4_only", "6_only") }
-	addSourceWords(d, &r.LocalAddresses, &r.LocalAddressPick, &r.Interface, words)
-	unused := r.noteSource(d, words)
-	err := block(d, "route", words, "match", "header_up", "header_down")
+	parse["prefer_ip"] = func() error { return words.OneOf(d, &r.PreferIP, "4", "6", "4_only", "6_only") }
+	addSourceWords(d, &r.LocalAddresses, &r.LocalAddressPick, &r.Interface, parse)
+	unused := r.noteSource(d, parse)
+	err := words.Block(d, "route", parse, "match", "header_up", "header_down")
 	switch {
 	case err != nil:
 		return err
@@ -95,15 +96,15 @@ func (r *Route) unmarshalBlock(d *caddyfile.Dispenser) error {
 // noteSource has the words about direct connections remember where the first of them
 // stands: the target, which says whether they have a meaning, may come later. It
 // returns the error for the case that they have none.
-func (r *Route) noteSource(d *caddyfile.Dispenser, words map[string]func() error) *error {
+func (r *Route) noteSource(d *caddyfile.Dispenser, parse map[string]func() error) *error {
 	unused := new(error)
 	for _, word := range [...]string{"local_address", "interface", "prefer_ip"} {
-		parse := words[word]
-		words[word] = func() error {
+		read := parse[word]
+		parse[word] = func() error {
 			if *unused == nil {
 				*unused = d.Errf("%s: %v", word, errSourceUnused)
 			}
-			return parse()
+			return read()
 		}
 	}
 	return unused

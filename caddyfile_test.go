@@ -34,6 +34,8 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/caddytls"
 	_ "github.com/caddyserver/caddy/v2/modules/filestorage"
 	_ "github.com/caddyserver/caddy/v2/modules/logging"
+
+	"github.com/caddy-egress/egress/internal/words"
 )
 
 var updateGolden = stdflag.Bool("update", false, "write what Caddyfiles adapt to into testdata")
@@ -657,22 +659,10 @@ func TestErrorInSnippetNamesLine(t *testing.T) {
 		"unrecognized subdirective 'hide_iq' of egress (did you mean 'hide_ip'?), at Caddyfile:2 import chain ['Caddyfile:6 (import s)']")
 }
 
-func TestSuggestion(t *testing.T) {
-	known := map[string]int{"ports": 1, "realm": 1, "hosts": 1, "hide_ip": 1}
-	for word, want := range map[string]string{
-		"port": " (did you mean 'ports'?)", "posts": " (did you mean 'hosts'?)", "Realm": " (did you mean 'realm'?)",
-		"": "", "x": "", "completely": "", "hideip": " (did you mean 'hide_ip'?)", "hideIP": "",
-	} {
-		if got := suggestion(word, known); got != want {
-			t.Errorf("%q: %q", word, got)
-		}
-	}
-}
-
 // What elsewhere tells people to write is in the grammar.
 func TestElsewhereSuggestsKnownWords(t *testing.T) {
 	known := grammar(t)
-	for word, hint := range elsewhere {
+	for word, hint := range words.Elsewhere {
 		if strings.HasPrefix(hint, "nothing") {
 			continue
 		}
@@ -680,29 +670,6 @@ func TestElsewhereSuggestsKnownWords(t *testing.T) {
 			if _, ok := known[suggested]; !ok && suggested != "or" {
 				t.Errorf("%s: %q has the unknown word %s", word, hint, suggested)
 			}
-		}
-	}
-}
-
-func TestEditDistance(t *testing.T) {
-	for _, tc := range []struct {
-		a, b string
-		want int
-	}{
-		{"", "", 0},
-		{"abc", "", 3},
-		{"", "abc", 3},
-		{"abc", "abc", 0},
-		{"abc", "abd", 1},
-		{"abc", "ab", 1},
-		{"ab", "ba", 2},
-		{"kitten", "sitting", 3},
-	} {
-		if got := editDistance(tc.a, tc.b); got != tc.want {
-			t.Errorf("%q, %q: %d, want %d", tc.a, tc.b, got, tc.want)
-		}
-		if got := editDistance(tc.b, tc.a); got != tc.want {
-			t.Errorf("%q, %q: %d, want %d", tc.b, tc.a, got, tc.want)
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/words"
 )
 
 // This file contains the words of the Caddyfile for upstreams and their groups.
@@ -43,22 +44,22 @@ func (g *UpstreamGroup) unmarshalUpstream(d *caddyfile.Dispenser) error {
 		return d.Errf("unexpected argument '%s': upstream takes one URL", plaintext.Escaped(d.Val()))
 	}
 	g.add(u)
-	words := map[string]func() error{
-		"weight":               func() error { return count(d, &u.Weight, "") },
-		"priority":             func() error { return number(d, &u.Priority, 0, 1_000_000) },
-		"max_conns":            func() error { return count(d, &u.MaxConns, "off") },
-		"max_pending":          func() error { return count(d, &u.MaxPending, "off") },
-		"max_tunnels":          func() error { return count(d, &u.MaxTunnels, "off") },
-		"max_tunnels_per_conn": func() error { return count(d, &u.MaxTunnelsPerConn, "") },
-		"standby":              func() error { return count(d, &u.Standby, "") },
+	parse := map[string]func() error{
+		"weight":               func() error { return words.Count(d, &u.Weight, "") },
+		"priority":             func() error { return words.Number(d, &u.Priority, 0, 1_000_000) },
+		"max_conns":            func() error { return words.Count(d, &u.MaxConns, "off") },
+		"max_pending":          func() error { return words.Count(d, &u.MaxPending, "off") },
+		"max_tunnels":          func() error { return words.Count(d, &u.MaxTunnels, "off") },
+		"max_tunnels_per_conn": func() error { return words.Count(d, &u.MaxTunnelsPerConn, "") },
+		"standby":              func() error { return words.Count(d, &u.Standby, "") },
 		"credentials":          func() error { return credentials(d, &u.Credentials) },
-		"proxy_protocol":       func() error { return oneOf(d, &u.ProxyProtocol, "v1", "v2") },
-		"prefer_ip":            func() error { return oneOf(d, &u.PreferIP, "4", "6", "4_only", "6_only") },
-		"header":               func() error { return headerField(d, &u.Header) },
+		"proxy_protocol":       func() error { return words.OneOf(d, &u.ProxyProtocol, "v1", "v2") },
+		"prefer_ip":            func() error { return words.OneOf(d, &u.PreferIP, "4", "6", "4_only", "6_only") },
+		"header":               func() error { return words.HeaderField(d, &u.Header) },
 	}
-	addSourceWords(d, &u.LocalAddresses, &u.LocalAddressPick, &u.Interface, words)
-	addUpstreamTLSWords(d, &u.TLS, words)
-	return block(d, "upstream", words, "header")
+	addSourceWords(d, &u.LocalAddresses, &u.LocalAddressPick, &u.Interface, parse)
+	addUpstreamTLSWords(d, &u.TLS, parse)
+	return words.Block(d, "upstream", parse, "header")
 }
 
 // validUpstreamURL checks a URL of the Caddyfile, as far as its placeholders let
@@ -75,20 +76,20 @@ func validUpstreamURL(s string) error {
 }
 
 // addUpstreamTLSWords adds the words for TLS towards upstreams.
-func addUpstreamTLSWords(d *caddyfile.Dispenser, to **reverseproxy.TLSConfig, words map[string]func() error) {
-	addTLSWords(d, to, words)
-	words["tls_server_name"] = func() error {
+func addUpstreamTLSWords(d *caddyfile.Dispenser, to **reverseproxy.TLSConfig, parse map[string]func() error) {
+	addTLSWords(d, to, parse)
+	parse["tls_server_name"] = func() error {
 		if *to == nil {
 			*to = new(reverseproxy.TLSConfig)
 		}
-		return str(d, &(*to).ServerName)
+		return words.Text(d, &(*to).ServerName)
 	}
 }
 
 // unmarshalGroup reads a block `upstreams <group> { … }`. seen are the groups
 // that have had one.
 func (h *Handler) unmarshalGroup(d *caddyfile.Dispenser, seen map[string]bool) error {
-	_, name, err := one(d)
+	_, name, err := words.One(d)
 	if err != nil {
 		return err
 	}
@@ -103,19 +104,19 @@ func (h *Handler) unmarshalGroup(d *caddyfile.Dispenser, seen map[string]bool) e
 }
 
 func (g *UpstreamGroup) unmarshal(d *caddyfile.Dispenser) error {
-	words := map[string]func() error{
+	parse := map[string]func() error{
 		"upstream":    func() error { return g.unmarshalUpstream(d) },
-		"file":        func() error { return str(d, &g.File) },
+		"file":        func() error { return words.Text(d, &g.File) },
 		"dynamic":     func() error { return g.unmarshalDynamic(d) },
-		"scheme":      func() error { return oneOf(d, &g.Scheme, upstreamSchemes...) },
+		"scheme":      func() error { return words.OneOf(d, &g.Scheme, upstreamSchemes...) },
 		"credentials": func() error { return credentials(d, &g.Credentials) },
-		"slow_start":  func() error { return duration(d, &g.SlowStart, "off") },
+		"slow_start":  func() error { return words.Duration(d, &g.SlowStart, "off") },
 		"circuit":     func() error { return g.unmarshalCircuit(d) },
 	}
-	addUpstreamTLSWords(d, &g.TLS, words)
-	g.addBalancingWords(d, words)
-	g.addHealthWords(d, words)
-	return block(d, "upstreams", words, "upstream", "health_headers")
+	addUpstreamTLSWords(d, &g.TLS, parse)
+	g.addBalancingWords(d, parse)
+	g.addHealthWords(d, parse)
+	return words.Block(d, "upstreams", parse, "upstream", "health_headers")
 }
 
 func (g *UpstreamGroup) unmarshalDynamic(d *caddyfile.Dispenser) error {
@@ -135,37 +136,37 @@ func (g *UpstreamGroup) unmarshalDynamic(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-func (g *UpstreamGroup) addBalancingWords(d *caddyfile.Dispenser, words map[string]func() error) {
+func (g *UpstreamGroup) addBalancingWords(d *caddyfile.Dispenser, parse map[string]func() error) {
 	lb := func() *LoadBalancing {
 		if g.LoadBalancing == nil {
 			g.LoadBalancing = new(LoadBalancing)
 		}
 		return g.LoadBalancing
 	}
-	words["lb_policy"] = func() (err error) {
+	parse["lb_policy"] = func() (err error) {
 		lb().SelectionPolicyRaw, err = unmarshalPolicy(d)
 		return err
 	}
-	words["lb_retries"] = func() error { return count(d, &lb().Retries, "off") }
-	words["lb_try_duration"] = func() error { return duration(d, &lb().TryDuration, "") }
-	words["lb_try_interval"] = func() error {
+	parse["lb_retries"] = func() error { return words.Count(d, &lb().Retries, "off") }
+	parse["lb_try_duration"] = func() error { return words.Duration(d, &lb().TryDuration, "") }
+	parse["lb_try_interval"] = func() error {
 		var pause *caddy.Duration
-		if err := delay(d, &pause); err != nil {
+		if err := words.Delay(d, &pause); err != nil {
 			return err
 		}
 		lb().TryInterval = *pause
 		return nil
 	}
-	words["attempt_timeout"] = func() error { return duration(d, &lb().AttemptTimeout, "") }
-	words["retry_budget"] = func() error { return fraction(d, &lb().RetryBudget) }
-	words["hedge"] = func() error {
+	parse["attempt_timeout"] = func() error { return words.Duration(d, &lb().AttemptTimeout, "") }
+	parse["retry_budget"] = func() error { return words.Fraction(d, &lb().RetryBudget) }
+	parse["hedge"] = func() error {
 		lb().Hedge = 0.95
 		if !d.NextArg() {
 			return nil
 		}
 		d.Prev()
 		var quantile *float64
-		if err := fraction(d, &quantile); err != nil {
+		if err := words.Fraction(d, &quantile); err != nil {
 			return err
 		}
 		if lb().Hedge = *quantile; *quantile <= 0.5 || *quantile >= 1 {
@@ -175,14 +176,14 @@ func (g *UpstreamGroup) addBalancingWords(d *caddyfile.Dispenser, words map[stri
 	}
 }
 
-func (g *UpstreamGroup) addHealthWords(d *caddyfile.Dispenser, words map[string]func() error) {
+func (g *UpstreamGroup) addHealthWords(d *caddyfile.Dispenser, parse map[string]func() error) {
 	active := func() *ActiveHealthChecks {
 		if g.HealthChecks == nil {
 			g.HealthChecks = &HealthChecks{Active: new(ActiveHealthChecks)}
 		}
 		return g.HealthChecks.Active
 	}
-	words["health_check"] = func() error {
+	parse["health_check"] = func() error {
 		c := active()
 		if !d.NextArg() {
 			return d.ArgErr()
@@ -200,13 +201,13 @@ func (g *UpstreamGroup) addHealthWords(d *caddyfile.Dispenser, words map[string]
 		}
 		return nil
 	}
-	words["health_interval"] = func() error { return duration(d, &active().Interval, "") }
-	words["health_timeout"] = func() error { return duration(d, &active().Timeout, "") }
-	words["health_passes"] = func() error { return count(d, &active().Passes, "") }
-	words["health_fails"] = func() error { return count(d, &active().Fails, "") }
-	words["health_status"] = func() error { return status(d, &active().ExpectStatus) }
-	words["health_body"] = func() error { return str(d, &active().ExpectBody) }
-	words["health_headers"] = func() error {
+	parse["health_interval"] = func() error { return words.Duration(d, &active().Interval, "") }
+	parse["health_timeout"] = func() error { return words.Duration(d, &active().Timeout, "") }
+	parse["health_passes"] = func() error { return words.Count(d, &active().Passes, "") }
+	parse["health_fails"] = func() error { return words.Count(d, &active().Fails, "") }
+	parse["health_status"] = func() error { return words.Status(d, &active().ExpectStatus) }
+	parse["health_body"] = func() error { return words.Text(d, &active().ExpectBody) }
+	parse["health_headers"] = func() error {
 		if d.NextArg() {
 			return d.Errf("unexpected argument '%s': health_headers takes a block", plaintext.Escaped(d.Val()))
 		}
@@ -232,14 +233,25 @@ func (g *UpstreamGroup) unmarshalCircuit(d *caddyfile.Dispenser) error {
 	}
 	c := new(UpstreamCircuit)
 	g.Circuit = c
-	return block(d, "circuit", map[string]func() error{
-		"consecutive_failures": func() error { return count(d, &c.ConsecutiveFailures, "") },
-		"min_success_rate":     func() error { return fraction(d, &c.MinSuccessRate) },
-		"window":               func() error { return duration(d, &c.Window, "") },
-		"min_samples":          func() error { return count(d, &c.MinSamples, "") },
-		"open_for":             func() error { return duration(d, &c.OpenFor, "") },
-		"max_open_for":         func() error { return duration(d, &c.MaxOpenFor, "") },
-		"max_ejected":          func() error { return fraction(d, &c.MaxEjected) },
-		"panic_below":          func() error { return fraction(d, &c.PanicBelow) },
+	return words.Block(d, "circuit", map[string]func() error{
+		"consecutive_failures": func() error { return words.Count(d, &c.ConsecutiveFailures, "") },
+		"min_success_rate":     func() error { return words.Fraction(d, &c.MinSuccessRate) },
+		"window":               func() error { return words.Duration(d, &c.Window, "") },
+		"min_samples":          func() error { return words.Count(d, &c.MinSamples, "") },
+		"open_for":             func() error { return words.Duration(d, &c.OpenFor, "") },
+		"max_open_for":         func() error { return words.Duration(d, &c.MaxOpenFor, "") },
+		"max_ejected":          func() error { return words.Fraction(d, &c.MaxEjected) },
+		"panic_below":          func() error { return words.Fraction(d, &c.PanicBelow) },
 	})
+}
+
+// credentials reads a user and a password.
+func credentials(d *caddyfile.Dispenser, to **Credentials) error {
+	word := d.Val()
+	args := d.RemainingArgs()
+	if len(args) != 2 {
+		return d.Errf("%s wants a user and a password, got %d arguments", word, len(args))
+	}
+	*to = &Credentials{Username: args[0], Password: args[1]}
+	return nil
 }

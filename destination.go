@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/target"
+	"github.com/caddy-egress/egress/internal/words"
 )
 
 // This file contains the one view of the destination: whoever looks at the request
@@ -130,7 +131,7 @@ func checkHostPatterns(set []any) error {
 func checkHostPattern(pattern string) error {
 	written := plaintext.Printable(pattern)
 	pattern = caddy.NewReplacer().ReplaceKnown(pattern, "")
-	if hasPlaceholder(pattern) {
+	if words.HasPlaceholder(pattern) {
 		return nil // known only when a request is there
 	}
 	if now := plaintext.Printable(pattern); now != written {

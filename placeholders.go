@@ -3,15 +3,14 @@ package egress
 import (
 	"encoding/json"
 	"fmt"
-	"iter"
 	"reflect"
-	"regexp"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 
 	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/words"
 )
 
 // This file contains the placeholders of the configuration. Every string takes global
@@ -26,58 +25,10 @@ import (
 // Keys of maps take none. Modules of others, and the header settings of routes, which
 // are replaced for each request, are left to themselves.
 
-// placeholderName is what counts as a placeholder: a name, or what begins with one of
-// Caddy's own, whatever characters follow (a file may have spaces in its name). Other
-// text in braces is just text.
-var placeholderName = regexp.MustCompile(`^([A-Za-z][^{}\s"']*$|(env|file|system|time|http)\.)`)
-
 var (
 	rawMessageType    = reflect.TypeFor[json.RawMessage]()
 	headerSettingType = reflect.TypeFor[headers.Handler]()
 )
-
-// hasPlaceholder reports whether a word of the Caddyfile can be checked only when its
-// placeholders are replaced.
-func hasPlaceholder(word string) bool {
-	for range placeholdersIn(word) {
-		return true
-	}
-	return false
-}
-
-// placeholdersIn are the names of the placeholders in a text, as Caddy's replacer finds
-// them: a brace behind a backslash is none, and a name goes up to the first closing
-// brace. What is not replaced there is looked at again from its second character on.
-func placeholdersIn(text string) iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for i := 0; i < len(text); i++ {
-			if text[i] != '{' || escaped(text, i) {
-				continue
-			}
-			end := closingBrace(text, i)
-			if end < 0 || !placeholderName.MatchString(text[i+1:end]) {
-				continue
-			}
-			if !yield(text[i+1 : end]) {
-				return
-			}
-			i = end
-		}
-	}
-}
-
-// closingBrace is where the placeholder ends that begins at i, -1 if it does not. One
-// at the very end of the text closes it also behind a backslash, for Caddy.
-func closingBrace(text string, i int) int {
-	for ; i < len(text); i++ {
-		if text[i] == '}' && (i == len(text)-1 || !escaped(text, i)) {
-			return i
-		}
-	}
-	return -1
-}
-
-func escaped(text string, i int) bool { return i > 0 && text[i-1] == '\\' }
 
 func (h *Handler) replacePlaceholders(caddy.Context) error {
 	return replaceIn(reflect.ValueOf(h).Elem(), "", "", caddy.NewReplacer())
@@ -154,7 +105,7 @@ func replaceText(text, mode string, repl *caddy.Replacer) (string, error) {
 	if !strings.Contains(text, "{") {
 		return text, nil
 	}
-	for key := range placeholdersIn(text) {
+	for key := range words.Placeholders(text) {
 		if mode == "refused" {
 			return "", fmt.Errorf("{%s}: placeholders are not replaced here", key)
 		}

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-egress/egress/internal/words"
 )
 
 // How the strings of the configuration take placeholders. Every one of them is in one
@@ -190,7 +192,7 @@ func TestPlaceholders_Text(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]bool{"{a}": true, "x{ }{file./a b}": true, `\{a}`: false, "{a b}": false, "{a": false} {
-		if hasPlaceholder(text) != want {
+		if words.HasPlaceholder(text) != want {
 			t.Errorf("%q: %t", text, !want)
 		}
 	}

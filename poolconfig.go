@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/words"
 )
 
 // Transport is how exchanges and tunnels reach origins: dialing, TLS, and the
@@ -152,9 +153,6 @@ type KeepAlive struct {
 	MaxIdleConnsPerHost int `json:"max_idle_conns_per_host,omitempty"`
 }
 
-// noLimit is what the configuration says for "off".
-const noLimit = -1
-
 // maxDialsPerHost bounds the dials to one origin that run at once.
 const maxDialsPerHost = 8
 
@@ -241,7 +239,7 @@ func (t *Transport) validate() error {
 			return fmt.Errorf("transport.%s: %s is over a year", d.name, time.Duration(d.value))
 		}
 	}
-	if t.MaxConnLifetime < 0 && t.MaxConnLifetime != noLimit {
+	if t.MaxConnLifetime < 0 && t.MaxConnLifetime != words.NoLimit {
 		return fmt.Errorf("transport.max_conn_lifetime: %s is not positive (-1 is off)", time.Duration(t.MaxConnLifetime))
 	}
 	for _, n := range []struct {
@@ -255,7 +253,7 @@ func (t *Transport) validate() error {
 		{"max_pending", t.MaxPending},
 		{"max_pending_per_host", t.MaxPendingPerHost},
 	} {
-		if n.value < noLimit {
+		if n.value < words.NoLimit {
 			return fmt.Errorf("transport.%s: %d is below 1 (-1 is off)", n.name, n.value)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 
 	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/words"
 )
 
 // This file contains the routes: where a request leaves.
@@ -173,7 +174,7 @@ func (h *Handler) findTarget(name string, used map[string]bool) (destinationPath
 	}
 	g, ok := h.groups[name]
 	if !ok {
-		return destinationPath{}, fmt.Errorf("unknown group '%s'%s", plaintext.Escaped(name), suggestion(name, h.groups))
+		return destinationPath{}, fmt.Errorf("unknown group '%s'%s", plaintext.Escaped(name), words.Suggest(name, h.groups))
 	}
 	used[name] = true
 	return destinationPath{group: g}, nil

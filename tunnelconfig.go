@@ -5,7 +5,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-egress/egress/internal/words"
 )
 
 // Tunnel holds the timers and limits of tunnels. Where a limit counts or
@@ -94,7 +95,7 @@ func (t *Tunnel) validate() error {
 		name  string
 		value caddy.Duration
 	}{{"idle_timeout", t.IdleTimeout}, {"timeout", t.Timeout}, {"half_close_timeout", t.HalfCloseTimeout}} {
-		if d.value < 0 && d.value != noLimit {
+		if d.value < 0 && d.value != words.NoLimit {
 			return fmt.Errorf("tunnel.%s: %s is not positive (-1 is off)", d.name, time.Duration(d.value))
 		}
 	}
@@ -111,7 +112,7 @@ func (t *Tunnel) validate() error {
 		{"rate_per_tunnel", t.RatePerTunnel},
 		{"rate_per_user", t.RatePerUser},
 	} {
-		if n.value < noLimit {
+		if n.value < words.NoLimit {
 			return fmt.Errorf("tunnel.%s: %d is below 1 (-1 is off)", n.name, n.value)
 		}
 	}
@@ -127,40 +128,4 @@ func (h *Handler) provisionTunnel(ctx caddy.Context) error {
 		return err
 	}
 	return h.acquireTunnels(ctx)
-}
-
-// delay reads a duration that may be 0.
-func delay(d *caddyfile.Dispenser, to **caddy.Duration) error {
-	word, arg, err := one(d)
-	if err != nil {
-		return err
-	}
-	v, err := caddy.ParseDuration(arg)
-	if err != nil {
-		return d.Errf("bad %s '%s': %v", word, arg, err)
-	}
-	if v < 0 {
-		return d.Errf("bad %s '%s': must not be negative", word, arg)
-	}
-	value := caddy.Duration(v)
-	*to = &value
-	return nil
-}
-
-// byteRate reads a size that passes in a second, or the word off.
-func byteRate(d *caddyfile.Dispenser, to *int64) error {
-	word, arg, err := one(d)
-	if err != nil {
-		return err
-	}
-	if arg == "off" {
-		*to = noLimit
-		return nil
-	}
-	n, ok := parseSize(arg)
-	if !ok {
-		return d.Errf("bad %s '%s': not a size in bytes (per second), or off", word, arg)
-	}
-	*to = n
-	return nil
 }

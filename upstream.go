@@ -14,6 +14,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/words"
 )
 
 // This file contains the configuration of upstream proxies and their groups.
@@ -283,7 +284,7 @@ func (s *upstreamSpec) validate() error {
 		switch {
 		case n.value < 0 && !n.off:
 			return fmt.Errorf("%s: %d is below 0", n.name, n.value)
-		case n.value < noLimit:
+		case n.value < words.NoLimit:
 			return fmt.Errorf("%s: %d is below 1 (-1 is off)", n.name, n.value)
 		}
 	}
@@ -382,7 +383,7 @@ func (g *UpstreamGroup) validate() error {
 		return errors.New("dynamic: a source tells host and port only; scheme must say what its members speak")
 	case len(g.Upstreams) == 0 && g.File == "" && len(g.DynamicRaw) == 0:
 		return errors.New("has no upstreams")
-	case g.SlowStart < 0 && g.SlowStart != noLimit:
+	case g.SlowStart < 0 && g.SlowStart != words.NoLimit:
 		return fmt.Errorf("slow_start: %s is not positive (-1 is off)", time.Duration(g.SlowStart))
 	}
 	return nil

@@ -4,10 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-egress/egress/internal/words"
 )
 
 // This file contains the settings of a group about the choice of a member, and
@@ -71,7 +72,7 @@ func (l *LoadBalancing) withDefaults() LoadBalancing {
 
 func (l *LoadBalancing) validate() error {
 	switch {
-	case l.Retries < noLimit || l.Retries > 100:
+	case l.Retries < words.NoLimit || l.Retries > 100:
 		return fmt.Errorf("load_balancing.retries: %d is not between 1 and 100 (-1 is off)", l.Retries)
 	case l.TryDuration < 0:
 		return fmt.Errorf("load_balancing.try_duration: %s is not positive", time.Duration(l.TryDuration))
@@ -79,15 +80,13 @@ func (l *LoadBalancing) validate() error {
 		return fmt.Errorf("load_balancing.try_interval: %s is not positive", time.Duration(l.TryInterval))
 	case l.AttemptTimeout < 0:
 		return fmt.Errorf("load_balancing.attempt_timeout: %s is not positive", time.Duration(l.AttemptTimeout))
-	case !isShare(*l.RetryBudget):
+	case !words.IsShare(*l.RetryBudget):
 		return fmt.Errorf("load_balancing.retry_budget: %v is not between 0 and 1", *l.RetryBudget)
 	case l.Hedge != 0 && !(l.Hedge > 0.5 && l.Hedge < 1):
 		return fmt.Errorf("load_balancing.hedge: %v is not above 0.5 and below 1", l.Hedge)
 	}
 	return nil
 }
-
-func isShare(f float64) bool { return !math.IsNaN(f) && f >= 0 && f <= 1 }
 
 // UpstreamCircuit is the passive health of upstreams: what requests meet on
 // their way. A member is charged only with what is its own fault (see docs/health.md
@@ -167,7 +166,7 @@ func (c *UpstreamCircuit) validate() error {
 		name  string
 		value float64
 	}{{"min_success_rate", *c.MinSuccessRate}, {"max_ejected", *c.MaxEjected}, {"panic_below", *c.PanicBelow}} {
-		if !isShare(s.value) {
+		if !words.IsShare(s.value) {
 			return fmt.Errorf("circuit.%s: %v is not between 0 and 1", s.name, s.value)
 		}
 	}

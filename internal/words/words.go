@@ -1,4 +1,4 @@
-package egress
+package words
 
 import (
 	"net/http"
@@ -14,12 +14,9 @@ import (
 	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
-// This file contains how the words of a Caddyfile block are read: each with its
-// own errors, which name the word and its place.
-
-// block reads a block of words, each with its own function. A word that is not
+// Block reads a block of words, each with its own function. A word that is not
 // among repeatable may stand once.
-func block(d *caddyfile.Dispenser, name string, parse map[string]func() error, repeatable ...string) error {
+func Block(d *caddyfile.Dispenser, name string, parse map[string]func() error, repeatable ...string) error {
 	seen := make(map[string]bool, len(parse))
 	word := ""
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
@@ -29,7 +26,7 @@ func block(d *caddyfile.Dispenser, name string, parse map[string]func() error, r
 		word = d.Val()
 		f, ok := parse[word]
 		if !ok {
-			return d.Errf("unrecognized subdirective '%s' of %s%s", word, name, suggestion(word, parse))
+			return d.Errf("unrecognized subdirective '%s' of %s%s", word, name, Suggest(word, parse))
 		}
 		if seen[word] && !slices.Contains(repeatable, word) {
 			return d.Errf("'%s' stands twice in %s", word, name)
@@ -42,8 +39,8 @@ func block(d *caddyfile.Dispenser, name string, parse map[string]func() error, r
 	return nil
 }
 
-// one reads the only argument of a word.
-func one(d *caddyfile.Dispenser) (word, arg string, err error) {
+// One reads the only argument of a word.
+func One(d *caddyfile.Dispenser) (word, arg string, err error) {
 	word = d.Val()
 	if args := d.RemainingArgs(); len(args) != 1 {
 		return word, "", d.Errf("%s wants one argument, got %d", word, len(args))
@@ -51,8 +48,9 @@ func one(d *caddyfile.Dispenser) (word, arg string, err error) {
 	return word, d.Val(), nil
 }
 
-func str(d *caddyfile.Dispenser, to *string) error {
-	word, arg, err := one(d)
+// Text reads the only argument of a word, which may not be empty.
+func Text(d *caddyfile.Dispenser, to *string) error {
+	word, arg, err := One(d)
 	if err == nil && arg == "" {
 		err = d.Errf("%s is empty", word)
 	}
@@ -60,8 +58,9 @@ func str(d *caddyfile.Dispenser, to *string) error {
 	return err
 }
 
-func oneOf(d *caddyfile.Dispenser, to *string, choices ...string) error {
-	word, arg, err := one(d)
+// OneOf reads an argument that is one of the choices.
+func OneOf(d *caddyfile.Dispenser, to *string, choices ...string) error {
+	word, arg, err := One(d)
 	if err == nil && !slices.Contains(choices, arg) {
 		err = d.Errf("bad %s '%s': one of %v", word, arg, choices)
 	}
@@ -69,7 +68,8 @@ func oneOf(d *caddyfile.Dispenser, to *string, choices ...string) error {
 	return err
 }
 
-func flag(d *caddyfile.Dispenser, to *bool) error {
+// Flag reads a word that has no argument.
+func Flag(d *caddyfile.Dispenser, to *bool) error {
 	word := d.Val()
 	if d.NextArg() {
 		return d.Errf("unexpected argument '%s': %s takes none", d.Val(), word)
@@ -78,7 +78,9 @@ func flag(d *caddyfile.Dispenser, to *bool) error {
 	return nil
 }
 
-func words(d *caddyfile.Dispenser, to *[]string) error {
+// Strings reads the arguments of a word, of which there is at least one, and adds them to those
+// that are there.
+func Strings(d *caddyfile.Dispenser, to *[]string) error {
 	word := d.Val()
 	args := d.RemainingArgs()
 	if len(args) == 0 {
@@ -88,33 +90,34 @@ func words(d *caddyfile.Dispenser, to *[]string) error {
 	return nil
 }
 
-// parsedWords reads words of which each must pass parse.
-func parsedWords[T any](d *caddyfile.Dispenser, to *[]string, parse func(string) (T, error)) error {
+// Parsed reads words of which each must pass parse.
+func Parsed[T any](d *caddyfile.Dispenser, to *[]string, parse func(string) (T, error)) error {
 	word := d.Val()
-	if err := words(d, to); err != nil {
+	if err := Strings(d, to); err != nil {
 		return err
 	}
 	for _, arg := range *to {
-		if _, err := parse(arg); err != nil && !hasPlaceholder(arg) {
+		if _, err := parse(arg); err != nil && !HasPlaceholder(arg) {
 			return d.Errf("bad %s '%s': %v", word, plaintext.Printable(arg), err)
 		}
 	}
 	return nil
 }
 
-func replaceWords(d *caddyfile.Dispenser, to *[]string) error {
+// ReplaceStrings is Strings, but for what is there.
+func ReplaceStrings(d *caddyfile.Dispenser, to *[]string) error {
 	*to = nil
-	return words(d, to)
+	return Strings(d, to)
 }
 
-// duration reads a positive duration, or the word off where there is one.
-func duration(d *caddyfile.Dispenser, to *caddy.Duration, off string) error {
-	word, arg, err := one(d)
+// Duration reads a positive duration, or the word off where there is one.
+func Duration(d *caddyfile.Dispenser, to *caddy.Duration, off string) error {
+	word, arg, err := One(d)
 	if err != nil {
 		return err
 	}
 	if off != "" && arg == off {
-		*to = noLimit
+		*to = NoLimit
 		return nil
 	}
 	v, err := caddy.ParseDuration(arg)
@@ -128,14 +131,14 @@ func duration(d *caddyfile.Dispenser, to *caddy.Duration, off string) error {
 	return nil
 }
 
-// count reads a number from 1 on, or the word off where there is one.
-func count(d *caddyfile.Dispenser, to *int, off string) error {
-	word, arg, err := one(d)
+// Count reads a number from 1 on, or the word off where there is one.
+func Count(d *caddyfile.Dispenser, to *int, off string) error {
+	word, arg, err := One(d)
 	if err != nil {
 		return err
 	}
 	if off != "" && arg == off {
-		*to = noLimit
+		*to = NoLimit
 		return nil
 	}
 	n, err := strconv.Atoi(arg)
@@ -149,9 +152,9 @@ func count(d *caddyfile.Dispenser, to *int, off string) error {
 	return nil
 }
 
-// number reads a number from low to high.
-func number(d *caddyfile.Dispenser, to *int, low, high int) error {
-	word, arg, err := one(d)
+// Number reads a number from low to high.
+func Number(d *caddyfile.Dispenser, to *int, low, high int) error {
+	word, arg, err := One(d)
 	if err != nil {
 		return err
 	}
@@ -166,9 +169,9 @@ func number(d *caddyfile.Dispenser, to *int, low, high int) error {
 	return nil
 }
 
-// fraction reads a part of the whole, as a percentage (20%) or a fraction (0.2).
-func fraction(d *caddyfile.Dispenser, to **float64) error {
-	word, arg, err := one(d)
+// Fraction reads a part of the whole, as a percentage (20%) or a fraction (0.2).
+func Fraction(d *caddyfile.Dispenser, to **float64) error {
+	word, arg, err := One(d)
 	if err != nil {
 		return err
 	}
@@ -177,16 +180,16 @@ func fraction(d *caddyfile.Dispenser, to **float64) error {
 	if percent {
 		v /= 100
 	}
-	if err != nil || !isShare(v) {
+	if err != nil || !IsShare(v) {
 		return d.Errf("bad %s '%s': not a share from 0%% to 100%%", word, arg)
 	}
 	*to = &v
 	return nil
 }
 
-// status reads a status code, or a class of them as in 2xx.
-func status(d *caddyfile.Dispenser, to *int) error {
-	word, arg, err := one(d)
+// Status reads a status code, or a class of them as in 2xx.
+func Status(d *caddyfile.Dispenser, to *int) error {
+	word, arg, err := One(d)
 	if err != nil {
 		return err
 	}
@@ -200,8 +203,8 @@ func status(d *caddyfile.Dispenser, to *int) error {
 	return nil
 }
 
-// headerField reads a field and its value.
-func headerField(d *caddyfile.Dispenser, to *http.Header) error {
+// HeaderField reads a field and its value.
+func HeaderField(d *caddyfile.Dispenser, to *http.Header) error {
 	word := d.Val()
 	args := d.RemainingArgs()
 	if len(args) != 2 {
@@ -214,17 +217,6 @@ func headerField(d *caddyfile.Dispenser, to *http.Header) error {
 	return nil
 }
 
-// credentials reads a user and a password.
-func credentials(d *caddyfile.Dispenser, to **Credentials) error {
-	word := d.Val()
-	args := d.RemainingArgs()
-	if len(args) != 2 {
-		return d.Errf("%s wants a user and a password, got %d arguments", word, len(args))
-	}
-	*to = &Credentials{Username: args[0], Password: args[1]}
-	return nil
-}
-
 func orOff(off string) string {
 	if off == "" {
 		return ""
@@ -232,9 +224,9 @@ func orOff(off string) string {
 	return ", or " + off
 }
 
-// size reads a size in bytes, with a unit if there is one (64KiB).
-func size(d *caddyfile.Dispenser, to *int64) error {
-	word, arg, err := one(d)
+// Size reads a size in bytes, with a unit if there is one (64KiB).
+func Size(d *caddyfile.Dispenser, to *int64) error {
+	word, arg, err := One(d)
 	if err != nil {
 		return err
 	}

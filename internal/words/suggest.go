@@ -1,8 +1,8 @@
-package egress
+package words
 
-// elsewhere says what to write instead of words that people bring along from
+// Elsewhere says what to write instead of words that people bring along from
 // other directives.
-var elsewhere = map[string]string{
+var Elsewhere = map[string]string{
 	"fail_duration":     "circuit { window … } or destination_circuit { window … }",
 	"max_fails":         "circuit { consecutive_failures … } or destination_circuit { failures … }",
 	"unhealthy_status":  "nothing: the answer of an origin is no sign of its health, nor of that of an upstream",
@@ -16,10 +16,10 @@ var elsewhere = map[string]string{
 	"deny":              "acl { deny … }",
 }
 
-// suggestion is the hint behind an unknown word: what to write instead, or the
+// Suggest is the hint behind an unknown word: what to write instead, or the
 // known word that is most like it.
-func suggestion[V any](word string, known map[string]V) string {
-	if hint, ok := elsewhere[word]; ok {
+func Suggest[V any](word string, known map[string]V) string {
+	if hint, ok := Elsewhere[word]; ok {
 		return " (write " + hint + ")"
 	}
 	best, distance := "", 3
