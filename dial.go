@@ -12,6 +12,7 @@ import (
 	"time"
 	"unique"
 
+	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/target"
@@ -136,7 +137,7 @@ func (d *dialer) dialUpstream(ctx context.Context, host string, port uint16) (ne
 		from:  d.sources.pick(ctx),
 	}
 	conn, err := d.connect(ctx, to)
-	if err != nil && makeRoom(err) {
+	if err != nil && descriptors.MakeRoom(err) {
 		conn, err = d.connect(ctx, to)
 	}
 	if err != nil {
@@ -230,7 +231,7 @@ func (d *dialer) attempt(ctx, parent context.Context, a netip.AddrPort, from sou
 // connections are looked at before use, so four system calls a connection can be
 // saved.
 func dialAddr(ctx context.Context, a netip.AddrPort, from source) (*net.TCPConn, error) {
-	nd := net.Dialer{KeepAlive: -1, Control: keepReserve}
+	nd := net.Dialer{KeepAlive: -1, Control: descriptors.KeepReserve}
 	from.apply(&nd, "tcp", a.Addr())
 	conn, err := nd.DialContext(ctx, "tcp", a.String())
 	if err != nil {

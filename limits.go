@@ -2,16 +2,13 @@ package egress
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"os"
-	"syscall"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/holdings"
 	"github.com/caddy-egress/egress/internal/target"
 )
@@ -86,52 +83,12 @@ func releaseHolding(c *holdings.Counter[string], holder string) {
 	}
 }
 
-// idleShare is the part of the process's file descriptors that idle connections
-// may have: a quarter.
-const idleShare = 4
-
-// idleBudget bounds the idle connections of all pools of the process.
-var idleBudget = connpool.NewBudget(descriptorLimit() / idleShare)
-
-// reclaimBatch is how many idle connections are closed when a dial finds no
-// descriptor: more than its own few, because it will not be the only one.
-const reclaimBatch = 16
-
 // dialMakingRoom connects to the destination, as dial does. Where the process or the
 // system has no descriptor left, it closes idle connections and tries once more.
 func (d *dialer) dialMakingRoom(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
 	conn, err := d.dial(ctx, dest, useTLS)
-	if err != nil && makeRoom(err) {
+	if err != nil && descriptors.MakeRoom(err) {
 		return d.dial(ctx, dest, useTLS)
 	}
 	return conn, err
-}
-
-// makeRoom closes idle connections where a dial has failed for want of a descriptor,
-// and reports whether it is worth trying again.
-func makeRoom(err error) bool {
-	return outOfDescriptors(err) && idleBudget.Reclaim(reclaimBatch) > 0
-}
-
-// reserveShare is the part of the process's file descriptors that dials leave free, a
-// sixteenth: clients must be accepted to be told that there is no connection for them.
-const reserveShare = 16
-
-// dialable is the first descriptor that is not for dials, 0 where there is no limit.
-var dialable = uintptr(descriptorLimit() - descriptorLimit()/reserveShare)
-
-// keepReserve refuses a socket for a dial that would take of the reserve. A new
-// descriptor is the lowest that is free, so its number tells how many are taken.
-func keepReserve(_, _ string, c syscall.RawConn) error {
-	reserved := false
-	err := c.Control(func(fd uintptr) { reserved = dialable > 0 && fd >= dialable })
-	if err == nil && reserved {
-		err = os.NewSyscallError("socket", syscall.EMFILE)
-	}
-	return err
-}
-
-// outOfDescriptors reports whether an error is a lack of file descriptors.
-func outOfDescriptors(err error) bool {
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }

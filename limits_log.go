@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/descriptors"
 )
 
 // This file contains how often the log tells, at Warn, that a limit of the proxy's own
@@ -54,7 +55,7 @@ func limitReason(err error) string {
 			return limit.Error()
 		}
 	}
-	if outOfDescriptors(err) {
+	if descriptors.Out(err) {
 		return "descriptors"
 	}
 	return "other"

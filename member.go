@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
@@ -211,9 +212,9 @@ func (f *memberFactory) dialFunc(s *upstreamSpec, c *upstreamConns) (func(contex
 			if self.ownsPath(path) {
 				return nil, fmt.Errorf("%w: this server listens on %s", failLoop, path)
 			}
-			d := net.Dialer{Control: keepReserve}
+			d := net.Dialer{Control: descriptors.KeepReserve}
 			conn, err := d.DialContext(ctx, "unix", path)
-			if err != nil && makeRoom(err) {
+			if err != nil && descriptors.MakeRoom(err) {
 				return d.DialContext(ctx, "unix", path)
 			}
 			return conn, err

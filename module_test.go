@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/listening"
 )
 
@@ -95,7 +96,7 @@ func TestDefaults(t *testing.T) {
 		MaxDialsPerKey:   8,
 		DialTimeout:      20 * time.Second,
 		MaxKeys:          10_000,
-		Shared:           idleBudget,
+		Shared:           descriptors.Idle,
 	}
 	if got := h.transport.poolConfig(); got != wantPool {
 		t.Errorf("pool\n got %+v\nwant %+v", got, wantPool)
@@ -141,7 +142,7 @@ func TestSettingsOff(t *testing.T) {
 	}`)
 	want := connpool.Config{
 		PendingTimeout: 5 * time.Second, MaxDialsPerKey: 8, DialTimeout: 20 * time.Second,
-		MaxKeys: 10_000, Shared: idleBudget,
+		MaxKeys: 10_000, Shared: descriptors.Idle,
 	}
 	if got := h.transport.poolConfig(); got != want {
 		t.Errorf("pool\n got %+v\nwant %+v", got, want)

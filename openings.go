@@ -3,6 +3,8 @@ package egress
 import (
 	"fmt"
 	"sync"
+
+	"github.com/caddy-egress/egress/internal/descriptors"
 )
 
 // This file contains a bound for loops that nobody recognises: through a SOCKS proxy,
@@ -14,7 +16,7 @@ import (
 //
 // It is an eighth of the file descriptors that the process may have, of which each takes
 // two, and never so few that it is met without a loop.
-var maxOpening = int(min(max(descriptorLimit()/8, 256), 1024))
+var maxOpening = int(min(max(descriptors.Limit()/8, 256), 1024))
 
 // openings are the tunnels that are being opened through one upstream.
 type openings struct {

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/relay"
@@ -165,7 +166,7 @@ func classifyNetwork(err error) *failure {
 	if errors.Is(err, context.Canceled) {
 		return failCanceled
 	}
-	if outOfDescriptors(err) {
+	if descriptors.Out(err) {
 		return failLimit // also where it is the resolver that needs one
 	}
 	if d, ok := errors.AsType[*net.DNSError](err); ok {

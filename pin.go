@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/descriptors"
 )
 
 // maxPinsPerClient bounds the origins that one connection of a client may have
@@ -61,8 +62,8 @@ func newPins(cfg connpool.Config) *pins {
 		return idle
 	}
 	most := half(cfg.MaxIdle, cfg.MaxConns)
-	if n := descriptorLimit(); n > 0 {
-		most = min(most, n/idleShare)
+	if n := descriptors.Limit(); n > 0 {
+		most = min(most, n/descriptors.IdleShare)
 	}
 	return &pins{
 		perOrigin: half(cfg.MaxIdlePerKey, cfg.MaxConnsPerKey),
@@ -131,7 +132,7 @@ func (p *pins) put(client net.Conn, who pinUser, origin poolKey, l *lease, keep 
 	return true
 }
 
-// makeRoom removes what is in the way of one more pin: one for the same, and the
+// descriptors.MakeRoom removes what is in the way of one more pin: one for the same, and the
 // longest idle ones where a limit is reached. p.mu is held.
 func (p *pins) makeRoom(client net.Conn, who pinUser, origin poolKey) (evicted []*pin) {
 	evict := func(e *pin) {

@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/words"
 )
 
@@ -311,7 +312,7 @@ func (t *Transport) poolConfig() connpool.Config {
 		MaxDialsPerKey:   maxDialsPerHost,
 		DialTimeout:      time.Duration(t.DialTimeout + t.TLS.HandshakeTimeout),
 		MaxKeys:          maxHosts,
-		Shared:           idleBudget,
+		Shared:           descriptors.Idle,
 	}
 	if t.KeepAlive.Enabled != nil && !*t.KeepAlive.Enabled {
 		cfg.MaxIdlePerKey, cfg.MaxIdle, cfg.IdleTimeout = 0, 0, 0

@@ -194,7 +194,7 @@ func (f *failedAddrs) remove(a netip.AddrPort) {
 	f.count.Store(int32(len(f.until)))
 }
 
-// makeRoom takes out what is over among a few, or one that the map picks at
+// descriptors.MakeRoom takes out what is over among a few, or one that the map picks at
 // random. Needs f.mu.
 func (f *failedAddrs) makeRoom() {
 	now, looked := time.Now(), 0

@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/dnscache"
 )
 
@@ -52,7 +53,7 @@ func (t *Transport) newNameState(tlsConfig *tls.Config, local *sources) (*nameSt
 		Backend:      dnscache.System{Resolver: systemResolver},
 		Static:       static,
 		HostsFile:    dnscache.SystemHostsFile(),
-		MaxQuestions: descriptorLimit() / questionShare,
+		MaxQuestions: descriptors.Limit() / questionShare,
 	}
 	if len(servers) > 0 {
 		if cfg.Backend, err = dnscache.NewClient(servers, tlsConfig, local.dialResolver()); err != nil {
@@ -70,7 +71,7 @@ const questionShare = 4
 // systemResolver is the resolver of the system. It leaves the reserve of descriptors to
 // clients where Go speaks to the DNS servers itself.
 var systemResolver = &net.Resolver{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-	nd := net.Dialer{Control: keepReserve}
+	nd := net.Dialer{Control: descriptors.KeepReserve}
 	return nd.DialContext(ctx, network, address)
 }}
 
@@ -86,7 +87,7 @@ func (s *sources) dialResolver() dnscache.Dial {
 		if to.Addr().IsLoopback() {
 			from = from.onLoopback()
 		}
-		nd := net.Dialer{Control: keepReserve}
+		nd := net.Dialer{Control: descriptors.KeepReserve}
 		from.apply(&nd, network, to.Addr())
 		return nd.DialContext(ctx, network, to.String())
 	}

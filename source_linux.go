@@ -6,6 +6,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/caddy-egress/egress/internal/descriptors"
 )
 
 // control sets what must be set before a socket is bound: that the port is left
@@ -13,7 +15,7 @@ import (
 // connections as there are ports to each destination and not to all of them
 // together; and the interface.
 func (s source) control(network, address string, c syscall.RawConn) error {
-	if err := keepReserve(network, address, c); err != nil {
+	if err := descriptors.KeepReserve(network, address, c); err != nil {
 		return err
 	}
 	var err error

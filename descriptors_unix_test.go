@@ -19,6 +19,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -50,7 +51,7 @@ func TestDescriptorPressure(t *testing.T) {
 // here, where there are descriptors for them.
 func runUnderPressure(t *testing.T) {
 	var origins []string
-	for range descriptorsOfTest/idleShare + 20 {
+	for range descriptorsOfTest/descriptors.IdleShare + 20 {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }))
 		defer s.Close()
 		origins = append(origins, s.Listener.Addr().String())
@@ -74,7 +75,7 @@ func limitDescriptors(t *testing.T) {
 }
 
 func testUnderPressure(t *testing.T, origins []string) {
-	const share = descriptorsOfTest / idleShare
+	const share = descriptorsOfTest / descriptors.IdleShare
 	h, _ := mustLoadModule(t, `{"acl": [{"subjects": ["127.0.0.0/8"], "allow": true}]}`)
 	get := func(origin string) {
 		t.Helper()
@@ -87,7 +88,7 @@ func testUnderPressure(t *testing.T, origins []string) {
 	last := len(origins) - 2
 	for i, origin := range origins[:last] {
 		get(origin)
-		if n := idleBudget.Idle(); n != min(i+1, share) {
+		if n := descriptors.Idle.Idle(); n != min(i+1, share) {
 			t.Fatalf("%d connections idle after %d origins", n, i+1)
 		}
 	}
@@ -108,7 +109,7 @@ func testUnderPressure(t *testing.T, origins []string) {
 	}
 	fill()
 	get(origins[last])
-	if n := idleBudget.Idle(); n != share-reclaimBatch+1 {
+	if n := descriptors.Idle.Idle(); n != share-descriptors.ReclaimBatch+1 {
 		t.Errorf("%d connections idle after an exchange without a descriptor", n)
 	}
 	fill()
@@ -122,12 +123,12 @@ func testUnderPressure(t *testing.T, origins []string) {
 	}
 	conn.Close()
 	fill()
-	idle := idleBudget.Idle()
+	idle := descriptors.Idle.Idle()
 	if conn, err = h.dialer.forUpstreams().dialUpstream(t.Context(), dest.Host, dest.Port); err != nil {
 		t.Fatalf("to an upstream: %v", err)
 	}
 	conn.Close()
-	if n := idleBudget.Idle(); n != idle-min(idle, reclaimBatch) {
+	if n := descriptors.Idle.Idle(); n != idle-min(idle, descriptors.ReclaimBatch) {
 		t.Errorf("%d connections idle after %d and a dial to an upstream", n, idle)
 	}
 	if h.pins.max > share {
@@ -135,14 +136,14 @@ func testUnderPressure(t *testing.T, origins []string) {
 	}
 
 	// With nothing left to close, the limit is ours, and the answer says so.
-	idleBudget.Reclaim(share)
+	descriptors.Idle.Reclaim(share)
 	fill()
 	var op *net.OpError
 	if _, err := h.dialer.dialMakingRoom(context.Background(), dest, false); !errors.As(err, &op) || classify(err) != failLimit {
 		t.Errorf("without any descriptor: %v", err)
 	}
 	// The last ones are for clients, so that they can be told.
-	const reserve = descriptorsOfTest / reserveShare
+	const reserve = descriptorsOfTest / descriptors.ReserveShare
 	slices.SortFunc(files, func(a, b *os.File) int { return int(a.Fd()) - int(b.Fd()) })
 	for i := range reserve + 5 {
 		files[len(files)-1-i].Close()
@@ -175,7 +176,7 @@ func resolversLeaveTheReserve(t *testing.T) {
 		"a DNS server from a local address": func() (net.Conn, error) { return sourced.dialResolver()(t.Context(), "tcp", to) },
 		"the system's":                      func() (net.Conn, error) { return systemResolver.Dial(t.Context(), "udp", to.String()) },
 	} {
-		if conn, err := dial(); err == nil || !outOfDescriptors(err) {
+		if conn, err := dial(); err == nil || !descriptors.Out(err) {
 			t.Errorf("to %s: %v", name, err)
 			if err == nil {
 				conn.Close()

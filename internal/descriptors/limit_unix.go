@@ -1,15 +1,15 @@
 //go:build unix
 
-package egress
+package descriptors
 
 import (
 	"math"
 	"syscall"
 )
 
-// descriptorLimit returns how many file descriptors the process may have, 0 if
+// Limit returns how many file descriptors the process may have, 0 if
 // that is not known. Go raises the soft limit to the hard one before this runs.
-func descriptorLimit() int {
+func Limit() int {
 	var l syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
 		return 0
