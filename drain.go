@@ -178,7 +178,7 @@ func (h *Handler) drainAtExit(ctx caddy.Context) {
 	if app == nil || server == nil {
 		return // Cleanup is all there is
 	}
-	live, name := &h.tunnels.book.live, h.place()
+	live, name := &h.tunnels.Value.live, h.place()
 	delay := exitDelay(time.Duration(*h.tunnel.CloseDelay), time.Duration(app.GracePeriod))
 	server.RegisterOnShutdown(func() {
 		if !caddy.Exiting() {
@@ -215,12 +215,7 @@ func exitDelay(closeDelay, grace time.Duration) time.Duration {
 // awaitBooks waits for the tunnels of all handlers. Those that are left when the
 // apps have stopped are of handlers that were gone before, and have their end set.
 func awaitBooks() {
-	var books []*tunnelBook
-	tunnelBooks.Range(func(_, book any) bool {
-		books = append(books, book.(*tunnelBook))
-		return true
-	})
-	for _, b := range books {
+	for _, b := range tunnelBooks.All() {
 		b.live.await(context.Background())
 	}
 }

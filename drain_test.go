@@ -292,10 +292,10 @@ func TestIdentity_OverReloads(t *testing.T) {
 		t.Fatal(err)
 	}
 	a, b := first.entries[0], second.entries[0]
-	if a.tunnels.book != b.tunnels.book {
+	if a.tunnels.Value != b.tunnels.Value {
 		t.Error("two books")
 	}
-	book := a.tunnels.book
+	book := a.tunnels.Value
 	endFirst()
 	if held("edge") != 1 || len(book.live.policies) != 1 {
 		t.Errorf("held by %d, %d policies", held("edge"), len(book.live.policies))

@@ -69,7 +69,7 @@ func (t *transaction) limits() (out explainedLimits) {
 		return of()
 	}
 	if t.kind == isTunnel {
-		cfg, book := &t.h.tunnel, t.h.tunnels.book
+		cfg, book := &t.h.tunnel, t.h.tunnels.Value
 		out.add("max_tunnels", cfg.MaxTunnels, count(func() int { return int(book.total.Load()) }), 0)
 		out.add("max_per_client", cfg.MaxPerClient, count(func() int { return book.clients.Count(client) }), 0)
 		if user != "" {

@@ -78,7 +78,7 @@ func (t *transaction) tunnelLimit() error {
 	if t.h.dry {
 		return nil
 	}
-	cfg, book := &t.h.tunnel, t.h.tunnels.book
+	cfg, book := &t.h.tunnel, t.h.tunnels.Value
 	client, user := clientIP(t.r), t.authenticatedUser()
 	switch {
 	case cfg.MaxPerClient > 0 && client != "" && book.clients.Count(client) >= cfg.MaxPerClient:

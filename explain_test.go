@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -78,7 +79,9 @@ func TestExplainRequest_Classified(t *testing.T) {
 // Handlers are found by their place; an older one at the same place is the one that
 // serves, until it leaves.
 func TestRegistry(t *testing.T) {
-	at := func(place string) *Handler { return &Handler{tunnels: &tunnelUse{key: place}} }
+	at := func(place string) *Handler {
+		return &Handler{tunnels: &tunnelUse{Use: &shared.Use[*tunnelBook]{Key: place}}}
+	}
 	var r registry
 	check := func(place string, want *Handler, problem string) {
 		t.Helper()

@@ -53,7 +53,7 @@ func (failingHandler) ServeHTTP(http.ResponseWriter, *http.Request, caddyhttp.Ha
 }
 
 // usagePools are all in which state outlives a configuration.
-var usagePools = map[string]*caddy.UsagePool{
+var usagePools = map[string]interface{ Holders() map[string]int }{
 	"pools": pools, "nameStates": nameStates, "pathStates": pathStates, "tunnelBooks": tunnelBooks,
 	"upstreamHealths": upstreamHealths, "upstreamPools": upstreamPools,
 }
@@ -62,14 +62,8 @@ var usagePools = map[string]*caddy.UsagePool{
 func heldStates() map[string]int {
 	all := make(map[string]int)
 	for name, pool := range usagePools {
-		var keys []any
-		pool.Range(func(key, _ any) bool {
-			keys = append(keys, key)
-			return true
-		})
-		for _, key := range keys {
-			n, _ := pool.References(key)
-			all[fmt.Sprint(name, " ", key)] = n
+		for key, n := range pool.Holders() {
+			all[name+" "+key] = n
 		}
 	}
 	identitiesMu.Lock()
@@ -292,7 +286,7 @@ func TestFailedReload(t *testing.T) {
 func TestFailedReload_KeepsCloseDelay(t *testing.T) {
 	s := startLive(t)
 	handlers.mu.Lock()
-	live := &handlers.entries[0].tunnels.book.live
+	live := &handlers.entries[0].tunnels.Value.live
 	handlers.mu.Unlock()
 	with := func(delay string) string { return egressJSON(s.dir, `,"tunnel":{"close_delay":"`+delay+`"}`) }
 	load := func(works bool, handlers ...string) {

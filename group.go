@@ -199,7 +199,7 @@ func (g *group) loadMembers() error {
 	if len(g.static)+len(g.listed) == 0 && g.source == nil {
 		return fmt.Errorf("file: %s has no upstreams", g.cfg.File)
 	}
-	if told := g.path.state.source.Load(); told != nil {
+	if told := g.path.Value.source.Load(); told != nil {
 		// A reload: until the source has answered again, its members of before are
 		// those that there are.
 		dynamic, err := g.dynamicSpecs(*told)
@@ -315,7 +315,7 @@ func (g *group) close() {
 		g.health.Close()
 	}
 	releaseAll(members)
-	g.path.release()
+	_ = g.path.Release()
 }
 
 // whyNobody says why no member can be used, for the log: a member may be out for

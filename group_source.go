@@ -152,7 +152,7 @@ func (g *group) replaceDynamic(addrs []upstreamAddress) error {
 	if err := g.replace(&g.dynamic, specs); err != nil {
 		return err
 	}
-	g.path.state.source.Store(&addrs)
+	g.path.Value.source.Store(&addrs)
 	return nil
 }
 

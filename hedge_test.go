@@ -37,7 +37,7 @@ func TestHedgeUsesNothingOfTheRequest(t *testing.T) {
 	h, _ := mustLoadWithApps(t, hedgingConfig(upstream(false), upstream(true)))
 	g := h.groups["default"]
 	for range 100 {
-		g.path.state.connect.Add(time.Millisecond) // so that it is known what is slow
+		g.path.Value.connect.Add(time.Millisecond) // so that it is known what is slow
 	}
 
 	r := httptest.NewRequest("CONNECT", "http://some.example:443", http.NoBody)

@@ -21,6 +21,7 @@ import (
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
+	"github.com/caddy-egress/egress/internal/shared"
 )
 
 // This file contains a member: an upstream proxy with the settings of one
@@ -37,7 +38,8 @@ type member struct {
 	conns  *upstreamConns
 	ref    health.Member
 
-	healthID, connsID string
+	connsUse  *shared.Use[*upstreamConns]
+	healthUse *shared.Use[*upstreamHealth]
 }
 
 // memberFactory makes the members of a group.
@@ -57,7 +59,7 @@ type madeTLS struct {
 }
 
 func (h *Handler) newMemberFactory(ctx caddy.Context, g *group) (*memberFactory, error) {
-	f := &memberFactory{group: g, h: h, ctx: ctx, transport: digest(h.poolID, h.namesID), tls: make(map[*reverseproxy.TLSConfig]*madeTLS)}
+	f := &memberFactory{group: g, h: h, ctx: ctx, transport: shared.Digest(h.poolUse.Key, h.namesUse.Key), tls: make(map[*reverseproxy.TLSConfig]*madeTLS)}
 	if g.cfg.TLS != nil {
 		if _, err := f.makeTLS(g.cfg.TLS); err != nil {
 			return nil, err
@@ -83,7 +85,7 @@ func (f *memberFactory) makeTLS(c *reverseproxy.TLSConfig) (*madeTLS, error) {
 		if config != nil {
 			made.config = config
 		}
-		made.id = string(settings) + tlsIdentity(made.config)
+		made.id = string(settings) + shared.TLSIdentity(made.config)
 	}
 	made.config.ClientSessionCache = tls.NewLRUClientSessionCache(64)
 	f.tls[c] = made
@@ -93,7 +95,7 @@ func (f *memberFactory) makeTLS(c *reverseproxy.TLSConfig) (*madeTLS, error) {
 // member makes a member, or takes up the state that one of the same identity has
 // left. It is called with the lock of the group held.
 func (f *memberFactory) member(s *upstreamSpec, healthID string) (*member, error) {
-	m := &member{group: f.group, spec: s, name: s.addr.String(), key: hashKey(healthID), healthID: healthID, fields: s.proxyFields()}
+	m := &member{group: f.group, spec: s, name: s.addr.String(), key: hashKey(healthID), fields: s.proxyFields()}
 	var made *madeTLS
 	tlsID := ""
 	if s.addr.scheme == schemeHTTPS {
@@ -103,21 +105,19 @@ func (f *memberFactory) member(s *upstreamSpec, healthID string) (*member, error
 		}
 		tlsID = made.id
 	}
-	m.connsID = s.connsID(f.group.name, f.transport, tlsID)
-	conns, _, err := upstreamPools.LoadOrNew(m.connsID, func() (caddy.Destructor, error) {
+	var err error
+	m.connsUse, err = upstreamPools.Use(s.connsID(f.group.name, f.transport, tlsID), func() (*upstreamConns, error) {
 		return f.connect(s, made)
 	})
 	if err != nil {
 		return nil, err
 	}
-	state, _, err := upstreamHealths.LoadOrNew(healthID, func() (caddy.Destructor, error) {
-		return new(upstreamHealth), nil
-	})
+	m.healthUse, err = upstreamHealths.Use(healthID, func() (*upstreamHealth, error) { return new(upstreamHealth), nil })
 	if err != nil {
-		_, _ = upstreamPools.Delete(m.connsID)
+		_ = m.connsUse.Release()
 		return nil, err
 	}
-	m.conns, m.health = conns.(*upstreamConns), state.(*upstreamHealth)
+	m.conns, m.health = m.connsUse.Value, m.healthUse.Value
 	m.ref = health.Member{Upstream: &m.health.Upstream, Priority: s.Priority, Value: m}
 	if f.group.cfg.checked() {
 		m.health.checking.Add(1)
@@ -138,8 +138,7 @@ func (m *member) release() {
 			m.conns.dialer.SetUp(t.To.InRotation())
 		}
 	}
-	_, _ = upstreamPools.Delete(m.connsID)
-	_, _ = upstreamHealths.Delete(m.healthID)
+	_, _ = m.connsUse.Release(), m.healthUse.Release()
 }
 
 // same reports whether nothing about an upstream has changed.

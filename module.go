@@ -17,6 +17,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/retry"
+	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -157,9 +158,9 @@ type Handler struct {
 	hosts          map[string]struct{}
 	groups         map[string]*group
 	unrouted       *Route // where there are no routes
-	poolID         string
+	poolUse        *shared.Use[*originPool]
 	names          *nameState
-	namesID        string
+	namesUse       *shared.Use[*nameState]
 	pool           *originPool
 	transport      Transport
 	tunnel         Tunnel

@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/listening"
+	"github.com/caddy-egress/egress/internal/shared"
 )
 
 func TestMain(m *testing.M) {
@@ -57,21 +58,13 @@ func mustLoadModule(t *testing.T, config string) (*Handler, func()) {
 
 // references is how many handlers hold the pool of that name.
 func references(id string) int {
-	n, _ := pools.References(id)
-	return n
+	return pools.Holders()[id]
 }
 
 // poolCount is how many things are held over reloads: pools, and what is known of
 // names and of paths.
 func poolCount() int {
-	n := 0
-	for _, held := range []*caddy.UsagePool{pools, nameStates, pathStates} {
-		held.Range(func(any, any) bool {
-			n++
-			return true
-		})
-	}
-	return n
+	return len(pools.All()) + len(nameStates.All()) + len(pathStates.All())
 }
 
 func TestDefaults(t *testing.T) {
@@ -335,7 +328,7 @@ func TestFailedValidateReleasesPool(t *testing.T) {
 // configuration before it holds.
 func TestFailedProvisionKeepsOthersPool(t *testing.T) {
 	h, end := mustLoadModule(t, `{}`)
-	id := h.poolID
+	id := h.poolUse.Key
 	for _, config := range []string{`{"auth": {}}`, `{"server_name": "1"}`, `{"tunnel": {"timeout": -2}}`} {
 		if _, _, err := loadModule(t, config); err == nil {
 			t.Fatalf("%s: accepted", config)
@@ -357,7 +350,7 @@ func mustPoolID(t *testing.T, tr *Transport) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	id = digest(id, tlsIdentity(new(tls.Config)))
+	id = shared.Digest(id, shared.TLSIdentity(new(tls.Config)))
 	return id
 }
 
@@ -370,7 +363,7 @@ func TestCleanup(t *testing.T) {
 	t.Run("twice", func(t *testing.T) {
 		other, _ := mustLoadModule(t, `{}`)
 		h, end := mustLoadModule(t, `{}`)
-		id := h.poolID
+		id := h.poolUse.Key
 		for range 2 {
 			if err := h.Cleanup(); err != nil {
 				t.Error(err)
@@ -403,9 +396,9 @@ func TestPoolOverReload(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			old, endOld := mustLoadModule(t, tc.before)
-			oldID, oldPool := old.poolID, old.pool
+			oldID, oldPool := old.poolUse.Key, old.pool
 			renewed, endNew := mustLoadModule(t, tc.after)
-			newID, newPool := renewed.poolID, renewed.pool
+			newID, newPool := renewed.poolUse.Key, renewed.pool
 			endOld()
 			if same := oldPool == newPool; same != tc.same {
 				t.Errorf("same pool: %v", same)

@@ -415,9 +415,9 @@ func TestNamesOverReload(t *testing.T) {
 			if same := old.names == next.names; same != tc.same {
 				t.Errorf("same state: %t", same)
 			}
-			id := old.namesID
+			id := old.namesUse.Key
 			endOld()
-			if n, _ := nameStates.References(id); (n == 1) != tc.same {
+			if n := nameStates.Holders()[id]; (n == 1) != tc.same {
 				t.Errorf("%d references after the old configuration has ended", n)
 			}
 			if next.dialer.names != next.names {

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-egress/egress/internal/quantile"
+	"github.com/caddy-egress/egress/internal/shared"
 )
 
 // This file contains what of a path, directly or through a group, outlives a
@@ -26,41 +27,26 @@ type pathState struct {
 // Destruct forgets it. Requests of the last configuration may go on using it.
 func (*pathState) Destruct() error { return nil }
 
-var pathStates = caddy.NewUsagePool()
+var pathStates = shared.NewPool[*pathState]()
 
 // pathUse is one configuration's hold on a pathState.
-type pathUse struct {
-	state *pathState
-	key   string
-	kept  bool // it was there before
-}
+type pathUse = shared.Use[*pathState]
 
 // usePath loads the state of a path, or begins a new one.
 func usePath(circuit DestinationCircuit, identity ...any) (*pathUse, error) {
-	key, err := hashOf(append(identity, circuit)...)
+	key, err := shared.DigestOf(append(identity, circuit)...)
 	if err != nil {
 		return nil, err
 	}
-	state, kept, err := pathStates.LoadOrNew(key, func() (caddy.Destructor, error) {
+	return pathStates.Use(key, func() (*pathState, error) {
 		return &pathState{circuits: newCircuits(circuit)}, nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return &pathUse{state.(*pathState), key, kept}, nil
-}
-
-// release gives the state back, if there is one.
-func (u *pathUse) release() {
-	if u != nil {
-		_, _ = pathStates.Delete(u.key) // it was loaded
-	}
 }
 
 // destinations are the circuits of the path, as this configuration sees them. via is
 // the group, "" for the direct path.
-func (u *pathUse) destinations(via string, logger *zap.Logger) *destinations {
-	return &destinations{u.state.circuits, via, logger}
+func (s *pathState) destinations(via string, logger *zap.Logger) *destinations {
+	return &destinations{s.circuits, via, logger}
 }
 
 // acquireDirect loads the state of the direct path.
@@ -71,7 +57,7 @@ func (h *Handler) acquireDirect(t *Transport) (err error) {
 	if h.direct, err = usePath(h.circuit, h.place(), h.reach); err != nil {
 		return err
 	}
-	h.destinations = h.direct.destinations("", h.logger.Named("health"))
+	h.destinations = h.direct.Value.destinations("", h.logger.Named("health"))
 	return nil
 }
 
@@ -84,7 +70,7 @@ func (g *group) acquirePath(h *Handler) (err error) {
 	if err != nil {
 		return err
 	}
-	g.destinations = g.path.destinations(g.name, h.logger.Named("health"))
+	g.destinations = g.path.Value.destinations(g.name, h.logger.Named("health"))
 	return nil
 }
 
@@ -103,7 +89,7 @@ type reach struct {
 
 // reach must be called before TLS modules are loaded, which empties their JSON.
 func (t *Transport) reach() (string, error) {
-	return hashOf(reach{
+	return shared.DigestOf(reach{
 		t.DialTimeout, t.FallbackDelay, t.TLS, t.Resolver, t.HostsOverride, t.PreferIP,
 		t.LocalAddresses, t.LocalAddressPick, t.Interface,
 	})

@@ -17,6 +17,7 @@ import (
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/holdings"
 	"github.com/caddy-egress/egress/internal/retry"
+	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -70,11 +71,11 @@ func (p *originPool) Destruct() error {
 }
 
 // pools are the pools by the settings that matter to them.
-var pools = caddy.NewUsagePool()
+var pools = shared.NewPool[*originPool]()
 
 // poolID names the settings that a pool belongs to, beside what was in the files that
 // they name.
-func (t *Transport) poolID() (string, error) { return hashOf(t) }
+func (t *Transport) poolID() (string, error) { return shared.DigestOf(t) }
 
 // provisionTransport builds pool and dialer.
 func (h *Handler) provisionTransport(ctx caddy.Context) error {
@@ -96,7 +97,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	if tlsConfig == nil {
 		tlsConfig = new(tls.Config)
 	}
-	id = digest(id, tlsIdentity(tlsConfig))
+	id = shared.Digest(id, shared.TLSIdentity(tlsConfig))
 	tlsConfig.NextProtos = []string{"http/1.1"}
 	tlsConfig.ClientSessionCache = tls.NewLRUClientSessionCache(1024)
 
@@ -104,16 +105,15 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	if h.names, h.namesID, err = t.provisionResolver(ctx, local); err != nil {
+	if h.namesUse, err = t.provisionResolver(ctx, local); err != nil {
 		return err
 	}
-	pool, _, err := pools.LoadOrNew(id, func() (caddy.Destructor, error) {
-		return newOriginPool(&t), nil
-	})
+	h.names = h.namesUse.Value
+	h.poolUse, err = pools.Use(id, func() (*originPool, error) { return newOriginPool(&t), nil })
 	if err != nil {
 		return err
 	}
-	h.poolID, h.pool = id, pool.(*originPool)
+	h.pool = h.poolUse.Value
 	h.transport = t
 	self := newSelfCheck(h.adminAddresses)
 	if app, _ := appOf(ctx); app != nil {
@@ -141,24 +141,15 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 // releaseTransport gives back what of the pool, the names and the direct path was
 // acquired.
 func (h *Handler) releaseTransport() error {
-	var errs [2]error
-	h.direct.release()
-	h.direct = nil
+	errs := []error{h.direct.Release(), h.poolUse.Release(), h.namesUse.Release()}
+	h.direct, h.poolUse, h.namesUse = nil, nil, nil
 	for _, r := range h.Routes {
 		if r != nil {
-			r.path.release()
+			errs = append(errs, r.path.Release())
 			r.path = nil
 		}
 	}
-	if h.poolID != "" {
-		_, errs[0] = pools.Delete(h.poolID)
-		h.poolID = ""
-	}
-	if h.namesID != "" {
-		_, errs[1] = nameStates.Delete(h.namesID)
-		h.namesID = ""
-	}
-	return errors.Join(errs[:]...)
+	return errors.Join(errs...)
 }
 
 type lease = connpool.Lease[poolKey, *originConn]

@@ -7,9 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/shared"
 )
 
 // resolutionDelay is how long the addresses of the family that comes first are
@@ -29,7 +28,7 @@ func newNameState(cache *dnscache.Cache) *nameState {
 }
 
 // nameStates are the states by the settings that matter to them.
-var nameStates = caddy.NewUsagePool()
+var nameStates = shared.NewPool[*nameState]()
 
 // Destruct closes what waits for its next use. Requests of an old configuration
 // may go on asking.

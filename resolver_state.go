@@ -11,33 +11,27 @@ import (
 
 	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/shared"
 )
 
 // This file contains how the resolver of a configuration is made, or taken over from
 // the one before.
 
-// provisionResolver gets the state of names that belongs to the settings, and
-// returns the name under which it is to be given back.
-func (t *Transport) provisionResolver(ctx caddy.Context, local *sources) (*nameState, string, error) {
-	id := digest(t.Resolver, t.HostsOverride) // before TLS modules are loaded, which empties their JSON
+// provisionResolver gets the state of names that belongs to the settings.
+func (t *Transport) provisionResolver(ctx caddy.Context, local *sources) (*shared.Use[*nameState], error) {
+	id := shared.Digest(t.Resolver, t.HostsOverride) // before TLS modules are loaded, which empties their JSON
 	var tlsConfig *tls.Config
 	if t.Resolver != nil {
-		id = digest(id, t.LocalAddresses, t.Interface)
+		id = shared.Digest(id, t.LocalAddresses, t.Interface)
 		if t.Resolver.TLS != nil {
 			var err error
 			if tlsConfig, err = t.Resolver.TLS.MakeTLSClientConfig(ctx); err != nil {
-				return nil, "", fmt.Errorf("transport.resolver.tls: %w", err)
+				return nil, fmt.Errorf("transport.resolver.tls: %w", err)
 			}
-			id = digest(id, tlsIdentity(tlsConfig))
+			id = shared.Digest(id, shared.TLSIdentity(tlsConfig))
 		}
 	}
-	state, _, err := nameStates.LoadOrNew(id, func() (caddy.Destructor, error) {
-		return t.newNameState(tlsConfig, local)
-	})
-	if err != nil {
-		return nil, "", err
-	}
-	return state.(*nameState), id, nil
+	return nameStates.Use(id, func() (*nameState, error) { return t.newNameState(tlsConfig, local) })
 }
 
 func (t *Transport) newNameState(tlsConfig *tls.Config, local *sources) (*nameState, error) {

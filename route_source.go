@@ -43,7 +43,7 @@ func (r *Route) provisionSource(h *Handler) error {
 	if r.path, err = usePath(h.circuit, h.place(), h.reach, d.id.Value()); err != nil {
 		return err
 	}
-	d.circuits = r.path.destinations("", h.destinations.logger)
+	d.circuits = r.path.Value.destinations("", h.destinations.logger)
 	r.dialer = d
 	return nil
 }

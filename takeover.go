@@ -55,7 +55,7 @@ func (h *Handler) reportTakeover(before *Handler) {
 }
 
 func (h *Handler) takenFrom(before *Handler) takeover {
-	t := takeover{names: h.names == before.names, tunnels: h.tunnels.book.total.Load()}
+	t := takeover{names: h.names == before.names, tunnels: h.tunnels.Value.total.Load()}
 	if h.pool == before.pool {
 		t.kept.add(h.pool.Stats())
 	} else {
@@ -63,8 +63,8 @@ func (h *Handler) takenFrom(before *Handler) takeover {
 	}
 	paths := map[*pathState]bool{} // routes with the same local addresses share one
 	for _, r := range h.Routes {
-		if r.path != nil && !paths[r.path.state] {
-			paths[r.path.state] = true
+		if r.path != nil && !paths[r.path.Value] {
+			paths[r.path.Value] = true
 			t.countCircuits(r.path)
 		}
 	}
@@ -82,8 +82,8 @@ func (h *Handler) takenFrom(before *Handler) takeover {
 }
 
 func (t *takeover) countCircuits(u *pathUse) {
-	if u.kept {
-		t.circuits += int(u.state.circuits.count.Load())
+	if u.Kept {
+		t.circuits += int(u.Value.circuits.count.Load())
 	}
 }
 

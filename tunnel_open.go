@@ -122,7 +122,7 @@ func (t *transaction) race(p path) opening {
 	g := p.group
 	delay := time.Duration(0)
 	if g.lb.Hedge > 0 {
-		delay = g.path.state.connect.At(g.lb.Hedge)
+		delay = g.path.Value.connect.At(g.lb.Hedge)
 	}
 	first := t.attemptThrough(p)
 	if delay == 0 {
@@ -195,7 +195,7 @@ func (t *transaction) ended(o opening) opening {
 	g.observe(o.path, v, t.destinationNumber())
 	t.paths.told, t.paths.reached = true, v.reached
 	if o.err == nil {
-		g.path.state.connect.Add(o.took)
+		g.path.Value.connect.Add(o.took)
 		return o
 	}
 	o.path.health.EndTunnel()

@@ -32,7 +32,7 @@ type tunnelPolicy struct {
 
 // followRules lets the access rules follow their files, and the tunnels the rules.
 func (h *Handler) followRules(caddy.Context) error {
-	live := &h.tunnels.book.live
+	live := &h.tunnels.Value.live
 	p := &tunnelPolicy{
 		dialer:     h.dialer,
 		close:      h.tunnel.OnPolicyChange == policyClose,

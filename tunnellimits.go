@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/holdings"
 	"github.com/caddy-egress/egress/internal/relay"
+	"github.com/caddy-egress/egress/internal/shared"
 )
 
 // This file contains what the tunnels of a handler hold together: how many
@@ -42,27 +43,22 @@ type userRate struct {
 // Destruct does nothing: what the book counts is gone.
 func (*tunnelBook) Destruct() error { return nil }
 
-var tunnelBooks = caddy.NewUsagePool()
+var tunnelBooks = shared.NewPool[*tunnelBook]()
 
 // tunnelUse is one configuration's hold on a book. The handler and each of its
 // tunnels have a part in it, so the book is released by whoever goes last. Tunnels keep
 // it for as long as they live, so it holds nothing else of the configuration.
 type tunnelUse struct {
-	book  *tunnelBook
-	key   string
+	*shared.Use[*tunnelBook]
 	parts atomic.Int64
 
 	giveBack func() // release, as a value made once
 }
 
-func loadTunnelBook(key string) (*tunnelBook, error) {
-	book, _, err := tunnelBooks.LoadOrNew(key, func() (caddy.Destructor, error) {
+func useTunnelBook(key string) (*shared.Use[*tunnelBook], error) {
+	return tunnelBooks.Use(key, func() (*tunnelBook, error) {
 		return &tunnelBook{clients: holdings.New[string](0), users: holdings.New[string](0)}, nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return book.(*tunnelBook), nil
 }
 
 // take adds a part, and returns the book with the function that gives the part
@@ -71,19 +67,19 @@ func loadTunnelBook(key string) (*tunnelBook, error) {
 func (u *tunnelUse) take() (*tunnelBook, func(), error) {
 	for n := u.parts.Load(); n > 0; n = u.parts.Load() {
 		if u.parts.CompareAndSwap(n, n+1) {
-			return u.book, u.giveBack, nil
+			return u.Value, u.giveBack, nil
 		}
 	}
-	book, err := loadTunnelBook(u.key)
+	own, err := useTunnelBook(u.Key)
 	if err != nil {
 		return nil, nil, err
 	}
-	return book, func() { _, _ = tunnelBooks.Delete(u.key) }, nil
+	return own.Value, func() { _ = own.Release() }, nil
 }
 
 func (u *tunnelUse) release() {
 	if u.parts.Add(-1) == 0 {
-		_, _ = tunnelBooks.Delete(u.key) // it was loaded
+		_ = u.Release()
 	}
 }
 
@@ -93,12 +89,12 @@ func (h *Handler) acquireTunnels(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	book, err := loadTunnelBook(key)
+	book, err := useTunnelBook(key)
 	if err != nil {
 		leave()
 		return err
 	}
-	use := &tunnelUse{book: book, key: key}
+	use := &tunnelUse{Use: book}
 	use.giveBack = use.release
 	use.parts.Store(1)
 	h.tunnels, h.leaveIdentity = use, leave
@@ -114,7 +110,7 @@ func (h *Handler) releaseTunnels() {
 	h.leaveIdentity()
 	if p := h.tunnelPolicy; p != nil {
 		p.failed = p.besides == activeConfig()
-		h.tunnels.book.live.leave(p)
+		h.tunnels.Value.live.leave(p)
 	}
 	h.tunnels.release()
 }

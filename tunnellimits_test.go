@@ -13,15 +13,14 @@ import (
 
 // held tells how many hold the book of a key.
 func held(key string) int {
-	n, _ := tunnelBooks.References(key)
-	return n
+	return tunnelBooks.Holders()[key]
 }
 
 // The book of a handler goes with the last tunnel or the last configuration,
 // whichever goes last, and a request that comes later still finds one.
 func TestTunnelBookIsReleasedByTheLast(t *testing.T) {
 	h, cancel := mustLoadModule(t, `{}`)
-	key, book := h.tunnels.key, h.tunnels.book
+	key, book := h.tunnels.Key, h.tunnels.Value
 	got, giveBack, err := h.tunnels.take()
 	if err != nil || got != book || held(key) != 1 {
 		t.Fatalf("%v; another book: %v; held by %d", err, got != book, held(key))

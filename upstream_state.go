@@ -2,18 +2,14 @@ package egress
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
+	"github.com/caddy-egress/egress/internal/shared"
 )
 
 // This file contains what outlives a configuration of an upstream proxy: its
@@ -63,38 +59,18 @@ func (c *upstreamConns) Destruct() error {
 }
 
 var (
-	upstreamHealths = caddy.NewUsagePool()
-	upstreamPools   = caddy.NewUsagePool()
+	upstreamHealths = shared.NewPool[*upstreamHealth]()
+	upstreamPools   = shared.NewPool[*upstreamConns]()
 )
 
 // healthID names the health of an upstream in a group.
 func (s *upstreamSpec) healthID(group string) string {
-	return digest(group, s.addr.String(), s.credentials, s.ProxyProtocol)
+	return shared.Digest(group, s.addr.String(), s.credentials, s.ProxyProtocol)
 }
 
 // connsID names its connections. transport are the settings by which origins are
 // reached, most of which hold for upstreams as well.
 func (s *upstreamSpec) connsID(group, transport, tls string) string {
-	return digest(group, transport, s.addr.String(), s.credentials, s.ProxyProtocol, s.LocalAddresses, s.LocalAddressPick, s.Interface, s.PreferIP,
+	return shared.Digest(group, transport, s.addr.String(), s.credentials, s.ProxyProtocol, s.LocalAddresses, s.LocalAddressPick, s.Interface, s.PreferIP,
 		s.Header, s.MaxConns, s.MaxPending, s.MaxTunnelsPerConn, s.Standby, tls)
-}
-
-// digest is the same for the same values. They hold credentials, so nothing of
-// them may be seen in it.
-func digest(values ...any) string {
-	sum, err := hashOf(values...)
-	if err != nil {
-		panic(err) // strings, numbers and maps of these
-	}
-	return sum
-}
-
-// hashOf is digest of values that hold JSON of the operator's.
-func hashOf(values ...any) (string, error) {
-	b, err := json.Marshal(values)
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:]), nil
 }

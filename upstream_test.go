@@ -13,13 +13,7 @@ import (
 
 // upstreamStates counts the entries of the pools of upstreams.
 func upstreamStates() (n int) {
-	for _, p := range []*caddy.UsagePool{upstreamHealths, upstreamPools} {
-		p.Range(func(any, any) bool {
-			n++
-			return true
-		})
-	}
-	return n
+	return len(upstreamHealths.All()) + len(upstreamPools.All())
 }
 
 // caddyContext is the context of a configuration without anything in it.

@@ -1,4 +1,4 @@
-package egress
+package shared
 
 import (
 	"crypto/sha256"
@@ -14,9 +14,9 @@ import (
 // This file contains what tells TLS configurations apart whose settings are the same:
 // the files that they name may have changed.
 
-// tlsIdentity is the same for configurations with the same certificates and roots.
+// TLSIdentity is the same for configurations with the same certificates and roots.
 // Managed certificates are no part of it: they are looked up for each handshake.
-func tlsIdentity(c *tls.Config) string {
+func TLSIdentity(c *tls.Config) string {
 	if c == nil {
 		return ""
 	}
@@ -26,19 +26,19 @@ func tlsIdentity(c *tls.Config) string {
 			_, _ = sum.Write(der)
 		}
 	}
-	return hex.EncodeToString(sum.Sum(nil)) + " " + strconv.Itoa(knownRoots.number(c.RootCAs))
+	return hex.EncodeToString(sum.Sum(nil)) + " " + strconv.Itoa(knownRoots.Number(c.RootCAs))
 }
 
 // knownRoots are the sets of roots in use.
-var knownRoots rootSets
+var knownRoots RootSets
 
-// rootSets numbers sets of roots: a set can be compared, but not written down. Equal
+// RootSets numbers sets of roots: a set can be compared, but not written down. Equal
 // sets have one number as long as any of them is in use, by a configuration or by the
 // connections of one before; a number is never given to others.
-type rootSets struct {
+type RootSets struct {
 	mu   sync.Mutex
 	last int
-	sets []numberedRoots
+	Sets []numberedRoots
 }
 
 type numberedRoots struct {
@@ -46,15 +46,15 @@ type numberedRoots struct {
 	roots  weak.Pointer[x509.CertPool] // or they would all stay for ever
 }
 
-func (r *rootSets) number(roots *x509.CertPool) int {
+func (r *RootSets) Number(roots *x509.CertPool) int {
 	if roots == nil {
 		return 0
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.sets = slices.DeleteFunc(r.sets, func(s numberedRoots) bool { return s.roots.Value() == nil })
+	r.Sets = slices.DeleteFunc(r.Sets, func(s numberedRoots) bool { return s.roots.Value() == nil })
 	number := 0
-	for _, s := range r.sets {
+	for _, s := range r.Sets {
 		switch known := s.roots.Value(); {
 		case known == roots:
 			return s.number
@@ -66,6 +66,6 @@ func (r *rootSets) number(roots *x509.CertPool) int {
 		r.last++
 		number = r.last
 	}
-	r.sets = append(r.sets, numberedRoots{number, weak.Make(roots)})
+	r.Sets = append(r.Sets, numberedRoots{number, weak.Make(roots)})
 	return number
 }
