@@ -5,6 +5,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/words"
 )
@@ -267,7 +268,7 @@ func (h *Handler) unmarshalPorts(d *caddyfile.Dispenser) error {
 		return err
 	}
 	for _, arg := range args {
-		p, err := parsePortRange(arg)
+		p, err := acl.ParsePortRange(arg)
 		if err != nil {
 			return d.Errf("ports: %v", err)
 		}
@@ -287,7 +288,7 @@ func (h *Handler) unmarshalACL(d *caddyfile.Dispenser) error {
 				return err
 			}
 			for _, s := range r.Subjects {
-				if _, err := parseSubject(s); err != nil && !words.HasPlaceholder(s) {
+				if err := acl.CheckSubject(s); err != nil && !words.HasPlaceholder(s) {
 					return d.Errf("acl: subject '%s': %v", plaintext.Printable(s), err)
 				}
 			}

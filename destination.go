@@ -149,7 +149,7 @@ func checkHostPattern(pattern string) error {
 	shown := strings.ReplaceAll(pattern, "*", label)
 	host, _, err := target.ParseHost(shown)
 	if err != nil {
-		return fmt.Errorf("'%s is no host: %w", written, reasonOf(err))
+		return fmt.Errorf("'%s is no host: %w", written, target.ReasonOf(err))
 	}
 	if !strings.EqualFold(host, shown) {
 		if !strings.Contains(pattern, "*") {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-egress/egress/internal/acl"
 )
 
 // transactionFor is a request as Caddy hands it to us, authorized.
@@ -26,7 +28,7 @@ func transactionFor(t *testing.T, method, requestTarget string, change func(*htt
 	if change != nil {
 		r = change(r)
 	}
-	access, err := newAccessList([]ACLRule{{Subjects: []string{"0.0.0.0/0", "::/0"}, Allow: true}}, nil)
+	access, err := acl.New([]acl.Rule{{Subjects: []string{"0.0.0.0/0", "::/0"}, Allow: true}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

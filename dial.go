@@ -12,6 +12,7 @@ import (
 	"time"
 	"unique"
 
+	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/h1"
@@ -28,7 +29,7 @@ import (
 // resolve.go finds the addresses, candidates.go checks and orders them,
 // dial_race.go tries them, source.go says where from.
 type dialer struct {
-	access        *accessRules
+	access        *acl.Rules
 	self          *selfCheck
 	circuits      *destinations
 	timeout       time.Duration // of resolving and connecting together
@@ -179,11 +180,11 @@ func (d *dialer) connect(parent context.Context, to hop) (*net.TCPConn, error) {
 
 // check decides whether an address of dest may be dialed.
 func (d *dialer) check(dest target.Target, a netip.Addr) error {
-	rules := d.access.now()
-	if err := rules.checkAddr(dest, a); err != nil {
+	rules := d.access.Now()
+	if err := rules.CheckAddr(dest, a); err != nil {
 		return err
 	}
-	if rules.opensSelf(a, dest.Port) {
+	if rules.OpensSelf(a, dest.Port) {
 		return nil
 	}
 	return d.checkLoop(a, dest.Port)
@@ -208,7 +209,7 @@ func (d *dialer) attempt(ctx, parent context.Context, a netip.AddrPort, from sou
 	switch {
 	case err == nil:
 		d.names.failed.clear(a)
-		if d.access == nil || !d.access.now().opensSelf(a.Addr(), a.Port()) {
+		if d.access == nil || !d.access.Now().OpensSelf(a.Addr(), a.Port()) {
 			if d.self.dialed(conn, from != source{}) {
 				_ = conn.Close()
 				return nil, loopAt(a)

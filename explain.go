@@ -15,14 +15,14 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
 // This file contains the dry run of a request: its steps are those of ServeHTTP, with
 // the same code behind them, but for the last. explain_path.go tells of paths and
-// addresses, explain_group.go of upstreams, explain_acl.go has the words of rules,
-// explain_limits.go of limits and
-// local addresses, explain_text.go makes a text of it all.
+// addresses, explain_group.go of upstreams, explain_rules.go of matchers,
+// explain_limits.go of limits and local addresses, explain_text.go makes a text of it all.
 
 // explainRequest is a request to be explained. Who asks is taken as given.
 type explainRequest struct {
@@ -130,14 +130,14 @@ func (e *explanation) steps(t *transaction, asked *explainRequest) error {
 		e.Destination = t.target.String()
 	}
 	if err != nil {
-		if d, ok := errors.AsType[*denial](err); ok {
-			e.Rule = &explainedRule{verdictDenied, t.h.access.now().denied(d, t.target.Port)}
+		if d, ok := errors.AsType[*acl.Denial](err); ok {
+			e.Rule = &explainedRule{verdictDenied, t.h.access.Now().Denied(d, t.target.Port)}
 		}
 		return err
 	}
-	e.Rule = &explainedRule{verdictAllowed, t.h.access.now().allowedName(t.target)}
+	e.Rule = &explainedRule{verdictAllowed, t.h.access.Now().AllowedName(t.target)}
 	if t.target.IsAddr() {
-		e.Rule.Rule = t.h.access.now().allowedAddr(t.target, t.target.Addr)
+		e.Rule.Rule = t.h.access.Now().AllowedAddr(t.target, t.target.Addr)
 	}
 	if err := e.chooseRoute(t); err != nil {
 		return err
@@ -155,7 +155,7 @@ func (e *explanation) steps(t *transaction, asked *explainRequest) error {
 func (e *explanation) conclude(t *transaction, err error) {
 	e.Verdict = endsAs(err)
 	if err != nil {
-		e.Status, e.Reason = classify(err).status, t.h.access.now().reason(err, t.target.Port)
+		e.Status, e.Reason = classify(err).status, t.h.access.Now().Reason(err, t.target.Port)
 	}
 }
 

@@ -106,7 +106,7 @@ func (e *explanation) path(t *transaction, to destinationPath) error {
 	}
 	out.Verdict = endsAs(err)
 	if err != nil {
-		out.Reason = t.h.access.now().reason(err, t.target.Port)
+		out.Reason = t.h.access.Now().Reason(err, t.target.Port)
 	}
 	e.Paths = append(e.Paths, out)
 	return err
@@ -152,7 +152,7 @@ func (t *transaction) holdingLimit() error {
 func (out *explainedPath) through(t *transaction, g *group) error {
 	resolving := g.resolving()
 	if !t.target.IsAddr() && !t.h.ResolveNames {
-		out.Rule = t.h.access.now().allowedUnresolved(t.target)
+		out.Rule = t.h.access.Now().AllowedUnresolved(t.target)
 	}
 	if g.leavesByTransport() {
 		out.Source = t.explainSource(t.h.dialer.sources)
@@ -219,7 +219,7 @@ func (d *dialer) judge(parent context.Context, dest target.Target, order familyO
 	var out []explainedAddr
 	for a, ok := list.next(); ok; a, ok = list.next() {
 		out = append(out, explainedAddr{
-			Address: a.String(), Verdict: verdictAllowed, Rule: d.access.now().allowedAddr(dest, a),
+			Address: a.String(), Verdict: verdictAllowed, Rule: d.access.Now().AllowedAddr(dest, a),
 			FailedLately: d.names.failed.has(netip.AddrPortFrom(a, dest.Port)),
 		})
 	}
@@ -227,7 +227,7 @@ func (d *dialer) judge(parent context.Context, dest target.Target, order familyO
 		text := j.addr.String()
 		switch {
 		case j.err != nil:
-			out = append(out, explainedAddr{Address: text, Verdict: verdictDenied, Rule: d.access.now().reason(j.err, dest.Port)})
+			out = append(out, explainedAddr{Address: text, Verdict: verdictDenied, Rule: d.access.Now().Reason(j.err, dest.Port)})
 		case !slices.ContainsFunc(out, func(o explainedAddr) bool { return o.Address == text }):
 			out = append(out, explainedAddr{Address: text, Verdict: verdictUnavailable, Rule: "only " + order.first.String() + " is used"})
 		}

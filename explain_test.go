@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/target"
@@ -59,7 +60,7 @@ func TestExplainRequest_Classified(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		access, err := newAccessList([]ACLRule{{Subjects: []string{"::1"}, Allow: true}}, nil)
+		access, err := acl.New([]acl.Rule{{Subjects: []string{"::1"}, Allow: true}}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

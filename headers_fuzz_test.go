@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/caddy-egress/egress/internal/acl"
 )
 
 // FuzzRequestHead: of whatever request net/http takes from a client, the head that
@@ -24,7 +26,7 @@ func FuzzRequestHead(f *testing.F) {
 	} {
 		f.Add(s)
 	}
-	access, err := newAccessList([]ACLRule{{Subjects: []string{"0.0.0.0/0", "::/0", "all"}, Allow: true}}, nil)
+	access, err := acl.New([]acl.Rule{{Subjects: []string{"0.0.0.0/0", "::/0", "all"}, Allow: true}}, nil)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/target"
@@ -258,8 +259,8 @@ var notCharged = []error{
 	context.Canceled,
 	&net.OpError{Op: "dial", Err: context.Canceled},
 	&tlsError{context.Canceled},
-	denyPrivate,
-	errPortDenied,
+	acl.DenyPrivate,
+	acl.ErrPortDenied,
 	fmt.Errorf("%w: this server listens there", failLoop),
 	&target.Error{Reason: "x"},
 	&connpool.LimitError{Scope: connpool.ScopeConns},

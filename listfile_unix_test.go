@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"github.com/caddy-egress/egress/internal/acl"
 )
 
 // A pipe is refused, and not waited for until somebody writes to it.
@@ -15,7 +17,7 @@ func TestListFile_Pipe(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := "acl[0]: file: " + pipe + " is not a regular file"
-	if _, err := newAccessList([]ACLRule{{Files: []string{pipe}}}, nil); err == nil || err.Error() != want {
+	if _, err := acl.New([]acl.Rule{{Files: []string{pipe}}}, nil); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 	want = "file: " + pipe + " is not a regular file"

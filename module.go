@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/retry"
 	"github.com/caddy-egress/egress/internal/shared"
@@ -149,7 +150,7 @@ type Handler struct {
 
 	logger         *zap.Logger
 	accessLogger   *zap.Logger
-	access         *accessRules
+	access         *acl.Rules
 	circuit        DestinationCircuit
 	direct         *pathUse
 	reach          string        // identity of the settings by which destinations are reached
@@ -235,7 +236,7 @@ func (h *Handler) provisionNames(caddy.Context) error {
 	for _, name := range h.Hosts {
 		host, _, err := target.ParseHost(name)
 		if err != nil {
-			return fmt.Errorf("hosts: '%s': %w", plaintext.Printable(name), reasonOf(err))
+			return fmt.Errorf("hosts: '%s': %w", plaintext.Printable(name), target.ReasonOf(err))
 		}
 		h.hosts[host] = struct{}{}
 	}
@@ -260,7 +261,7 @@ func (h *Handler) provisionAuth(ctx caddy.Context) error {
 }
 
 func (h *Handler) provisionPolicy(caddy.Context) error {
-	access, err := newAccessRules(h.ACL, h.AllowedPorts, h.logger.Named("acl"))
+	access, err := acl.NewRules(h.rules(), h.AllowedPorts, h.logger.Named("acl"))
 	if err != nil {
 		return err
 	}
@@ -289,7 +290,7 @@ func (h *Handler) Cleanup() error {
 		h.leaveRegistry()
 	}
 	if h.access != nil {
-		h.access.stop()
+		h.access.Stop()
 	}
 	h.releaseTunnels()
 	for _, g := range h.groups {

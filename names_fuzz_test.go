@@ -11,8 +11,10 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/target"
+	"github.com/caddy-egress/egress/internal/testkit/aclmodel"
 )
 
 // fuzzAddrs are addresses of every kind, public and not, also inside others.
@@ -102,14 +104,14 @@ func FuzzDialedAddresses(f *testing.F) {
 			if mode/16%2 == 1 {
 				dest.Port = 8443
 			}
-			var rules []ACLRule
+			var rules []acl.Rule
 			d.dialAddr = func(_ context.Context, a netip.AddrPort, _ source) (*net.TCPConn, error) {
 				switch {
 				case a.Port() != dest.Port:
 					t.Errorf("port %d dialed for %v", a.Port(), dest)
-				case !oracleAllows(rules, dest, a.Addr()):
+				case !aclmodel.Allows(modelRules(rules), dest, a.Addr()):
 					t.Errorf("%+v: %v dialed for %v", rules, a, dest)
-				case d.self.isSelf(a.Addr(), a.Port()) && !d.access.now().opensSelf(a.Addr(), a.Port()):
+				case d.self.isSelf(a.Addr(), a.Port()) && !d.access.Now().OpensSelf(a.Addr(), a.Port()):
 					t.Errorf("%v dialed, which is our own", a)
 				case d.order.only && dnscache.FamilyOf(a.Addr()) != d.order.first:
 					t.Errorf("%v dialed, and only %s is to be used", a, d.order.first)
@@ -122,9 +124,9 @@ func FuzzDialedAddresses(f *testing.F) {
 					if (i+call)%3 == 0 && call > 0 {
 						continue // other rules than before
 					}
-					rules = append(rules, ACLRule{Subjects: []string{fuzzSubjects[int(c&0x7f)%len(fuzzSubjects)]}, Allow: c&0x80 != 0})
+					rules = append(rules, acl.Rule{Subjects: []string{aclmodel.Subjects[int(c&0x7f)%len(aclmodel.Subjects)]}, Allow: c&0x80 != 0})
 				}
-				access, err := newAccessList(rules, nil)
+				access, err := acl.New(rules, nil)
 				if err != nil {
 					t.Fatal(err)
 				}

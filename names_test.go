@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/dnscache/dnstest"
 	"github.com/caddy-egress/egress/internal/target"
@@ -432,7 +433,7 @@ func TestNamesOverReload(t *testing.T) {
 func BenchmarkDial(b *testing.B) {
 	port := serveConns(b, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
 	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)
-	access, err := newAccessList([]ACLRule{{Subjects: []string{"127.0.0.0/8"}, Allow: true}}, nil)
+	access, err := acl.New([]acl.Rule{{Subjects: []string{"127.0.0.0/8"}, Allow: true}}, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

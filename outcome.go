@@ -18,6 +18,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/h1"
@@ -108,8 +109,8 @@ func classify(err error) *failure {
 	if f, ok := errors.AsType[*failure](err); ok {
 		return f
 	}
-	if d, ok := errors.AsType[*denial](err); ok {
-		if d.reason == denyAddress {
+	if d, ok := errors.AsType[*acl.Denial](err); ok {
+		if d.Reason == acl.DenyAddress {
 			return failDeniedAddress
 		}
 		return failDenied

@@ -23,6 +23,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/proxydial"
@@ -48,9 +49,9 @@ func TestClassify(t *testing.T) {
 		{"explained target", &explained{failTarget, errors.New("x")}, 400, "http_request_error", "client"},
 		{"bad request", &explained{failRequest, errors.New("x")}, 400, "http_request_error", "client"},
 		{"explained wins over its cause", &explained{failHeadTimeout, os.ErrDeadlineExceeded}, 504, "http_response_timeout", "origin"},
-		{"name denied", &denial{denyHost, "deny x"}, 403, "http_request_denied", "policy"},
-		{"port denied", errPortDenied, 403, "http_request_denied", "policy"},
-		{"address denied", denyLoopback, 403, "destination_ip_prohibited", "policy"},
+		{"name denied", &acl.Denial{Reason: acl.DenyHost, Rule: "deny x"}, 403, "http_request_denied", "policy"},
+		{"port denied", acl.ErrPortDenied, 403, "http_request_denied", "policy"},
+		{"address denied", acl.DenyLoopback, 403, "destination_ip_prohibited", "policy"},
 		{"self", fmt.Errorf("%w: here", failLoop), 508, "proxy_loop_detected", "policy"},
 		{"limit", &connpool.LimitError{Scope: connpool.ScopeConns}, 503, "connection_limit_reached", "proxy"},
 		{"limit after waiting", &connpool.LimitError{Timeout: true}, 503, "connection_limit_reached", "proxy"},
@@ -203,7 +204,7 @@ func TestRetryAfter(t *testing.T) {
 		{opError(syscall.EMFILE), "1"},
 		{&holdingError{"max_per_user"}, "1"},
 		{failRefused, ""},
-		{denyLoopback, ""},
+		{acl.DenyLoopback, ""},
 	} {
 		if got := answerOf(t, tc.err, "GET").Header().Get("Retry-After"); got != tc.want {
 			t.Errorf("%v: %q, want %q", tc.err, got, tc.want)
@@ -222,7 +223,7 @@ func TestFailureOfHeadHasNoBody(t *testing.T) {
 func TestAnswerNamesNoRule(t *testing.T) {
 	w := httptest.NewRecorder()
 	tx, logs := failing(w, "GET")
-	secret := &denial{denyAddress, "deny 10.11.12.13/32"}
+	secret := &acl.Denial{Reason: acl.DenyAddress, Rule: "deny 10.11.12.13/32"}
 	tx.finish(fmt.Errorf("%w at %s", secret, netip.MustParseAddr("10.11.12.13")))
 	if strings.Contains(fmt.Sprint(w.Header(), w.Body), "10.11.12.13") {
 		t.Errorf("answer %v %s", w.Header(), w.Body)

@@ -62,7 +62,7 @@ func (t *transaction) checkBehind() error {
 	if t.h.ResolveNames {
 		return t.h.dialer.checkNames(t.r.Context(), t.target)
 	}
-	return t.h.access.now().checkUnresolved(t.target)
+	return t.h.access.Now().CheckUnresolved(t.target)
 }
 
 // leaveGroup ends what enter has begun, with the result of the request there. An

@@ -221,8 +221,8 @@ func (t *originRequest) Accept(c *originConn) bool { return t.h.accepts(c, t.tar
 // accepts reports whether the rules of this handler allow a pooled connection,
 // which a request with other rules may have opened.
 func (h *Handler) accepts(c *originConn, dest target.Target) bool {
-	rules := h.access.now()
-	return rules.checkAddr(dest, c.addr) == nil && (!c.self || rules.opensSelf(c.addr, dest.Port))
+	rules := h.access.Now()
+	return rules.CheckAddr(dest, c.addr) == nil && (!c.self || rules.OpensSelf(c.addr, dest.Port))
 }
 
 // remoteAddr is the address that a connection was dialed to.

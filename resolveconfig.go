@@ -137,7 +137,7 @@ func (t *Transport) staticHosts() (map[string][]netip.Addr, error) {
 		host, addr, err := target.ParseHost(name)
 		switch {
 		case err != nil:
-			return nil, fmt.Errorf("transport.hosts_override: '%s': %w", plaintext.Printable(name), reasonOf(err))
+			return nil, fmt.Errorf("transport.hosts_override: '%s': %w", plaintext.Printable(name), target.ReasonOf(err))
 		case addr.IsValid():
 			return nil, fmt.Errorf("transport.hosts_override: '%s' is an address; write a name", plaintext.Printable(name))
 		case out[host] != nil:

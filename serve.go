@@ -288,7 +288,7 @@ func (t *transaction) authorize() error {
 		return &explained{failTarget, err}
 	}
 	t.showDestination()
-	return t.h.access.now().checkTarget(t.target)
+	return t.h.access.Now().CheckTarget(t.target)
 }
 
 // explained is a failure with the error behind it.

@@ -44,7 +44,7 @@ func (h *Handler) followRules(caddy.Context) error {
 	h.tunnelPolicy = p
 	live.enter(p)
 	if !h.dry {
-		h.access.follow(func() { live.changed(p) })
+		h.access.Follow(func() { live.changed(p) })
 	}
 	return nil
 }
@@ -107,7 +107,7 @@ func (p *tunnelPolicy) forbids(l *liveTunnel) bool {
 	if l.addr.IsValid() {
 		return p.dialer.check(l.target, l.addr) != nil
 	}
-	return p.dialer.access.now().checkUnresolved(l.target) != nil
+	return p.dialer.access.Now().CheckUnresolved(l.target) != nil
 }
 
 // add lists a tunnel, and returns the policy that is in force, if there is one, and

@@ -169,7 +169,7 @@ func TestLiveTunnels_InForce(t *testing.T) {
 	// One that was dialed under the old configuration and comes late.
 	openTestTunnel(t, book, "bad.example:443", "8.8.8.8").endedByPolicy(t)
 
-	next.dialer.access.list.Store(mustAccessList(t, "deny good.example"))
+	next.dialer.access.Put(mustAccessList(t, "deny good.example"))
 	book.live.changed(next)
 	good.endedByPolicy(t)
 	book.live.leave(next)
@@ -194,7 +194,7 @@ func TestLiveTunnels_Race(t *testing.T) {
 		})
 	}
 	wg.Go(func() {
-		p.dialer.access.list.Store(mustAccessList(t, "deny bad.example"))
+		p.dialer.access.Put(mustAccessList(t, "deny bad.example"))
 		book.live.changed(p)
 	})
 	wg.Wait()

@@ -81,7 +81,7 @@ const (
 
 var checkTypes = []string{checkTCP, checkTLS, checkHTTP, checkConnect}
 
-// checkTarget is a target as a check needs it.
+// CheckTarget is a target as a check needs it.
 type checkTarget struct {
 	text   string
 	dest   target.Target

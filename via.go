@@ -371,7 +371,7 @@ func (d *dialer) collect(ctx context.Context, to hop, order familyOrder) (*candi
 // family, is not ours to say.
 func (d *dialer) checkNames(parent context.Context, dest target.Target) error {
 	if dest.IsAddr() {
-		return d.access.now().checkAddr(dest, dest.Addr)
+		return d.access.Now().CheckAddr(dest, dest.Addr)
 	}
 	ctx, cancel := context.WithTimeout(parent, d.timeout)
 	defer cancel()

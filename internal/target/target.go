@@ -10,6 +10,7 @@
 package target
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -57,6 +58,14 @@ type Error struct {
 
 // Error returns the reason with a prefix that says what was parsed.
 func (e *Error) Error() string { return "invalid destination: " + e.Reason }
+
+// ReasonOf takes the words about destinations of requests off an error.
+func ReasonOf(err error) error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return errors.New(e.Reason)
+	}
+	return err
+}
 
 func errorf(format string, args ...any) error {
 	return &Error{Reason: fmt.Sprintf(format, args...)}

@@ -1,4 +1,4 @@
-package egress
+package acl
 
 import (
 	"fmt"
@@ -64,9 +64,9 @@ func spellingsOf(ip string) map[string]string {
 
 // reached runs a request for an authority as far as it goes without a dial. It
 // tells whether a connection would be made.
-func reached(l *accessList, authority string) bool {
+func reached(l *List, authority string) bool {
 	t, err := target.ParseAuthority(authority)
-	return err == nil && l.checkTarget(t) == nil && (!t.IsAddr() || l.checkAddr(t, t.Addr) == nil)
+	return err == nil && l.CheckTarget(t) == nil && (!t.IsAddr() || l.CheckAddr(t, t.Addr) == nil)
 }
 
 func TestSSRFSpellingsByDefault(t *testing.T) {
@@ -75,7 +75,7 @@ func TestSSRFSpellingsByDefault(t *testing.T) {
 		"169.254.169.254", "100.100.100.200", "168.63.129.16", "224.0.0.1", "255.255.255.255",
 	} {
 		for name, host := range spellingsOf(ip) {
-			for _, l := range []*accessList{mustAccessList(t), mustAccessList(t, "allow all")} {
+			for _, l := range []*List{mustAccessList(t), mustAccessList(t, "allow all")} {
 				if reached(l, host+":80") {
 					t.Errorf("%s, %s: %q is reached", ip, name, host)
 				}
@@ -138,11 +138,11 @@ func TestSSRFSpellingsDenyName(t *testing.T) {
 func TestSSRFByName(t *testing.T) {
 	l := mustAccessList(t, "allow allowed.example", "allow all")
 	tgt := mustTarget(t, "allowed.example:80")
-	if err := l.checkTarget(tgt); err != nil {
+	if err := l.CheckTarget(tgt); err != nil {
 		t.Fatal(err)
 	}
 	for _, ip := range []string{"127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "::ffff:127.0.0.1", "64:ff9b::a00:1", "fe80::1%eth0"} {
-		if l.checkAddr(tgt, netip.MustParseAddr(ip)) == nil {
+		if l.CheckAddr(tgt, netip.MustParseAddr(ip)) == nil {
 			t.Errorf("%s may be dialed", ip)
 		}
 	}
@@ -152,12 +152,12 @@ func TestAccessListDoesNotAllocate(t *testing.T) {
 	l, tgt := bigAccessList(t), mustTarget(t, "a.b.c.example.com:443")
 	lit := mustTarget(t, "[2002:808:808::1]:443")
 	for name, f := range map[string]func(){
-		"allowed name":    func() { _ = l.checkTarget(tgt) },
-		"denied name":     func() { _ = l.checkTarget(target.Target{Host: "x.denied7.example", Port: 443}) },
-		"allowed address": func() { _ = l.checkAddr(tgt, netip.MustParseAddr("8.8.8.8")) },
-		"denied address":  func() { _ = l.checkAddr(tgt, netip.MustParseAddr("10.0.0.1")) },
-		"carried address": func() { _ = l.checkTarget(lit) },
-		"opensSelf":       func() { _ = l.opensSelf(netip.MustParseAddr("127.0.0.1"), 80) },
+		"allowed name":    func() { _ = l.CheckTarget(tgt) },
+		"denied name":     func() { _ = l.CheckTarget(target.Target{Host: "x.denied7.example", Port: 443}) },
+		"allowed address": func() { _ = l.CheckAddr(tgt, netip.MustParseAddr("8.8.8.8")) },
+		"denied address":  func() { _ = l.CheckAddr(tgt, netip.MustParseAddr("10.0.0.1")) },
+		"carried address": func() { _ = l.CheckTarget(lit) },
+		"opensSelf":       func() { _ = l.OpensSelf(netip.MustParseAddr("127.0.0.1"), 80) },
 	} {
 		if n := testing.AllocsPerRun(100, f); n != 0 {
 			t.Errorf("%s: %v allocations", name, n)
@@ -166,7 +166,7 @@ func TestAccessListDoesNotAllocate(t *testing.T) {
 }
 
 // bigAccessList has 600 subjects of all kinds.
-func bigAccessList(t testing.TB) *accessList {
+func bigAccessList(t testing.TB) *List {
 	var rules []string
 	for i := range 200 {
 		rules = append(rules,
@@ -184,7 +184,7 @@ func BenchmarkAccessList(b *testing.B) {
 	tgt, ip := mustTarget(b, "www.example.com:443"), netip.MustParseAddr("2606:4700::1")
 	b.ReportAllocs()
 	for b.Loop() {
-		if l.checkTarget(tgt) != nil || l.checkAddr(tgt, ip) != nil {
+		if l.CheckTarget(tgt) != nil || l.CheckAddr(tgt, ip) != nil {
 			b.Fatal("denied")
 		}
 	}

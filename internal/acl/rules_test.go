@@ -1,9 +1,8 @@
-package egress
+package acl
 
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -16,22 +15,22 @@ import (
 
 // watchedRules are rules that follow their files, with what they log.
 type watchedRules struct {
-	*accessRules
+	*Rules
 	logs    chan observer.LoggedEntry
 	changes chan struct{}
 }
 
-func watchRules(t *testing.T, rules ...ACLRule) watchedRules {
+func watchRules(t *testing.T, rules ...Rule) watchedRules {
 	t.Helper()
 	w := watchedRules{logs: make(chan observer.LoggedEntry, 100), changes: make(chan struct{}, 100)}
 	logger := zap.New(entryChan{zapcore.InfoLevel, w.logs})
-	r, err := newAccessRules(rules, nil, logger)
+	r, err := NewRules(rules, nil, logger)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.accessRules = r
-	r.follow(func() { w.changes <- struct{}{} })
-	t.Cleanup(r.stop)
+	w.Rules = r
+	r.Follow(func() { w.changes <- struct{}{} })
+	t.Cleanup(r.Stop)
 	return w
 }
 
@@ -70,14 +69,14 @@ func (w watchedRules) line(t *testing.T, level zapcore.Level) observer.LoggedEnt
 
 func (w watchedRules) allows(t *testing.T, dest string) bool {
 	t.Helper()
-	return w.now().checkTarget(mustTarget(t, dest)) == nil
+	return w.Now().CheckTarget(mustTarget(t, dest)) == nil
 }
 
 func TestAccessRules_FollowFiles(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	path := subjectFile(t, "one.example\n10.0.0.0/8\n")
-	w := watchRules(t, ACLRule{Files: []string{path, path}})
-	defer w.stop()
+	w := watchRules(t, Rule{Files: []string{path, path}})
+	defer w.Stop()
 	loaded := w.line(t, zapcore.InfoLevel)
 	if m := loaded.ContextMap(); loaded.Message != "access rules loaded from files" || m["from_files"] != int64(4) || m["names"] != int64(1) || m["prefixes"] != int64(1) {
 		t.Errorf("logged %s %v", loaded.Message, loaded.ContextMap())
@@ -126,7 +125,7 @@ func TestAccessRules_FollowFiles(t *testing.T) {
 // keeps everything.
 func TestAccessRules_SeveralFiles(t *testing.T) {
 	deny, allow := subjectFile(t, "*.example\n"), subjectFile(t, "good.example\n")
-	w := watchRules(t, ACLRule{Files: []string{allow}, Allow: true}, ACLRule{Files: []string{deny}})
+	w := watchRules(t, Rule{Files: []string{allow}, Allow: true}, Rule{Files: []string{deny}})
 	if !w.allows(t, "good.example") || w.allows(t, "other.example") {
 		t.Fatal("the first list is not in force")
 	}
@@ -152,48 +151,11 @@ func TestAccessRules_SeveralFiles(t *testing.T) {
 // After stop, no change of a file matters.
 func TestAccessRules_Stopped(t *testing.T) {
 	path := subjectFile(t, "one.example\n")
-	w := watchRules(t, ACLRule{Files: []string{path}})
-	w.stop()
+	w := watchRules(t, Rule{Files: []string{path}})
+	w.Stop()
 	writeFile(t, path, "two.example\n")
 	w.reload(path) // as a watch that was just about to call
 	if w.allows(t, "one.example") {
 		t.Error("the list was changed")
-	}
-}
-
-// What a handler watches, Cleanup stops; a bad file refuses the configuration, and
-// leaves no watch behind.
-func TestAccessRules_Provision(t *testing.T) {
-	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	dir := t.TempDir()
-	path := filepath.Join(dir, "list")
-	config := fmt.Sprintf(`{"acl": [{"subjects": ["a.example"]}, {"files": [%q]}]}`, path)
-	writeFile(t, path, "b.example\nc:d:e\n")
-	_, _, err := loadModule(t, config)
-	want := "provision http.handlers.egress: acl[1]: " + path + ":2: subject 'c:d:e': "
-	if err == nil || !strings.HasPrefix(err.Error(), want) {
-		t.Errorf("\n got %v\nwant %s", err, want)
-	}
-	writeFile(t, path, "b.example\n")
-	h, end := mustLoadModule(t, config)
-	if h.access.now().checkTarget(mustTarget(t, "b.example")) == nil {
-		t.Error("the file is not in force")
-	}
-	end()
-}
-
-func TestOnPolicyChange_Errors(t *testing.T) {
-	_, _, err := loadModule(t, `{"tunnel": {"on_policy_change": "end"}}`)
-	want := `provision http.handlers.egress: tunnel.on_policy_change: unknown value "end": one of keep, close`
-	if err == nil || err.Error() != want {
-		t.Errorf("\n got %v\nwant %s", err, want)
-	}
-	for text, want := range map[string]string{
-		`{"acl": [{"files": []}]}`:   "provision http.handlers.egress: acl[0]: no subjects; write at least one, or 'all'",
-		`{"acl": [{"files": [""]}]}`: "provision http.handlers.egress: acl[0]: a file needs a path",
-	} {
-		if _, _, err := loadModule(t, text); err == nil || err.Error() != want {
-			t.Errorf("%s:\n got %v\nwant %s", text, err, want)
-		}
 	}
 }

@@ -1,4 +1,4 @@
-package egress
+package acl
 
 import (
 	"net/netip"
@@ -7,13 +7,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-egress/egress/internal/testkit/aclmodel"
+
 	"pgregory.net/rapid"
 
 	"github.com/caddy-egress/egress/internal/target"
 )
 
 // naiveList is an access list as its documentation reads: a list of subjects that
-// is walked from the start. It is what accessList must agree with.
+// is walked from the start. It is what List must agree with.
 type naiveList struct {
 	ports    []PortRange
 	subjects []naiveSubject
@@ -21,12 +23,12 @@ type naiveList struct {
 
 type naiveSubject struct {
 	subject
-	verdict *denial // nil allows
+	verdict *Denial // nil allows
 }
 
 // newNaiveList takes the content of files along. In a file the order is of no
-// account; names are walked first, as accessList promises.
-func newNaiveList(rules []ACLRule, files map[string][]string, ports []PortRange) *naiveList {
+// account; names are walked first, as List promises.
+func newNaiveList(rules []Rule, files map[string][]string, ports []PortRange) *naiveList {
 	n := &naiveList{ports: ports}
 	add := func(text, rule string, allow bool) {
 		s, err := parseSubject(text)
@@ -35,9 +37,9 @@ func newNaiveList(rules []ACLRule, files map[string][]string, ports []PortRange)
 		}
 		entry := naiveSubject{subject: s}
 		if !allow {
-			entry.verdict = &denial{denyHost, rule}
+			entry.verdict = &Denial{DenyHost, rule}
 			if len(s.prefixes) > 0 {
-				entry.verdict.reason = denyAddress
+				entry.verdict.Reason = DenyAddress
 			}
 		}
 		n.subjects = append(n.subjects, entry)
@@ -68,7 +70,7 @@ func (n *naiveList) port(port uint16) error {
 	if len(n.ports) == 0 && port != 0 && port != 25 {
 		return nil
 	}
-	return errPortDenied
+	return ErrPortDenied
 }
 
 // onName and onAddr report whether a subject matches.
@@ -162,7 +164,7 @@ func (n *naiveList) opensSelf(ip netip.Addr, port uint16) bool {
 
 var (
 	modelSubject = rapid.OneOf(
-		rapid.SampledFrom(fuzzSubjects),
+		rapid.SampledFrom(aclmodel.Subjects),
 		rapid.SampledFrom([]string{
 			"*.a.example.com", "b.a.example.com", "net", "*.net", "xn--bcher-kva.example", "172.16.0.0/13", "172.16.0.0/12",
 			"8.8.0.0/16", "8.8.8.8/31", "8.0.0.0/8", "8.8.8.8:80", "10.1.2.3:443", "[2606:4700::1]:443", "2606::/16", "2606:4700::/32",
@@ -193,13 +195,13 @@ func modelAddrs() (addrs []netip.Addr) {
 	return addrs
 }
 
-// accessList says of everything, with the same words, what a walk through the
+// List says of everything, with the same words, what a walk through the
 // rules says, whether the subjects stand in the configuration or in files.
 func TestAccessList_Model(t *testing.T) {
 	dir := t.TempDir()
 	rapid.Check(t, func(t *rapid.T) {
 		files := make(map[string][]string)
-		rules := make([]ACLRule, rapid.IntRange(0, 8).Draw(t, "rules"))
+		rules := make([]Rule, rapid.IntRange(0, 8).Draw(t, "rules"))
 		for i := range rules {
 			r := &rules[i]
 			r.Allow = rapid.Bool().Draw(t, "allow")
@@ -221,7 +223,7 @@ func TestAccessList_Model(t *testing.T) {
 		if rapid.Bool().Draw(t, "ports") {
 			ports = []PortRange{{80, 80}, {443, 9000}}
 		}
-		list, err := newAccessList(rules, ports)
+		list, err := New(rules, ports)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -232,7 +234,7 @@ func TestAccessList_Model(t *testing.T) {
 	})
 }
 
-func compareLists(t *rapid.T, list *accessList, naive *naiveList) {
+func compareLists(t *rapid.T, list *List, naive *naiveList) {
 	ip := modelAddr.Draw(t, "ip")
 	tgt := target.Target{Host: modelHost.Draw(t, "host"), Port: modelPort.Draw(t, "port")}
 	if rapid.IntRange(0, 3).Draw(t, "kind") == 0 {
@@ -241,14 +243,14 @@ func compareLists(t *rapid.T, list *accessList, naive *naiveList) {
 	}
 	same := func(what string, got, want error) {
 		t.Helper()
-		if (got == nil) != (want == nil) || got != nil && *got.(*denial) != *want.(*denial) {
+		if (got == nil) != (want == nil) || got != nil && *got.(*Denial) != *want.(*Denial) {
 			t.Fatalf("%s(%v, %v): %v, want %v", what, tgt, ip, got, want)
 		}
 	}
-	same("checkTarget", list.checkTarget(tgt), naive.checkName(tgt, true))
-	same("checkUnresolved", list.checkUnresolved(tgt), naive.checkName(tgt, false))
-	same("checkAddr", list.checkAddr(tgt, ip), naive.checkAddr(tgt, ip))
-	if got, want := list.opensSelf(ip, tgt.Port), naive.opensSelf(ip, tgt.Port); got != want {
+	same("checkTarget", list.CheckTarget(tgt), naive.checkName(tgt, true))
+	same("checkUnresolved", list.CheckUnresolved(tgt), naive.checkName(tgt, false))
+	same("checkAddr", list.CheckAddr(tgt, ip), naive.checkAddr(tgt, ip))
+	if got, want := list.OpensSelf(ip, tgt.Port), naive.opensSelf(ip, tgt.Port); got != want {
 		t.Fatalf("opensSelf(%v, %d): %t, want %t", ip, tgt.Port, got, want)
 	}
 }

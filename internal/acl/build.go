@@ -1,4 +1,4 @@
-package egress
+package acl
 
 import (
 	"errors"
@@ -14,22 +14,22 @@ import (
 
 // listBuilder is an access list in the making.
 type listBuilder struct {
-	list     *accessList
+	list     *List
 	prefixes []firstmatch.Entry
 	rule     int // that is being added, from 0
 }
 
-// newAccessList compiles rules and ports, and reads the files that the rules name.
+// New compiles rules and ports, and reads the files that the rules name.
 // Without ports, every port but 25 (SMTP, where open proxies are abused to send
 // mail) is allowed. Errors name the rule as explain does, `acl[0]`, and its
 // subject, or the file and the line.
-func newAccessList(rules []ACLRule, ports []PortRange) (*accessList, error) {
+func New(rules []Rule, ports []PortRange) (*List, error) {
 	for i, p := range ports {
 		if err := p.validate(); err != nil {
 			return nil, fmt.Errorf("allowed_ports[%d]: %w", i, err)
 		}
 	}
-	b := listBuilder{list: &accessList{
+	b := listBuilder{list: &List{
 		ports:          slices.Clone(ports),
 		all:            noMatch,
 		names:          firstmatch.NewNames(),
@@ -48,7 +48,7 @@ func newAccessList(rules []ACLRule, ports []PortRange) (*accessList, error) {
 	return b.list, nil
 }
 
-func (b *listBuilder) addRule(r *ACLRule) error {
+func (b *listBuilder) addRule(r *Rule) error {
 	if len(r.Subjects) == 0 && len(r.Files) == 0 {
 		return errors.New("no subjects; write at least one, or 'all'")
 	}
@@ -57,9 +57,9 @@ func (b *listBuilder) addRule(r *ACLRule) error {
 		if err != nil {
 			return fmt.Errorf("subject '%s': %w", plaintext.Printable(text), err)
 		}
-		reason := denyHost
+		reason := DenyHost
 		if len(s.prefixes) > 0 {
-			reason = denyAddress
+			reason = DenyAddress
 		}
 		if err := b.add(s, r.Allow, b.position(r.Allow, reason, " "+plaintext.Printable(text))); err != nil {
 			return fmt.Errorf("subject '%s': %w", plaintext.Printable(text), err)
@@ -78,8 +78,8 @@ func (b *listBuilder) addRule(r *ACLRule) error {
 // that is refused is so before it is resolved, wherever in the file it stands.
 func (b *listBuilder) addFile(path string, allow bool) error {
 	text := "_file " + plaintext.Printable(path)
-	onNames := b.position(allow, denyHost, text)
-	onAddrs := b.position(allow, denyAddress, text)
+	onNames := b.position(allow, DenyHost, text)
+	onAddrs := b.position(allow, DenyAddress, text)
 	return readSubjects(path, func(s subject) error {
 		pos := onNames
 		if len(s.prefixes) > 0 {
@@ -93,9 +93,9 @@ func (b *listBuilder) addFile(path string, allow bool) error {
 // position makes the next position of the list. text is what stands behind the word
 // allow or deny there.
 func (b *listBuilder) position(allow bool, reason denyReason, text string) uint32 {
-	var verdict *denial
+	var verdict *Denial
 	if !allow {
-		verdict = &denial{reason, "deny" + text}
+		verdict = &Denial{reason, "deny" + text}
 	}
 	b.list.texts = append(b.list.texts, ruleText(b.rule, text, allow))
 	b.list.verdicts = append(b.list.verdicts, verdict)

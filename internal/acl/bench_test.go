@@ -1,4 +1,4 @@
-package egress
+package acl
 
 import (
 	"bufio"
@@ -36,7 +36,7 @@ func hugePrefix(i int) netip.Prefix {
 
 // hugeFiles writes a million names, every other with all that is below it, and a
 // hundred thousand CIDRs.
-func hugeFiles(tb testing.TB) []ACLRule {
+func hugeFiles(tb testing.TB) []Rule {
 	tb.Helper()
 	dir := tb.TempDir()
 	write := func(name string, n int, line func(i int) string) string {
@@ -62,7 +62,7 @@ func hugeFiles(tb testing.TB) []ACLRule {
 		return hugeName(i)
 	})
 	cidrs := write("cidrs", manyPrefixes, func(i int) string { return hugePrefix(i).String() })
-	return []ACLRule{{Files: []string{names, cidrs}}}
+	return []Rule{{Files: []string{names, cidrs}}}
 }
 
 func heap() uint64 {
@@ -78,7 +78,7 @@ func TestAccessList_Huge(t *testing.T) {
 		t.Skip("a million rules")
 	}
 	before := heap()
-	l, err := newAccessList(hugeFiles(t), nil)
+	l, err := New(hugeFiles(t), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,17 +90,17 @@ func TestAccessList_Huge(t *testing.T) {
 	}
 	for i := 0; i < manyNames; i += 97 {
 		name := hugeName(i)
-		if l.checkTarget(target.Target{Host: name, Port: 443}) == nil {
+		if l.CheckTarget(target.Target{Host: name, Port: 443}) == nil {
 			t.Errorf("%s is allowed", name)
 		}
-		below := l.checkTarget(target.Target{Host: "www." + name, Port: 443}) != nil
+		below := l.CheckTarget(target.Target{Host: "www." + name, Port: 443}) != nil
 		if below != (i%2 == 0) {
 			t.Errorf("what is below %s: refused %t", name, below)
 		}
 	}
 	for i := 0; i < manyPrefixes; i += 97 {
 		ip := hugePrefix(i).Addr()
-		if l.checkAddr(target.Target{Host: "example.org", Port: 443}, ip) == nil {
+		if l.CheckAddr(target.Target{Host: "example.org", Port: 443}, ip) == nil {
 			t.Errorf("%s is allowed", ip)
 		}
 	}
@@ -120,10 +120,10 @@ func mustTargets(names ...string) (targets []target.Target) {
 }
 
 // hugeMatches asks for a name, and for an address of it, that are allowed.
-func hugeMatches(tb testing.TB, l *accessList, i int) {
+func hugeMatches(tb testing.TB, l *List, i int) {
 	t := hugeAllowed[i%len(hugeAllowed)]
 	ip := netip.AddrFrom4([4]byte{8, byte(i >> 16), byte(i >> 8), byte(i)})
-	if l.checkTarget(t) != nil || l.checkAddr(t, ip) != nil {
+	if l.CheckTarget(t) != nil || l.CheckAddr(t, ip) != nil {
 		tb.Fatal("refused")
 	}
 }
@@ -132,18 +132,18 @@ func BenchmarkAccessListHuge(b *testing.B) {
 	rules := hugeFiles(b)
 	b.Run("load", func(b *testing.B) {
 		b.ReportAllocs()
-		var l *accessList
+		var l *List
 		before := heap()
 		for b.Loop() {
 			var err error
-			if l, err = newAccessList(rules, nil); err != nil {
+			if l, err = New(rules, nil); err != nil {
 				b.Fatal(err)
 			}
 		}
 		b.ReportMetric(float64(heap()-before)/(1<<20), "MiB/list")
 		runtime.KeepAlive(l)
 	})
-	l, err := newAccessList(rules, nil)
+	l, err := New(rules, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -163,20 +163,20 @@ func BenchmarkAccessListHuge(b *testing.B) {
 	b.Run("name", func(b *testing.B) {
 		b.ReportAllocs()
 		for i := 0; b.Loop(); i++ {
-			_ = l.checkTarget(names[i%len(names)])
+			_ = l.CheckTarget(names[i%len(names)])
 		}
 	})
 	b.Run("address", func(b *testing.B) {
 		b.ReportAllocs()
 		for i := 0; b.Loop(); i++ {
-			_ = l.checkAddr(hugeAllowed[0], addrs[i%len(addrs)])
+			_ = l.CheckAddr(hugeAllowed[0], addrs[i%len(addrs)])
 		}
 	})
 	b.Run("many labels", func(b *testing.B) {
 		b.ReportAllocs()
 		t := target.Target{Host: strings.Repeat("a.", 110) + "example.net", Port: 443}
 		for b.Loop() {
-			_ = l.checkTarget(t)
+			_ = l.CheckTarget(t)
 		}
 	})
 }

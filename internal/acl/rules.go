@@ -1,4 +1,4 @@
-package egress
+package acl
 
 import (
 	"slices"
@@ -11,14 +11,14 @@ import (
 	"github.com/caddy-egress/egress/internal/filewatch"
 )
 
-// accessRules are the access rules of a handler. Their list is what they mean now:
+// Rules are the access rules of a handler. Their list is what they mean now:
 // it is replaced when a file changes that rules are read from.
-type accessRules struct {
-	rules  []ACLRule
+type Rules struct {
+	rules  []Rule
 	ports  []PortRange
 	logger *zap.Logger
 
-	list     atomic.Pointer[accessList]
+	list     atomic.Pointer[List]
 	watchers []*filewatch.Watcher
 	changed  func() // called after the list was replaced
 
@@ -27,20 +27,20 @@ type accessRules struct {
 	rebuild sync.Mutex  // held while the list is made anew
 }
 
-// newAccessRules compiles the rules. The files are watched from follow on, but what
+// NewRules compiles the rules. The files are watched from follow on, but what
 // changes before is not missed. With an error, the rules are of no use but for stop.
-func newAccessRules(rules []ACLRule, ports []PortRange, logger *zap.Logger) (*accessRules, error) {
-	r := &accessRules{rules: rules, ports: ports, logger: logger}
+func NewRules(rules []Rule, ports []PortRange, logger *zap.Logger) (*Rules, error) {
+	r := &Rules{rules: rules, ports: ports, logger: logger}
 	for _, path := range r.paths() {
 		r.watchers = append(r.watchers, filewatch.New(path)) // before it is read
 	}
 	start := time.Now()
-	list, err := newAccessList(rules, ports)
+	list, err := New(rules, ports)
 	if err != nil {
-		r.stop()
+		r.Stop()
 		return nil, err
 	}
-	r.list.Store(list)
+	r.Put(list)
 	if len(r.watchers) > 0 {
 		logger.Info("access rules loaded from files", list.counts(time.Since(start))...)
 	}
@@ -48,7 +48,7 @@ func newAccessRules(rules []ACLRule, ports []PortRange, logger *zap.Logger) (*ac
 }
 
 // paths are the files that rules are read from, each once.
-func (r *accessRules) paths() (paths []string) {
+func (r *Rules) paths() (paths []string) {
 	for i := range r.rules {
 		for _, path := range r.rules[i].Files {
 			if path != "" && !slices.Contains(paths, path) {
@@ -59,20 +59,23 @@ func (r *accessRules) paths() (paths []string) {
 	return paths
 }
 
-// now is the list that is in force. Who asks two questions that belong together
+// Now is the list that is in force. Who asks two questions that belong together
 // asks them of one list.
-func (r *accessRules) now() *accessList { return r.list.Load() }
+func (r *Rules) Now() *List { return r.list.Load() }
 
-// follow watches the files until stop.
-func (r *accessRules) follow(changed func()) {
+// Put makes l what the rules mean.
+func (r *Rules) Put(l *List) { r.list.Store(l) }
+
+// Follow watches the files until stop.
+func (r *Rules) Follow(changed func()) {
 	r.changed = changed
 	for i, path := range r.paths() {
 		r.watchers[i].Start(func() { r.reload(path) })
 	}
 }
 
-// stop ends the watch. A list that is just being made will not be taken.
-func (r *accessRules) stop() {
+// Stop ends the watch. A list that is just being made will not be taken.
+func (r *Rules) Stop() {
 	r.stopped.Store(true)
 	for _, w := range r.watchers {
 		w.Stop()
@@ -82,7 +85,7 @@ func (r *accessRules) stop() {
 // reload makes the list anew after a file has changed. If that fails, the old list
 // stays. All files are read: a list holds nothing that would tell which file a
 // subject came from, and files that change together are rebuilt from together.
-func (r *accessRules) reload(path string) {
+func (r *Rules) reload(path string) {
 	if !r.waiting.CompareAndSwap(false, true) {
 		return
 	}
@@ -93,20 +96,20 @@ func (r *accessRules) reload(path string) {
 		return
 	}
 	start := time.Now()
-	list, err := newAccessList(r.rules, r.ports)
+	list, err := New(r.rules, r.ports)
 	switch {
 	case r.stopped.Load():
 	case err != nil:
 		r.logger.Error("access rules cannot be read; the old ones stay", zap.String("changed", path), zap.Error(err))
 	default:
-		r.list.Store(list)
+		r.Put(list)
 		r.logger.Info("access rules changed", append(list.counts(time.Since(start)), zap.String("changed", path))...)
 		r.changed()
 	}
 }
 
 // counts tell, in a log line, what the list is made of.
-func (l *accessList) counts(took time.Duration) []zap.Field {
+func (l *List) counts(took time.Duration) []zap.Field {
 	return []zap.Field{
 		zap.Int("from_files", l.files),
 		zap.Int("names", l.names.Len()),

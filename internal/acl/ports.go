@@ -1,4 +1,4 @@
-package egress
+package acl
 
 import (
 	"encoding/json"
@@ -19,14 +19,14 @@ type PortRange struct {
 	High uint16
 }
 
-// errPortDenied is the denial of every port that is not allowed.
-var errPortDenied = &denial{denyPort, "ports"}
+// ErrPortDenied is the denial of every port that is not allowed.
+var ErrPortDenied = &Denial{denyPort, "ports"}
 
 // smtpPort is the one port that is not allowed by default.
 const smtpPort = 25
 
-// parsePortRange parses "443" or "1024-65535".
-func parsePortRange(s string) (PortRange, error) {
+// ParsePortRange parses "443" or "1024-65535".
+func ParsePortRange(s string) (PortRange, error) {
 	low, high, isRange := strings.Cut(s, "-")
 	if !isRange {
 		high = low
@@ -70,7 +70,7 @@ func (p *PortRange) UnmarshalJSON(data []byte) error {
 			return err
 		}
 	}
-	parsed, err := parsePortRange(text)
+	parsed, err := ParsePortRange(text)
 	if err != nil {
 		return fmt.Errorf("allowed_ports: %w", err)
 	}
@@ -80,7 +80,7 @@ func (p *PortRange) UnmarshalJSON(data []byte) error {
 
 // portAllowed tells whether a port may be connected to. Without ranges it is
 // every port but that of SMTP.
-func (l *accessList) portAllowed(port uint16) bool {
+func (l *List) portAllowed(port uint16) bool {
 	if len(l.ports) == 0 {
 		return port != 0 && port != smtpPort
 	}

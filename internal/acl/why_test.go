@@ -1,4 +1,4 @@
-package egress
+package acl
 
 import (
 	"net/netip"
@@ -20,13 +20,13 @@ func authority(text string) target.Target {
 
 // The rule that is told is the one that decides.
 func TestExplainRule(t *testing.T) {
-	rules := []ACLRule{
+	rules := []Rule{
 		{Subjects: []string{"good.example"}, Allow: true},
 		{Subjects: []string{"*.corp.example", "192.0.2.0/24"}},
 		{Subjects: []string{"10.1.0.0/16", "private"}, Allow: true},
 		{Subjects: []string{"last.example"}, Allow: true},
 	}
-	l, err := newAccessList(rules, []PortRange{{80, 80}, {8000, 8999}})
+	l, err := New(rules, []PortRange{{80, 80}, {8000, 8999}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,27 +49,27 @@ func TestExplainRule(t *testing.T) {
 		dest := authority(tc.dest)
 		var got string
 		if tc.addr == "" {
-			got = told(l, l.checkTarget(dest), dest, func() string { return l.allowedName(dest) })
+			got = told(l, l.CheckTarget(dest), dest, func() string { return l.AllowedName(dest) })
 		} else {
 			ip := netip.MustParseAddr(tc.addr)
-			got = told(l, l.checkAddr(dest, ip), dest, func() string { return l.allowedAddr(dest, ip) })
+			got = told(l, l.CheckAddr(dest, ip), dest, func() string { return l.AllowedAddr(dest, ip) })
 		}
 		if got != tc.want {
 			t.Errorf("%s at %s: %q, want %q", tc.dest, tc.addr, got, tc.want)
 		}
 	}
-	l, err = newAccessList(nil, nil)
+	l, err = New(nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := l.reason(l.checkTarget(authority("a.example:25")), 25); got != "allowed_ports: 25 is closed by default" {
+	if got := l.Reason(l.CheckTarget(authority("a.example:25")), 25); got != "allowed_ports: 25 is closed by default" {
 		t.Errorf("port 25: %q", got)
 	}
 }
 
-func told(l *accessList, err error, dest target.Target, allowed func() string) string {
+func told(l *List, err error, dest target.Target, allowed func() string) string {
 	if err != nil {
-		return "deny " + l.reason(err, dest.Port)
+		return "deny " + l.Reason(err, dest.Port)
 	}
 	return "allow " + allowed()
 }
@@ -83,23 +83,23 @@ func TestExplainRule_Agrees(t *testing.T) {
 	}
 	addrs := []string{"10.0.0.1", "10.0.0.2", "198.41.0.4", "127.0.0.1", "100.100.100.200", "2001:4860::1", "64:ff9b::a00:1"}
 	rapid.Check(t, func(t *rapid.T) {
-		var rules []ACLRule
+		var rules []Rule
 		for range rapid.IntRange(0, 5).Draw(t, "rules") {
-			rules = append(rules, ACLRule{
+			rules = append(rules, Rule{
 				Subjects: rapid.SliceOfN(rapid.SampledFrom(subjects), 1, 3).Draw(t, "subjects"),
 				Allow:    rapid.Bool().Draw(t, "allow"),
 			})
 		}
-		l, err := newAccessList(rules, nil)
+		l, err := New(rules, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		dest := authority(rapid.SampledFrom([]string{"a.example:80", "b.example:80", "c.test:80"}).Draw(t, "dest"))
 		ip := netip.MustParseAddr(rapid.SampledFrom(addrs).Draw(t, "ip"))
-		err = l.checkAddr(dest, ip)
-		rule := l.reason(err2(err), dest.Port)
+		err = l.CheckAddr(dest, ip)
+		rule := l.Reason(err2(err), dest.Port)
 		if err == nil {
-			rule = l.allowedAddr(dest, ip)
+			rule = l.AllowedAddr(dest, ip)
 		}
 		i, isRule := strings.CutPrefix(rule, "acl[")
 		switch {
@@ -116,13 +116,13 @@ func TestExplainRule_Agrees(t *testing.T) {
 		}
 		// The rules before it do not decide: without those from it on, the answer is
 		// that of no rule.
-		before, err := newAccessList(rules[:n], nil)
+		before, err := New(rules[:n], nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := before.checkAddr(dest, ip); err == nil && before.allowedAddr(dest, ip) != noRule && specialAddr(ip) == nil {
+		if err := before.CheckAddr(dest, ip); err == nil && before.AllowedAddr(dest, ip) != noRule && specialAddr(ip) == nil {
 			if carried, many := target.Carried(ip); many == 0 || !carried[0].IsValid() {
-				t.Fatalf("rule %q, but an earlier one decides: %s", rule, before.allowedAddr(dest, ip))
+				t.Fatalf("rule %q, but an earlier one decides: %s", rule, before.AllowedAddr(dest, ip))
 			}
 		}
 	})

@@ -1,4 +1,4 @@
-package egress
+package acl
 
 import (
 	"net/netip"
@@ -11,16 +11,16 @@ import (
 
 // Default denials, by kind. Their text is what logs show as the rule.
 var (
-	denyUnspecified   = &denial{denyAddress, "default deny: unspecified"}
-	denyLoopback      = &denial{denyAddress, "default deny: loopback"}
-	denyPrivate       = &denial{denyAddress, "default deny: private"}
-	denyLinkLocal     = &denial{denyAddress, "default deny: link-local"}
-	denyMetadata      = &denial{denyAddress, "default deny: cloud metadata"}
-	denyMulticast     = &denial{denyAddress, "default deny: multicast"}
-	denyBroadcast     = &denial{denyAddress, "default deny: broadcast"}
-	denyBenchmark     = &denial{denyAddress, "default deny: benchmark"}
-	denyDocumentation = &denial{denyAddress, "default deny: documentation"}
-	denyReserved      = &denial{denyAddress, "default deny: reserved"}
+	denyUnspecified   = &Denial{DenyAddress, "default deny: unspecified"}
+	DenyLoopback      = &Denial{DenyAddress, "default deny: loopback"}
+	DenyPrivate       = &Denial{DenyAddress, "default deny: private"}
+	denyLinkLocal     = &Denial{DenyAddress, "default deny: link-local"}
+	denyMetadata      = &Denial{DenyAddress, "default deny: cloud metadata"}
+	denyMulticast     = &Denial{DenyAddress, "default deny: multicast"}
+	denyBroadcast     = &Denial{DenyAddress, "default deny: broadcast"}
+	denyBenchmark     = &Denial{DenyAddress, "default deny: benchmark"}
+	denyDocumentation = &Denial{DenyAddress, "default deny: documentation"}
+	denyReserved      = &Denial{DenyAddress, "default deny: reserved"}
 )
 
 // privatePrefixes is what the subject `private` means: RFC 1918, RFC 6598 and
@@ -38,7 +38,7 @@ var privatePrefixes = []netip.Prefix{
 // denial.
 type special struct {
 	prefix netip.Prefix
-	denial *denial
+	denial *Denial
 }
 
 var special4 = slices.Concat(
@@ -47,9 +47,9 @@ var special4 = slices.Concat(
 	specials(denyMetadata, "100.100.100.200/32", "100.96.0.96/32", "168.63.129.16/32", "192.0.0.192/32"),
 	// RFC 791: this network. A Linux host takes 0.0.0.0 as itself.
 	specials(denyUnspecified, "0.0.0.0/8"),
-	specials(denyLoopback, "127.0.0.0/8"),
+	specials(DenyLoopback, "127.0.0.0/8"),
 	// RFC 1918, and RFC 6598: carrier-grade NAT.
-	specials(denyPrivate, "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"),
+	specials(DenyPrivate, "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"),
 	// RFC 3927, with most metadata services.
 	specials(denyLinkLocal, "169.254.0.0/16"),
 	// RFC 5737
@@ -66,12 +66,12 @@ var special4 = slices.Concat(
 var special6 = slices.Concat(
 	// A Linux host takes :: as itself.
 	specials(denyUnspecified, "::/128"),
-	specials(denyLoopback, "::1/128"),
+	specials(DenyLoopback, "::1/128"),
 	// Metadata services outside of link-local: all of AWS's local services,
 	// Google, Scaleway, Akamai (Linode) and OpenStack, Oracle, Alibaba.
 	specials(denyMetadata, "fd00:ec2::/32", "fd20:ce::254/128", "fd00:42::42/128",
 		"fd00:a9fe:a9fe::/64", "fd00:c1::a9fe:a9fe/128", "fd00:100::100:200/128"),
-	specials(denyPrivate, "fc00::/7"),
+	specials(DenyPrivate, "fc00::/7"),
 	specials(denyLinkLocal, "fe80::/10"),
 	specials(denyMulticast, "ff00::/8"),
 	// RFC 3849, RFC 9637
@@ -93,7 +93,7 @@ var special6 = slices.Concat(
 )
 
 // specials makes the entries of one kind.
-func specials(d *denial, prefixes ...string) []special {
+func specials(d *Denial, prefixes ...string) []special {
 	table := make([]special, len(prefixes))
 	for i, p := range prefixes {
 		table[i] = special{netip.MustParsePrefix(p), d}
@@ -103,7 +103,7 @@ func specials(d *denial, prefixes ...string) []special {
 
 // specialAddr returns the default denial of an address, or nil. The address
 // must not be IPv4-mapped and must have no zone.
-func specialAddr(ip netip.Addr) *denial {
+func specialAddr(ip netip.Addr) *Denial {
 	table := special6
 	if ip.Is4() {
 		table = special4

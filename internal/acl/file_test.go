@@ -1,4 +1,4 @@
-package egress
+package acl
 
 import (
 	"fmt"
@@ -9,10 +9,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-egress/egress/internal/testkit/aclmodel"
+
 	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
-// writeFile writes a file as configuration management does: at once.
+// WriteFile writes a file as configuration management does: at once.
 func writeFile(t testing.TB, path, content string) {
 	t.Helper()
 	tmp := path + ".tmp"
@@ -33,7 +35,7 @@ func subjectFile(t testing.TB, content string) string {
 
 func TestSubjectFile_Format(t *testing.T) {
 	path := subjectFile(t, "\ufeff# ads\r\n\r\n  ads.example  \r\n\t*.Tracker.example # comment\r\n#all\n   # indented\n10.0.0.0/8#x\n[2001:db8::1]:443\nbücher.example\n8.8.8.8")
-	l, err := newAccessList([]ACLRule{{Files: []string{path}}}, nil)
+	l, err := New([]Rule{{Files: []string{path}}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +54,7 @@ func TestSubjectFile_Format(t *testing.T) {
 		{"[2001:db8::1]:80", "address: default deny: documentation"},
 		{"other.example:443", ""},
 	} {
-		if got := verdictOf(t, l.checkTarget(mustTarget(t, tc.dest))); got != tc.want {
+		if got := verdictOf(t, l.CheckTarget(mustTarget(t, tc.dest))); got != tc.want {
 			t.Errorf("%s: %q, want %q", tc.dest, got, tc.want)
 		}
 	}
@@ -67,7 +69,7 @@ func TestSubjectFile_Errors(t *testing.T) {
 		{dir, "acl[0]: file: " + dir + " is not a regular file"},
 		{long, "acl[0]: " + long + ":2: the line is longer than 4096 bytes"},
 	} {
-		if _, err := newAccessList([]ACLRule{{Files: []string{tc.path}}}, nil); err == nil || err.Error() != tc.want {
+		if _, err := New([]Rule{{Files: []string{tc.path}}}, nil); err == nil || err.Error() != tc.want {
 			t.Errorf("%s:\n got %v\nwant %s", tc.path, err, tc.want)
 		}
 	}
@@ -83,7 +85,7 @@ func TestSubjectFile_Errors(t *testing.T) {
 		{strings.Repeat("x", 64) + ".example", "1: subject '" + strings.Repeat("x", 64) + ".example': the host has a label longer than 63 bytes"},
 	} {
 		path := subjectFile(t, tc.content)
-		_, err := newAccessList([]ACLRule{{Subjects: []string{"all"}}, {Files: []string{path}}}, nil)
+		_, err := New([]Rule{{Subjects: []string{"all"}}, {Files: []string{path}}}, nil)
 		if want := "acl[1]: " + path + ":" + tc.want; err == nil || err.Error() != want {
 			t.Errorf("%q:\n got %v\nwant %s", tc.content, err, want)
 		}
@@ -95,12 +97,12 @@ func TestSubjectFile_Errors(t *testing.T) {
 func TestSubjectFile_Order(t *testing.T) {
 	deny := subjectFile(t, "10.0.0.0/8\nbad.example\n*.evil.example\n")
 	allow := subjectFile(t, "good.evil.example\n10.1.0.0/16\n")
-	rules := []ACLRule{
+	rules := []Rule{
 		{Allow: true, Files: []string{allow}},
 		{Subjects: []string{"first.example"}, Files: []string{deny}},
 		{Allow: true, Subjects: []string{"bad.example", "10.2.0.0/16"}},
 	}
-	l, err := newAccessList(rules, nil)
+	l, err := New(rules, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,15 +115,15 @@ func TestSubjectFile_Order(t *testing.T) {
 		{"x.example:443", "10.2.0.1", "address: deny_file " + deny},
 	} {
 		tgt := mustTarget(t, tc.dest)
-		if got := verdictOf(t, l.checkAddr(tgt, netip.MustParseAddr(tc.ip))); got != tc.want {
+		if got := verdictOf(t, l.CheckAddr(tgt, netip.MustParseAddr(tc.ip))); got != tc.want {
 			t.Errorf("%s at %s: %q, want %q", tc.dest, tc.ip, got, tc.want)
 		}
 	}
-	alone, err := newAccessList(rules[1:], nil)
+	alone, err := New(rules[1:], nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := verdictOf(t, alone.checkTarget(mustTarget(t, "bad.example:443"))); got != "host: deny_file "+deny {
+	if got := verdictOf(t, alone.CheckTarget(mustTarget(t, "bad.example:443"))); got != "host: deny_file "+deny {
 		t.Errorf("bad.example before it is resolved: %q", got)
 	}
 }
@@ -129,12 +131,12 @@ func TestSubjectFile_Order(t *testing.T) {
 // An empty file is a list without subjects.
 func TestSubjectFile_Empty(t *testing.T) {
 	for _, content := range []string{"", "\n", "# nothing\n", "\ufeff"} {
-		l, err := newAccessList([]ACLRule{{Files: []string{subjectFile(t, content)}}}, nil)
+		l, err := New([]Rule{{Files: []string{subjectFile(t, content)}}}, nil)
 		if err != nil {
 			t.Errorf("%q: %v", content, err)
 			continue
 		}
-		if err := l.checkTarget(mustTarget(t, "x.example:443")); err != nil {
+		if err := l.CheckTarget(mustTarget(t, "x.example:443")); err != nil {
 			t.Errorf("%q: %v", content, err)
 		}
 	}
@@ -148,7 +150,7 @@ func FuzzSubjectFile(f *testing.F) {
 	f.Add("bücher.example\n  \t\n8.8.8.8")
 	f.Add("a b\n")
 	f.Add(strings.Repeat("x", maxSubjectLine) + "\n")
-	for _, s := range fuzzSubjects {
+	for _, s := range aclmodel.Subjects {
 		f.Add(s + "\n" + s)
 	}
 	f.Fuzz(func(t *testing.T, content string) {

@@ -1,4 +1,4 @@
-package egress
+package acl
 
 import (
 	"errors"
@@ -18,6 +18,12 @@ type subject struct {
 	prefixes []netip.Prefix
 	port     uint16 // of an IP:port; 0 is every port
 	private  bool   // written as `private`
+}
+
+// CheckSubject reports what is wrong with a subject, nil if nothing is.
+func CheckSubject(s string) error {
+	_, err := parseSubject(s)
+	return err
 }
 
 // parseSubject parses a subject of an ACL rule. Names and addresses become
@@ -54,11 +60,11 @@ func parseHostSubject(s string) (subject, error) {
 	case err == nil:
 		return subject{name: host}, nil
 	case !strings.Contains(s, ":"):
-		return subject{}, reasonOf(err)
+		return subject{}, target.ReasonOf(err)
 	}
 	t, err := target.ParseAuthority(s)
 	if err != nil {
-		return subject{}, reasonOf(err)
+		return subject{}, target.ReasonOf(err)
 	}
 	if !t.IsAddr() {
 		return subject{}, fmt.Errorf("a host name takes no port; write '%s'", t.Host)
@@ -74,7 +80,7 @@ func parseWildcard(s string) (subject, error) {
 	}
 	host, addr, err := target.ParseHost(rest)
 	if err != nil {
-		return subject{}, reasonOf(err)
+		return subject{}, target.ReasonOf(err)
 	}
 	if addr.IsValid() {
 		return subject{}, errors.New("a wildcard needs a host name; write a CIDR for a range of addresses, such as '10.0.0.0/8'")
@@ -116,12 +122,3 @@ func badCIDR(s string) string {
 }
 
 func singleAddr(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
-
-// reasonOf takes the words about destinations of requests off an error.
-func reasonOf(err error) error {
-	var e *target.Error
-	if errors.As(err, &e) {
-		return errors.New(e.Reason)
-	}
-	return err
-}

@@ -1,4 +1,4 @@
-package egress
+package acl
 
 import (
 	"encoding/json"
@@ -11,22 +11,22 @@ import (
 )
 
 // aclRules turns lines such as "deny 10.0.0.0/8 *.example" into rules.
-func aclRules(t testing.TB, lines ...string) []ACLRule {
+func aclRules(t testing.TB, lines ...string) []Rule {
 	t.Helper()
-	var rules []ACLRule
+	var rules []Rule
 	for _, line := range lines {
 		verb, subjects, _ := strings.Cut(line, " ")
 		if verb != "allow" && verb != "deny" {
 			t.Fatalf("bad rule %q", line)
 		}
-		rules = append(rules, ACLRule{Subjects: strings.Fields(subjects), Allow: verb == "allow"})
+		rules = append(rules, Rule{Subjects: strings.Fields(subjects), Allow: verb == "allow"})
 	}
 	return rules
 }
 
-func mustAccessList(t testing.TB, lines ...string) *accessList {
+func mustAccessList(t testing.TB, lines ...string) *List {
 	t.Helper()
-	l, err := newAccessList(aclRules(t, lines...), nil)
+	l, err := New(aclRules(t, lines...), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,11 +48,11 @@ func verdictOf(t testing.TB, err error) string {
 	if err == nil {
 		return ""
 	}
-	var d *denial
+	var d *Denial
 	if !errors.As(err, &d) {
 		t.Fatalf("error %#v is no denial", err)
 	}
-	return string(d.reason) + ": " + d.rule
+	return string(d.Reason) + ": " + d.Rule
 }
 
 func TestNewAccessListErrors(t *testing.T) {
@@ -94,7 +94,7 @@ func TestNewAccessListErrors(t *testing.T) {
 		{"a..b", "the host has an empty label"},
 		{"example.com,example.net", "the host has the character ','"},
 	} {
-		_, err := newAccessList([]ACLRule{
+		_, err := New([]Rule{
 			{Subjects: []string{"all"}},
 			{Subjects: []string{"example.org", tc.subject}},
 		}, nil)
@@ -104,11 +104,11 @@ func TestNewAccessListErrors(t *testing.T) {
 		}
 	}
 
-	_, err := newAccessList([]ACLRule{{Allow: true}}, nil)
+	_, err := New([]Rule{{Allow: true}}, nil)
 	if want := "acl[0]: no subjects; write at least one, or 'all'"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
-	_, err = newAccessList([]ACLRule{{Subjects: []string{"a\x1b[1m"}}}, nil)
+	_, err = New([]Rule{{Subjects: []string{"a\x1b[1m"}}}, nil)
 	if want := "acl[0]: subject 'a\uFFFD[1m': it has the control byte 0x1b"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
@@ -150,7 +150,7 @@ func TestPortRange(t *testing.T) {
 		}
 	}
 
-	_, err := newAccessList(nil, []PortRange{{80, 80}, {}})
+	_, err := New(nil, []PortRange{{80, 80}, {}})
 	if want := "allowed_ports[1]: bad port range '0': ports are between 1 and 65535"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
@@ -166,20 +166,20 @@ func TestAccessListPorts(t *testing.T) {
 		{[]PortRange{{443, 443}}, []uint16{443}, []uint16{0, 25, 80, 442, 444}},
 		{[]PortRange{{25, 25}, {1024, 65535}}, []uint16{25, 1024, 65535}, []uint16{0, 24, 443, 1023}},
 	} {
-		l, err := newAccessList(aclRules(t, "allow all", "allow 0.0.0.0/0"), tc.ports)
+		l, err := New(aclRules(t, "allow all", "allow 0.0.0.0/0"), tc.ports)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, host := range []string{"example.com", "8.8.8.8"} {
 			tgt := mustTarget(t, host)
 			for _, tgt.Port = range tc.allowed {
-				if err := l.checkTarget(tgt); err != nil {
+				if err := l.CheckTarget(tgt); err != nil {
 					t.Errorf("%v %v: %v", tc.ports, tgt, err)
 				}
 			}
 			for _, tgt.Port = range tc.denied {
 				for _, err := range []error{
-					l.checkTarget(tgt), l.checkUnresolved(tgt), l.checkAddr(tgt, netip.MustParseAddr("8.8.8.8")),
+					l.CheckTarget(tgt), l.CheckUnresolved(tgt), l.CheckAddr(tgt, netip.MustParseAddr("8.8.8.8")),
 				} {
 					if got := verdictOf(t, err); got != "port: ports" {
 						t.Errorf("%v %v: %q", tc.ports, tgt, got)
@@ -190,11 +190,11 @@ func TestAccessListPorts(t *testing.T) {
 	}
 
 	// A leading zero is no way around the ports.
-	l, _ := newAccessList(nil, []PortRange{{443, 443}})
-	if err := l.checkTarget(mustTarget(t, "example.com:0443")); err != nil {
+	l, _ := New(nil, []PortRange{{443, 443}})
+	if err := l.CheckTarget(mustTarget(t, "example.com:0443")); err != nil {
 		t.Error(err)
 	}
-	if err := l.checkTarget(mustTarget(t, "example.com:025")); err == nil {
+	if err := l.CheckTarget(mustTarget(t, "example.com:025")); err == nil {
 		t.Error("port 025 is allowed")
 	}
 }
@@ -205,10 +205,10 @@ func TestAccessListOrder(t *testing.T) {
 		name   string
 		rules  []string
 		target string
-		before string // checkTarget
+		before string // CheckTarget
 		ip     string
-		after  string // checkAddr
-		upst   string // checkUnresolved; "-" means as before
+		after  string // CheckAddr
+		upst   string // CheckUnresolved; "-" means as before
 	}{
 		{"nothing matches", nil, "example.com", "", "8.8.8.8", "", "-"},
 		{"deny all", []string{"deny all"}, "example.com", "host: deny all", "8.8.8.8", "host: deny all", "-"},
@@ -245,16 +245,16 @@ func TestAccessListOrder(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			l := mustAccessList(t, tc.rules...)
 			tgt := mustTarget(t, tc.target)
-			if got := verdictOf(t, l.checkTarget(tgt)); got != tc.before {
+			if got := verdictOf(t, l.CheckTarget(tgt)); got != tc.before {
 				t.Errorf("before resolution: got %q, want %q", got, tc.before)
 			}
-			if got := verdictOf(t, l.checkAddr(tgt, netip.MustParseAddr(tc.ip))); got != tc.after {
+			if got := verdictOf(t, l.CheckAddr(tgt, netip.MustParseAddr(tc.ip))); got != tc.after {
 				t.Errorf("after resolution: got %q, want %q", got, tc.after)
 			}
 			if tc.upst == "-" {
 				tc.upst = tc.before
 			}
-			if got := verdictOf(t, l.checkUnresolved(tgt)); got != tc.upst {
+			if got := verdictOf(t, l.CheckUnresolved(tgt)); got != tc.upst {
 				t.Errorf("unresolved: got %q, want %q", got, tc.upst)
 			}
 		})
@@ -280,14 +280,14 @@ func TestAccessListDefaultDenies(t *testing.T) {
 		"2001:0:808:808:0:0:f7f7:f7f7 3ffe::1"
 
 	// Rules on names never open anything.
-	for _, l := range []*accessList{
+	for _, l := range []*List{
 		mustAccessList(t),
 		mustAccessList(t, "allow all"),
 		mustAccessList(t, "allow example.com *.com all"),
 	} {
 		for _, ip := range strings.Fields(public) {
 			for _, tgt := range []target.Target{mustTarget(t, "example.com"), mustTarget(t, bracketed(ip))} {
-				if err := l.checkAddr(tgt, netip.MustParseAddr(ip)); err != nil {
+				if err := l.CheckAddr(tgt, netip.MustParseAddr(ip)); err != nil {
 					t.Errorf("%s for %v: %v", ip, tgt, err)
 				}
 			}
@@ -295,10 +295,10 @@ func TestAccessListDefaultDenies(t *testing.T) {
 		for kind, ips := range kinds {
 			for _, ip := range strings.Fields(ips) {
 				want := "address: default deny: " + kind
-				if got := verdictOf(t, l.checkTarget(mustTarget(t, bracketed(ip)))); got != want {
+				if got := verdictOf(t, l.CheckTarget(mustTarget(t, bracketed(ip)))); got != want {
 					t.Errorf("literal %s: got %q, want %q", ip, got, want)
 				}
-				if got := verdictOf(t, l.checkAddr(mustTarget(t, "example.com"), netip.MustParseAddr(ip))); got != want {
+				if got := verdictOf(t, l.CheckAddr(mustTarget(t, "example.com"), netip.MustParseAddr(ip))); got != want {
 					t.Errorf("name to %s: got %q, want %q", ip, got, want)
 				}
 			}
@@ -309,12 +309,12 @@ func TestAccessListDefaultDenies(t *testing.T) {
 	l := mustAccessList(t, "allow 0.0.0.0/0 ::/0")
 	for _, ips := range kinds {
 		for _, ip := range strings.Fields(ips) {
-			if err := l.checkTarget(mustTarget(t, bracketed(ip))); err != nil {
+			if err := l.CheckTarget(mustTarget(t, bracketed(ip))); err != nil {
 				t.Errorf("%s: %v", ip, err)
 			}
 		}
 	}
-	if got := verdictOf(t, l.checkAddr(mustTarget(t, "example.com"), netip.Addr{})); got != "address: default deny: invalid address" {
+	if got := verdictOf(t, l.CheckAddr(mustTarget(t, "example.com"), netip.Addr{})); got != "address: default deny: invalid address" {
 		t.Errorf("zero address: %q", got)
 	}
 }
@@ -384,7 +384,7 @@ func TestAccessListOpens(t *testing.T) {
 	} {
 		l := mustAccessList(t, tc.rules...)
 		tgt := mustTarget(t, "example.com:"+tc.port)
-		if got := verdictOf(t, l.checkAddr(tgt, netip.MustParseAddr(tc.ip))); got != tc.want {
+		if got := verdictOf(t, l.CheckAddr(tgt, netip.MustParseAddr(tc.ip))); got != tc.want {
 			t.Errorf("%v, %s:%s: got %q, want %q", tc.rules, tc.ip, tc.port, got, tc.want)
 		}
 	}
@@ -407,36 +407,18 @@ func TestAccessListOpensSelf(t *testing.T) {
 		{"::", 8080, false},
 		{"10.0.0.1", 80, false}, // the first match denies
 	} {
-		if got := l.opensSelf(netip.MustParseAddr(tc.ip), tc.port); got != tc.want {
+		if got := l.OpensSelf(netip.MustParseAddr(tc.ip), tc.port); got != tc.want {
 			t.Errorf("%s port %d: %t", tc.ip, tc.port, got)
 		}
 	}
-	if l.opensSelf(netip.Addr{}, 8080) {
+	if l.OpensSelf(netip.Addr{}, 8080) {
 		t.Error("the zero address opens")
 	}
 }
 
 func TestDenialText(t *testing.T) {
-	err := mustAccessList(t, "deny 8.8.8.8").checkTarget(mustTarget(t, "8.8.8.8"))
+	err := mustAccessList(t, "deny 8.8.8.8").CheckTarget(mustTarget(t, "8.8.8.8"))
 	if got, want := err.Error(), "destination address not allowed (deny 8.8.8.8)"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-}
-
-func TestACLRuleJSON(t *testing.T) {
-	const in = `[{"subjects":["*.example.com","10.0.0.0/8"],"allow":true},{"subjects":["all"]}]`
-	var rules []ACLRule
-	if err := json.Unmarshal([]byte(in), &rules); err != nil {
-		t.Fatal(err)
-	}
-	if out, _ := json.Marshal(rules); string(out) != in {
-		t.Errorf("got %s", out)
-	}
-}
-
-// fixedRules are rules whose list never changes.
-func fixedRules(l *accessList) *accessRules {
-	r := new(accessRules)
-	r.list.Store(l)
-	return r
 }
