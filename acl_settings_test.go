@@ -8,13 +8,11 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
-
-	"github.com/caddy-egress/egress/internal/acl"
 )
 
 func TestACLRuleJSON(t *testing.T) {
 	const in = `[{"subjects":["*.example.com","10.0.0.0/8"],"allow":true},{"subjects":["all"]}]`
-	var rules []acl.Rule
+	var rules []ACLRule
 	if err := json.Unmarshal([]byte(in), &rules); err != nil {
 		t.Fatal(err)
 	}
