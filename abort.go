@@ -3,6 +3,7 @@ package egress
 import (
 	"net/http"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/relay"
 )
 
@@ -13,7 +14,7 @@ import (
 // as sent is sent before.
 func (t *transaction) abort() {
 	t.aborted = true
-	if t.committed && t.out.failure != failCanceled {
+	if t.committed && t.out.failure != failure.Canceled {
 		t.flush()
 		t.resetHTTP10()
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/netip"
 	"sync"
+
+	"github.com/caddy-egress/egress/internal/failure"
 )
 
 // This file contains the queue for slow password checks.
@@ -119,7 +121,7 @@ func (q *checkQueue) makePlace(network, client netip.Prefix) error {
 	had := 0
 	if from.waiting <= mine+1 {
 		if mine == 0 {
-			return failLogins
+			return failure.Logins
 		}
 		from, had = own, own.line(client).len()+1
 	}
@@ -130,10 +132,10 @@ func (q *checkQueue) makePlace(network, client netip.Prefix) error {
 		}
 	}
 	if longest == nil {
-		return failClientLogins
+		return failure.ClientLogins
 	}
 	last := longest.checks[len(longest.checks)-1]
-	last.refused = failClientLogins
+	last.refused = failure.ClientLogins
 	q.leave(from, longest, last)
 	close(last.ready)
 	return nil

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+
+	"github.com/caddy-egress/egress/internal/failure"
 )
 
 // gatedAuth is an Auth with one slot whose checks wait for a gate, and say which passwords
@@ -102,9 +104,9 @@ func TestAuthSharedCheckOutlivesOneClient(t *testing.T) {
 
 // loginMany lets many clients try to log in while one check runs, one after the other,
 // and returns how many were refused in which way.
-func (h *gatedAuth) loginMany(t *testing.T, wg *sync.WaitGroup, n int, client func(i int) string) map[*failure]int {
+func (h *gatedAuth) loginMany(t *testing.T, wg *sync.WaitGroup, n int, client func(i int) string) map[*failure.Failure]int {
 	var mu sync.Mutex
-	refused := make(map[*failure]int)
+	refused := make(map[*failure.Failure]int)
 	for i := range n {
 		wg.Go(func() {
 			if _, _, _, err := h.login(t.Context(), client(i), basicHeader("nobody", client(i)+fmt.Sprint(i))); err != nil {
@@ -112,7 +114,7 @@ func (h *gatedAuth) loginMany(t *testing.T, wg *sync.WaitGroup, n int, client fu
 					t.Errorf("refused with %v", err)
 				}
 				mu.Lock()
-				refused[classify(err)]++
+				refused[failure.Of(err)]++
 				mu.Unlock()
 			}
 		})
@@ -160,7 +162,7 @@ func TestAuthOneAddressMayHaveAllPlaces(t *testing.T) {
 		h := newGated(t)
 		var wg sync.WaitGroup
 		refused := h.loginMany(t, &wg, maxChecksWaiting+3, func(int) string { return "192.0.2.1" })
-		if len(refused) != 1 || refused[failClientLogins] != 2 {
+		if len(refused) != 1 || refused[failure.ClientLogins] != 2 {
 			t.Errorf("refused %v; want 2 of this client: one check runs beside those that wait", refused)
 		}
 		if n := len(h.emptied(t, &wg)); n != maxChecksWaiting+1 {
@@ -183,12 +185,12 @@ func TestAuthPlacesAreShared(t *testing.T) {
 				h := newGated(t)
 				var wg sync.WaitGroup
 				guessers := h.loginMany(t, &wg, maxChecksWaiting+10, guesser)
-				before := guessers[failClientLogins]
+				before := guessers[failure.ClientLogins]
 				others := h.loginMany(t, &wg, 20, func(i int) string { return fmt.Sprint("198.51.100.", i) })
 				if len(others) != 0 {
 					t.Errorf("others are refused: %v", others)
 				}
-				if n := guessers[failClientLogins] - before; n != 20 || len(guessers) != 1 {
+				if n := guessers[failure.ClientLogins] - before; n != 20 || len(guessers) != 1 {
 					t.Errorf("%d gave up their places, %v", n, guessers)
 				}
 				h.loginMany(t, &wg, 50, guesser)
@@ -229,7 +231,7 @@ func TestAuthWaitingChecksAreBounded(t *testing.T) {
 		h := newGated(t)
 		var wg sync.WaitGroup
 		refused := h.loginMany(t, &wg, maxChecksWaiting+3, func(i int) string { return fmt.Sprintf("2001:db8:%x::1", i) })
-		if len(refused) != 1 || refused[failLogins] != 2 {
+		if len(refused) != 1 || refused[failure.Logins] != 2 {
 			t.Errorf("refused %v, want 2", refused)
 		}
 		h.emptied(t, &wg)
@@ -258,7 +260,7 @@ func TestCheckingClient(t *testing.T) {
 func TestAuthComparerPanics(t *testing.T) {
 	a := newAuth(t, BasicUser{"bob", bcrypt4})
 	a.classes[0].comparer = comparerFunc(func(_, _ []byte) (bool, error) { panic("no") })
-	if _, _, _, err := a.login(t.Context(), "", basicHeader("bob", "secret")); err == nil || classify(err) != failInternal {
+	if _, _, _, err := a.login(t.Context(), "", basicHeader("bob", "secret")); err == nil || failure.Of(err) != failure.Internal {
 		t.Errorf("got %v", err)
 	}
 	if a.verifier.queue.free != 2 || len(a.verifier.flights) != 0 {

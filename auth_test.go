@@ -262,7 +262,7 @@ func TestAuthHeaderForms(t *testing.T) {
 		name    string
 		header  http.Header
 		user    string
-		failure authFailure
+		Failure authFailure
 	}{
 		{"none", http.Header{}, "", authMissing},
 		{"nil header", nil, "", authMissing},
@@ -302,8 +302,8 @@ func TestAuthHeaderForms(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			a := newAuth(t, users...)
-			if user, _, failure := a.authenticate(tc.header); user != tc.user || failure != tc.failure {
-				t.Errorf("got %q, %q; want %q, %q", user, failure, tc.user, tc.failure)
+			if user, _, failure := a.authenticate(tc.header); user != tc.user || failure != tc.Failure {
+				t.Errorf("got %q, %q; want %q, %q", user, failure, tc.user, tc.Failure)
 			}
 		})
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 
 	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/failure"
 )
 
 // familyOrder is which address families are used, and which one comes first.
@@ -55,7 +56,7 @@ func (c *candidates) add(answer dnscache.Answer) {
 		err := c.to.check(a)
 		f := dnscache.FamilyOf(a)
 		if err == nil && !c.order.allows(f) {
-			err = fmt.Errorf("%w: %s is %s, and only %s is used", failUnroutable, a, f, c.order.first)
+			err = fmt.Errorf("%w: %s is %s, and only %s is used", failure.Unroutable, a, f, c.order.first)
 		}
 		switch {
 		case err != nil:

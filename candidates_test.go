@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/failure"
 )
 
 // candidatesOf are addresses that all may be dialed.
@@ -80,23 +81,23 @@ func TestCandidatesFailure(t *testing.T) {
 		ctx     context.Context
 		answers []dnscache.Answer
 		want    error
-		kind    *failure
+		kind    *failure.Failure
 	}{
-		{"nothing", t.Context(), nil, nil, failDNS},
-		{"not found", t.Context(), []dnscache.Answer{{Err: none}, {Err: none}}, none, failDNS},
-		{"one family broken", t.Context(), []dnscache.Answer{{Err: none}, {Err: broken}}, broken, failDNS},
-		{"the other family broken", t.Context(), []dnscache.Answer{{Err: broken}, {Err: none}}, broken, failDNS},
-		{"refused", t.Context(), []dnscache.Answer{{Addrs: addrs("192.0.2.1")}, {Err: broken}}, refusing, failInternal},
-		{"no answer in time", done, nil, context.DeadlineExceeded, failDNSTimeout},
-		{"an answer missing", done, []dnscache.Answer{{Err: none}}, context.DeadlineExceeded, failDNSTimeout},
+		{"nothing", t.Context(), nil, nil, failure.DNS},
+		{"not found", t.Context(), []dnscache.Answer{{Err: none}, {Err: none}}, none, failure.DNS},
+		{"one family broken", t.Context(), []dnscache.Answer{{Err: none}, {Err: broken}}, broken, failure.DNS},
+		{"the other family broken", t.Context(), []dnscache.Answer{{Err: broken}, {Err: none}}, broken, failure.DNS},
+		{"refused", t.Context(), []dnscache.Answer{{Addrs: addrs("192.0.2.1")}, {Err: broken}}, refusing, failure.Internal},
+		{"no answer in time", done, nil, context.DeadlineExceeded, failure.DNSTimeout},
+		{"an answer missing", done, []dnscache.Answer{{Err: none}}, context.DeadlineExceeded, failure.DNSTimeout},
 	} {
 		c := newCandidates(preferIP["6"], new(failedAddrs), hop{host: "origin.test", check: func(netip.Addr) error { return refusing }})
 		for _, a := range tc.answers {
 			c.add(a)
 		}
 		err := c.failure(tc.ctx)
-		if tc.want != nil && !errors.Is(err, tc.want) || classify(err) != tc.kind {
-			t.Errorf("%s: %v is %s", tc.name, err, classify(err).kind)
+		if tc.want != nil && !errors.Is(err, tc.want) || failure.Of(err) != tc.kind {
+			t.Errorf("%s: %v is %s", tc.name, err, failure.Of(err).Type)
 		}
 	}
 }

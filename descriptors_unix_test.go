@@ -20,6 +20,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/descriptors"
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -139,7 +140,7 @@ func testUnderPressure(t *testing.T, origins []string) {
 	descriptors.Idle.Reclaim(share)
 	fill()
 	var op *net.OpError
-	if _, err := h.dialer.dialMakingRoom(context.Background(), dest, false); !errors.As(err, &op) || classify(err) != failLimit {
+	if _, err := h.dialer.dialMakingRoom(context.Background(), dest, false); !errors.As(err, &op) || failure.Of(err) != failure.Limit {
 		t.Errorf("without any descriptor: %v", err)
 	}
 	// The last ones are for clients, so that they can be told.
@@ -156,7 +157,7 @@ func testUnderPressure(t *testing.T, origins []string) {
 			if i < reserve {
 				t.Fatalf("with %d free descriptors: dialed", i+1)
 			}
-		case classify(err) != failLimit || i > reserve+2: // a dial may need more than one
+		case failure.Of(err) != failure.Limit || i > reserve+2: // a dial may need more than one
 			t.Fatalf("with %d free descriptors: %v", i+1, err)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/target"
 )
@@ -198,7 +199,9 @@ func (d *dialer) checkLoop(a netip.Addr, port uint16) error {
 	return nil
 }
 
-func loopAt(a netip.AddrPort) error { return fmt.Errorf("%w: this server listens on %s", failLoop, a) }
+func loopAt(a netip.AddrPort) error {
+	return fmt.Errorf("%w: this server listens on %s", failure.Loop, a)
+}
 
 // attempt dials one address and remembers whether that failed. An attempt that
 // was given its time and lost to a later one counts as failed: the next dial
@@ -217,7 +220,7 @@ func (d *dialer) attempt(ctx, parent context.Context, a netip.AddrPort, from sou
 		}
 	case parent.Err() != nil || ctx.Err() != nil && time.Since(start) < d.fallbackDelay:
 		// Nobody waits for it any more, or it had no time.
-	case classify(err).blame != blameProxy:
+	case failure.Of(err).Blame != failure.BlameProxy:
 		d.names.failed.mark(a)
 	}
 	return conn, err
@@ -241,19 +244,6 @@ func dialAddr(ctx context.Context, a netip.AddrPort, from source) (*net.TCPConn,
 	return conn.(*net.TCPConn), nil
 }
 
-// tlsError is a TLS handshake that failed, so that a reset or an EOF within it
-// is told apart from one of the connection.
-type tlsError struct{ err error }
-
-func (e *tlsError) Error() string { return "TLS handshake: " + e.err.Error() }
-func (e *tlsError) Unwrap() error { return e.err }
-
-// Timeout reports whether the handshake ran out of time.
-func (e *tlsError) Timeout() bool {
-	ne, ok := errors.AsType[net.Error](e.err)
-	return ok && ne.Timeout() || errors.Is(e.err, context.DeadlineExceeded)
-}
-
 // handshake puts TLS over conn, which it closes on failure. The certificate
 // must be valid for the name or address that the client asked for.
 func (d *dialer) handshake(ctx context.Context, conn net.Conn, host string) (net.Conn, error) {
@@ -266,7 +256,7 @@ func (d *dialer) handshake(ctx context.Context, conn net.Conn, host string) (net
 	tc := tls.Client(h1.NoteEOF(conn), cfg)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		_ = conn.Close()
-		return nil, &tlsError{err}
+		return nil, &failure.TLSError{Err: err}
 	}
 	return tc, nil
 }

@@ -26,6 +26,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -167,30 +168,30 @@ func TestDialChecksEveryAddress(t *testing.T) {
 		rules  []string
 		answer []netip.Addr
 		reach  string // the address that is connected to, "" for none
-		want   *failure
+		want   *failure.Failure
 	}{
-		{"denied by default", nil, addrs("127.0.0.1"), "", failDeniedAddress},
+		{"denied by default", nil, addrs("127.0.0.1"), "", failure.DeniedAddress},
 		{"allowed", []string{"allow 127.0.0.2/32"}, addrs("127.0.0.2"), "127.0.0.2", nil},
 		{"denied, then allowed", []string{"allow 127.0.0.2/32"}, addrs("127.0.0.1", "127.0.0.2"), "127.0.0.2", nil},
 		{"allowed, then denied", []string{"allow 127.0.0.2/32"}, addrs("127.0.0.2", "127.0.0.1", "127.0.0.3"), "127.0.0.2", nil},
-		{"all denied", []string{"allow 127.0.0.9/32"}, addrs("127.0.0.1", "127.0.0.2", "127.0.0.3"), "", failDeniedAddress},
-		{"denied by a rule", []string{"deny 127.0.0.2", "allow 127.0.0.0/8"}, addrs("127.0.0.2"), "", failDeniedAddress},
-		{"allowed by name only", []string{"allow origin.test"}, addrs("127.0.0.1"), "", failDeniedAddress},
-		{"allow all", []string{"allow all"}, addrs("127.0.0.1"), "", failDeniedAddress},
-		{"IPv4-mapped, denied", nil, addrs("::ffff:127.0.0.1"), "", failDeniedAddress},
+		{"all denied", []string{"allow 127.0.0.9/32"}, addrs("127.0.0.1", "127.0.0.2", "127.0.0.3"), "", failure.DeniedAddress},
+		{"denied by a rule", []string{"deny 127.0.0.2", "allow 127.0.0.0/8"}, addrs("127.0.0.2"), "", failure.DeniedAddress},
+		{"allowed by name only", []string{"allow origin.test"}, addrs("127.0.0.1"), "", failure.DeniedAddress},
+		{"allow all", []string{"allow all"}, addrs("127.0.0.1"), "", failure.DeniedAddress},
+		{"IPv4-mapped, denied", nil, addrs("::ffff:127.0.0.1"), "", failure.DeniedAddress},
 		{"IPv4-mapped, allowed", []string{"allow 127.0.0.2/32"}, addrs("::ffff:127.0.0.2"), "127.0.0.2", nil},
 		{"IPv4-mapped, mixed", []string{"allow 127.0.0.2/32"}, addrs("::ffff:127.0.0.1", "::ffff:127.0.0.2"), "127.0.0.2", nil},
-		{"NAT64 of loopback", []string{"allow 64:ff9b::/96"}, addrs("64:ff9b::7f00:1"), "", failDeniedAddress},
-		{"unspecified", nil, addrs("0.0.0.0", "::"), "", failDeniedAddress},
-		{"invalid", nil, []netip.Addr{{}}, "", failDNS},
-		{"link-local with a zone", nil, addrs("fe80::1%lo"), "", failDeniedAddress},
+		{"NAT64 of loopback", []string{"allow 64:ff9b::/96"}, addrs("64:ff9b::7f00:1"), "", failure.DeniedAddress},
+		{"unspecified", nil, addrs("0.0.0.0", "::"), "", failure.DeniedAddress},
+		{"invalid", nil, []netip.Addr{{}}, "", failure.DNS},
+		{"link-local with a zone", nil, addrs("fe80::1%lo"), "", failure.DeniedAddress},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			resolver := &answers{list: [][]netip.Addr{tc.answer}}
 			conn, err := newDialer(t, resolver.resolve, tc.rules...).dial(t.Context(), target.Target{Host: "origin.test", Port: port}, false)
 			if tc.want != nil {
-				if err == nil || classify(err) != tc.want {
-					t.Errorf("error %v, want %s", err, tc.want.kind)
+				if err == nil || failure.Of(err) != tc.want {
+					t.Errorf("error %v, want %s", err, tc.want.Type)
 				}
 			} else if err != nil {
 				t.Error(err)
@@ -233,7 +234,7 @@ func TestDialLiteralAddress(t *testing.T) {
 	}
 	conn.Close()
 	for _, host := range []string{"127.0.0.1", "::ffff:127.0.0.1", "2130706433", "0.0.0.0", "::1"} {
-		if conn, err := d.dial(t.Context(), literal(host), false); err == nil || classify(err) != failDeniedAddress {
+		if conn, err := d.dial(t.Context(), literal(host), false); err == nil || failure.Of(err) != failure.DeniedAddress {
 			t.Errorf("%s: %v", host, err)
 			if conn != nil {
 				conn.Close()
@@ -266,7 +267,7 @@ func TestDialRebinding(t *testing.T) {
 	}
 	for range 3 {
 		d.forget(allAtOnce(resolver.resolve))
-		if _, err := d.dial(t.Context(), dest, false); err == nil || classify(err) != failDeniedAddress {
+		if _, err := d.dial(t.Context(), dest, false); err == nil || failure.Of(err) != failure.DeniedAddress {
 			t.Errorf("second answer: %v", err)
 		}
 	}
@@ -283,12 +284,12 @@ func TestDialSelf(t *testing.T) {
 	for _, tc := range []struct {
 		rule   string
 		answer string
-		want   *failure
+		want   *failure.Failure
 	}{
-		{"allow 127.0.0.0/8", "127.0.0.1", failLoop},
-		{"allow 127.0.0.1", "127.0.0.1", failLoop},
-		{"allow 127.0.0.1", "::ffff:127.0.0.1", failLoop},
-		{"allow 0.0.0.0/0", "0.0.0.0", failLoop},
+		{"allow 127.0.0.0/8", "127.0.0.1", failure.Loop},
+		{"allow 127.0.0.1", "127.0.0.1", failure.Loop},
+		{"allow 127.0.0.1", "::ffff:127.0.0.1", failure.Loop},
+		{"allow 0.0.0.0/0", "0.0.0.0", failure.Loop},
 		{"allow " + own, "127.0.0.1", nil},
 	} {
 		t.Run(tc.rule+" "+tc.answer, func(t *testing.T) {
@@ -302,7 +303,7 @@ func TestDialSelf(t *testing.T) {
 				}
 				conn.Close()
 				want = 1
-			} else if err == nil || classify(err) != tc.want {
+			} else if err == nil || failure.Of(err) != tc.want {
 				t.Errorf("error %v", err)
 			}
 			if n := dialedTimes(t, listeners["127.0.0.1"]); n != want {
@@ -314,7 +315,7 @@ func TestDialSelf(t *testing.T) {
 
 func TestDialNoAddresses(t *testing.T) {
 	_, err := newDialer(t, (&answers{list: [][]netip.Addr{nil}}).resolve).dial(t.Context(), origin(1), false)
-	if err == nil || classify(err) != failDNS {
+	if err == nil || failure.Of(err) != failure.DNS {
 		t.Errorf("%v", err)
 	}
 }
@@ -329,7 +330,7 @@ func TestDialNoAddresses_Text(t *testing.T) {
 		d.order = preferIP[prefer]
 		for range 2 { // asked for, and from the cache
 			_, err := d.dial(t.Context(), target.Target{Host: "origin.test", Port: 80}, false)
-			if err == nil || err.Error() != "lookup origin.test: "+want || classify(err) != failDNS {
+			if err == nil || err.Error() != "lookup origin.test: "+want || failure.Of(err) != failure.DNS {
 				t.Errorf("prefer_ip %s: %v", prefer, err)
 			}
 		}
@@ -350,13 +351,13 @@ func TestDialResolverErrors(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
 		respond func(*dnsmessage.Message)
-		want    *failure
+		want    *failure.Failure
 	}{
-		{"NXDOMAIN", func(m *dnsmessage.Message) { m.RCode = dnsmessage.RCodeNameError }, failDNS},
-		{"SERVFAIL", func(m *dnsmessage.Message) { m.RCode = dnsmessage.RCodeServerFailure }, failDNS},
-		{"REFUSED", func(m *dnsmessage.Message) { m.RCode = dnsmessage.RCodeRefused }, failDNS},
-		{"no addresses", func(*dnsmessage.Message) {}, failDNS},
-		{"silence", nil, failDNSTimeout},
+		{"NXDOMAIN", func(m *dnsmessage.Message) { m.RCode = dnsmessage.RCodeNameError }, failure.DNS},
+		{"SERVFAIL", func(m *dnsmessage.Message) { m.RCode = dnsmessage.RCodeServerFailure }, failure.DNS},
+		{"REFUSED", func(m *dnsmessage.Message) { m.RCode = dnsmessage.RCodeRefused }, failure.DNS},
+		{"no addresses", func(*dnsmessage.Message) {}, failure.DNS},
+		{"silence", nil, failure.DNSTimeout},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			noLeaks(t)
@@ -367,8 +368,8 @@ func TestDialResolverErrors(t *testing.T) {
 				d.timeout = 20 * time.Millisecond
 			}
 			_, err := d.dial(t.Context(), target.Target{Host: "origin.test", Port: 80}, false)
-			if err == nil || classify(err) != tc.want {
-				t.Errorf("%v is not %s", err, tc.want.kind)
+			if err == nil || failure.Of(err) != tc.want {
+				t.Errorf("%v is not %s", err, tc.want.Type)
 			}
 		})
 	}
@@ -386,8 +387,8 @@ func TestDialResolverCanceled(t *testing.T) {
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
-	if f := classify(err); f != failCanceled {
-		t.Errorf("classified as %s", f.kind)
+	if f := failure.Of(err); f != failure.Canceled {
+		t.Errorf("classified as %s", f.Type)
 	}
 	if n := d.circuits.count.Load(); n != 0 {
 		t.Error("the destination was charged")
@@ -462,7 +463,7 @@ func (s *dnsServer) serve(conn net.Conn) {
 func TestDialRefused(t *testing.T) {
 	d := newDialer(t, nil, "allow 127.0.0.0/8")
 	dest := mustTarget(t, fmt.Sprintf("127.0.0.1:%d", freePort(t)))
-	if _, err := d.dial(t.Context(), dest, false); err == nil || classify(err) != failRefused {
+	if _, err := d.dial(t.Context(), dest, false); err == nil || failure.Of(err) != failure.Refused {
 		t.Errorf("%v", err)
 	}
 }
@@ -490,7 +491,7 @@ func TestDialTimeout(t *testing.T) {
 		d.warm("origin.test")
 		d.timeout = time.Nanosecond
 		_, err := d.dial(t.Context(), target.Target{Host: "origin.test", Port: port}, false)
-		if err == nil || classify(err) != failDialTimeout {
+		if err == nil || failure.Of(err) != failure.DialTimeout {
 			t.Errorf("%v: %v", answer, err)
 		}
 	}
@@ -504,7 +505,7 @@ func TestDialCanceled(t *testing.T) {
 		d := newDialer(t, (&answers{list: [][]netip.Addr{answer}}).resolve, "allow 127.0.0.0/8")
 		d.circuits = &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.NewNop()}
 		_, err := d.dial(ctx, target.Target{Host: "origin.test", Port: port}, false)
-		if err == nil || classify(err) != failCanceled {
+		if err == nil || failure.Of(err) != failure.Canceled {
 			t.Errorf("%v: %v", answer, err)
 		}
 		if n := d.circuits.count.Load(); n != 0 {
@@ -522,19 +523,19 @@ func TestDialWithOpenCircuit(t *testing.T) {
 	d.circuits = &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.NewNop()}
 	dest := target.Target{Host: "origin.test", Port: port}
 	for range 5 {
-		if _, err := d.dial(t.Context(), dest, false); err == nil || classify(err) != failRefused {
+		if _, err := d.dial(t.Context(), dest, false); err == nil || failure.Of(err) != failure.Refused {
 			t.Fatal(err)
 		}
 		d.forget(allAtOnce(resolver.resolve))
 	}
 	_, err := d.dial(t.Context(), dest, false)
-	if err == nil || classify(err) != failCircuit || retryAfter(err) < time.Second {
+	if err == nil || failure.Of(err) != failure.Circuit || retryAfter(err) < time.Second {
 		t.Errorf("%v", err)
 	}
 	if n := resolver.asked.Load(); n != 5 {
 		t.Errorf("resolved %d times: the last request was not refused at once", n)
 	}
-	if _, err := d.dial(t.Context(), target.Target{Host: "other.test", Port: port}, false); err == nil || classify(err) != failRefused {
+	if _, err := d.dial(t.Context(), target.Target{Host: "other.test", Port: port}, false); err == nil || failure.Of(err) != failure.Refused {
 		t.Errorf("another name: %v", err)
 	}
 }
@@ -864,15 +865,15 @@ func TestDialTLSErrors(t *testing.T) {
 		port    uint16
 		config  *tls.Config
 		timeout time.Duration
-		want    *failure
+		want    *failure.Failure
 	}{
-		{"unknown authority", "origin.test", good, new(tls.Config), 0, failCertificate},
-		{"another name", "other.test", good, trust, 0, failCertificate},
-		{"plain text", "origin.test", clear, trust, 0, failTLS},
-		{"end of connection", "origin.test", hangsUp, trust, 0, failTLS},
-		{"alert about versions", "origin.test", tls13, &tls.Config{MaxVersion: tls.VersionTLS12}, 0, failTLSAlert},
-		{"alert about a certificate", "origin.test", wantsCert, &tls.Config{RootCAs: wantsTrusted}, 0, failTLSAlert},
-		{"timeout", "origin.test", quiet, trust, 20 * time.Millisecond, failDialTimeout},
+		{"unknown authority", "origin.test", good, new(tls.Config), 0, failure.Certificate},
+		{"another name", "other.test", good, trust, 0, failure.Certificate},
+		{"plain text", "origin.test", clear, trust, 0, failure.TLS},
+		{"end of connection", "origin.test", hangsUp, trust, 0, failure.TLS},
+		{"alert about versions", "origin.test", tls13, &tls.Config{MaxVersion: tls.VersionTLS12}, 0, failure.TLSAlert},
+		{"alert about a certificate", "origin.test", wantsCert, &tls.Config{RootCAs: wantsTrusted}, 0, failure.TLSAlert},
+		{"timeout", "origin.test", quiet, trust, 20 * time.Millisecond, failure.DialTimeout},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			d := newDialer(t, (&answers{list: [][]netip.Addr{addrs("127.0.0.1")}}).resolve, "allow 127.0.0.0/8")
@@ -885,8 +886,8 @@ func TestDialTLSErrors(t *testing.T) {
 				conn.Close()
 				t.Fatal("connected")
 			}
-			if f := classify(err); f != tc.want {
-				t.Errorf("%v is %d %s, want %d %s", err, f.status, f.kind, tc.want.status, tc.want.kind)
+			if f := failure.Of(err); f != tc.want {
+				t.Errorf("%v is %d %s, want %d %s", err, f.Status, f.Type, tc.want.Status, tc.want.Type)
 			}
 			if !strings.HasPrefix(err.Error(), "TLS handshake: ") {
 				t.Errorf("%v", err)
@@ -977,7 +978,7 @@ func TestDialTLSCanceled(t *testing.T) {
 	d := newDialer(t, nil, "allow 127.0.0.0/8")
 	d.circuits = &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.NewNop()}
 	_, err := d.dial(ctx, mustTarget(t, fmt.Sprintf("127.0.0.1:%d", port)), true)
-	if err == nil || classify(err) != failCanceled {
+	if err == nil || failure.Of(err) != failure.Canceled {
 		t.Errorf("%v", err)
 	}
 	if n := d.circuits.count.Load(); n != 0 {

@@ -1,6 +1,10 @@
 package egress
 
-import "net/http"
+import (
+	"net/http"
+
+	"github.com/caddy-egress/egress/internal/failure"
+)
 
 // This file contains requests in TLS early data (RFC 8470): whoever has recorded them
 // can send them again.
@@ -20,7 +24,7 @@ func cameEarly(r *http.Request) bool {
 // origin says to that is relayed.
 func (t *transaction) checkEarly() error {
 	if t.early = cameEarly(t.r); t.early && (t.kind == isTunnel || !safeMethod(t.r.Method)) {
-		return failEarly
+		return failure.Early
 	}
 	return nil
 }

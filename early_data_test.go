@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-egress/egress/internal/failure"
 )
 
 // A request that must not be done twice is refused while it may be a replay.
@@ -22,9 +24,9 @@ func TestCheckEarly(t *testing.T) {
 		{"POST", isExchange, nil, nil, false},
 		{"GET", isExchange, []string{"1"}, nil, true},
 		{"GET", isExchange, []string{"0", "x"}, nil, true},
-		{"POST", isExchange, []string{"1"}, failEarly, true},
-		{"PUT", isExchange, []string{"1"}, failEarly, true},
-		{"CONNECT", isTunnel, []string{"1"}, failEarly, true},
+		{"POST", isExchange, []string{"1"}, failure.Early, true},
+		{"PUT", isExchange, []string{"1"}, failure.Early, true},
+		{"CONNECT", isTunnel, []string{"1"}, failure.Early, true},
 	} {
 		header := http.Header{}
 		if tc.field != nil {
@@ -54,7 +56,7 @@ func TestCameEarly(t *testing.T) {
 // What a matcher answers a request with is the answer.
 func TestClassify_Matchers(t *testing.T) {
 	for status, want := range map[int]int{425: 425, 404: 404, 503: 503, 500: 500, 0: 500, 200: 500} {
-		if got := classify(caddyhttp.Error(status, errors.New("no"))).status; got != want {
+		if got := failure.Of(caddyhttp.Error(status, errors.New("no"))).Status; got != want {
 			t.Errorf("%d: answered with %d, want %d", status, got, want)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/acl"
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
@@ -155,7 +156,7 @@ func (e *explanation) steps(t *transaction, asked *explainRequest) error {
 func (e *explanation) conclude(t *transaction, err error) {
 	e.Verdict = endsAs(err)
 	if err != nil {
-		e.Status, e.Reason = classify(err).status, t.h.access.Now().Reason(err, t.target.Port)
+		e.Status, e.Reason = failure.Of(err).Status, t.h.access.Now().Reason(err, t.target.Port)
 	}
 }
 
@@ -165,10 +166,10 @@ func endsAs(err error) string {
 	if err == nil {
 		return verdictAllowed
 	}
-	switch f := classify(err); {
-	case f == failHolding:
+	switch f := failure.Of(err); {
+	case f == failure.Holding:
 		return verdictUnavailable
-	case f.blame == blameClient, f.blame == blamePolicy:
+	case f.Blame == failure.BlameClient, f.Blame == failure.BlamePolicy:
 		return verdictDenied
 	}
 	return verdictUnavailable
@@ -196,12 +197,12 @@ func (e *explanation) authenticate(t *transaction, asked *explainRequest) error 
 	}
 	if asked.User == "" {
 		e.Authentication = "users have to log in"
-		return &explained{failAuth, errors.New("no user was given")}
+		return failure.Auth.Because(errors.New("no user was given"))
 	}
 	cred, _, session := auth.find([]byte(asked.User))
 	if cred == nil {
 		e.Authentication = "users have to log in"
-		return &explained{failAuth, fmt.Errorf("there is no user '%s'", plaintext.Escaped(asked.User))}
+		return failure.Auth.Because(fmt.Errorf("there is no user '%s'", plaintext.Escaped(asked.User)))
 	}
 	if asked.Session != "" {
 		session = asked.Session

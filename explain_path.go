@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/target"
 )
@@ -82,11 +83,11 @@ func (t *transaction) tunnelLimit() error {
 	client, user := clientIP(t.r), t.authenticatedUser()
 	switch {
 	case cfg.MaxPerClient > 0 && client != "" && book.clients.Count(client) >= cfg.MaxPerClient:
-		return &explained{failLimit, errMaxPerClient}
+		return failure.Limit.Because(errMaxPerClient)
 	case cfg.MaxPerUser > 0 && user != "" && book.users.Count(user) >= cfg.MaxPerUser:
-		return &explained{failLimit, errMaxPerUser}
+		return failure.Limit.Because(errMaxPerUser)
 	case cfg.MaxTunnels > 0 && book.total.Load() >= int64(cfg.MaxTunnels):
-		return &explained{failLimit, errMaxTunnels}
+		return failure.Limit.Because(errMaxTunnels)
 	}
 	return nil
 }
@@ -97,7 +98,7 @@ func (e *explanation) path(t *transaction, to destinationPath) error {
 	var err error
 	switch {
 	case to.deny:
-		out.To, err = targetDeny, &explained{failDenied, errRouteDenies}
+		out.To, err = targetDeny, failure.Denied.Because(errRouteDenies)
 	case to.group == nil:
 		err = out.direct(t)
 	default:

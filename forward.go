@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/retry"
 )
@@ -280,7 +281,7 @@ func (t *transaction) relay(c *h1.Conn, hd *h1.Head, resp h1.Response, w *watch)
 		if n > 0 {
 			t.out.bytesDown += int64(n)
 			if _, werr := t.w.Write((*buf)[:n]); werr != nil {
-				return &explained{failCanceled, werr}
+				return failure.Canceled.Because(werr)
 			}
 		}
 		switch {

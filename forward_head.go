@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/retry"
 )
@@ -18,17 +19,14 @@ import (
 // the wait for the final head last, each by one at most.
 const headWaits = 3
 
-// errSilent is a peer that has sent no byte of a response in time.
-var errSilent = errors.New("nothing came")
-
 // noResponse sorts an error of reading the response head: nothing came at all,
 // or it took too long, or what came is malformed.
 func noResponse(c *h1.Conn, err error) error {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded) && !c.Heard():
-		return &explained{failHeadTimeout, fmt.Errorf("%w: %w", errSilent, err)}
+		return failure.HeadTimeout.Because(fmt.Errorf("%w: %w", failure.ErrSilent, err))
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return &explained{failHeadTimeout, err}
+		return failure.HeadTimeout.Because(err)
 	case endedUnheard(c, err):
 		return &retry.StaleError{Written: true, Err: err}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/filewatch"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/retry"
@@ -362,6 +363,14 @@ type noUpstreamError struct {
 	group string
 	why   string
 	limit bool // none is out of order: they are busy
+}
+
+// Failure is what it means for the request.
+func (e *noUpstreamError) Failure() *failure.Failure {
+	if e.limit {
+		return failure.Limit
+	}
+	return failure.NoUpstream
 }
 
 func (e *noUpstreamError) Error() string {

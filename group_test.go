@@ -18,6 +18,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
 )
@@ -44,7 +45,7 @@ func TestPathsAreLeftByPanics(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.tell(failRefused)
+		r.tell(failure.Refused)
 	}
 	state := told.lookup(told.key(&report{dest: tr.target}))
 	for end := time.Now().Add(10 * time.Second); ; {
@@ -170,8 +171,8 @@ func TestNobodyIsLeft(t *testing.T) {
 		}
 	}
 	_, err := g.pick(new(Selection), isTunnel)
-	if classify(err) != failLimit || err.Error() != "no upstream of group 'default' is available: 2 at their limit" {
-		t.Errorf("%v: %v", classify(err), err)
+	if failure.Of(err) != failure.Limit || err.Error() != "no upstream of group 'default' is available: 2 at their limit" {
+		t.Errorf("%v: %v", failure.Of(err), err)
 	}
 	if _, err := g.pick(&Selection{Request: httptest.NewRequest("GET", "http://a.example/", nil)}, isExchange); err != nil {
 		t.Errorf("exchanges have limits of their own: %v", err)
@@ -181,8 +182,8 @@ func TestNobodyIsLeft(t *testing.T) {
 		g.health.Observe(time.Now(), m, health.Observation{Kind: health.ConnectFailure})
 	}
 	_, err = g.pick(new(Selection), isTunnel)
-	if classify(err) != failNoUpstream || err.Error() != "no upstream of group 'default' is available: 1 with an open circuit, 1 at their limit" {
-		t.Errorf("%v: %v", classify(err), err)
+	if failure.Of(err) != failure.NoUpstream || err.Error() != "no upstream of group 'default' is available: 1 with an open circuit, 1 at their limit" {
+		t.Errorf("%v: %v", failure.Of(err), err)
 	}
 }
 
@@ -194,8 +195,8 @@ func TestBlameAfterAnAnswer(t *testing.T) {
 	tr := throughGroup(t, h, "a.example:80")
 	tr.kind = isExchange
 	tr.paths.current = path{member: g.health.Members()[0].Value.(*member)}
-	for _, f := range []*failure{failProtocol, failIncomplete, failTerminated, failTLS, failTLSAlert} {
-		err := &explained{f, errors.New("x")}
+	for _, f := range []*failure.Failure{failure.Protocol, failure.Incomplete, failure.Terminated, failure.TLS, failure.TLSAlert} {
+		err := f.Because(errors.New("x"))
 		tr.paths.answered = false
 		if v := tr.judgeExchange(err); v.kind != health.Failure {
 			t.Errorf("%v before an answer: %v", f, v.kind)
@@ -216,7 +217,7 @@ func TestBlameOfLargeFields(t *testing.T) {
 	err := &proxydial.HeadSizeError{Size: 2, Limit: 1}
 	for name, v := range map[string]verdict{"tunnel": judgeTunnel(t.Context(), err), "exchange": tr.judgeExchange(err)} {
 		e := &upstreamError{verdict: v, err: err}
-		if v.kind != health.Neutral || classify(e) != failFieldsSize || e.elsewhere() || e.ownFault() || chargeable(e) {
+		if v.kind != health.Neutral || failure.Of(e) != failure.FieldsSize || e.elsewhere() || e.ownFault() || chargeable(e) {
 			t.Errorf("%s: %+v", name, v)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/plaintext"
 )
@@ -200,11 +201,11 @@ func (t *transaction) appendEndToEnd(b []byte) ([]byte, error) {
 			continue
 		}
 		if lines += len(values); lines > h1.MaxFields {
-			return b, &explained{failFields, fmt.Errorf("over %d", h1.MaxFields)}
+			return b, failure.Fields.Because(fmt.Errorf("over %d", h1.MaxFields))
 		}
 		for _, value := range values {
 			if !h1.ValidField(name, value) {
-				return b, &explained{failRequest, fmt.Errorf("field %q has a control character or no valid name", name)}
+				return b, failure.Request.Because(fmt.Errorf("field %q has a control character or no valid name", name))
 			}
 			b = h1.AppendField(b, name, value)
 		}
@@ -274,7 +275,7 @@ func (t *transaction) requestTarget() (string, error) {
 	case t.r.Method == http.MethodOptions && (target == "" || target == "*"):
 		return "*", nil
 	case target == "*":
-		return "", &explained{failTarget, errors.New("* is for OPTIONS only (RFC 9112 section 3.2.4)")}
+		return "", failure.Target.Because(errors.New("* is for OPTIONS only (RFC 9112 section 3.2.4)"))
 	case target == "":
 		target = "/"
 	case target[0] == '?':
@@ -282,11 +283,11 @@ func (t *transaction) requestTarget() (string, error) {
 	}
 	for i := range len(target) {
 		if c := target[i]; c <= ' ' || c == 0x7f || c == '#' {
-			return "", &explained{failTarget, errRequestTarget}
+			return "", failure.Target.Because(errRequestTarget)
 		}
 	}
 	if !plaintext.IsToken(t.r.Method) {
-		return "", &explained{failRequest, fmt.Errorf("method %q is no token", t.r.Method)}
+		return "", failure.Request.Because(fmt.Errorf("method %q is no token", t.r.Method))
 	}
 	return target, nil
 }

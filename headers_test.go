@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -288,7 +289,7 @@ func TestRequestTargetOfStreams(t *testing.T) {
 		if got != tc.want {
 			t.Errorf("%q %q: %q", tc.method, tc.path, got)
 		}
-		if tc.want == "" && (err == nil || classify(err).status != 400) {
+		if tc.want == "" && (err == nil || failure.Of(err).Status != 400) {
 			t.Errorf("%q %q: error %v", tc.method, tc.path, err)
 		}
 	}
@@ -302,7 +303,7 @@ func TestFieldsAreChecked(t *testing.T) {
 	} {
 		tx := exchangeOf(t, "GET http://origin.test/ HTTP/1.1\r\nHost: x\r\n\r\n")
 		tx.r.Header[name] = []string{value}
-		if b, err := tx.appendRequestHead(nil); err == nil || classify(err) != failRequest {
+		if b, err := tx.appendRequestHead(nil); err == nil || failure.Of(err) != failure.Request {
 			t.Errorf("%q: %q: %q, %v", name, value, b, err)
 		}
 	}

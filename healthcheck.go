@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/target"
 )
@@ -141,6 +142,9 @@ type circuitOpenError struct {
 	retryAfter  time.Duration
 }
 
+// Failure is what it means for the request.
+func (e *circuitOpenError) Failure() *failure.Failure { return failure.Circuit }
+
 func (e *circuitOpenError) Error() string {
 	return fmt.Sprintf("circuit of %s is open for another %s", e.destination, e.retryAfter.Round(time.Millisecond))
 }
@@ -237,8 +241,8 @@ func chargeable(err error) bool {
 	if errors.Is(err, context.Canceled) {
 		return false
 	}
-	switch classify(err).blame {
-	case blameOrigin, blameDNS, blameNetwork:
+	switch failure.Of(err).Blame {
+	case failure.BlameOrigin, failure.BlameDNS, failure.BlameNetwork:
 		return true
 	}
 	return false

@@ -18,6 +18,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/target"
 )
@@ -66,8 +67,8 @@ func (c *circuitTest) refused(dest target.Target) time.Duration {
 	if err == nil {
 		c.Fatal("let through")
 	}
-	if f := classify(err); f != failCircuit || f.status != 503 {
-		c.Errorf("refused as %d %s", f.status, f.kind)
+	if f := failure.Of(err); f != failure.Circuit || f.Status != 503 {
+		c.Errorf("refused as %d %s", f.Status, f.Type)
 	}
 	after := retryAfter(err)
 	if after < time.Second {
@@ -258,14 +259,14 @@ func TestCircuitForgotten(t *testing.T) {
 var notCharged = []error{
 	context.Canceled,
 	&net.OpError{Op: "dial", Err: context.Canceled},
-	&tlsError{context.Canceled},
+	&failure.TLSError{Err: context.Canceled},
 	acl.DenyPrivate,
 	acl.ErrPortDenied,
-	fmt.Errorf("%w: this server listens there", failLoop),
+	fmt.Errorf("%w: this server listens there", failure.Loop),
 	&target.Error{Reason: "x"},
 	&connpool.LimitError{Scope: connpool.ScopeConns},
-	failInternal,
-	failAuth,
+	failure.Internal,
+	failure.Auth,
 	syscall.EMFILE,
 	&net.OpError{Op: "dial", Err: syscall.EADDRNOTAVAIL},
 	errors.New("something else"),
@@ -290,8 +291,8 @@ func TestCircuitIsCharged(t *testing.T) {
 		&net.DNSError{Err: "i/o timeout", IsTimeout: true},
 		&net.OpError{Op: "dial", Err: context.DeadlineExceeded},
 		&net.OpError{Op: "dial", Err: syscall.EHOSTUNREACH},
-		&tlsError{errors.New("remote error: tls: handshake failure")},
-		&tlsError{context.DeadlineExceeded},
+		&failure.TLSError{Err: errors.New("remote error: tls: handshake failure")},
+		&failure.TLSError{Err: context.DeadlineExceeded},
 		&net.OpError{Op: "read", Err: syscall.ECONNRESET},
 	} {
 		t.Run(err.Error(), func(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/descriptors"
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/holdings"
 	"github.com/caddy-egress/egress/internal/target"
 )
@@ -21,6 +22,9 @@ import (
 type holdingError struct {
 	setting string // that says so
 }
+
+// Failure is what it means for the request.
+func (e *holdingError) Failure() *failure.Failure { return failure.Holding }
 
 func (e *holdingError) Error() string {
 	return fmt.Sprintf("client has as many requests under way as it may (%s)", e.setting)

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/failure"
 )
 
 // However many requests are shed, one line a second tells of each reason at Warn, with
@@ -41,14 +42,14 @@ func TestLimitLog(t *testing.T) {
 		expect("the first burst", 1, 999, 0)
 		time.Sleep(limitLogPause - 1)
 		shed(pending, 1)
-		shed(&explained{failLimit, errMaxTunnels}, 1)
+		shed(failure.Limit.Because(errMaxTunnels), 1)
 		expect("another reason within the second", 1, 1, 0)
 		shed(opError(syscall.EMFILE), 2)
 		expect("a third", 1, 1, 0)
 		time.Sleep(time.Nanosecond)
 		shed(pending, 3)
 		expect("after a second", 1, 2, 1000)
-		shed(failLocalAddress, 2)
+		shed(failure.LocalAddress, 2)
 		if n := logs.FilterLevelExact(zap.ErrorLevel).Len(); n != 2 {
 			t.Errorf("%d lines at Error, want both", n)
 		}

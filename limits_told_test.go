@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
 )
@@ -14,7 +15,7 @@ import (
 // client has a part in what the request says.
 func TestBlame_RequestNotTaken(t *testing.T) {
 	for _, status := range []int{400, 413, 414, 431, 494} {
-		if v := judgeReply(&proxydial.Reply{Status: status}); v.kind != health.Neutral || v.failure != failUpstreamRequest {
+		if v := judgeReply(&proxydial.Reply{Status: status}); v.kind != health.Neutral || v.failure != failure.UpstreamRequest {
 			t.Errorf("%d: %v, %v", status, v.kind, v.failure)
 		}
 	}
@@ -37,7 +38,7 @@ func TestBlame_RelayedOverload(t *testing.T) {
 
 // The Via of a request is bounded.
 func TestCheckVia(t *testing.T) {
-	for n, want := range map[int]error{1 << 10: nil, 3 << 10: failVia} {
+	for n, want := range map[int]error{1 << 10: nil, 3 << 10: failure.Via} {
 		tr := &transaction{h: &Handler{via: newViaNames("caddy")}, r: &http.Request{Header: http.Header{"Via": {strings.Repeat("x", n)}}}}
 		if err := tr.checkVia(); err != want {
 			t.Errorf("%d bytes: %v", n, err)

@@ -1,6 +1,10 @@
 package egress
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/caddy-egress/egress/internal/failure"
+)
 
 // This file contains what is looked at before a request goes on to another proxy.
 
@@ -26,14 +30,14 @@ const maxVia = 2 << 10
 // too many others, or says so.
 func (t *transaction) checkVia() error {
 	if t.loops() {
-		return failLoop
+		return failure.Loop
 	}
 	n := 0
 	for _, v := range t.r.Header["Via"] {
 		n += len("Via: \r\n") + len(v)
 	}
 	if n > maxVia {
-		return failVia
+		return failure.Via
 	}
 	return nil
 }

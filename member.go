@@ -18,6 +18,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/descriptors"
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
@@ -209,7 +210,7 @@ func (f *memberFactory) dialFunc(s *upstreamSpec, c *upstreamConns) (func(contex
 		path, self := s.addr.socket, f.h.dialer.self
 		return func(ctx context.Context) (net.Conn, error) {
 			if self.ownsPath(path) {
-				return nil, fmt.Errorf("%w: this server listens on %s", failLoop, path)
+				return nil, fmt.Errorf("%w: this server listens on %s", failure.Loop, path)
 			}
 			d := net.Dialer{Control: descriptors.KeepReserve}
 			conn, err := d.DialContext(ctx, "unix", path)

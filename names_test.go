@@ -18,6 +18,7 @@ import (
 	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/dnscache/dnstest"
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -234,7 +235,7 @@ func TestRebindingToLoopback(t *testing.T) {
 			s.Set("localhost.test", dnstest.Records{Addrs: addrs("127.0.0.1")})
 			s.Set("rebinding.test", r)
 			d.asking(t, s)
-			if _, err := d.dial(t.Context(), dest, false); err == nil || classify(err) != failDeniedAddress {
+			if _, err := d.dial(t.Context(), dest, false); err == nil || failure.Of(err) != failure.DeniedAddress {
 				t.Errorf("round %d, %s: %v", round, name, err)
 			}
 		}
@@ -272,14 +273,14 @@ func TestStaleAnswersAreChecked(t *testing.T) {
 		}
 		// The rules of a configuration that came meanwhile, with the same cache.
 		d.access = fixedRules(mustAccessList(t, "deny 192.0.2.1", "allow 0.0.0.0/0"))
-		if err := dial(); classify(err) != failDeniedAddress || len(log.take()) > 0 {
+		if err := dial(); failure.Of(err) != failure.DeniedAddress || len(log.take()) > 0 {
 			t.Errorf("stale and denied: %v", err)
 		}
 		d.access = fixedRules(mustAccessList(t, "allow 0.0.0.0/0"))
 		time.Sleep(dnscache.StaleRecheck)
 		b[0].err, b[1].err = nil, nil
 		b[0].addrs = nil // gone
-		if err := dial(); classify(err) != failDNS || len(log.take()) > 0 {
+		if err := dial(); failure.Of(err) != failure.DNS || len(log.take()) > 0 {
 			t.Errorf("gone: %v", err)
 		}
 	})
@@ -309,7 +310,7 @@ func TestPreferIP(t *testing.T) {
 		if got = got[min(len(got), 1):]; got != tc.want {
 			t.Errorf("prefer %s, %s: %q dialed", tc.prefer, tc.host, got)
 		}
-		if tc.want == "" && classify(err) != failUnroutable {
+		if tc.want == "" && failure.Of(err) != failure.Unroutable {
 			t.Errorf("prefer %s, %s: %v", tc.prefer, tc.host, err)
 		}
 	}
@@ -323,18 +324,18 @@ func TestCheckNames_AllFamilies(t *testing.T) {
 		d.order = preferIP[prefer]
 		for _, tc := range []struct {
 			addrs split
-			want  *failure
+			want  *failure.Failure
 		}{
 			{split{addrs("192.0.2.1"), addrs("2001:db8::1")}, nil},
 			{split{addrs("192.0.2.1"), nil}, nil},
 			{split{nil, addrs("2001:db8::1")}, nil},
-			{split{addrs("192.0.2.1"), addrs("2001:db8::1", "::1")}, failDeniedAddress},
-			{split{addrs("192.0.2.1", "10.0.0.1"), addrs("2001:db8::1")}, failDeniedAddress},
-			{split{}, failDNS},
+			{split{addrs("192.0.2.1"), addrs("2001:db8::1", "::1")}, failure.DeniedAddress},
+			{split{addrs("192.0.2.1", "10.0.0.1"), addrs("2001:db8::1")}, failure.DeniedAddress},
+			{split{}, failure.DNS},
 		} {
 			d.forget(tc.addrs)
 			err := d.checkNames(t.Context(), target.Target{Host: "origin.test", Port: 443})
-			if tc.want == nil && err != nil || tc.want != nil && (err == nil || classify(err) != tc.want) {
+			if tc.want == nil && err != nil || tc.want != nil && (err == nil || failure.Of(err) != tc.want) {
 				t.Errorf("prefer_ip %s, %v: %v", prefer, tc.addrs, err)
 			}
 		}
@@ -357,7 +358,7 @@ func TestDialUpstream(t *testing.T) {
 	for _, tc := range []struct {
 		host string
 		port uint16
-		want *failure
+		want *failure.Failure
 	}{
 		{"parent.test", port, nil},
 		{"Parent.Test.", port, nil},
@@ -365,12 +366,12 @@ func TestDialUpstream(t *testing.T) {
 		{"127.0.0.2", port, nil},
 		{"::ffff:127.0.0.2", port, nil},
 		{"both.test", port, nil},
-		{"self.test", port, failLoop},
-		{"127.0.0.1", port, failLoop},
-		{"::ffff:127.0.0.1", port, failLoop},
-		{"nowhere.test", port, failDNS},
-		{"a b", port, failTarget},
-		{"parent.test", freePort(t), failRefused},
+		{"self.test", port, failure.Loop},
+		{"127.0.0.1", port, failure.Loop},
+		{"::ffff:127.0.0.1", port, failure.Loop},
+		{"nowhere.test", port, failure.DNS},
+		{"a b", port, failure.Target},
+		{"parent.test", freePort(t), failure.Refused},
 	} {
 		conn, err := d.dialUpstream(t.Context(), tc.host, tc.port)
 		switch {
@@ -381,7 +382,7 @@ func TestDialUpstream(t *testing.T) {
 				t.Errorf("%s: connected to %s", tc.host, got)
 			}
 			conn.Close()
-		case err == nil || classify(err) != tc.want || conn != nil:
+		case err == nil || failure.Of(err) != tc.want || conn != nil:
 			t.Errorf("%s: %v, %v", tc.host, conn, err)
 		}
 	}
@@ -392,7 +393,7 @@ func TestDialUpstream(t *testing.T) {
 		t.Errorf("%d circuits were charged", n)
 	}
 	// The same addresses stay denied as destinations.
-	if _, err := d.dial(t.Context(), target.Target{Host: "parent.test", Port: port}, false); classify(err) != failDenied {
+	if _, err := d.dial(t.Context(), target.Target{Host: "parent.test", Port: port}, false); failure.Of(err) != failure.Denied {
 		t.Errorf("as a destination: %v", err)
 	}
 }
@@ -550,13 +551,13 @@ func TestCheckNames_SilentFamily(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		b    delayed
-		want *failure
+		want *failure.Failure
 	}{
 		{"IPv6 is silent", delayed{{time.Second, addrs("192.0.2.1"), nil}, {time.Hour, nil, nil}}, nil},
 		{"IPv4 is silent", delayed{{time.Hour, nil, nil}, {time.Second, addrs("2001:db8::1"), nil}}, nil},
-		{"IPv6 is refused later", delayed{{0, addrs("192.0.2.1"), nil}, {time.Second, addrs("::1"), nil}}, failDeniedAddress},
-		{"IPv4 is refused, IPv6 is silent", delayed{{0, addrs("127.0.0.1"), nil}, {time.Hour, nil, nil}}, failDeniedAddress},
-		{"IPv4 has none, IPv6 is silent", delayed{{0, nil, nil}, {time.Hour, nil, nil}}, failDNSTimeout},
+		{"IPv6 is refused later", delayed{{0, addrs("192.0.2.1"), nil}, {time.Second, addrs("::1"), nil}}, failure.DeniedAddress},
+		{"IPv4 is refused, IPv6 is silent", delayed{{0, addrs("127.0.0.1"), nil}, {time.Hour, nil, nil}}, failure.DeniedAddress},
+		{"IPv4 has none, IPv6 is silent", delayed{{0, nil, nil}, {time.Hour, nil, nil}}, failure.DNSTimeout},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -564,7 +565,7 @@ func TestCheckNames_SilentFamily(t *testing.T) {
 				d := newDialer(t, nil, "allow 192.0.2.0/24 2001:db8::/32")
 				d.forget(&tc.b)
 				err := d.checkNames(t.Context(), target.Target{Host: "origin.test", Port: 443})
-				if tc.want == nil && err != nil || tc.want != nil && (err == nil || classify(err) != tc.want) {
+				if tc.want == nil && err != nil || tc.want != nil && (err == nil || failure.Of(err) != tc.want) {
 					t.Errorf("%v", err)
 				}
 			})

@@ -8,6 +8,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/caddy-egress/egress/internal/failure"
 )
 
 // observe makes the outcome visible: as placeholders, and as the object
@@ -97,7 +99,7 @@ func (o *outcome) path() string {
 	if o.attempts > 0 && o.upstream != "" {
 		return "upstream"
 	}
-	if o.attempts == 0 || o.failure != nil && (o.failure.blame == blamePolicy || o.failure == failLimit || o.failure == failHolding || o.failure == failCircuit) {
+	if o.attempts == 0 || o.failure != nil && (o.failure.Blame == failure.BlamePolicy || o.failure == failure.Limit || o.failure == failure.Holding || o.failure == failure.Circuit) {
 		return ""
 	}
 	return "direct"
@@ -110,18 +112,18 @@ func (o *outcome) remoteIP() string {
 	return o.remote.String()
 }
 
-func (o *outcome) blame() blame {
+func (o *outcome) blame() failure.Blame {
 	if o.failure == nil {
-		return blameNobody
+		return failure.BlameNobody
 	}
-	return o.failure.blame
+	return o.failure.Blame
 }
 
 func (o *outcome) reason() string {
 	if o.failure == nil {
 		return ""
 	}
-	return o.failure.kind
+	return o.failure.Type
 }
 
 // MarshalLogObject writes the outcome into a log line. Durations are in seconds,

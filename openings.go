@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/caddy-egress/egress/internal/descriptors"
+	"github.com/caddy-egress/egress/internal/failure"
 )
 
 // This file contains a bound for loops that nobody recognises: through a SOCKS proxy,
@@ -39,7 +40,7 @@ func (o *openings) enter(of openingOf) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.running[of] >= maxOpening {
-		return &explained{failLimit, errOpening}
+		return failure.Limit.Because(errOpening)
 	}
 	if o.running == nil {
 		o.running = make(map[openingOf]int)

@@ -25,6 +25,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/retry"
@@ -42,17 +43,17 @@ func TestClassify(t *testing.T) {
 		err    error
 		status int
 		kind   string
-		blame  blame
+		Blame  failure.Blame
 	}{
-		{"authentication", failAuth, 407, "http_request_denied", "client"},
+		{"authentication", failure.Auth, 407, "http_request_denied", "client"},
 		{"bad target", &target.Error{Reason: "x"}, 400, "http_request_error", "client"},
-		{"explained target", &explained{failTarget, errors.New("x")}, 400, "http_request_error", "client"},
-		{"bad request", &explained{failRequest, errors.New("x")}, 400, "http_request_error", "client"},
-		{"explained wins over its cause", &explained{failHeadTimeout, os.ErrDeadlineExceeded}, 504, "http_response_timeout", "origin"},
+		{"explained target", failure.Target.Because(errors.New("x")), 400, "http_request_error", "client"},
+		{"bad request", failure.Request.Because(errors.New("x")), 400, "http_request_error", "client"},
+		{"explained wins over its cause", failure.HeadTimeout.Because(os.ErrDeadlineExceeded), 504, "http_response_timeout", "origin"},
 		{"name denied", &acl.Denial{Reason: acl.DenyHost, Rule: "deny x"}, 403, "http_request_denied", "policy"},
 		{"port denied", acl.ErrPortDenied, 403, "http_request_denied", "policy"},
 		{"address denied", acl.DenyLoopback, 403, "destination_ip_prohibited", "policy"},
-		{"self", fmt.Errorf("%w: here", failLoop), 508, "proxy_loop_detected", "policy"},
+		{"self", fmt.Errorf("%w: here", failure.Loop), 508, "proxy_loop_detected", "policy"},
 		{"limit", &connpool.LimitError{Scope: connpool.ScopeConns}, 503, "connection_limit_reached", "proxy"},
 		{"limit after waiting", &connpool.LimitError{Timeout: true}, 503, "connection_limit_reached", "proxy"},
 		{"circuit", &circuitOpenError{"x:80", time.Second}, 503, "destination_unavailable", "origin"},
@@ -71,17 +72,17 @@ func TestClassify(t *testing.T) {
 		{"end", io.EOF, 502, "connection_terminated", "origin"},
 		{"closed", net.ErrClosed, 502, "connection_terminated", "origin"},
 
-		{"unknown authority", &tlsError{&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}}, 502, "tls_certificate_error", "origin"},
-		{"host name", &tlsError{&tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: new(x509.Certificate), Host: "x"}}}, 502, "tls_certificate_error", "origin"},
+		{"unknown authority", &failure.TLSError{Err: &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}}, 502, "tls_certificate_error", "origin"},
+		{"host name", &failure.TLSError{Err: &tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: new(x509.Certificate), Host: "x"}}}, 502, "tls_certificate_error", "origin"},
 		{"bare host name", x509.HostnameError{Certificate: new(x509.Certificate), Host: "x"}, 502, "tls_certificate_error", "origin"},
-		{"plain text", &tlsError{tls.RecordHeaderError{Msg: "x"}}, 502, "tls_protocol_error", "origin"},
-		{"end in the handshake", &tlsError{io.EOF}, 502, "tls_protocol_error", "origin"},
-		{"reset in the handshake", &tlsError{opError(syscall.ECONNRESET)}, 502, "tls_protocol_error", "origin"},
+		{"plain text", &failure.TLSError{Err: tls.RecordHeaderError{Msg: "x"}}, 502, "tls_protocol_error", "origin"},
+		{"end in the handshake", &failure.TLSError{Err: io.EOF}, 502, "tls_protocol_error", "origin"},
+		{"reset in the handshake", &failure.TLSError{Err: opError(syscall.ECONNRESET)}, 502, "tls_protocol_error", "origin"},
 		// As crypto/tls reports it: the type of the alert is not exported.
-		{"alert", &tlsError{&net.OpError{Op: "remote error", Err: errors.New("tls: handshake failure")}}, 502, "tls_alert_received", "origin"},
+		{"alert", &failure.TLSError{Err: &net.OpError{Op: "remote error", Err: errors.New("tls: handshake failure")}}, 502, "tls_alert_received", "origin"},
 		{"broken record", &net.OpError{Op: "local error", Err: errors.New("tls: bad record MAC")}, 502, "tls_protocol_error", "origin"},
-		{"handshake timeout", &tlsError{context.DeadlineExceeded}, 504, "connection_timeout", "origin"},
-		{"handshake socket timeout", &tlsError{opError(os.ErrDeadlineExceeded)}, 504, "connection_timeout", "origin"},
+		{"handshake timeout", &failure.TLSError{Err: context.DeadlineExceeded}, 504, "connection_timeout", "origin"},
+		{"handshake socket timeout", &failure.TLSError{Err: opError(os.ErrDeadlineExceeded)}, 504, "connection_timeout", "origin"},
 
 		{"malformed response", &h1.ProtocolError{Reason: "x"}, 502, "http_protocol_error", "origin"},
 		{"response head too large", &h1.ProtocolError{Reason: "x", TooLarge: true}, 502, "http_response_header_section_size", "origin"},
@@ -91,7 +92,7 @@ func TestClassify(t *testing.T) {
 
 		{"canceled", context.Canceled, 499, "", "client"},
 		{"canceled dial", &net.OpError{Op: "dial", Err: context.Canceled}, 499, "", "client"},
-		{"canceled handshake", &tlsError{context.Canceled}, 499, "", "client"},
+		{"canceled handshake", &failure.TLSError{Err: context.Canceled}, 499, "", "client"},
 		{"fields over the limit of an upstream", &proxydial.HeadSizeError{Size: 2, Limit: 1}, 431, "http_request_error", "client"},
 		{"limit of the client", &holdingError{"max_per_client"}, 503, "connection_limit_reached", "client"},
 		{"no descriptors to resolve", &net.DNSError{Err: "dial udp", UnwrapErr: opError(syscall.EMFILE)}, 503, "connection_limit_reached", "proxy"},
@@ -102,9 +103,9 @@ func TestClassify(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			for _, err := range []error{tc.err, fmt.Errorf("wrapped: %w", tc.err)} {
-				f := classify(err)
-				if f.status != tc.status || f.kind != tc.kind || f.blame != tc.blame {
-					t.Errorf("%v: %d %s %s, want %d %s %s", err, f.status, f.kind, f.blame, tc.status, tc.kind, tc.blame)
+				f := failure.Of(err)
+				if f.Status != tc.status || f.Type != tc.kind || f.Blame != tc.Blame {
+					t.Errorf("%v: %d %s %s, want %d %s %s", err, f.Status, f.Type, f.Blame, tc.status, tc.kind, tc.Blame)
 				}
 			}
 		})
@@ -120,22 +121,22 @@ var proxyErrors = strings.Fields(`dns_timeout dns_error destination_not_found de
 	http_response_transfer_coding http_response_content_coding http_response_timeout http_upgrade_failed
 	http_protocol_error proxy_internal_response proxy_internal_error proxy_configuration_error proxy_loop_detected`)
 
-var allFailures = []*failure{
-	failTarget, failRequest, failFieldsSize, failAuth, failClientLogins, failLogins, failEarly, failDenied, failDeniedAddress, failLoop, failDNS, failDNSTimeout, failRefused,
-	failUnroutable, failDialTimeout, failTerminated, failCertificate, failTLS, failTLSAlert, failProtocol, failHeaderSize,
-	failIncomplete, failHeadTimeout, failLimit, failHolding, failCircuit, failInternal,
+var allFailures = []*failure.Failure{
+	failure.Target, failure.Request, failure.FieldsSize, failure.Auth, failure.ClientLogins, failure.Logins, failure.Early, failure.Denied, failure.DeniedAddress, failure.Loop, failure.DNS, failure.DNSTimeout, failure.Refused,
+	failure.Unroutable, failure.DialTimeout, failure.Terminated, failure.Certificate, failure.TLS, failure.TLSAlert, failure.Protocol, failure.HeaderSize,
+	failure.Incomplete, failure.HeadTimeout, failure.Limit, failure.Holding, failure.Circuit, failure.Internal,
 }
 
 // Every failure that a client is told about is in the terms of RFC 9209, and
 // its answer is well-formed.
 func TestFailuresAreToldAsStandardized(t *testing.T) {
 	for _, f := range allFailures {
-		t.Run(f.kind+"/"+f.text, func(t *testing.T) {
-			if !slices.Contains(proxyErrors, f.kind) {
-				t.Errorf("%s is no error type of RFC 9209", f.kind)
+		t.Run(f.Type+"/"+f.Text, func(t *testing.T) {
+			if !slices.Contains(proxyErrors, f.Type) {
+				t.Errorf("%s is no error type of RFC 9209", f.Type)
 			}
 			w := answerOf(t, f, "GET")
-			if w.Code != f.status {
+			if w.Code != f.Status {
 				t.Errorf("status %d", w.Code)
 			}
 			status, err := httpsfv.UnmarshalList(w.Header()["Proxy-Status"])
@@ -146,16 +147,16 @@ func TestFailuresAreToldAsStandardized(t *testing.T) {
 			if item.Value != httpsfv.Token("caddy") {
 				t.Errorf("proxy is %#v", item.Value)
 			}
-			if kind, _ := item.Params.Get("error"); kind != httpsfv.Token(f.kind) {
+			if kind, _ := item.Params.Get("error"); kind != httpsfv.Token(f.Type) {
 				t.Errorf("error is %#v", kind)
 			}
-			if details, _ := item.Params.Get("details"); details != f.text {
+			if details, _ := item.Params.Get("details"); details != f.Text {
 				t.Errorf("details are %#v", details)
 			}
-			if want := "origin.test:8080: " + f.text + "\n"; w.Body.String() != want || w.Header().Get("Content-Length") != fmt.Sprint(len(want)) {
+			if want := "origin.test:8080: " + f.Text + "\n"; w.Body.String() != want || w.Header().Get("Content-Length") != fmt.Sprint(len(want)) {
 				t.Errorf("body %q, Content-Length %s", w.Body, w.Header().Get("Content-Length"))
 			}
-			if got := w.Header().Get("Proxy-Authenticate"); (got != "") != (f.status == 407) {
+			if got := w.Header().Get("Proxy-Authenticate"); (got != "") != (f.Status == 407) {
 				t.Errorf("Proxy-Authenticate %q", got)
 			}
 			if w.Header().Get("Cache-Control") != "no-store" || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/plain") {
@@ -203,7 +204,7 @@ func TestRetryAfter(t *testing.T) {
 		{&connpool.LimitError{}, "1"},
 		{opError(syscall.EMFILE), "1"},
 		{&holdingError{"max_per_user"}, "1"},
-		{failRefused, ""},
+		{failure.Refused, ""},
 		{acl.DenyLoopback, ""},
 	} {
 		if got := answerOf(t, tc.err, "GET").Header().Get("Retry-After"); got != tc.want {
@@ -213,7 +214,7 @@ func TestRetryAfter(t *testing.T) {
 }
 
 func TestFailureOfHeadHasNoBody(t *testing.T) {
-	w := answerOf(t, failRefused, "HEAD")
+	w := answerOf(t, failure.Refused, "HEAD")
 	if w.Body.Len() != 0 || w.Header().Get("Content-Length") == "0" {
 		t.Errorf("%d bytes, Content-Length %s", w.Body.Len(), w.Header().Get("Content-Length"))
 	}
@@ -235,7 +236,7 @@ func TestAnswerNamesNoRule(t *testing.T) {
 
 // What others do is Debug; what an operator must look at is more.
 func TestFailureLogLevels(t *testing.T) {
-	for _, f := range append([]*failure{failCanceled}, allFailures...) {
+	for _, f := range append([]*failure.Failure{failure.Canceled}, allFailures...) {
 		tx, logs := failing(httptest.NewRecorder(), "GET")
 		func() {
 			defer func() { recover() }() // a client that left
@@ -243,18 +244,18 @@ func TestFailureLogLevels(t *testing.T) {
 		}()
 		want := zap.DebugLevel
 		switch f {
-		case failLimit, failLogins:
+		case failure.Limit, failure.Logins:
 			want = zap.WarnLevel
-		case failInternal:
+		case failure.Internal:
 			want = zap.ErrorLevel
 		}
 		if logs.Len() != 1 || logs.All()[0].Level != want {
-			t.Errorf("%s: %v", f.text, logs.All())
+			t.Errorf("%s: %v", f.Text, logs.All())
 			continue
 		}
 		fields := logs.All()[0].ContextMap()
-		if fields["blame"] != string(f.blame) || fields["reason"] != f.kind || fields["destination"] != "origin.test:8080" {
-			t.Errorf("%s: %v", f.text, fields)
+		if fields["blame"] != string(f.Blame) || fields["reason"] != f.Type || fields["destination"] != "origin.test:8080" {
+			t.Errorf("%s: %v", f.Text, fields)
 		}
 	}
 }
@@ -268,13 +269,13 @@ func TestFailureAbortsWhatHasBegun(t *testing.T) {
 		return nil
 	}
 	for name, change := range map[string]func(*transaction) error{
-		"committed": func(tx *transaction) error { tx.committed = true; return failIncomplete },
+		"committed": func(tx *transaction) error { tx.committed = true; return failure.Incomplete },
 		"canceled":  func(*transaction) error { return context.Canceled },
 		"client gone": func(tx *transaction) error {
 			ctx, cancel := context.WithCancel(tx.r.Context())
 			cancel()
 			tx.r = tx.r.WithContext(ctx)
-			return failRefused
+			return failure.Refused
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -286,8 +287,8 @@ func TestFailureAbortsWhatHasBegun(t *testing.T) {
 			if len(w.Header()) > 0 || w.Body.Len() > 0 || !tx.aborted {
 				t.Errorf("answered %v %s", w.Header(), w.Body)
 			}
-			if name == "client gone" && tx.out.failure != failCanceled {
-				t.Errorf("charged as %s", tx.out.failure.kind)
+			if name == "client gone" && tx.out.failure != failure.Canceled {
+				t.Errorf("charged as %s", tx.out.failure.Type)
 			}
 		})
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
 )
@@ -39,7 +40,7 @@ func (t *transaction) enter() error {
 	t.out.group = ""
 	switch {
 	case t.paths.to.deny:
-		return &explained{failDenied, errRouteDenies}
+		return failure.Denied.Because(errRouteDenies)
 	case g == nil:
 		return nil
 	}

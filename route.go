@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/words"
 )
@@ -254,11 +255,35 @@ func (h *Handler) findRoute(r *http.Request) (*Route, error) {
 	for _, route := range h.Routes {
 		matches, err := route.matchers.AnyMatchWithError(r)
 		if err != nil {
-			return nil, err
+			return nil, ofMatcher(err)
 		}
 		if matches {
 			return route, nil
 		}
 	}
-	return nil, &explained{failDenied, errNoRoute}
+	return nil, failure.Denied.Because(errNoRoute)
+}
+
+// matcherError is the error of a matcher that says itself how a request is to be
+// answered: remote_ip of a request in TLS early data, for one.
+type matcherError struct{ caddyhttp.HandlerError }
+
+func ofMatcher(err error) error {
+	if e, ok := errors.AsType[caddyhttp.HandlerError](err); ok {
+		return &matcherError{e}
+	}
+	return err
+}
+
+// Failure is what the matcher says, as far as it is one.
+func (e *matcherError) Failure() *failure.Failure {
+	switch {
+	case e.StatusCode == http.StatusTooEarly:
+		return failure.Early
+	case e.StatusCode >= 400 && e.StatusCode < 500:
+		return &failure.Failure{Status: e.StatusCode, Type: "http_request_denied", Blame: failure.BlamePolicy, Text: "refused by a matcher of a route"}
+	case e.StatusCode > 500 && e.StatusCode < 600:
+		return &failure.Failure{Status: e.StatusCode, Type: "proxy_internal_error", Blame: failure.BlameProxy, Text: "a matcher of a route has failed"}
+	}
+	return failure.Internal
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/proxydial"
 )
@@ -98,7 +99,7 @@ func TestTooManyFieldsOfAClient(t *testing.T) {
 		switch {
 		case want && err != nil:
 			t.Errorf("%d fields: %v", n, err)
-		case !want && (err == nil || classify(err) != failFields || err.Error() != "request has too many header fields: over 1000"):
+		case !want && (err == nil || failure.Of(err) != failure.Fields || err.Error() != "request has too many header fields: over 1000"):
 			t.Errorf("%d fields: %v", n, err)
 		}
 	}

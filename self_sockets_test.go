@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/listening"
 )
 
@@ -188,7 +189,7 @@ func TestOpenings(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := o.enter(looping); !errors.Is(err, failLimit) {
+		if err := o.enter(looping); !errors.Is(err, failure.Limit) {
 			t.Errorf("one more: %v; want a limit", err)
 		}
 		if err := o.enter(other); err != nil {

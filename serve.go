@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/retry"
 	"github.com/caddy-egress/egress/internal/target"
 )
@@ -223,7 +224,7 @@ func (t *transaction) authenticate() error {
 		}
 		if failed != "" {
 			t.out.authFailure = failed
-			return failAuth
+			return failure.Auth
 		}
 		t.user, t.session = user, session
 		t.setUser(user)
@@ -245,7 +246,7 @@ func (t *transaction) peekBody() error {
 	case n == 0 && err == io.EOF:
 		t.bodyRead = true
 	case err != nil && err != io.EOF:
-		return &explained{failRequest, err}
+		return failure.Request.Because(err)
 	default:
 		t.body = io.MultiReader(bytes.NewReader(first[:n]), t.body)
 	}
@@ -285,20 +286,11 @@ func (t *transaction) authorize() error {
 		t.target, err = target.ParseHostPort(t.authority, 80)
 	}
 	if err != nil {
-		return &explained{failTarget, err}
+		return failure.Target.Because(err)
 	}
 	t.showDestination()
 	return t.h.access.Now().CheckTarget(t.target)
 }
-
-// explained is a failure with the error behind it.
-type explained struct {
-	*failure
-	err error
-}
-
-func (e *explained) Error() string   { return e.failure.text + ": " + e.err.Error() }
-func (e *explained) Unwrap() []error { return []error{e.failure, e.err} }
 
 // ClientGone reports whether the client has left.
 func (t *transaction) clientGone() bool { return errors.Is(t.r.Context().Err(), context.Canceled) }

@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
@@ -190,9 +191,6 @@ func (s source) apply(nd *net.Dialer, network string, to netip.Addr) {
 	}
 }
 
-// failLocalAddress is a source that this machine does not have.
-var failLocalAddress = &failure{500, "proxy_configuration_error", blameProxy, "connections cannot be made from the configured local address"}
-
 // explain tells a source that cannot be used, or has no ports left to the
 // destination, from a destination that cannot be reached.
 func (s source) explain(err error, to netip.Addr) error {
@@ -201,9 +199,9 @@ func (s source) explain(err error, to netip.Addr) error {
 	case !ok:
 		return err
 	case call.Syscall == "bind" || call.Syscall == "setsockopt":
-		return fmt.Errorf("%w: %w", failLocalAddress, err)
+		return fmt.Errorf("%w: %w", failure.LocalAddress, err)
 	case errors.Is(err, syscall.EADDRNOTAVAIL) && s.addrs[dnscache.FamilyOf(to)].IsValid():
-		return fmt.Errorf("%w: %w", failLimit, err)
+		return fmt.Errorf("%w: %w", failure.Limit, err)
 	}
 	return err
 }

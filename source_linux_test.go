@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-egress/egress/internal/failure"
 )
 
 // inNamespace runs the rest of a test in a network namespace of its own, as its
@@ -89,7 +91,7 @@ func TestLocalAddressKeepsPorts(t *testing.T) {
 				}
 				defer conn.Close()
 			}
-			if _, err := d.dial(t.Context(), mustTarget(t, ln.Addr().String()), false); classify(err) != failLimit {
+			if _, err := d.dial(t.Context(), mustTarget(t, ln.Addr().String()), false); failure.Of(err) != failure.Limit {
 				t.Errorf("one connection too many to %s: %v", ln.Addr(), err)
 			}
 		}
@@ -127,7 +129,7 @@ func TestDial_OwnListenerLocalByRoute(t *testing.T) {
 				}
 				return err
 			}
-			if err := dial(); classify(err) != failLoop {
+			if err := dial(); failure.Of(err) != failure.Loop {
 				t.Errorf("%s from %v: %v, want a loop", addr, bound.LocalAddresses, err)
 			}
 			d.access = fixedRules(mustAccessList(t, "allow "+addr))
@@ -169,7 +171,7 @@ func TestInterface(t *testing.T) {
 		t.Error("loopback was reached by another interface")
 	}
 	d.sources = mustSources(t, Transport{Interface: "eth8"})
-	if _, err := d.dial(t.Context(), dest, false); classify(err) != failLocalAddress {
+	if _, err := d.dial(t.Context(), dest, false); failure.Of(err) != failure.LocalAddress {
 		t.Errorf("an interface that does not exist: %v", err)
 	}
 }

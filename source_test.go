@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -137,7 +138,7 @@ func TestSourceFamilies(t *testing.T) {
 		if got := fmt.Sprint(log.take()); got != tc.want {
 			t.Errorf("%v, prefer %s: %s dialed", tc.local, tc.prefer, got)
 		}
-		if tc.want == "[]" && (classify(err) != failUnroutable || !strings.Contains(err.Error(), "192.0.2.7 is IPv4, and only IPv6 is used")) {
+		if tc.want == "[]" && (failure.Of(err) != failure.Unroutable || !strings.Contains(err.Error(), "192.0.2.7 is IPv4, and only IPv6 is used")) {
 			t.Errorf("%v: %v", tc.local, err)
 		}
 	}
@@ -195,7 +196,7 @@ func TestDialFromForeignAddress(t *testing.T) {
 	d := newDialer(t, nil, "allow 127.0.0.0/8")
 	d.sources = mustSources(t, Transport{LocalAddresses: []string{"192.0.2.1"}})
 	_, err := d.dial(t.Context(), mustTarget(t, fmt.Sprintf("127.0.0.1:%d", port)), false)
-	if err == nil || classify(err) != failLocalAddress || !strings.Contains(err.Error(), "192.0.2.1") {
+	if err == nil || failure.Of(err) != failure.LocalAddress || !strings.Contains(err.Error(), "192.0.2.1") {
 		t.Errorf("%v", err)
 	}
 	if chargeable(err) {

@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/pires/go-proxyproto"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/relay"
 )
@@ -29,7 +30,7 @@ func (t *transaction) connect() error {
 		lines += len(values)
 	}
 	if lines > h1.MaxFields {
-		return &explained{failFields, fmt.Errorf("over %d", h1.MaxFields)}
+		return failure.Fields.Because(fmt.Errorf("over %d", h1.MaxFields))
 	}
 	slot, err := t.takeSlot()
 	if err != nil {
@@ -75,12 +76,12 @@ func (t *transaction) tunnelConn(far farEnd, slot *tunnelSlot) error {
 	client, early, err := t.hijack()
 	if err != nil {
 		_ = origin.Close()
-		return &explained{failInternal, err}
+		return failure.Internal.Because(err)
 	}
 	if _, err := io.WriteString(client, connected); err != nil {
 		_ = origin.Close()
 		_ = client.Close()
-		t.out.failure, t.out.err = failCanceled, err
+		t.out.failure, t.out.err = failure.Canceled, err
 		return nil // gone before the tunnel was up; there is nobody to tell
 	}
 	cfg := t.relayConfig(slot)

@@ -5,6 +5,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
@@ -102,7 +103,7 @@ func (t *transaction) openVia(slot *tunnelSlot) (farEnd, error) {
 	t.out.attempts++
 	if !p.startTunnel() {
 		t.observed(verdict{kind: health.Neutral})
-		return farEnd{}, &upstreamError{upstream: p.name, verdict: verdict{kind: health.Neutral, failure: failUpstreamLimit}, err: errUpstreamFull}
+		return farEnd{}, &upstreamError{upstream: p.name, verdict: verdict{kind: health.Neutral, failure: failure.UpstreamLimit}, err: errUpstreamFull}
 	}
 	won := t.race(p)
 	t.paths.current = won.path

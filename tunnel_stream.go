@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/relay"
 )
 
@@ -24,7 +25,7 @@ func (t *transaction) tunnelStream(far farEnd, slot *tunnelSlot) error {
 	if err := client.rc.Flush(); err != nil {
 		// The client may have seen the answer: what it resets then is a tunnel.
 		relay.Reset(asStream(origin))
-		return &explained{failCanceled, err}
+		return failure.Canceled.Because(err)
 	}
 	cfg := t.relayConfig(slot)
 	cfg.EarlyDown = far.early

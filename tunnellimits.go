@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/holdings"
 	"github.com/caddy-egress/egress/internal/relay"
 	"github.com/caddy-egress/egress/internal/shared"
@@ -148,7 +149,7 @@ func (t *transaction) takeSlot() (slot tunnelSlot, err error) {
 	if cfg.MaxPerClient > 0 {
 		client := clientIP(t.r)
 		if client != "" && !slot.book.clients.AcquireUpTo(client, cfg.MaxPerClient) {
-			return slot, &explained{failLimit, errMaxPerClient}
+			return slot, failure.Limit.Because(errMaxPerClient)
 		}
 		slot.client = client
 	}
@@ -158,7 +159,7 @@ func (t *transaction) takeSlot() (slot tunnelSlot, err error) {
 		}
 	}
 	if slot.counted = slot.book.count(cfg.MaxTunnels); !slot.counted {
-		return slot, &explained{failLimit, errMaxTunnels}
+		return slot, failure.Limit.Because(errMaxTunnels)
 	}
 	return slot, nil
 }
@@ -170,7 +171,7 @@ func (s *tunnelSlot) takeUser(user string, cfg *Tunnel) error {
 	}
 	if cfg.MaxPerUser > 0 {
 		if !s.book.users.AcquireUpTo(user, cfg.MaxPerUser) {
-			return &explained{failLimit, errMaxPerUser}
+			return failure.Limit.Because(errMaxPerUser)
 		}
 		s.user = user
 	}

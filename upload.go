@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/retry"
 )
@@ -319,9 +320,9 @@ func (u *upload) blame(err error) error {
 		return err
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](*clientErr); ok {
-		return &explained{failBodySize, *clientErr}
+		return failure.BodySize.Because(*clientErr)
 	}
-	return &explained{failRequest, fmt.Errorf("reading the request body: %w", *clientErr)}
+	return failure.Request.Because(fmt.Errorf("reading the request body: %w", *clientErr))
 }
 
 // replayable reports whether all of the body that was read is at hand. It waits

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
@@ -19,7 +20,7 @@ import (
 // the destination makes of it; kind is for the health of the upstream.
 type verdict struct {
 	kind       health.Kind
-	failure    *failure
+	failure    *failure.Failure
 	retryAfter time.Duration // of an overload
 	relayed    bool          // the fault may be the destination's, passed on
 	alone      bool          // and no other upstream is asked, which would tell
@@ -44,46 +45,46 @@ func judgeRelayed(status int, absolute bool) verdict {
 
 // namedFailures are the error types of RFC 9209 §2.3 with which an upstream tells
 // what went wrong behind it: the upstream has done its job.
-var namedFailures = map[string]*failure{
-	"dns_error":                          failDNS,
-	"dns_timeout":                        failDNSTimeout,
-	"destination_not_found":              failDNS,
-	"destination_unavailable":            failRefused,
-	"destination_ip_unroutable":          failUnroutable,
-	"connection_refused":                 failRefused,
-	"connection_terminated":              failTerminated,
-	"connection_timeout":                 failDialTimeout,
-	"connection_read_timeout":            failHeadTimeout,
-	"connection_write_timeout":           failHeadTimeout,
-	"tls_protocol_error":                 failTLS,
-	"tls_certificate_error":              failCertificate,
-	"tls_alert_received":                 failTLSAlert,
-	"http_response_incomplete":           failIncomplete,
-	"http_response_header_section_size":  failHeaderSize,
-	"http_response_header_size":          failHeaderSize,
-	"http_response_body_size":            failProtocol,
-	"http_response_trailer_section_size": failHeaderSize,
-	"http_response_trailer_size":         failHeaderSize,
-	"http_response_transfer_coding":      failProtocol,
-	"http_response_content_coding":       failProtocol,
-	"http_response_timeout":              failHeadTimeout,
-	"http_upgrade_failed":                failProtocol,
-	"http_protocol_error":                failProtocol,
+var namedFailures = map[string]*failure.Failure{
+	"dns_error":                          failure.DNS,
+	"dns_timeout":                        failure.DNSTimeout,
+	"destination_not_found":              failure.DNS,
+	"destination_unavailable":            failure.Refused,
+	"destination_ip_unroutable":          failure.Unroutable,
+	"connection_refused":                 failure.Refused,
+	"connection_terminated":              failure.Terminated,
+	"connection_timeout":                 failure.DialTimeout,
+	"connection_read_timeout":            failure.HeadTimeout,
+	"connection_write_timeout":           failure.HeadTimeout,
+	"tls_protocol_error":                 failure.TLS,
+	"tls_certificate_error":              failure.Certificate,
+	"tls_alert_received":                 failure.TLSAlert,
+	"http_response_incomplete":           failure.Incomplete,
+	"http_response_header_section_size":  failure.HeaderSize,
+	"http_response_header_size":          failure.HeaderSize,
+	"http_response_body_size":            failure.Protocol,
+	"http_response_trailer_section_size": failure.HeaderSize,
+	"http_response_trailer_size":         failure.HeaderSize,
+	"http_response_transfer_coding":      failure.Protocol,
+	"http_response_content_coding":       failure.Protocol,
+	"http_response_timeout":              failure.HeadTimeout,
+	"http_upgrade_failed":                failure.Protocol,
+	"http_protocol_error":                failure.Protocol,
 }
 
 // squidFailures are the same in the words of Squid's X-Squid-Error.
-var squidFailures = map[string]*failure{
-	"ERR_DNS_FAIL":            failDNS,
-	"ERR_CONNECT_FAIL":        failRefused,
-	"ERR_SECURE_CONNECT_FAIL": failTLS,
-	"ERR_READ_TIMEOUT":        failHeadTimeout,
-	"ERR_READ_ERROR":          failTerminated,
-	"ERR_WRITE_ERROR":         failTerminated,
-	"ERR_ZERO_SIZE_OBJECT":    failTerminated,
-	"ERR_INVALID_RESP":        failProtocol,
-	"ERR_TOO_BIG":             failProtocol,
-	"ERR_GATEWAY_FAILURE":     failProtocol,
-	"ERR_UNSUP_HTTPVERSION":   failProtocol,
+var squidFailures = map[string]*failure.Failure{
+	"ERR_DNS_FAIL":            failure.DNS,
+	"ERR_CONNECT_FAIL":        failure.Refused,
+	"ERR_SECURE_CONNECT_FAIL": failure.TLS,
+	"ERR_READ_TIMEOUT":        failure.HeadTimeout,
+	"ERR_READ_ERROR":          failure.Terminated,
+	"ERR_WRITE_ERROR":         failure.Terminated,
+	"ERR_ZERO_SIZE_OBJECT":    failure.Terminated,
+	"ERR_INVALID_RESP":        failure.Protocol,
+	"ERR_TOO_BIG":             failure.Protocol,
+	"ERR_GATEWAY_FAILURE":     failure.Protocol,
+	"ERR_UNSUP_HTTPVERSION":   failure.Protocol,
 }
 
 // judgeReply judges an answer of an upstream that is no success: to CONNECT, or to
@@ -91,9 +92,9 @@ var squidFailures = map[string]*failure{
 func judgeReply(r *proxydial.Reply) verdict {
 	switch r.Status {
 	case http.StatusProxyAuthRequired:
-		return verdict{kind: health.AuthFault, failure: failUpstreamAuth}
+		return verdict{kind: health.AuthFault, failure: failure.UpstreamAuth}
 	case http.StatusForbidden:
-		return verdict{kind: health.Success, failure: failUpstreamDenied}
+		return verdict{kind: health.Success, failure: failure.UpstreamDenied}
 	case http.StatusTooManyRequests:
 		return overloaded(r)
 	}
@@ -105,15 +106,15 @@ func judgeReply(r *proxydial.Reply) verdict {
 		if r.RetryAfter != "" {
 			return overloaded(r)
 		}
-		return verdict{kind: health.SoftFail, failure: failUpstreamGateway}
+		return verdict{kind: health.SoftFail, failure: failure.UpstreamGateway}
 	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusRequestURITooLong,
 		http.StatusRequestHeaderFieldsTooLarge, 494: // which nginx says for 431
 		// The client has a part in what the request says: its Via, the destination.
-		return verdict{kind: health.Neutral, failure: failUpstreamRequest}
+		return verdict{kind: health.Neutral, failure: failure.UpstreamRequest}
 	}
 	// 502 and 504; and whatever else is no tunnel: tinyproxy says 500 where it cannot
 	// connect, and what is no proxy any more says 404 or 405.
-	return verdict{kind: health.SoftFail, failure: failUpstreamGateway}
+	return verdict{kind: health.SoftFail, failure: failure.UpstreamGateway}
 }
 
 // judgeAnswer judges an answer of the upstream to an exchange. Nearly all that it
@@ -127,7 +128,7 @@ func judgeAnswer(r *proxydial.Reply) verdict {
 	case v.kind == health.AuthFault && r.Authenticate == "":
 		v.kind = health.SoftFail
 	case v.kind == health.Failure && r.Via != "":
-		v = verdict{kind: health.SoftFail, failure: failUpstreamGateway}
+		v = verdict{kind: health.SoftFail, failure: failure.UpstreamGateway}
 	}
 	v.relayed = true
 	v.retryAfter = min(v.retryAfter, maxRelayedOverload)
@@ -138,7 +139,7 @@ func judgeAnswer(r *proxydial.Reply) verdict {
 const maxRelayedOverload = 5 * time.Second
 
 func overloaded(r *proxydial.Reply) verdict {
-	return verdict{kind: health.Overload, failure: failUpstreamLimit, retryAfter: parseRetryAfter(r.RetryAfter)}
+	return verdict{kind: health.Overload, failure: failure.UpstreamLimit, retryAfter: parseRetryAfter(r.RetryAfter)}
 }
 
 // judgeNamed judges by what the upstream says of itself.
@@ -146,18 +147,18 @@ func judgeNamed(r *proxydial.Reply) (verdict, bool) {
 	if kind := r.ProxyError(); kind != "" {
 		switch kind {
 		case "proxy_internal_error", "proxy_internal_response", "proxy_configuration_error":
-			return verdict{kind: health.Failure, failure: failUpstreamInternal}, true
+			return verdict{kind: health.Failure, failure: failure.UpstreamInternal}, true
 		case "connection_limit_reached":
 			return overloaded(r), true
 		case "destination_ip_prohibited", "http_request_denied", "http_request_error":
-			return verdict{kind: health.Success, failure: failUpstreamDenied}, true
+			return verdict{kind: health.Success, failure: failure.UpstreamDenied}, true
 		case "proxy_loop_detected":
-			return verdict{kind: health.Neutral, failure: failLoop}, true
+			return verdict{kind: health.Neutral, failure: failure.Loop}, true
 		}
 		if f, ok := namedFailures[kind]; ok {
 			return verdict{kind: health.Success, failure: f}, true
 		}
-		return verdict{kind: health.SoftFail, failure: failUpstreamGateway}, true
+		return verdict{kind: health.SoftFail, failure: failure.UpstreamGateway}, true
 	}
 	if r.SquidError != "" {
 		name, _, _ := strings.Cut(r.SquidError, " ")
@@ -165,9 +166,9 @@ func judgeNamed(r *proxydial.Reply) (verdict, bool) {
 		case ok:
 			return verdict{kind: health.Success, failure: f}, true
 		case name == "ERR_SOCKET_FAILURE":
-			return verdict{kind: health.Failure, failure: failUpstreamInternal}, true
+			return verdict{kind: health.Failure, failure: failure.UpstreamInternal}, true
 		}
-		return verdict{kind: health.SoftFail, failure: failUpstreamGateway}, true
+		return verdict{kind: health.SoftFail, failure: failure.UpstreamGateway}, true
 	}
 	return verdict{}, false
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"syscall"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
 )
@@ -34,16 +35,16 @@ func (e *upstreamError) ownFault() bool {
 		return true
 	}
 	switch e.verdict.failure {
-	case failUpstreamGateway, failUpstreamSilent, failUpstreamLimit, failUpstreamAuth:
+	case failure.UpstreamGateway, failure.UpstreamSilent, failure.UpstreamLimit, failure.UpstreamAuth:
 		return true
 	}
-	return isLimit(e.err)
+	return failure.IsLimit(e.err)
 }
 
 // elsewhere reports whether another upstream might do better.
 func (e *upstreamError) elsewhere() bool {
 	switch e.verdict.failure {
-	case failCanceled, failUpstreamDenied, failLoop, failInternal, failTarget, failFieldsSize:
+	case failure.Canceled, failure.UpstreamDenied, failure.Loop, failure.Internal, failure.Target, failure.FieldsSize:
 		return false
 	}
 	return e.verdict.kind != health.Cancelled
@@ -55,17 +56,17 @@ func judgeTunnel(ctx context.Context, err error) verdict {
 		return verdictSuccess
 	}
 	if errors.Is(ctx.Err(), context.Canceled) {
-		return verdict{kind: health.Cancelled, failure: failCanceled}
+		return verdict{kind: health.Cancelled, failure: failure.Canceled}
 	}
 	e, ok := errors.AsType[*proxydial.Error](err)
 	if !ok {
-		return verdict{kind: health.Neutral, failure: classify(err)} // not the upstream's doing: a name that we could not resolve
+		return verdict{kind: health.Neutral, failure: failure.Of(err)} // not the upstream's doing: a name that we could not resolve
 	}
 	if v, ok := judgeOwnLimit(err); ok {
 		return v
 	}
 	if e.Stage == proxydial.StageAuth {
-		return verdict{kind: health.AuthFault, failure: failUpstreamAuth}
+		return verdict{kind: health.AuthFault, failure: failure.UpstreamAuth}
 	}
 	if reply, ok := errors.AsType[*proxydial.ReplyError](err); ok {
 		return judgeReply(&reply.Reply)
@@ -78,11 +79,11 @@ func judgeTunnel(ctx context.Context, err error) verdict {
 
 // judgeOwnLimit finds out whether it was this machine that could not go on.
 func judgeOwnLimit(err error) (verdict, bool) {
-	if isAny(err, syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL) && !noIPv6(err) {
-		return verdict{kind: health.Neutral, failure: failLimit}, true
+	if failure.IsAny(err, syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL) && !failure.NoIPv6(err) {
+		return verdict{kind: health.Neutral, failure: failure.Limit}, true
 	}
-	if errors.Is(err, failLoop) {
-		return verdict{kind: health.ConnectFailure, failure: failLoop}, true
+	if errors.Is(err, failure.Loop) {
+		return verdict{kind: health.ConnectFailure, failure: failure.Loop}, true
 	}
 	return verdict{}, false
 }
@@ -92,28 +93,28 @@ func judgeStage(e *proxydial.Error) verdict {
 	malformed, isMalformed := errors.AsType[*proxydial.MalformedError](e)
 	switch {
 	case e.Retryable:
-		return verdict{kind: health.Neutral, failure: failUpstreamTerminated}
+		return verdict{kind: health.Neutral, failure: failure.UpstreamTerminated}
 	case e.Stage == proxydial.StageDial && e.Timeout():
-		return verdict{kind: health.ConnectFailure, failure: failUpstreamTimeout}
+		return verdict{kind: health.ConnectFailure, failure: failure.UpstreamTimeout}
 	case e.Stage <= proxydial.StageProxyProtocol:
-		return verdict{kind: health.ConnectFailure, failure: failUpstreamConnect}
+		return verdict{kind: health.ConnectFailure, failure: failure.UpstreamConnect}
 	case e.Stage == proxydial.StageTLS && e.Timeout():
-		return verdict{kind: health.ConnectFailure, failure: failUpstreamTimeout}
+		return verdict{kind: health.ConnectFailure, failure: failure.UpstreamTimeout}
 	case e.Stage == proxydial.StageTLS:
-		return verdict{kind: health.ConnectFailure, failure: failUpstreamTLS}
+		return verdict{kind: health.ConnectFailure, failure: failure.UpstreamTLS}
 	case e.Stage == proxydial.StageAuth:
-		return verdict{kind: health.AuthFault, failure: failUpstreamAuth}
+		return verdict{kind: health.AuthFault, failure: failure.UpstreamAuth}
 	case e.Timeout() && e.Stage == proxydial.StageReply:
-		return verdict{kind: health.ReplyTimeout, failure: failUpstreamSilent}
+		return verdict{kind: health.ReplyTimeout, failure: failure.UpstreamSilent}
 	case e.Timeout():
-		return verdict{kind: health.ConnectFailure, failure: failUpstreamTimeout}
+		return verdict{kind: health.ConnectFailure, failure: failure.UpstreamTimeout}
 	case isMalformed && malformed != nil:
-		return verdict{kind: health.Failure, failure: failUpstreamProtocol}
+		return verdict{kind: health.Failure, failure: failure.UpstreamProtocol}
 	case errors.Is(e, io.EOF), errors.Is(e, io.ErrUnexpectedEOF), errors.Is(e, syscall.ECONNRESET), errors.Is(e, syscall.EPIPE):
 		// There are proxies that close where they cannot reach the destination.
-		return verdict{kind: health.Failure, failure: failUpstreamTerminated, relayed: e.Stage == proxydial.StageReply}
+		return verdict{kind: health.Failure, failure: failure.UpstreamTerminated, relayed: e.Stage == proxydial.StageReply}
 	}
-	return verdict{kind: health.Failure, failure: failUpstreamProtocol}
+	return verdict{kind: health.Failure, failure: failure.UpstreamProtocol}
 }
 
 // judgeSOCKS judges a refusal of a SOCKS5 upstream (RFC 1928 §6). That a network or
@@ -121,13 +122,13 @@ func judgeStage(e *proxydial.Error) verdict {
 func judgeSOCKS(code proxydial.SOCKSCode) verdict {
 	switch code {
 	case proxydial.SOCKSNotAllowed:
-		return verdict{kind: health.Success, failure: failUpstreamDenied}
+		return verdict{kind: health.Success, failure: failure.UpstreamDenied}
 	case proxydial.SOCKSRefused:
-		return verdict{kind: health.Success, failure: failRefused}
+		return verdict{kind: health.Success, failure: failure.Refused}
 	case proxydial.SOCKSGeneralFailure, proxydial.SOCKSNetUnreachable, proxydial.SOCKSHostUnreachable, proxydial.SOCKSTTLExpired:
-		return verdict{kind: health.SoftFail, failure: failUpstreamGateway}
+		return verdict{kind: health.SoftFail, failure: failure.UpstreamGateway}
 	case proxydial.SOCKSNoMethod, proxydial.SOCKSBadCredentials:
-		return verdict{kind: health.AuthFault, failure: failUpstreamAuth}
+		return verdict{kind: health.AuthFault, failure: failure.UpstreamAuth}
 	}
-	return verdict{kind: health.Failure, failure: failUpstreamProtocol}
+	return verdict{kind: health.Failure, failure: failure.UpstreamProtocol}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
@@ -203,9 +204,9 @@ func (t *transaction) viaError(err error) *upstreamError {
 	if stale, ok := errors.AsType[*retry.StaleError](err); ok {
 		e.sent = stale.Written
 		e.stale = true
-	} else if t.absolute() && errors.Is(err, errSilent) {
+	} else if t.absolute() && errors.Is(err, failure.ErrSilent) {
 		e.sent = true // it may be the upstream that hangs: another one may do better
-	} else if _, dialing := errors.AsType[*proxydial.Error](err); !dialing && !isLimit(err) {
+	} else if _, dialing := errors.AsType[*proxydial.Error](err); !dialing && !failure.IsLimit(err) {
 		e.final = true
 	}
 	return e
@@ -214,46 +215,41 @@ func (t *transaction) viaError(err error) *upstreamError {
 func (t *transaction) judgeExchange(err error) verdict {
 	switch {
 	case t.clientGone():
-		return verdict{kind: health.Cancelled, failure: failCanceled}
-	case isLimit(err):
-		return verdict{kind: health.Neutral, failure: failLimit}
+		return verdict{kind: health.Cancelled, failure: failure.Canceled}
+	case failure.IsLimit(err):
+		return verdict{kind: health.Neutral, failure: failure.Limit}
 	case errors.Is(err, proxydial.ErrClosed):
-		return verdict{kind: health.Neutral, failure: failNoUpstream}
+		return verdict{kind: health.Neutral, failure: failure.NoUpstream}
 	}
 	if _, ok := errors.AsType[*proxydial.Error](err); ok {
 		return judgeTunnel(t.r.Context(), err)
 	}
-	failure := classify(err)
+	f := failure.Of(err)
 	if !t.absolute() {
-		if failure.blame == blamePolicy || failure.blame == blameDNS || failure.blame == blameProxy || failure.blame == blameClient {
-			return verdict{kind: health.Neutral, failure: failure}
+		if f.Blame == failure.BlamePolicy || f.Blame == failure.BlameDNS || f.Blame == failure.BlameProxy || f.Blame == failure.BlameClient {
+			return verdict{kind: health.Neutral, failure: f}
 		}
-		return verdict{kind: health.Success, failure: failure} // the tunnel stood
+		return verdict{kind: health.Success, failure: f} // the tunnel stood
 	}
 	if t.paths.answered {
 		// It did its job that far. What is wrong with the rest may well be the
 		// origin's doing: it must not be able to take an upstream out.
-		return verdict{kind: health.Neutral, failure: failure}
+		return verdict{kind: health.Neutral, failure: f}
 	}
-	switch failure {
-	case failTerminated, failIncomplete:
+	switch f {
+	case failure.Terminated, failure.Incomplete:
 		if t.out.reused {
-			return verdict{kind: health.Neutral, failure: failUpstreamTerminated}
+			return verdict{kind: health.Neutral, failure: failure.UpstreamTerminated}
 		}
-		return verdict{kind: health.Failure, failure: failUpstreamTerminated, relayed: true}
-	case failProtocol:
-		return verdict{kind: health.Failure, failure: failUpstreamProtocol, relayed: true}
-	case failTLS, failTLSAlert:
-		return verdict{kind: health.Failure, failure: failUpstreamTLS}
-	case failHeadTimeout:
-		return verdict{kind: health.ReplyTimeout, failure: failHeadTimeout}
+		return verdict{kind: health.Failure, failure: failure.UpstreamTerminated, relayed: true}
+	case failure.Protocol:
+		return verdict{kind: health.Failure, failure: failure.UpstreamProtocol, relayed: true}
+	case failure.TLS, failure.TLSAlert:
+		return verdict{kind: health.Failure, failure: failure.UpstreamTLS}
+	case failure.HeadTimeout:
+		return verdict{kind: health.ReplyTimeout, failure: failure.HeadTimeout}
 	}
-	return verdict{kind: health.Neutral, failure: failure}
-}
-
-func isLimit(err error) bool {
-	_, ok := errors.AsType[*connpool.LimitError](err)
-	return ok
+	return verdict{kind: health.Neutral, failure: f}
 }
 
 // ownAnswer reports, as an error, an answer that the upstream has made itself: it is

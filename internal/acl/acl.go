@@ -3,6 +3,8 @@ package acl
 import (
 	"net/netip"
 
+	"github.com/caddy-egress/egress/internal/failure"
+
 	"github.com/caddy-egress/egress/internal/firstmatch"
 	"github.com/caddy-egress/egress/internal/target"
 )
@@ -30,6 +32,14 @@ const (
 type Denial struct {
 	Reason denyReason
 	Rule   string // what decided: "deny 10.0.0.0/8", "default deny: loopback", "ports"
+}
+
+// Failure is what it means for the request.
+func (d *Denial) Failure() *failure.Failure {
+	if d.Reason == DenyAddress {
+		return failure.DeniedAddress
+	}
+	return failure.Denied
 }
 
 // Error is for logs. It tells about the configuration and is not for clients.
