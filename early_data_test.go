@@ -56,7 +56,7 @@ func TestCameEarly(t *testing.T) {
 // What a matcher answers a request with is the answer.
 func TestClassify_Matchers(t *testing.T) {
 	for status, want := range map[int]int{425: 425, 404: 404, 503: 503, 500: 500, 0: 500, 200: 500} {
-		if got := failure.Of(caddyhttp.Error(status, errors.New("no"))).Status; got != want {
+		if got := failure.Of(ofMatcher(caddyhttp.Error(status, errors.New("no")))).Status; got != want {
 			t.Errorf("%d: answered with %d, want %d", status, got, want)
 		}
 	}

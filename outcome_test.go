@@ -43,7 +43,7 @@ func TestClassify(t *testing.T) {
 		err    error
 		status int
 		kind   string
-		Blame  failure.Blame
+		blame  failure.Blame
 	}{
 		{"authentication", failure.Auth, 407, "http_request_denied", "client"},
 		{"bad target", &target.Error{Reason: "x"}, 400, "http_request_error", "client"},
@@ -104,8 +104,8 @@ func TestClassify(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			for _, err := range []error{tc.err, fmt.Errorf("wrapped: %w", tc.err)} {
 				f := failure.Of(err)
-				if f.Status != tc.status || f.Type != tc.kind || f.Blame != tc.Blame {
-					t.Errorf("%v: %d %s %s, want %d %s %s", err, f.Status, f.Type, f.Blame, tc.status, tc.kind, tc.Blame)
+				if f.Status != tc.status || f.Type != tc.kind || f.Blame != tc.blame {
+					t.Errorf("%v: %d %s %s, want %d %s %s", err, f.Status, f.Type, f.Blame, tc.status, tc.kind, tc.blame)
 				}
 			}
 		})
