@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/words"
+	"github.com/caddy-egress/egress/selection"
 )
 
 // This file contains the words of the Caddyfile for upstreams and their groups.
@@ -144,7 +145,7 @@ func (g *UpstreamGroup) addBalancingWords(d *caddyfile.Dispenser, parse map[stri
 		return g.LoadBalancing
 	}
 	parse["lb_policy"] = func() (err error) {
-		lb().SelectionPolicyRaw, err = unmarshalPolicy(d)
+		lb().SelectionPolicyRaw, err = selection.Unmarshal(d)
 		return err
 	}
 	parse["lb_retries"] = func() error { return words.Count(d, &lb().Retries, "off") }

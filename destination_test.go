@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/acl"
+	"github.com/caddy-egress/egress/selection"
 )
 
 // transactionFor is a request as Caddy hands it to us, authorized.
@@ -62,7 +63,11 @@ func TestShowDestination(t *testing.T) {
 		if tr.r.Host != tc.host || port != tc.port {
 			t.Errorf("%s %s: Host %q, port %q", tc.method, tc.target, tr.r.Host, port)
 		}
-		if p := (&HeaderHashSelection{field: "Host"}).value(tr.r); p != tc.host {
+		policy := &selection.HeaderHash{Field: "Host"}
+		if err := policy.Provision(caddy.Context{}); err != nil {
+			t.Fatal(err)
+		}
+		if p := policy.Hashed(tr.r); p != tc.host {
 			t.Errorf("%s: the policy sees %q", tc.target, p)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/selection"
 )
 
 // This file contains what is told of a group of upstream proxies: its members in the
@@ -115,7 +116,7 @@ func (g *group) foresee(t *transaction, v *groupView) []string {
 		if len(eligible) == 0 {
 			continue
 		}
-		if i, ok := foresee(g.policy, s); ok && i >= 0 {
+		if i, ok := selection.Foresee(g.policy, s); ok && i >= 0 {
 			return []string{memberOf(tier[i]).name}
 		}
 		return eligible
@@ -221,7 +222,7 @@ func (s *upstreamState) words() string {
 }
 
 // policyName is the name under which a policy is configured.
-func policyName(p SelectionPolicy) string {
+func policyName(p selection.Policy) string {
 	if m, ok := p.(caddy.Module); ok {
 		return m.CaddyModule().ID.Name()
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/holdings"
+	"github.com/caddy-egress/egress/selection"
 )
 
 // groupHandler provisions a handler with the group that is given in JSON. No upstream
@@ -155,7 +156,7 @@ func TestGroup_PickWhileClosing(t *testing.T) {
 					if i == 10 {
 						begun <- struct{}{}
 					}
-					if _, err := g.pick(new(Selection), isTunnel); err != nil {
+					if _, err := g.pick(new(selection.Choice), isTunnel); err != nil {
 						t.Error(err)
 						return
 					}

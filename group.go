@@ -19,6 +19,7 @@ import (
 	"github.com/caddy-egress/egress/internal/filewatch"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/retry"
+	"github.com/caddy-egress/egress/selection"
 )
 
 // This file contains the life of a group of upstream proxies: how it comes to its
@@ -29,7 +30,7 @@ type group struct {
 	name         string
 	cfg          *UpstreamGroup
 	lb           LoadBalancing
-	policy       SelectionPolicy
+	policy       selection.Policy
 	budget       *retry.Budget
 	path         *pathUse
 	destinations *destinations // through this group
@@ -133,7 +134,7 @@ func (g *group) provisionModules(ctx caddy.Context) error {
 		return err
 	}
 	g.events.app = app.(*caddyevents.App)
-	g.policy, err = loadPolicy(ctx, &g.lb, "SelectionPolicyRaw", g.lb.SelectionPolicyRaw, new(EWMASelection))
+	g.policy, err = selection.Load(ctx, &g.lb, "SelectionPolicyRaw", g.lb.SelectionPolicyRaw, new(selection.EWMA))
 	if err != nil {
 		return fmt.Errorf("load_balancing.selection_policy: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/retry"
+	"github.com/caddy-egress/egress/selection"
 )
 
 // This file contains the choice of a member, and what becomes of the result.
@@ -15,8 +16,8 @@ import (
 // groupView is a snapshot of the members that may be picked, as policies see them.
 type groupView struct {
 	snapshot  *health.Snapshot
-	exchanges [][]Member // by tier
-	tunnels   [][]Member
+	exchanges [][]selection.Member // by tier
+	tunnels   [][]selection.Member
 }
 
 // look returns the members that may be picked now. It allocates only when they
@@ -38,8 +39,8 @@ func (g *group) viewOf(s *health.Snapshot) *groupView {
 	}
 	v = &groupView{snapshot: s}
 	for _, tier := range s.Tiers {
-		exchanges := make([]Member, len(tier.Members))
-		tunnels := make([]Member, len(tier.Members))
+		exchanges := make([]selection.Member, len(tier.Members))
+		tunnels := make([]selection.Member, len(tier.Members))
 		for i, m := range tier.Members {
 			exchanges[i] = forExchange{m.Value.(*member)}
 			tunnels[i] = forTunnel{m.Value.(*member)}
@@ -52,7 +53,7 @@ func (g *group) viewOf(s *health.Snapshot) *groupView {
 }
 
 // tiers are the members for requests of a kind, those to be used first in front.
-func (v *groupView) tiers(kind kind) [][]Member {
+func (v *groupView) tiers(kind kind) [][]selection.Member {
 	if kind == isTunnel {
 		return v.tunnels
 	}
@@ -70,7 +71,7 @@ type path struct {
 // pick chooses the member for the next attempt of a request, one that it has not
 // tried. The first attempt may be the probe that a member with an open circuit is
 // waiting for.
-func (g *group) pick(s *Selection, kind kind) (path, error) {
+func (g *group) pick(s *selection.Choice, kind kind) (path, error) {
 	now := time.Now()
 	if s.Tried() == 0 {
 		probe := g.health.TryProbe
@@ -79,7 +80,7 @@ func (g *group) pick(s *Selection, kind kind) (path, error) {
 		}
 		if m, token, ok := probe(now, takesProbe(kind)); ok {
 			p := path{member: m.Value.(*member), probe: token, started: now}
-			s.markTried(p.key)
+			s.MarkTriedKey(p.key)
 			return p, nil
 		}
 	}
@@ -97,8 +98,8 @@ func (g *group) pick(s *Selection, kind kind) (path, error) {
 // repeatable reports whether a request can go elsewhere when an upstream has taken it
 // and failed. One with a body is not counted on: it may be longer than what is kept of
 // it, and the upstream cannot answer before the client has sent it.
-func repeatable(s *Selection, kind kind) bool {
-	return kind == isTunnel || retry.Idempotent(s.Request.Method) && s.bodyless
+func repeatable(s *selection.Choice, kind kind) bool {
+	return kind == isTunnel || retry.Idempotent(s.Request.Method) && s.Bodyless
 }
 
 // takesProbe tells which members can take a probe of this kind at once. One that is
@@ -118,7 +119,7 @@ func takesExchange(m *health.Member) bool {
 }
 
 // hasAnother reports whether there is a member that the request has not tried.
-func (g *group) hasAnother(s *Selection, kind kind) bool {
+func (g *group) hasAnother(s *selection.Choice, kind kind) bool {
 	v := g.look(time.Now())
 	for _, tier := range v.tiers(kind) {
 		s.Members = tier
@@ -131,7 +132,7 @@ func (g *group) hasAnother(s *Selection, kind kind) bool {
 	return false
 }
 
-func memberOf(m Member) *member {
+func memberOf(m selection.Member) *member {
 	switch m := m.(type) {
 	case forExchange:
 		return m.member

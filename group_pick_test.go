@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/caddy-egress/egress/selection"
 )
 
 // Choosing a member and telling how it went allocates nothing, whatever the policy and
@@ -19,11 +21,10 @@ func TestPick_AllocatesNothing(t *testing.T) {
 			h, end := mustLoadWithApps(t, fmt.Sprintf(
 				`{"groups":{"default":{"load_balancing":{"selection_policy":{"policy":%q}},"upstreams":[%s]}}}`, policy, strings.Join(urls, ",")))
 			g := h.groups["default"]
-			s := new(Selection)
+			s := new(selection.Choice)
 			r := &http.Request{}
 			pick := func() {
-				s.Reset()
-				s.Request, s.ClientIP, s.Destination = r, "192.0.2.1", "origin.test:443"
+				*s = selection.Choice{Request: r, ClientIP: "192.0.2.1", Destination: "origin.test:443"}
 				p, err := g.pick(s, isTunnel)
 				if err != nil {
 					t.Fatal(err)

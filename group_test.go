@@ -21,6 +21,7 @@ import (
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
+	"github.com/caddy-egress/egress/selection"
 )
 
 // throughGroup is a transaction of a handler whose one group is `default`.
@@ -156,7 +157,7 @@ func TestChecksAreForgotten(t *testing.T) {
 	if m := one(unchecked); down(m) {
 		t.Error("it stays down, and nobody checks it any more")
 	}
-	if _, err := unchecked.groups["default"].pick(&Selection{Request: httptest.NewRequest("GET", "http://a.example/", nil)}, isExchange); err != nil {
+	if _, err := unchecked.groups["default"].pick(&selection.Choice{Request: httptest.NewRequest("GET", "http://a.example/", nil)}, isExchange); err != nil {
 		t.Error(err)
 	}
 }
@@ -170,18 +171,18 @@ func TestNobodyIsLeft(t *testing.T) {
 			t.Fatal("no slot")
 		}
 	}
-	_, err := g.pick(new(Selection), isTunnel)
+	_, err := g.pick(new(selection.Choice), isTunnel)
 	if failure.Of(err) != failure.Limit || err.Error() != "no upstream of group 'default' is available: 2 at their limit" {
 		t.Errorf("%v: %v", failure.Of(err), err)
 	}
-	if _, err := g.pick(&Selection{Request: httptest.NewRequest("GET", "http://a.example/", nil)}, isExchange); err != nil {
+	if _, err := g.pick(&selection.Choice{Request: httptest.NewRequest("GET", "http://a.example/", nil)}, isExchange); err != nil {
 		t.Errorf("exchanges have limits of their own: %v", err)
 	}
 	m := g.health.Members()[0]
 	for range 5 {
 		g.health.Observe(time.Now(), m, health.Observation{Kind: health.ConnectFailure})
 	}
-	_, err = g.pick(new(Selection), isTunnel)
+	_, err = g.pick(new(selection.Choice), isTunnel)
 	if failure.Of(err) != failure.NoUpstream || err.Error() != "no upstream of group 'default' is available: 1 with an open circuit, 1 at their limit" {
 		t.Errorf("%v: %v", failure.Of(err), err)
 	}
@@ -237,7 +238,7 @@ func TestOldGroupsAreCollected(t *testing.T) {
 			t.Fatal(err)
 		}
 		g := v.(*Handler).groups["default"]
-		p, err := g.pick(new(Selection), isTunnel)
+		p, err := g.pick(new(selection.Choice), isTunnel)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -278,7 +279,7 @@ func TestAnswerTimesAreObserved(t *testing.T) {
 	if m.Latency() != 0 {
 		t.Errorf("a latency of %s before an answer", m.Latency())
 	}
-	p, err := g.pick(new(Selection), isTunnel)
+	p, err := g.pick(new(selection.Choice), isTunnel)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/shared"
+	"github.com/caddy-egress/egress/selection"
 )
 
 // This file contains a member: an upstream proxy with the settings of one
@@ -320,6 +321,6 @@ func parseAddrPort(s string) netip.AddrPort {
 
 // Interface guards
 var (
-	_ Member = forExchange{}
-	_ Member = forTunnel{}
+	_ selection.Member = forExchange{}
+	_ selection.Member = forTunnel{}
 )

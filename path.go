@@ -8,6 +8,7 @@ import (
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/selection"
 )
 
 // This file contains the paths of a request: which comes next when one has failed.
@@ -16,8 +17,8 @@ import (
 type paths struct {
 	to        destinationPath
 	fallback  *destinationPath
-	left      *group     // that could not serve the request, of which to is the fallback
-	selection *Selection // nil as long as no member was chosen
+	left      *group            // that could not serve the request, of which to is the fallback
+	selection *selection.Choice // nil as long as no member was chosen
 	current   path
 	tries     int  // of members of the group
 	told      bool // how the current attempt went
@@ -173,14 +174,14 @@ func (t *transaction) choosePath() error {
 }
 
 // newSelection is what policies may know of this request.
-func (t *transaction) newSelection() *Selection {
-	return &Selection{
+func (t *transaction) newSelection() *selection.Choice {
+	return &selection.Choice{
 		Request:     t.r,
 		User:        t.user,
 		Session:     t.session,
 		ClientIP:    clientIP(t.r),
 		Destination: t.target.String(),
-		bodyless:    t.bodyRead,
+		Bodyless:    t.bodyRead,
 	}
 }
 

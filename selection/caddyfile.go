@@ -1,4 +1,4 @@
-package egress
+package selection
 
 import (
 	"encoding/json"
@@ -20,9 +20,9 @@ var policyElsewhere = map[string]string{
 	"query":    "destination_hash",
 }
 
-// unmarshalPolicy reads `<word> <policy> [<options>]`, with the word as current
+// Unmarshal reads `<word> <policy> [<options>]`, with the word as current
 // token, and returns the policy as JSON with the inline key `policy`.
-func unmarshalPolicy(d *caddyfile.Dispenser) (json.RawMessage, error) {
+func Unmarshal(d *caddyfile.Dispenser) (json.RawMessage, error) {
 	word := d.Val()
 	if !d.NextArg() {
 		return nil, d.Errf("%s wants the name of a selection policy", word)
@@ -43,7 +43,7 @@ func unmarshalPolicy(d *caddyfile.Dispenser) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	policy, ok := module.(SelectionPolicy)
+	policy, ok := module.(Policy)
 	if !ok {
 		return nil, d.Errf("module %s.%s (%T) is no selection policy", policyNamespace, name, module)
 	}
@@ -77,7 +77,7 @@ func unmarshalKeyed(d *caddyfile.Dispenser, what string, token *string, fallback
 	}
 	return words.Block(d, name, map[string]func() error{
 		"fallback": func() (err error) {
-			*fallback, err = unmarshalPolicy(d)
+			*fallback, err = Unmarshal(d)
 			return err
 		},
 	})

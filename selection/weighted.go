@@ -1,4 +1,4 @@
-package egress
+package selection
 
 import (
 	"cmp"
@@ -14,7 +14,7 @@ import (
 // then only counted.
 
 func init() {
-	caddy.RegisterModule(new(WeightedRoundRobinSelection))
+	caddy.RegisterModule(new(WeightedRoundRobin))
 }
 
 const (
@@ -29,7 +29,7 @@ const (
 	maxTurnLists = 8
 )
 
-// WeightedRoundRobinSelection is a policy that selects one member after the
+// WeightedRoundRobin is a policy that selects one member after the
 // other, each as often as its weight says and evenly spread: with weights 5, 1
 // and 1 the cycle is a a a b a a c. Unlike in reverse_proxy, weights are not
 // arguments of the policy: they are the `weight` of each upstream.
@@ -38,21 +38,21 @@ const (
 // wants it; while one is down, the others have its turns in proportion to their
 // weights.
 // Weights whose ratio takes a cycle of more than 16,384 turns are rounded.
-type WeightedRoundRobinSelection struct {
+type WeightedRoundRobin struct {
 	mu    sync.Mutex // held to add to lists
 	lists atomic.Pointer[[]*turnList]
 }
 
 // CaddyModule returns the Caddy module information.
-func (*WeightedRoundRobinSelection) CaddyModule() caddy.ModuleInfo {
+func (*WeightedRoundRobin) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  policyNamespace + ".weighted_round_robin",
-		New: func() caddy.Module { return new(WeightedRoundRobinSelection) },
+		New: func() caddy.Module { return new(WeightedRoundRobin) },
 	}
 }
 
-// Select implements SelectionPolicy.
-func (p *WeightedRoundRobinSelection) Select(s *Selection) int {
+// Select implements Policy.
+func (p *WeightedRoundRobin) Select(s *Choice) int {
 	if len(s.Members) == 0 {
 		return -1
 	}
@@ -76,7 +76,7 @@ func (p *WeightedRoundRobinSelection) Select(s *Selection) int {
 
 // turns returns the turns of these members, from the list made for this very
 // slice if there is one.
-func (p *WeightedRoundRobinSelection) turns(members []Member) *turnList {
+func (p *WeightedRoundRobin) turns(members []Member) *turnList {
 	if t := p.find(func(t *turnList) bool { return sameSlice(t.members, members) }); t != nil {
 		return t
 	}
@@ -86,7 +86,7 @@ func (p *WeightedRoundRobinSelection) turns(members []Member) *turnList {
 	return p.replace(nil, members)
 }
 
-func (p *WeightedRoundRobinSelection) find(fits func(*turnList) bool) *turnList {
+func (p *WeightedRoundRobin) find(fits func(*turnList) bool) *turnList {
 	lists := p.lists.Load()
 	if lists == nil {
 		return nil
@@ -101,7 +101,7 @@ func (p *WeightedRoundRobinSelection) find(fits func(*turnList) bool) *turnList 
 
 // replace puts new turns for these members in the place of outdated ones, if
 // nobody else just did.
-func (p *WeightedRoundRobinSelection) replace(outdated *turnList, members []Member) *turnList {
+func (p *WeightedRoundRobin) replace(outdated *turnList, members []Member) *turnList {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if t := p.find(func(t *turnList) bool { return t.holdsForAll(members) }); t != nil {
@@ -186,7 +186,7 @@ func reduce(weights []int) []int {
 
 // take returns the index of the member whose turn it is, or -1 if it was the
 // turn of no eligible one for long.
-func (t *turnList) take(s *Selection) int {
+func (t *turnList) take(s *Choice) int {
 	n := uint64(len(t.cycle))
 	turn := t.next.Add(1) - 1
 	for passed := range min(n, uint64(len(t.members))+maxVainTurns) {
@@ -223,7 +223,7 @@ func (t *turnList) holdsForAll(members []Member) bool {
 // UnmarshalCaddyfile sets up the policy from Caddyfile tokens. Syntax:
 //
 //	lb_policy weighted_round_robin
-func (*WeightedRoundRobinSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (*WeightedRoundRobin) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // policy name
 	if d.NextArg() {
 		return d.Errf("unexpected argument '%s': weighted_round_robin takes none, set the weight of each upstream", d.Val())
@@ -233,7 +233,7 @@ func (*WeightedRoundRobinSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) e
 
 // Interface guards
 var (
-	_ SelectionPolicy = (*WeightedRoundRobinSelection)(nil)
+	_ Policy = (*WeightedRoundRobin)(nil)
 
-	_ caddyfile.Unmarshaler = (*WeightedRoundRobinSelection)(nil)
+	_ caddyfile.Unmarshaler = (*WeightedRoundRobin)(nil)
 )

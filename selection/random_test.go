@@ -1,4 +1,4 @@
-package egress
+package selection
 
 import (
 	"fmt"
@@ -42,7 +42,7 @@ func TestSamplerForgetsTheHeaviest(t *testing.T) {
 	const n, rounds = 30, 30_000
 	s := selectionOf(equalWeights(n)...)
 	memberAt(s, 0).weight.Store(1000)
-	p := new(RandomSelection)
+	p := new(Random)
 	shares(s, p, 1000)
 	if got := p.sampler.heaviest.Load(); got != 1000 {
 		t.Errorf("heaviest %d, want 1000", got)

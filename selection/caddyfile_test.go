@@ -1,4 +1,4 @@
-package egress
+package selection
 
 import (
 	"strings"
@@ -18,7 +18,7 @@ func adaptPolicy(input string) (string, error) {
 	got, after := "", false
 	err := words.Block(d, "upstreams", map[string]func() error{
 		"lb_policy": func() error {
-			raw, err := unmarshalPolicy(d)
+			raw, err := Unmarshal(d)
 			got = string(raw)
 			return err
 		},
@@ -134,10 +134,10 @@ func TestPolicyJSONErrors(t *testing.T) {
 }
 
 func TestAbsentPolicyIsTheDefault(t *testing.T) {
-	want := new(EWMASelection)
+	want := new(EWMA)
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
 	defer cancel()
-	if got, err := loadPolicy(ctx, new(policyHolder), "PolicyRaw", nil, want); err != nil || got != want {
+	if got, err := Load(ctx, new(policyHolder), "PolicyRaw", nil, want); err != nil || got != want {
 		t.Errorf("got %v, %v", got, err)
 	}
 }

@@ -1,4 +1,4 @@
-package egress
+package selection
 
 import (
 	"fmt"
@@ -60,7 +60,7 @@ func TestLeastConnIdle(t *testing.T) {
 // keepInFlight selects members for a load that stays the same: whenever one of
 // so many ends at random, another begins. It returns how many each member had
 // in flight on average.
-func keepInFlight(s *Selection, p SelectionPolicy, load, rounds int) []float64 {
+func keepInFlight(s *Choice, p Policy, load, rounds int) []float64 {
 	var running []int
 	average := make([]float64, len(s.Members))
 	for k := range rounds {
@@ -174,7 +174,7 @@ func TestP2CTakesTwoAtRandom(t *testing.T) {
 
 // closedLoop has so many clients, each of which sends one request after the other to
 // members that take so long, and counts what each member got.
-func closedLoop(s *Selection, p SelectionPolicy, clients, rounds int, took []time.Duration) []int {
+func closedLoop(s *Choice, p Policy, clients, rounds int, took []time.Duration) []int {
 	type request struct {
 		ends   time.Duration
 		member int

@@ -1,4 +1,4 @@
-package egress
+package selection
 
 // This file contains what policies would select, without a turn being taken.
 
@@ -7,12 +7,12 @@ package egress
 type foreseer interface {
 	// foresee returns what Select would, and false where chance decides. It changes
 	// nothing.
-	foresee(s *Selection) (int, bool)
+	foresee(s *Choice) (int, bool)
 }
 
-// foresee returns the member that a policy would select now, and false where that
+// Foresee returns the member that a policy would select now, and false where that
 // cannot be told. Of a single eligible member it always can.
-func foresee(p SelectionPolicy, s *Selection) (int, bool) {
+func Foresee(p Policy, s *Choice) (int, bool) {
 	only, eligible := -1, 0
 	for i := range s.Members {
 		if s.Eligible(i) {
@@ -29,7 +29,7 @@ func foresee(p SelectionPolicy, s *Selection) (int, bool) {
 }
 
 // foresee implements foreseer: the first takes all unless it has but a share.
-func (FirstSelection) foresee(s *Selection) (int, bool) {
+func (First) foresee(s *Choice) (int, bool) {
 	for i, m := range s.Members {
 		if s.Eligible(i) {
 			return i, factor(m) >= 1
@@ -39,32 +39,32 @@ func (FirstSelection) foresee(s *Selection) (int, bool) {
 }
 
 // foresee implements foreseer: hashing changes nothing.
-func (p ClientIPHashSelection) foresee(s *Selection) (int, bool) { return p.Select(s), true }
+func (p ClientIPHash) foresee(s *Choice) (int, bool) { return p.Select(s), true }
 
 // foresee implements foreseer: hashing changes nothing.
-func (p UserHashSelection) foresee(s *Selection) (int, bool) { return p.Select(s), true }
+func (p UserHash) foresee(s *Choice) (int, bool) { return p.Select(s), true }
 
 // foresee implements foreseer: hashing changes nothing.
-func (p DestinationHashSelection) foresee(s *Selection) (int, bool) { return p.Select(s), true }
+func (p DestinationHash) foresee(s *Choice) (int, bool) { return p.Select(s), true }
 
 // foresee implements foreseer: without a value it is the fallback's choice.
-func (p *HeaderHashSelection) foresee(s *Selection) (int, bool) {
-	if p.value(s.Request) == "" {
-		return foresee(p.fallback, s)
+func (p *HeaderHash) foresee(s *Choice) (int, bool) {
+	if p.Hashed(s.Request) == "" {
+		return Foresee(p.fallback, s)
 	}
 	return p.Select(s), true
 }
 
 // foresee implements foreseer: without a value it is the fallback's choice.
-func (p *CookieHashSelection) foresee(s *Selection) (int, bool) {
+func (p *CookieHash) foresee(s *Choice) (int, bool) {
 	if cookieValue(s.Request.Header, p.Name) == "" {
-		return foresee(p.fallback, s)
+		return Foresee(p.fallback, s)
 	}
 	return p.Select(s), true
 }
 
 // foresee implements foreseer, but for ties.
-func (LeastConnSelection) foresee(s *Selection) (int, bool) {
+func (LeastConn) foresee(s *Choice) (int, bool) {
 	best, tied, least := -1, false, 0.0
 	for i, m := range s.Members {
 		if !s.Eligible(i) {
@@ -82,11 +82,11 @@ func (LeastConnSelection) foresee(s *Selection) (int, bool) {
 
 // Interface guards
 var (
-	_ foreseer = FirstSelection{}
-	_ foreseer = ClientIPHashSelection{}
-	_ foreseer = UserHashSelection{}
-	_ foreseer = DestinationHashSelection{}
-	_ foreseer = (*HeaderHashSelection)(nil)
-	_ foreseer = (*CookieHashSelection)(nil)
-	_ foreseer = LeastConnSelection{}
+	_ foreseer = First{}
+	_ foreseer = ClientIPHash{}
+	_ foreseer = UserHash{}
+	_ foreseer = DestinationHash{}
+	_ foreseer = (*HeaderHash)(nil)
+	_ foreseer = (*CookieHash)(nil)
+	_ foreseer = LeastConn{}
 )

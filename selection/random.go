@@ -1,4 +1,4 @@
-package egress
+package selection
 
 import (
 	"fmt"
@@ -15,8 +15,8 @@ import (
 // This file contains the policies that draw at random, and how to draw.
 
 func init() {
-	caddy.RegisterModule(new(RandomSelection))
-	caddy.RegisterModule(RandomChoiceSelection{})
+	caddy.RegisterModule(new(Random))
+	caddy.RegisterModule(RandomChoice{})
 }
 
 const (
@@ -36,7 +36,7 @@ type sampler struct {
 }
 
 // draw returns an eligible member other than not, or -1.
-func (p *sampler) draw(s *Selection, not int) int {
+func (p *sampler) draw(s *Choice, not int) int {
 	if n := len(s.Members); n > probeAbove {
 		if heaviest := p.heaviest.Load(); heaviest > 0 {
 			if i := p.probe(s, not, heaviest); i >= 0 {
@@ -47,7 +47,7 @@ func (p *sampler) draw(s *Selection, not int) int {
 	return p.scan(s, not)
 }
 
-func (p *sampler) probe(s *Selection, not int, heaviest int64) int {
+func (p *sampler) probe(s *Choice, not int, heaviest int64) int {
 	for range probes {
 		i := rand.IntN(len(s.Members))
 		m := s.Members[i]
@@ -68,7 +68,7 @@ func (p *sampler) probe(s *Selection, not int, heaviest int64) int {
 
 // scan looks at all members once, so that one which is eligible throughout is
 // found whatever the others do meanwhile.
-func (p *sampler) scan(s *Selection, not int) int {
+func (p *sampler) scan(s *Choice, not int) int {
 	var chosen lottery
 	heaviest := 0
 	for i, m := range s.Members {
@@ -105,56 +105,56 @@ func (l *lottery) winner() int {
 	return l.index
 }
 
-// RandomSelection is a policy that selects a member at random, in proportion to
+// Random is a policy that selects a member at random, in proportion to
 // its weight and to what slow start and overload leave of that.
-type RandomSelection struct {
+type Random struct {
 	sampler sampler
 }
 
 // CaddyModule returns the Caddy module information.
-func (*RandomSelection) CaddyModule() caddy.ModuleInfo {
+func (*Random) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  policyNamespace + ".random",
-		New: func() caddy.Module { return new(RandomSelection) },
+		New: func() caddy.Module { return new(Random) },
 	}
 }
 
-// Select implements SelectionPolicy.
-func (p *RandomSelection) Select(s *Selection) int { return p.sampler.draw(s, -1) }
+// Select implements Policy.
+func (p *Random) Select(s *Choice) int { return p.sampler.draw(s, -1) }
 
 // UnmarshalCaddyfile sets up the policy from Caddyfile tokens. Syntax:
 //
 //	lb_policy random
-func (*RandomSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { return unmarshalBare(d) }
+func (*Random) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { return unmarshalBare(d) }
 
-// RandomChoiceSelection is a policy that takes a number of members at random and
+// RandomChoice is a policy that takes a number of members at random and
 // selects among them as least_conn does.
-type RandomChoiceSelection struct {
+type RandomChoice struct {
 	// How many members to choose from, at least 2; from all of them if they
 	// are fewer. Default: 2.
 	Choose int `json:"choose,omitempty"`
 }
 
 // CaddyModule returns the Caddy module information.
-func (RandomChoiceSelection) CaddyModule() caddy.ModuleInfo {
+func (RandomChoice) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  policyNamespace + ".random_choose",
-		New: func() caddy.Module { return new(RandomChoiceSelection) },
+		New: func() caddy.Module { return new(RandomChoice) },
 	}
 }
 
 const defaultChoose = 2
 
 // Validate implements caddy.Validator.
-func (p RandomChoiceSelection) Validate() error {
+func (p RandomChoice) Validate() error {
 	if p.Choose != 0 && p.Choose < 2 {
 		return fmt.Errorf("bad choose %d: must be at least 2", p.Choose)
 	}
 	return nil
 }
 
-// Select implements SelectionPolicy.
-func (p RandomChoiceSelection) Select(s *Selection) int {
+// Select implements Policy.
+func (p RandomChoice) Select(s *Choice) int {
 	choose := p.Choose
 	if choose == 0 {
 		choose = defaultChoose
@@ -193,7 +193,7 @@ func (p RandomChoiceSelection) Select(s *Selection) int {
 // UnmarshalCaddyfile sets up the policy from Caddyfile tokens. Syntax:
 //
 //	lb_policy random_choose <count>
-func (p *RandomChoiceSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (p *RandomChoice) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // policy name
 	name, arg, err := words.One(d)
 	if err != nil {
@@ -211,11 +211,11 @@ func (p *RandomChoiceSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error
 
 // Interface guards
 var (
-	_ SelectionPolicy = (*RandomSelection)(nil)
-	_ SelectionPolicy = (*RandomChoiceSelection)(nil)
+	_ Policy = (*Random)(nil)
+	_ Policy = (*RandomChoice)(nil)
 
-	_ caddy.Validator = (*RandomChoiceSelection)(nil)
+	_ caddy.Validator = (*RandomChoice)(nil)
 
-	_ caddyfile.Unmarshaler = (*RandomSelection)(nil)
-	_ caddyfile.Unmarshaler = (*RandomChoiceSelection)(nil)
+	_ caddyfile.Unmarshaler = (*Random)(nil)
+	_ caddyfile.Unmarshaler = (*RandomChoice)(nil)
 )

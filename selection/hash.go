@@ -1,4 +1,4 @@
-package egress
+package selection
 
 import "math"
 
@@ -38,7 +38,7 @@ func mix(x uint64) uint64 {
 // if none is eligible. A key moves only if its own member goes, or to a member
 // that comes. A member in slow start or overload has fewer keys, some of those
 // it will have: no key moves twice on the way.
-func rendezvous(s *Selection, key uint64) int {
+func rendezvous(s *Choice, key uint64) int {
 	best := nearest(s, key, math.Inf(1))
 	if best < 0 || withinBound(s.Members[best], 0) {
 		return best
@@ -72,7 +72,7 @@ func withinBound(m Member, bound float64) bool {
 // exponential distribution with its share as rate, so that the probability to be
 // nearest is in proportion to the share. The variate before it is divided by the
 // share depends on nothing but key and member.
-func nearest(s *Selection, key uint64, bound float64) int {
+func nearest(s *Choice, key uint64, bound float64) int {
 	best, distance := -1, math.Inf(1)
 	for i, m := range s.Members {
 		if !s.Eligible(i) || !math.IsInf(bound, 1) && !withinBound(m, bound) {

@@ -1,4 +1,4 @@
-package egress
+package selection
 
 import (
 	"encoding/json"
@@ -10,23 +10,20 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// This file contains what a selection policy sees and answers. The policies
-// themselves are in balance_*.go by subject.
-
 // policyNamespace is the module namespace of selection policies.
 const policyNamespace = "http.egress.selection_policies"
 
-// SelectionPolicy chooses the upstream proxy of a request. A policy is a Caddy
+// Policy chooses the upstream proxy of a request. A policy is a Caddy
 // module in the namespace `http.egress.selection_policies`; to be written in a
 // Caddyfile it implements caddyfile.Unmarshaler.
 //
 // One policy serves one group: Select is called by many requests at once, and
 // for one priority tier of the group at a time.
-type SelectionPolicy interface {
+type Policy interface {
 	// Select returns the index into s.Members of the member to use, or -1 if
 	// none is eligible. It must neither block nor keep s, and should not
 	// allocate.
-	Select(s *Selection) int
+	Select(s *Choice) int
 }
 
 // Member is one upstream proxy as a policy sees it. Its methods are called for
@@ -61,11 +58,11 @@ type Member interface {
 	Available() bool
 }
 
-// Selection is what a policy decides on: the members, and whose request it is.
+// Choice is what a policy decides on: the members, and whose request it is.
 // It holds what is to be remembered between the attempts of one request, and
 // costs no allocation where it is part of something larger. The zero value is
 // ready to use; it is not for concurrent use.
-type Selection struct {
+type Choice struct {
 	// Members of one priority tier, in configured order. The slice is never
 	// modified once it was used: a group that changes gets a new one.
 	Members []Member
@@ -88,7 +85,7 @@ type Selection struct {
 	// Destination is host:port of the request, the host in lower case.
 	Destination string
 
-	bodyless bool // no more of the request comes from the client
+	Bodyless bool // no more of the request comes from the client
 
 	// Keys of the members that were tried, not indices: Members may be
 	// replaced between two attempts, by the next tier or by a group that
@@ -98,16 +95,11 @@ type Selection struct {
 	triedMore []uint64
 }
 
-// Reset forgets everything, so that s can be used for another request.
-func (s *Selection) Reset() {
-	*s = Selection{triedMore: s.triedMore[:0]}
-}
-
 // MarkTried makes the member with index i ineligible for the rest of the
 // request, in whatever Members it appears.
-func (s *Selection) MarkTried(i int) { s.markTried(s.Members[i].Key()) }
+func (s *Choice) MarkTried(i int) { s.MarkTriedKey(s.Members[i].Key()) }
 
-func (s *Selection) markTried(key uint64) {
+func (s *Choice) MarkTriedKey(key uint64) {
 	if s.wasTried(key) {
 		return
 	}
@@ -120,16 +112,16 @@ func (s *Selection) markTried(key uint64) {
 }
 
 // Tried returns how many members were tried.
-func (s *Selection) Tried() int { return s.triedLen }
+func (s *Choice) Tried() int { return s.triedLen }
 
-func (s *Selection) wasTried(key uint64) bool {
+func (s *Choice) wasTried(key uint64) bool {
 	return slices.Contains(s.tried[:min(s.triedLen, len(s.tried))], key) || slices.Contains(s.triedMore, key)
 }
 
 // Eligible reports whether the member with index i may be selected: it is
 // available and this request has not tried it. The answer may change from one
 // call to the next.
-func (s *Selection) Eligible(i int) bool {
+func (s *Choice) Eligible(i int) bool {
 	m := s.Members[i]
 	return m.Available() && (s.triedLen == 0 || !s.wasTried(m.Key()))
 }
@@ -151,9 +143,9 @@ func weight(m Member) int { return max(m.Weight(), 1) }
 // share is what a member may have of the load, relative to the others.
 func share(m Member) float64 { return float64(weight(m)) * factor(m) }
 
-// loadPolicy returns the policy of a module's field with a `policy` inline key,
+// Load returns the policy of a module's field with a `policy` inline key,
 // or absent if there is nothing in raw, the value of that field.
-func loadPolicy(ctx caddy.Context, structPointer any, field string, raw json.RawMessage, absent SelectionPolicy) (SelectionPolicy, error) {
+func Load(ctx caddy.Context, structPointer any, field string, raw json.RawMessage, absent Policy) (Policy, error) {
 	if raw == nil {
 		return absent, nil
 	}
@@ -161,7 +153,7 @@ func loadPolicy(ctx caddy.Context, structPointer any, field string, raw json.Raw
 	if err != nil {
 		return nil, err
 	}
-	policy, ok := module.(SelectionPolicy)
+	policy, ok := module.(Policy)
 	if !ok {
 		return nil, fmt.Errorf("module of type %T is no selection policy", module)
 	}

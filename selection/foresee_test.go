@@ -1,4 +1,4 @@
-package egress
+package selection
 
 import (
 	"encoding/json"
@@ -10,7 +10,7 @@ import (
 // What is foreseen is what is selected, and to foresee changes nothing: round robin
 // goes on as if nobody had asked.
 func TestForesee_IsWhatIsSelected(t *testing.T) {
-	forEveryPolicy(t, func(t *testing.T, p SelectionPolicy) {
+	forEveryPolicy(t, func(t *testing.T, p Policy) {
 		rapid.Check(t, func(t *rapid.T) {
 			s := selectionOf(rapid.SliceOfN(rapid.IntRange(1, 3), 1, 5).Draw(t, "weights")...)
 			s.User = rapid.SampledFrom([]string{"", "alice"}).Draw(t, "user")
@@ -28,7 +28,7 @@ func TestForesee_IsWhatIsSelected(t *testing.T) {
 					eligible++
 				}
 			}
-			want, sure := foresee(p, s)
+			want, sure := Foresee(p, s)
 			if !sure && eligible < 2 {
 				t.Fatalf("not sure of %d eligible members", eligible)
 			}
@@ -63,7 +63,7 @@ func TestForesee_Sure(t *testing.T) {
 		s := selectionOf(1, 1, 1)
 		memberAt(s, 0).inFlight.Store(2)
 		memberAt(s, 2).inFlight.Store(1)
-		if _, got := foresee(loadedPolicy(t, config), s); got != sure {
+		if _, got := Foresee(loadedPolicy(t, config), s); got != sure {
 			t.Errorf("%s: sure %t", config, got)
 		}
 	}
@@ -73,7 +73,7 @@ func TestForesee_TakesNoTurn(t *testing.T) {
 	p, s := loadedPolicy(t, `{"policy":"round_robin"}`), selectionOf(1, 1, 1)
 	var order []int
 	for range 6 {
-		foresee(p, s)
+		Foresee(p, s)
 		order = append(order, p.Select(s))
 	}
 	if got, _ := json.Marshal(order); string(got) != "[0,1,2,0,1,2]" {

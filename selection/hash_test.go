@@ -1,4 +1,4 @@
-package egress
+package selection
 
 import (
 	"fmt"
@@ -8,8 +8,8 @@ import (
 )
 
 // placesOf is where destination_hash puts so many keys.
-func placesOf(s *Selection, keys int) []int {
-	p, where := DestinationHashSelection{}, make([]int, keys)
+func placesOf(s *Choice, keys int) []int {
+	p, where := DestinationHash{}, make([]int, keys)
 	for k := range where {
 		s.Destination = fmt.Sprintf("host%d.example:443", k)
 		where[k] = p.Select(s)
@@ -169,14 +169,14 @@ func TestRendezvousKeepsEveryMemberWithinTheBound(t *testing.T) {
 
 func TestStickyPoliciesUseTheirKey(t *testing.T) {
 	const n = 50
-	fields := map[string]func(s *Selection, value string){
-		"client ip":   func(s *Selection, v string) { s.ClientIP = v },
-		"user":        func(s *Selection, v string) { s.User = v },
-		"session":     func(s *Selection, v string) { s.Session = v },
-		"destination": func(s *Selection, v string) { s.Destination = v },
-		"host":        func(s *Selection, v string) { s.Request.Host = v },
-		"header":      func(s *Selection, v string) { s.Request.Header.Set("X-Session", v) },
-		"cookie":      func(s *Selection, v string) { s.Request.Header.Set("Cookie", "a=b; sid="+v) },
+	fields := map[string]func(s *Choice, value string){
+		"client ip":   func(s *Choice, v string) { s.ClientIP = v },
+		"user":        func(s *Choice, v string) { s.User = v },
+		"session":     func(s *Choice, v string) { s.Session = v },
+		"destination": func(s *Choice, v string) { s.Destination = v },
+		"host":        func(s *Choice, v string) { s.Request.Host = v },
+		"header":      func(s *Choice, v string) { s.Request.Header.Set("X-Session", v) },
+		"cookie":      func(s *Choice, v string) { s.Request.Header.Set("Cookie", "a=b; sid="+v) },
 	}
 	for _, test := range []struct {
 		policy string

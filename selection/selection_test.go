@@ -1,4 +1,4 @@
-package egress
+package selection
 
 import (
 	"context"
@@ -26,18 +26,18 @@ type fakeMember struct {
 	down     atomic.Bool
 }
 
-func (m *fakeMember) Key() uint64              { return m.key }
-func (m *fakeMember) Weight() int              { return int(m.weight.Load()) }
-func (m *fakeMember) Factor() float64          { return math.Float64frombits(m.factor.Load()) }
-func (m *fakeMember) InFlight() int            { return int(m.inFlight.Load()) }
-func (m *fakeMember) Latency() time.Duration   { return time.Duration(m.latency.Load()) }
-func (m *fakeMember) Available() bool          { return !m.down.Load() }
-func (m *fakeMember) setFactor(f float64)      { m.factor.Store(math.Float64bits(f)) }
-func memberAt(s *Selection, i int) *fakeMember { return s.Members[i].(*fakeMember) }
+func (m *fakeMember) Key() uint64            { return m.key }
+func (m *fakeMember) Weight() int            { return int(m.weight.Load()) }
+func (m *fakeMember) Factor() float64        { return math.Float64frombits(m.factor.Load()) }
+func (m *fakeMember) InFlight() int          { return int(m.inFlight.Load()) }
+func (m *fakeMember) Latency() time.Duration { return time.Duration(m.latency.Load()) }
+func (m *fakeMember) Available() bool        { return !m.down.Load() }
+func (m *fakeMember) setFactor(f float64)    { m.factor.Store(math.Float64bits(f)) }
+func memberAt(s *Choice, i int) *fakeMember  { return s.Members[i].(*fakeMember) }
 
 // selectionOf makes a selection among members of these weights.
-func selectionOf(weights ...int) *Selection {
-	s := &Selection{
+func selectionOf(weights ...int) *Choice {
+	s := &Choice{
 		Request:     &http.Request{Host: "origin.example", Header: make(http.Header)},
 		ClientIP:    "192.0.2.1",
 		Destination: "origin.example:443",
@@ -60,7 +60,7 @@ func equalWeights(n int) []int {
 }
 
 // loadedPolicy returns a policy as a configuration makes it.
-func loadedPolicy(tb testing.TB, config string) SelectionPolicy {
+func loadedPolicy(tb testing.TB, config string) Policy {
 	tb.Helper()
 	p, err := tryPolicy(tb, config)
 	if err != nil {
@@ -69,11 +69,11 @@ func loadedPolicy(tb testing.TB, config string) SelectionPolicy {
 	return p
 }
 
-func tryPolicy(tb testing.TB, config string) (SelectionPolicy, error) {
+func tryPolicy(tb testing.TB, config string) (Policy, error) {
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	tb.Cleanup(cancel)
 	group := &policyHolder{PolicyRaw: []byte(config)}
-	return loadPolicy(ctx, group, "PolicyRaw", group.PolicyRaw, nil)
+	return Load(ctx, group, "PolicyRaw", group.PolicyRaw, nil)
 }
 
 // policyHolder has a policy, as a group of upstream proxies will.
@@ -99,14 +99,14 @@ var everyPolicy = []string{
 	`{"policy":"cookie","name":"sid"}`,
 }
 
-func forEveryPolicy(t *testing.T, test func(t *testing.T, p SelectionPolicy)) {
+func forEveryPolicy(t *testing.T, test func(t *testing.T, p Policy)) {
 	for _, config := range everyPolicy {
 		t.Run(strings.Trim(config, "{}"), func(t *testing.T) { test(t, loadedPolicy(t, config)) })
 	}
 }
 
 // shares counts how often each member is selected.
-func shares(s *Selection, p SelectionPolicy, rounds int) []int {
+func shares(s *Choice, p Policy, rounds int) []int {
 	counts := make([]int, len(s.Members))
 	for range rounds {
 		counts[p.Select(s)]++
@@ -125,8 +125,8 @@ func near(t *testing.T, what string, got, rounds int, probability float64) {
 }
 
 func TestSelectNoneEligible(t *testing.T) {
-	forEveryPolicy(t, func(t *testing.T, p SelectionPolicy) {
-		if got := p.Select(&Selection{Request: &http.Request{}}); got != -1 {
+	forEveryPolicy(t, func(t *testing.T, p Policy) {
+		if got := p.Select(&Choice{Request: &http.Request{}}); got != -1 {
 			t.Errorf("no members: %d, want -1", got)
 		}
 		for _, n := range []int{1, 3, 100} {
@@ -142,7 +142,7 @@ func TestSelectNoneEligible(t *testing.T) {
 }
 
 func TestSelectOnlyOneEligible(t *testing.T) {
-	forEveryPolicy(t, func(t *testing.T, p SelectionPolicy) {
+	forEveryPolicy(t, func(t *testing.T, p Policy) {
 		for _, n := range []int{1, 2, 9, 1000} {
 			s := selectionOf(equalWeights(n)...)
 			for i := range n {
@@ -167,7 +167,7 @@ func TestSelectOnlyOneEligible(t *testing.T) {
 // A heavy member that is down must not hide a light one, however long its turns
 // are.
 func TestSelectBehindHeavyMemberThatIsDown(t *testing.T) {
-	forEveryPolicy(t, func(t *testing.T, p SelectionPolicy) {
+	forEveryPolicy(t, func(t *testing.T, p Policy) {
 		s := selectionOf(1_000_000, 1)
 		memberAt(s, 0).down.Store(true)
 		for range 50 {
@@ -179,7 +179,7 @@ func TestSelectBehindHeavyMemberThatIsDown(t *testing.T) {
 }
 
 func TestSelectTriesEachOnce(t *testing.T) {
-	forEveryPolicy(t, func(t *testing.T, p SelectionPolicy) {
+	forEveryPolicy(t, func(t *testing.T, p Policy) {
 		for _, n := range []int{1, 3, 7, 20} {
 			s := selectionOf(equalWeights(n)...)
 			seen := make(map[int]bool)
@@ -219,15 +219,6 @@ func TestSelectionTried(t *testing.T) {
 	if got := fmt.Sprint(eligible()); got != "[0 3]" {
 		t.Errorf("eligible %s in the other list, want [0 3]", got)
 	}
-	members := s.Members
-	s.Reset()
-	if s.Members != nil || s.Request != nil || s.ClientIP != "" || s.Tried() != 0 {
-		t.Errorf("not reset: %+v", s)
-	}
-	s.Members = members
-	if got := fmt.Sprint(eligible()); got != "[0 1 2 3]" {
-		t.Errorf("eligible %s after Reset, want all", got)
-	}
 }
 
 // A member in slow start gets a part of its share, whatever selects it. The
@@ -235,8 +226,8 @@ func TestSelectionTried(t *testing.T) {
 func TestSelectHonoursFactor(t *testing.T) {
 	const rounds = 20_000
 	for _, n := range []int{3, 12} {
-		forEveryPolicy(t, func(t *testing.T, p SelectionPolicy) {
-			if _, ok := p.(*FirstSelection); ok {
+		forEveryPolicy(t, func(t *testing.T, p Policy) {
+			if _, ok := p.(*First); ok {
 				t.Skip("has its own test")
 			}
 			s := selectionOf(equalWeights(n)...)
@@ -254,7 +245,7 @@ func TestSelectHonoursFactor(t *testing.T) {
 				t.Errorf("%d members: a factor of 0.1 got %d, a full share is %d", n, got, full)
 			}
 			// p2c_ewma with nothing in flight leaves it to the others.
-			if _, ok := p.(*EWMASelection); !ok && got < full/20 {
+			if _, ok := p.(*EWMA); !ok && got < full/20 {
 				t.Errorf("%d members: a factor of 0.1 got only %d, a full share is %d", n, got, full)
 			}
 		})
@@ -262,7 +253,7 @@ func TestSelectHonoursFactor(t *testing.T) {
 }
 
 func TestSelectDoesNotAllocate(t *testing.T) {
-	forEveryPolicy(t, func(t *testing.T, p SelectionPolicy) {
+	forEveryPolicy(t, func(t *testing.T, p Policy) {
 		for _, n := range []int{1, 3, 100, 1000} {
 			s := selectionOf(equalWeights(n)...)
 			s.Request.Header.Set("X-Session", "abc")
@@ -285,7 +276,7 @@ func TestSelectDoesNotAllocate(t *testing.T) {
 // While availability flips, a policy finds a member as long as one is up
 // throughout, and returns none but members.
 func TestSelectWhileAvailabilityFlips(t *testing.T) {
-	forEveryPolicy(t, func(t *testing.T, p SelectionPolicy) {
+	forEveryPolicy(t, func(t *testing.T, p Policy) {
 		const n, steady = 20, 13
 		s := selectionOf(equalWeights(n)...)
 		stop := make(chan struct{})
@@ -309,7 +300,7 @@ func TestSelectWhileAvailabilityFlips(t *testing.T) {
 		})
 		for range 4 {
 			selects.Go(func() {
-				own := &Selection{Members: s.Members, Request: s.Request}
+				own := &Choice{Members: s.Members, Request: s.Request}
 				for k := range 2000 {
 					own.ClientIP = fmt.Sprint(k)
 					if i := p.Select(own); i < 0 || i >= n {

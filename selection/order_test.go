@@ -1,4 +1,4 @@
-package egress
+package selection
 
 import (
 	"fmt"
@@ -10,7 +10,7 @@ import (
 )
 
 // sequence is what a policy selects, as one letter for each member.
-func sequence(s *Selection, p SelectionPolicy, rounds int) string {
+func sequence(s *Choice, p Policy, rounds int) string {
 	var b strings.Builder
 	for range rounds {
 		b.WriteByte("abcdefghijklmnopqrstuvwxyz"[p.Select(s)])
@@ -132,7 +132,7 @@ func TestWeightedRoundRobinIsSmooth(t *testing.T) {
 			weights[i] = 1 + rand.IntN(50)
 			sum += weights[i]
 		}
-		s, p := selectionOf(weights...), new(WeightedRoundRobinSelection)
+		s, p := selectionOf(weights...), new(WeightedRoundRobin)
 		counts := make([]int, len(weights))
 		for k := range sum {
 			counts[p.Select(s)]++
@@ -152,12 +152,12 @@ func TestWeightedRoundRobinIsSmooth(t *testing.T) {
 func TestWeightedRoundRobinHugeWeights(t *testing.T) {
 	s := selectionOf(1_000_003, 500_001, 1, math.MaxInt)
 	memberAt(s, 3).down.Store(true)
-	p := new(WeightedRoundRobinSelection)
+	p := new(WeightedRoundRobin)
 	if n := len(p.turns(s.Members).cycle); n > maxTurns+len(s.Members) {
 		t.Errorf("a cycle of %d turns", n)
 	}
 	memberAt(s, 3).weight.Store(1)
-	p = new(WeightedRoundRobinSelection)
+	p = new(WeightedRoundRobin)
 	counts := shares(s, p, 15_000)
 	if counts[0] < 9_900 || counts[0] > 10_100 || counts[1] < 4_900 || counts[1] > 5_100 {
 		t.Errorf("got %v, want 2 to 1", counts)
@@ -165,7 +165,7 @@ func TestWeightedRoundRobinHugeWeights(t *testing.T) {
 }
 
 func TestWeightedRoundRobinWhenMembersChange(t *testing.T) {
-	p := new(WeightedRoundRobinSelection)
+	p := new(WeightedRoundRobin)
 	s := selectionOf(2, 1)
 	if got := sequence(s, p, 4); got != "aaba" {
 		t.Errorf("got %s", got)
@@ -191,7 +191,7 @@ func TestWeightedRoundRobinWhenMembersChange(t *testing.T) {
 	// Tiers in turn keep their own turns.
 	other := selectionOf(1, 1)
 	other.Members[0].(*fakeMember).key, other.Members[1].(*fakeMember).key = 1, 2
-	fresh, b := new(WeightedRoundRobinSelection), strings.Builder{}
+	fresh, b := new(WeightedRoundRobin), strings.Builder{}
 	first := selectionOf(1, 1, 1)
 	for range 4 {
 		b.WriteString(sequence(first, fresh, 1) + sequence(other, fresh, 1))
@@ -202,7 +202,7 @@ func TestWeightedRoundRobinWhenMembersChange(t *testing.T) {
 }
 
 func TestWeightedRoundRobinKeepsFewTurnLists(t *testing.T) {
-	p := new(WeightedRoundRobinSelection)
+	p := new(WeightedRoundRobin)
 	for i := range 50 {
 		s := selectionOf(i+1, 7)
 		sequence(s, p, 3)
@@ -219,7 +219,7 @@ func TestRoundRobinConcurrent(t *testing.T) {
 		const goroutines, rounds = 8, 1000
 		results := make(chan []int)
 		for range goroutines {
-			go func() { results <- shares(&Selection{Members: s.Members}, p, rounds) }()
+			go func() { results <- shares(&Choice{Members: s.Members}, p, rounds) }()
 		}
 		sum := make([]int, len(s.Members))
 		for range goroutines {

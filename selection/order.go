@@ -1,4 +1,4 @@
-package egress
+package selection
 
 import (
 	"math/rand/v2"
@@ -11,8 +11,8 @@ import (
 // This file contains the policies that go by the configured order.
 
 func init() {
-	caddy.RegisterModule(FirstSelection{})
-	caddy.RegisterModule(new(RoundRobinSelection))
+	caddy.RegisterModule(First{})
+	caddy.RegisterModule(new(RoundRobin))
 }
 
 // admitted reports whether a member takes its turn: always if it has its full
@@ -23,7 +23,7 @@ func admitted(m Member) bool {
 }
 
 // byFactor is what is left when every eligible member passed on its turn.
-func byFactor(s *Selection) int {
+func byFactor(s *Choice) int {
 	var chosen lottery
 	for i, m := range s.Members {
 		if s.Eligible(i) {
@@ -33,22 +33,22 @@ func byFactor(s *Selection) int {
 	return chosen.winner()
 }
 
-// FirstSelection is a policy that selects the first member that is available,
+// First is a policy that selects the first member that is available,
 // in configured order: the others are there for when it fails. Weights do not
 // matter. A member in slow start or overload takes only a part of the requests,
 // the rest goes on to the next.
-type FirstSelection struct{}
+type First struct{}
 
 // CaddyModule returns the Caddy module information.
-func (FirstSelection) CaddyModule() caddy.ModuleInfo {
+func (First) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  policyNamespace + ".first",
-		New: func() caddy.Module { return new(FirstSelection) },
+		New: func() caddy.Module { return new(First) },
 	}
 }
 
-// Select implements SelectionPolicy.
-func (FirstSelection) Select(s *Selection) int {
+// Select implements Policy.
+func (First) Select(s *Choice) int {
 	first := -1
 	for i, m := range s.Members {
 		if !s.Eligible(i) {
@@ -67,26 +67,26 @@ func (FirstSelection) Select(s *Selection) int {
 // UnmarshalCaddyfile sets up the policy from Caddyfile tokens. Syntax:
 //
 //	lb_policy first
-func (*FirstSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { return unmarshalBare(d) }
+func (*First) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { return unmarshalBare(d) }
 
-// RoundRobinSelection is a policy that selects one member after the other, in
+// RoundRobin is a policy that selects one member after the other, in
 // configured order. Weights do not matter; weighted_round_robin is for them. A
 // member in slow start or overload is passed over now and then, as its share
 // wants it.
-type RoundRobinSelection struct {
+type RoundRobin struct {
 	next atomic.Uint64
 }
 
 // CaddyModule returns the Caddy module information.
-func (*RoundRobinSelection) CaddyModule() caddy.ModuleInfo {
+func (*RoundRobin) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  policyNamespace + ".round_robin",
-		New: func() caddy.Module { return new(RoundRobinSelection) },
+		New: func() caddy.Module { return new(RoundRobin) },
 	}
 }
 
-// Select implements SelectionPolicy.
-func (p *RoundRobinSelection) Select(s *Selection) int {
+// Select implements Policy.
+func (p *RoundRobin) Select(s *Choice) int {
 	n := uint64(len(s.Members))
 	if n == 0 {
 		return -1
@@ -110,13 +110,13 @@ func (p *RoundRobinSelection) Select(s *Selection) int {
 // UnmarshalCaddyfile sets up the policy from Caddyfile tokens. Syntax:
 //
 //	lb_policy round_robin
-func (*RoundRobinSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { return unmarshalBare(d) }
+func (*RoundRobin) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { return unmarshalBare(d) }
 
 // Interface guards
 var (
-	_ SelectionPolicy = (*FirstSelection)(nil)
-	_ SelectionPolicy = (*RoundRobinSelection)(nil)
+	_ Policy = (*First)(nil)
+	_ Policy = (*RoundRobin)(nil)
 
-	_ caddyfile.Unmarshaler = (*FirstSelection)(nil)
-	_ caddyfile.Unmarshaler = (*RoundRobinSelection)(nil)
+	_ caddyfile.Unmarshaler = (*First)(nil)
+	_ caddyfile.Unmarshaler = (*RoundRobin)(nil)
 )

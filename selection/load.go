@@ -1,4 +1,4 @@
-package egress
+package selection
 
 import (
 	"math/rand/v2"
@@ -10,8 +10,8 @@ import (
 // This file contains the policies that look at the load of members.
 
 func init() {
-	caddy.RegisterModule(LeastConnSelection{})
-	caddy.RegisterModule(new(EWMASelection))
+	caddy.RegisterModule(LeastConn{})
+	caddy.RegisterModule(new(EWMA))
 }
 
 // leastLoaded finds the member with the fewest in flight in proportion to its
@@ -38,22 +38,22 @@ func (l *leastLoaded) offer(i int, m Member) {
 // winner returns the index of the member found, or -1 if none was offered.
 func (l *leastLoaded) winner() int { return l.ties.winner() }
 
-// LeastConnSelection is a policy that selects the member with the fewest
+// LeastConn is a policy that selects the member with the fewest
 // exchanges and tunnels in flight, in proportion to its weight and to what slow
 // start and overload leave of that. Among equals it selects at random. It looks
 // at every member for every request.
-type LeastConnSelection struct{}
+type LeastConn struct{}
 
 // CaddyModule returns the Caddy module information.
-func (LeastConnSelection) CaddyModule() caddy.ModuleInfo {
+func (LeastConn) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  policyNamespace + ".least_conn",
-		New: func() caddy.Module { return new(LeastConnSelection) },
+		New: func() caddy.Module { return new(LeastConn) },
 	}
 }
 
-// Select implements SelectionPolicy.
-func (LeastConnSelection) Select(s *Selection) int {
+// Select implements Policy.
+func (LeastConn) Select(s *Choice) int {
 	var chosen leastLoaded
 	for i, m := range s.Members {
 		if s.Eligible(i) {
@@ -66,9 +66,9 @@ func (LeastConnSelection) Select(s *Selection) int {
 // UnmarshalCaddyfile sets up the policy from Caddyfile tokens. Syntax:
 //
 //	lb_policy least_conn
-func (*LeastConnSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { return unmarshalBare(d) }
+func (*LeastConn) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { return unmarshalBare(d) }
 
-// EWMASelection is a policy that takes two members at random, in proportion to
+// EWMA is a policy that takes two members at random, in proportion to
 // their weights, and lets their load and their speed decide. The requests that each gets
 // should be in proportion to its weight and in inverse proportion to its latency (mean
 // time to answer), and chance decides with these probabilities. What is then in flight
@@ -84,20 +84,20 @@ func (*LeastConnSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { re
 // not by everybody.
 //
 // This is the default.
-type EWMASelection struct {
+type EWMA struct {
 	sampler sampler
 }
 
 // CaddyModule returns the Caddy module information.
-func (*EWMASelection) CaddyModule() caddy.ModuleInfo {
+func (*EWMA) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  policyNamespace + ".p2c_ewma",
-		New: func() caddy.Module { return new(EWMASelection) },
+		New: func() caddy.Module { return new(EWMA) },
 	}
 }
 
-// Select implements SelectionPolicy.
-func (p *EWMASelection) Select(s *Selection) int {
+// Select implements Policy.
+func (p *EWMA) Select(s *Choice) int {
 	first := p.sampler.draw(s, -1)
 	if first < 0 {
 		return -1
@@ -138,13 +138,13 @@ func yields(a, b Member) bool {
 // UnmarshalCaddyfile sets up the policy from Caddyfile tokens. Syntax:
 //
 //	lb_policy p2c_ewma
-func (*EWMASelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { return unmarshalBare(d) }
+func (*EWMA) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { return unmarshalBare(d) }
 
 // Interface guards
 var (
-	_ SelectionPolicy = (*LeastConnSelection)(nil)
-	_ SelectionPolicy = (*EWMASelection)(nil)
+	_ Policy = (*LeastConn)(nil)
+	_ Policy = (*EWMA)(nil)
 
-	_ caddyfile.Unmarshaler = (*LeastConnSelection)(nil)
-	_ caddyfile.Unmarshaler = (*EWMASelection)(nil)
+	_ caddyfile.Unmarshaler = (*LeastConn)(nil)
+	_ caddyfile.Unmarshaler = (*EWMA)(nil)
 )

@@ -1,4 +1,4 @@
-package egress
+package selection
 
 import (
 	"fmt"
@@ -37,7 +37,7 @@ func BenchmarkSelectOneUp(b *testing.B) {
 	}
 }
 
-func benchmarkSelect(b *testing.B, p SelectionPolicy, s *Selection, goroutines int) {
+func benchmarkSelect(b *testing.B, p Policy, s *Choice, goroutines int) {
 	s.Request.Header.Set("X-Session", "abc")
 	s.Request.Header.Set("Cookie", "theme=dark; sid=abc")
 	p.Select(s)

@@ -1,4 +1,4 @@
-package egress
+package selection
 
 import (
 	"encoding/json"
@@ -17,14 +17,14 @@ import (
 // on one member.
 
 func init() {
-	caddy.RegisterModule(ClientIPHashSelection{})
-	caddy.RegisterModule(UserHashSelection{})
-	caddy.RegisterModule(DestinationHashSelection{})
-	caddy.RegisterModule(new(HeaderHashSelection))
-	caddy.RegisterModule(new(CookieHashSelection))
+	caddy.RegisterModule(ClientIPHash{})
+	caddy.RegisterModule(UserHash{})
+	caddy.RegisterModule(DestinationHash{})
+	caddy.RegisterModule(new(HeaderHash))
+	caddy.RegisterModule(new(CookieHash))
 }
 
-// ClientIPHashSelection is a policy that keeps the requests of one client
+// ClientIPHash is a policy that keeps the requests of one client
 // address (Caddy's client IP, so that trusted proxies in front are seen through)
 // on one member.
 //
@@ -35,44 +35,44 @@ func init() {
 // to a part of the keys. While a member has more than 32, and more than 1.25
 // times its share of all exchanges and tunnels in flight, its keys go to the next
 // in line of each. Clients without an address (on a unix socket) count as one.
-type ClientIPHashSelection struct{}
+type ClientIPHash struct{}
 
 // CaddyModule returns the Caddy module information.
-func (ClientIPHashSelection) CaddyModule() caddy.ModuleInfo {
+func (ClientIPHash) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  policyNamespace + ".client_ip_hash",
-		New: func() caddy.Module { return new(ClientIPHashSelection) },
+		New: func() caddy.Module { return new(ClientIPHash) },
 	}
 }
 
-// Select implements SelectionPolicy.
-func (ClientIPHashSelection) Select(s *Selection) int {
+// Select implements Policy.
+func (ClientIPHash) Select(s *Choice) int {
 	return rendezvous(s, stableHash(fnvOffset, s.ClientIP))
 }
 
 // UnmarshalCaddyfile sets up the policy from Caddyfile tokens. Syntax:
 //
 //	lb_policy client_ip_hash
-func (*ClientIPHashSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (*ClientIPHash) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return unmarshalBare(d)
 }
 
-// UserHashSelection is a policy that keeps one session of a user on one member,
+// UserHash is a policy that keeps one session of a user on one member,
 // where sessions are told apart, else all requests of the user, else (where
 // nobody logged in) all requests of the client address. It hashes as
 // client_ip_hash does.
-type UserHashSelection struct{}
+type UserHash struct{}
 
 // CaddyModule returns the Caddy module information.
-func (UserHashSelection) CaddyModule() caddy.ModuleInfo {
+func (UserHash) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  policyNamespace + ".user_hash",
-		New: func() caddy.Module { return new(UserHashSelection) },
+		New: func() caddy.Module { return new(UserHash) },
 	}
 }
 
-// Select implements SelectionPolicy.
-func (UserHashSelection) Select(s *Selection) int {
+// Select implements Policy.
+func (UserHash) Select(s *Choice) int {
 	if s.Session == "" && s.User == "" {
 		return rendezvous(s, stableHash(fnvOffset, s.ClientIP))
 	}
@@ -85,38 +85,38 @@ func (UserHashSelection) Select(s *Selection) int {
 // UnmarshalCaddyfile sets up the policy from Caddyfile tokens. Syntax:
 //
 //	lb_policy user_hash
-func (*UserHashSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { return unmarshalBare(d) }
+func (*UserHash) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { return unmarshalBare(d) }
 
-// DestinationHashSelection is a policy that keeps the requests for one
+// DestinationHash is a policy that keeps the requests for one
 // destination, a host and port, on one member: for upstream proxies with a
 // cache. It hashes as client_ip_hash does.
-type DestinationHashSelection struct{}
+type DestinationHash struct{}
 
 // CaddyModule returns the Caddy module information.
-func (DestinationHashSelection) CaddyModule() caddy.ModuleInfo {
+func (DestinationHash) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  policyNamespace + ".destination_hash",
-		New: func() caddy.Module { return new(DestinationHashSelection) },
+		New: func() caddy.Module { return new(DestinationHash) },
 	}
 }
 
-// Select implements SelectionPolicy.
-func (DestinationHashSelection) Select(s *Selection) int {
+// Select implements Policy.
+func (DestinationHash) Select(s *Choice) int {
 	return rendezvous(s, stableHash(fnvOffset, s.Destination))
 }
 
 // UnmarshalCaddyfile sets up the policy from Caddyfile tokens. Syntax:
 //
 //	lb_policy destination_hash
-func (*DestinationHashSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (*DestinationHash) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return unmarshalBare(d)
 }
 
-// HeaderHashSelection is a policy that keeps the requests with one value in a
+// HeaderHash is a policy that keeps the requests with one value in a
 // header field on one member. It hashes as client_ip_hash does. Of a field that
 // comes more than once, the first counts. A tunnel has the fields of its CONNECT
 // request only.
-type HeaderHashSelection struct {
+type HeaderHash struct {
 	// The name of the header field (RFC 9110 §5.1). It is required; what is
 	// not a token is an error.
 	Field string `json:"field,omitempty"`
@@ -125,27 +125,27 @@ type HeaderHashSelection struct {
 	// Default: `random`.
 	FallbackRaw json.RawMessage `json:"fallback,omitempty" caddy:"namespace=http.egress.selection_policies inline_key=policy"`
 
-	field    string // canonical
-	fallback SelectionPolicy
+	name     string // of the field, canonical
+	fallback Policy
 }
 
 // CaddyModule returns the Caddy module information.
-func (*HeaderHashSelection) CaddyModule() caddy.ModuleInfo {
+func (*HeaderHash) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  policyNamespace + ".header",
-		New: func() caddy.Module { return new(HeaderHashSelection) },
+		New: func() caddy.Module { return new(HeaderHash) },
 	}
 }
 
 // Provision implements caddy.Provisioner.
-func (p *HeaderHashSelection) Provision(ctx caddy.Context) (err error) {
-	p.field = http.CanonicalHeaderKey(p.Field)
+func (p *HeaderHash) Provision(ctx caddy.Context) (err error) {
+	p.name = http.CanonicalHeaderKey(p.Field)
 	p.fallback, err = loadFallback(ctx, p, p.FallbackRaw)
 	return err
 }
 
-func loadFallback(ctx caddy.Context, structPointer any, raw json.RawMessage) (SelectionPolicy, error) {
-	policy, err := loadPolicy(ctx, structPointer, "FallbackRaw", raw, new(RandomSelection))
+func loadFallback(ctx caddy.Context, structPointer any, raw json.RawMessage) (Policy, error) {
+	policy, err := Load(ctx, structPointer, "FallbackRaw", raw, new(Random))
 	if err != nil {
 		return nil, fmt.Errorf("loading fallback selection policy: %w", err)
 	}
@@ -153,7 +153,7 @@ func loadFallback(ctx caddy.Context, structPointer any, raw json.RawMessage) (Se
 }
 
 // Validate implements caddy.Validator.
-func (p *HeaderHashSelection) Validate() error { return checkToken("field", p.Field) }
+func (p *HeaderHash) Validate() error { return checkToken("field", p.Field) }
 
 func checkToken(option, value string) error {
 	switch {
@@ -165,23 +165,23 @@ func checkToken(option, value string) error {
 	return nil
 }
 
-// Select implements SelectionPolicy.
-func (p *HeaderHashSelection) Select(s *Selection) int {
-	return byValue(s, p.value(s.Request), p.fallback)
+// Select implements Policy.
+func (p *HeaderHash) Select(s *Choice) int {
+	return byValue(s, p.Hashed(s.Request), p.fallback)
 }
 
-// value is what the hash is of.
-func (p *HeaderHashSelection) value(r *http.Request) string {
-	if values := r.Header[p.field]; len(values) > 0 {
+// Hashed is what the hash is of.
+func (p *HeaderHash) Hashed(r *http.Request) string {
+	if values := r.Header[p.name]; len(values) > 0 {
 		return values[0]
 	}
-	if p.field == "Host" { // net/http keeps it elsewhere
+	if p.name == "Host" { // net/http keeps it elsewhere
 		return r.Host
 	}
 	return ""
 }
 
-func byValue(s *Selection, value string, fallback SelectionPolicy) int {
+func byValue(s *Choice, value string, fallback Policy) int {
 	if value == "" {
 		return fallback.Select(s)
 	}
@@ -193,15 +193,15 @@ func byValue(s *Selection, value string, fallback SelectionPolicy) int {
 //	lb_policy header <field> {
 //		fallback <policy>
 //	}
-func (p *HeaderHashSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (p *HeaderHash) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return unmarshalKeyed(d, "field", &p.Field, &p.FallbackRaw)
 }
 
-// CookieHashSelection is a policy that keeps the requests with one value in a
+// CookieHash is a policy that keeps the requests with one value in a
 // cookie on one member. It hashes as client_ip_hash does. The cookie is one of
 // the origin's: unlike in reverse_proxy, none is ever set. Requests inside a
 // tunnel cannot be seen, so tunnels go to the fallback.
-type CookieHashSelection struct {
+type CookieHash struct {
 	// The name of the cookie (RFC 6265 §4.1.1). It is required; what is not a
 	// token is an error.
 	Name string `json:"name,omitempty"`
@@ -210,28 +210,28 @@ type CookieHashSelection struct {
 	// Default: `random`.
 	FallbackRaw json.RawMessage `json:"fallback,omitempty" caddy:"namespace=http.egress.selection_policies inline_key=policy"`
 
-	fallback SelectionPolicy
+	fallback Policy
 }
 
 // CaddyModule returns the Caddy module information.
-func (*CookieHashSelection) CaddyModule() caddy.ModuleInfo {
+func (*CookieHash) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  policyNamespace + ".cookie",
-		New: func() caddy.Module { return new(CookieHashSelection) },
+		New: func() caddy.Module { return new(CookieHash) },
 	}
 }
 
 // Provision implements caddy.Provisioner.
-func (p *CookieHashSelection) Provision(ctx caddy.Context) (err error) {
+func (p *CookieHash) Provision(ctx caddy.Context) (err error) {
 	p.fallback, err = loadFallback(ctx, p, p.FallbackRaw)
 	return err
 }
 
 // Validate implements caddy.Validator.
-func (p *CookieHashSelection) Validate() error { return checkToken("name", p.Name) }
+func (p *CookieHash) Validate() error { return checkToken("name", p.Name) }
 
-// Select implements SelectionPolicy.
-func (p *CookieHashSelection) Select(s *Selection) int {
+// Select implements Policy.
+func (p *CookieHash) Select(s *Choice) int {
 	return byValue(s, cookieValue(s.Request.Header, p.Name), p.fallback)
 }
 
@@ -261,27 +261,27 @@ func cookieValue(header http.Header, name string) string {
 //	lb_policy cookie <name> {
 //		fallback <policy>
 //	}
-func (p *CookieHashSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (p *CookieHash) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return unmarshalKeyed(d, "name", &p.Name, &p.FallbackRaw)
 }
 
 // Interface guards
 var (
-	_ SelectionPolicy = (*ClientIPHashSelection)(nil)
-	_ SelectionPolicy = (*UserHashSelection)(nil)
-	_ SelectionPolicy = (*DestinationHashSelection)(nil)
-	_ SelectionPolicy = (*HeaderHashSelection)(nil)
-	_ SelectionPolicy = (*CookieHashSelection)(nil)
+	_ Policy = (*ClientIPHash)(nil)
+	_ Policy = (*UserHash)(nil)
+	_ Policy = (*DestinationHash)(nil)
+	_ Policy = (*HeaderHash)(nil)
+	_ Policy = (*CookieHash)(nil)
 
-	_ caddy.Provisioner = (*HeaderHashSelection)(nil)
-	_ caddy.Provisioner = (*CookieHashSelection)(nil)
+	_ caddy.Provisioner = (*HeaderHash)(nil)
+	_ caddy.Provisioner = (*CookieHash)(nil)
 
-	_ caddy.Validator = (*HeaderHashSelection)(nil)
-	_ caddy.Validator = (*CookieHashSelection)(nil)
+	_ caddy.Validator = (*HeaderHash)(nil)
+	_ caddy.Validator = (*CookieHash)(nil)
 
-	_ caddyfile.Unmarshaler = (*ClientIPHashSelection)(nil)
-	_ caddyfile.Unmarshaler = (*UserHashSelection)(nil)
-	_ caddyfile.Unmarshaler = (*DestinationHashSelection)(nil)
-	_ caddyfile.Unmarshaler = (*HeaderHashSelection)(nil)
-	_ caddyfile.Unmarshaler = (*CookieHashSelection)(nil)
+	_ caddyfile.Unmarshaler = (*ClientIPHash)(nil)
+	_ caddyfile.Unmarshaler = (*UserHash)(nil)
+	_ caddyfile.Unmarshaler = (*DestinationHash)(nil)
+	_ caddyfile.Unmarshaler = (*HeaderHash)(nil)
+	_ caddyfile.Unmarshaler = (*CookieHash)(nil)
 )
