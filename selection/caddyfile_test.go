@@ -103,7 +103,7 @@ func TestPolicyCaddyfileErrors(t *testing.T) {
 		{"cookie sid secret", "cookie wants one argument, got 2, at Testfile:2"},
 		{`cookie "a b"`, "cookie: bad name 'a b': not a token (RFC 9110 §5.6.2), at Testfile:2"},
 		{"cookie sid {\nmax_age 1h\n}", "unrecognized subdirective 'max_age' of cookie, at Testfile:3"},
-		{"not_a_policy", "module http.egress.selection_policies.not_a_policy (*egress.notAPolicy) is no selection policy, at Testfile:2"},
+		{"not_a_policy", "module http.egress.selection_policies.not_a_policy (*selection.notAPolicy) is no selection policy, at Testfile:2"},
 	} {
 		if got, err := adaptPolicy(test.input); err == nil || err.Error() != test.want {
 			t.Errorf("lb_policy %s: got %s, error\n%v, want\n%s", test.input, got, err, test.want)
@@ -121,11 +121,11 @@ func TestPolicyJSONErrors(t *testing.T) {
 		{`{"policy":"header","field":"a b"}`, "bad field 'a b': not a token (RFC 9110 §5.6.2)"},
 		{`{"policy":"header","field":"a\nb"}`, `bad field 'a\nb': not a token (RFC 9110 §5.6.2)`},
 		{`{"policy":"header","field":"a","fallback":{"policy":"random_choose","choose":1}}`, "loading fallback selection policy: loading module 'random_choose'"},
-		{`{"policy":"header","field":"a","fallback":{"policy":"not_a_policy"}}`, "loading fallback selection policy: module of type *egress.notAPolicy is no selection policy"},
+		{`{"policy":"header","field":"a","fallback":{"policy":"not_a_policy"}}`, "loading fallback selection policy: module of type *selection.notAPolicy is no selection policy"},
 		{`{"policy":"cookie"}`, "name is required"},
 		{`{"policy":"cookie","name":"a=b"}`, "bad name 'a=b': not a token (RFC 9110 §5.6.2)"},
 		{`{"policy":"cookie","name":"a","secret":"b"}`, `unknown field "secret"`},
-		{`{"policy":"not_a_policy"}`, "module of type *egress.notAPolicy is no selection policy"},
+		{`{"policy":"not_a_policy"}`, "module of type *selection.notAPolicy is no selection policy"},
 	} {
 		if _, err := tryPolicy(t, test.config); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error %v, want %s", test.config, err, test.want)
