@@ -17,6 +17,7 @@ import (
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/self"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -31,7 +32,7 @@ import (
 // dial_race.go tries them, source.go says where from.
 type dialer struct {
 	access        *acl.Rules
-	self          *selfCheck
+	self          *self.Check
 	circuits      *destinations
 	timeout       time.Duration // of resolving and connecting together
 	fallbackDelay time.Duration
@@ -193,7 +194,7 @@ func (d *dialer) check(dest target.Target, a netip.Addr) error {
 
 // checkLoop refuses an address on which this process listens.
 func (d *dialer) checkLoop(a netip.Addr, port uint16) error {
-	if d.self.isSelf(a, port) {
+	if d.self.IsSelf(a, port) {
 		return loopAt(netip.AddrPortFrom(a, port))
 	}
 	return nil
@@ -213,7 +214,7 @@ func (d *dialer) attempt(ctx, parent context.Context, a netip.AddrPort, from sou
 	case err == nil:
 		d.names.failed.clear(a)
 		if d.access == nil || !d.access.Now().OpensSelf(a.Addr(), a.Port()) {
-			if d.self.dialed(conn, from != source{}) {
+			if d.self.Dialed(conn, from != source{}) {
 				_ = conn.Close()
 				return nil, loopAt(a)
 			}

@@ -87,3 +87,21 @@ func validName(s string) bool {
 	}
 	return 0 < len(s) && len(s) <= 64
 }
+
+// serverHosts are the hosts that the servers of the configuration listen on.
+func serverHosts(ctx caddy.Context) (hosts []string) {
+	app, _ := appOf(ctx)
+	if app == nil {
+		return nil
+	}
+	repl := caddy.NewReplacer()
+	for _, server := range app.Servers {
+		for _, text := range server.Listen {
+			na, err := caddy.ParseNetworkAddress(repl.ReplaceAll(text, ""))
+			if err == nil && !na.IsUnixNetwork() && !na.IsFdNetwork() { // an error is Caddy's to report
+				hosts = append(hosts, na.Host)
+			}
+		}
+	}
+	return hosts
+}

@@ -208,9 +208,9 @@ func (f *memberFactory) connect(s *upstreamSpec, made *madeTLS) (*upstreamConns,
 // hold on to the handler: the connections outlive its configuration.
 func (f *memberFactory) dialFunc(s *upstreamSpec, c *upstreamConns) (func(context.Context) (net.Conn, error), error) {
 	if s.addr.socket != "" {
-		path, self := s.addr.socket, f.h.dialer.self
+		path, here := s.addr.socket, f.h.dialer.self
 		return func(ctx context.Context) (net.Conn, error) {
-			if self.ownsPath(path) {
+			if here.OwnsPath(path) {
 				return nil, fmt.Errorf("%w: this server listens on %s", failure.Loop, path)
 			}
 			d := net.Dialer{Control: descriptors.KeepReserve}

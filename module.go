@@ -18,6 +18,7 @@ import (
 	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/retry"
+	"github.com/caddy-egress/egress/internal/self"
 	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/target"
 )
@@ -155,7 +156,7 @@ type Handler struct {
 	direct         *pathUse
 	reach          string        // identity of the settings by which destinations are reached
 	destinations   *destinations // directly
-	adminAddresses []hostPort
+	adminAddresses []self.HostPort
 	hosts          map[string]struct{}
 	groups         map[string]*group
 	unrouted       *Route // where there are no routes
@@ -299,22 +300,16 @@ func (h *Handler) Cleanup() error {
 	return h.releaseTransport()
 }
 
-// hostPort is an address as it was written, not resolved.
-type hostPort struct {
-	host string
-	port uint16
-}
-
-func parseHostPort(s string) (hostPort, error) {
+func parseHostPort(s string) (self.HostPort, error) {
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
-		return hostPort{}, fmt.Errorf("not of the form host:port: %w", err)
+		return self.HostPort{}, fmt.Errorf("not of the form host:port: %w", err)
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil || n == 0 {
-		return hostPort{}, fmt.Errorf("port %q is not a number from 1 to 65535", port)
+		return self.HostPort{}, fmt.Errorf("port %q is not a number from 1 to 65535", port)
 	}
-	return hostPort{host, uint16(n)}, nil
+	return self.HostPort{Host: host, Port: uint16(n)}, nil
 }
 
 // validServerName reports whether s can stand as a pseudonym in Via and as an

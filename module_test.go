@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/listening"
+	"github.com/caddy-egress/egress/internal/self"
 	"github.com/caddy-egress/egress/internal/shared"
 )
 
@@ -446,10 +447,10 @@ func TestHoldingsOverReload(t *testing.T) {
 }
 
 func TestParseHostPort(t *testing.T) {
-	for s, want := range map[string]hostPort{
-		"admin.internal:2019": {"admin.internal", 2019},
-		":2019":               {"", 2019},
-		"[::1]:65535":         {"::1", 65535},
+	for s, want := range map[string]self.HostPort{
+		"admin.internal:2019": {Host: "admin.internal", Port: 2019},
+		":2019":               {Host: "", Port: 2019},
+		"[::1]:65535":         {Host: "::1", Port: 65535},
 	} {
 		if got, err := parseHostPort(s); err != nil || got != want {
 			t.Errorf("%q: %+v, %v", s, got, err)

@@ -111,7 +111,7 @@ func FuzzDialedAddresses(f *testing.F) {
 					t.Errorf("port %d dialed for %v", a.Port(), dest)
 				case !aclmodel.Allows(modelRules(rules), dest, a.Addr()):
 					t.Errorf("%+v: %v dialed for %v", rules, a, dest)
-				case d.self.isSelf(a.Addr(), a.Port()) && !d.access.Now().OpensSelf(a.Addr(), a.Port()):
+				case d.self.IsSelf(a.Addr(), a.Port()) && !d.access.Now().OpensSelf(a.Addr(), a.Port()):
 					t.Errorf("%v dialed, which is our own", a)
 				case d.order.only && dnscache.FamilyOf(a.Addr()) != d.order.first:
 					t.Errorf("%v dialed, and only %s is to be used", a, d.order.first)

@@ -17,6 +17,7 @@ import (
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/holdings"
 	"github.com/caddy-egress/egress/internal/retry"
+	"github.com/caddy-egress/egress/internal/self"
 	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/target"
 )
@@ -115,15 +116,13 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	}
 	h.pool = h.poolUse.Value
 	h.transport = t
-	self := newSelfCheck(h.adminAddresses)
-	if app, _ := appOf(ctx); app != nil {
-		for _, server := range app.Servers {
-			self.listensOn(server.Listen)
-		}
+	here := self.New(self.Config{Admin: h.adminAddresses, Usage: caddy.ListenerUsage, Active: activeConfig})
+	for _, host := range serverHosts(ctx) {
+		here.ListensOn(host)
 	}
 	h.dialer = &dialer{
 		access:        h.access,
-		self:          self,
+		self:          here,
 		circuits:      h.destinations,
 		timeout:       time.Duration(t.DialTimeout),
 		fallbackDelay: time.Duration(t.FallbackDelay),
@@ -203,7 +202,7 @@ func (t *originRequest) Dial(ctx context.Context) (*originConn, error) {
 		return nil, err
 	}
 	addr := remoteAddr(conn)
-	return &originConn{Conn: t.h.h1Conn(conn), addr: addr, self: t.h.dialer.self.isSelf(addr, t.target.Port)}, nil
+	return &originConn{Conn: t.h.h1Conn(conn), addr: addr, self: t.h.dialer.self.IsSelf(addr, t.target.Port)}, nil
 }
 
 // h1Conn is HTTP/1.1 on a new connection.

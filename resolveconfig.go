@@ -178,7 +178,7 @@ func (h *Handler) warnAboutSources(s *sources) {
 			zap.String("interface", s.device), zap.Error(err))
 	}
 	for _, a := range slices.Concat(s.addrs[:]...) {
-		if !h.dialer.self.isLocal(a) {
+		if !h.dialer.self.IsLocal(a) {
 			h.logger.Warn("local address is not on an interface of this machine; connections from it may fail",
 				zap.String("address", a.String()))
 		}

@@ -16,6 +16,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-egress/egress/internal/failure"
+	"github.com/caddy-egress/egress/internal/listening"
+	"github.com/caddy-egress/egress/internal/self"
 )
 
 // inNamespace runs the rest of a test in a network namespace of its own, as its
@@ -111,7 +113,7 @@ func TestDial_OwnListenerLocalByRoute(t *testing.T) {
 	defer ln.Close()
 	port := fmt.Sprint(ln.Addr().(*net.TCPAddr).Port)
 	for addr, want := range map[string]bool{"198.51.100.7": true, "2001:db8::7": true, "127.0.0.1": true, "::1": true, "192.0.2.1": false, "2001:db8:1::1": false} {
-		if leadsHere(netip.MustParseAddr(addr)) != want {
+		if self.LeadsHere(netip.MustParseAddr(addr)) != want {
 			t.Errorf("leads here: %s: %t", addr, !want)
 		}
 	}
@@ -120,8 +122,7 @@ func TestDial_OwnListenerLocalByRoute(t *testing.T) {
 			addr := net.JoinHostPort(host, port)
 			d := newDialer(t, nil, "allow 198.51.100.0/24 2001:db8::/64")
 			d.sources = mustSources(t, bound)
-			d.self = newSelfCheck(nil)
-			d.self.dials, d.self.sockets = new(ownDials), &ownSockets{scan: scanAll}
+			d.self = self.New(self.Config{Usage: caddy.ListenerUsage, Active: activeConfig, Sockets: listening.Scan})
 			dial := func() error {
 				conn, err := d.dial(t.Context(), mustTarget(t, addr), false)
 				if err == nil {
@@ -137,7 +138,10 @@ func TestDial_OwnListenerLocalByRoute(t *testing.T) {
 				t.Errorf("%s, which a rule opens: %v", addr, err)
 			}
 			d.access = fixedRules(mustAccessList(t, "allow 198.51.100.0/24 2001:db8::/64"))
-			d.self.sockets = &ownSockets{scan: newSocketList} // the listener is another's
+			d.self = self.New(self.Config{ // the listener is another's
+				Usage: caddy.ListenerUsage, Active: activeConfig,
+				Sockets: func() ([]listening.Socket, bool) { return nil, true },
+			})
 			if err := dial(); err != nil {
 				t.Errorf("%s of another process: %v", addr, err)
 			}

@@ -1,4 +1,4 @@
-package egress
+package self
 
 import (
 	"encoding/binary"
@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// leadsHere reports whether the kernel routes an address to this machine itself. Where
+// LeadsHere reports whether the kernel routes an address to this machine itself. Where
 // it does not tell, the answer is no.
-func leadsHere(a netip.Addr) bool {
+func LeadsHere(a netip.Addr) bool {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
 		return false

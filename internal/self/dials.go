@@ -1,4 +1,4 @@
-package egress
+package self
 
 import (
 	"net"
@@ -75,16 +75,16 @@ func (o *ownDials) has(l link) bool {
 	return err == nil && raw.Control(func(uintptr) {}) == nil // fails where it was closed
 }
 
-// dialed notes a connection that was dialed, if it is one to this machine, and to a port
+// Dialed notes a connection that was dialed, if it is one to this machine, and to a port
 // on which this process may listen. It reports whether it is one to an own listener, which
 // was not to be seen before: addresses may be local by a route alone, and new ones are not
 // listed at once. IPv4 dials these from themselves, unless it is bound to something else;
 // otherwise the kernel is asked, where this process listens on the port.
-func (s *selfCheck) dialed(conn *net.TCPConn, bound bool) (loop bool) {
+func (s *Check) Dialed(conn *net.TCPConn, bound bool) (loop bool) {
 	l := link{addrPort(conn.LocalAddr()), addrPort(conn.RemoteAddr())}
 	to, port := l.to.Addr(), l.to.Port()
-	seen := s.isLocal(to)
-	if !seen && l.from.Addr() != to && (!bound && to.Is4() || !s.sockets.now(false).reaches(to, port) || !leadsHere(to)) {
+	seen := s.IsLocal(to)
+	if !seen && l.from.Addr() != to && (!bound && to.Is4() || !s.sockets.now(false, s.active()).reaches(to, port) || !LeadsHere(to)) {
 		return false
 	}
 	if list := s.sockets.last(); list == nil || list.listensOn(port) {
@@ -93,9 +93,9 @@ func (s *selfCheck) dialed(conn *net.TCPConn, bound bool) (loop bool) {
 	return !seen && s.listensHere(to, port, strconv.Itoa(int(port)))
 }
 
-// isOwnDial reports whether a request has come over a connection that this process has
+// IsOwnDial reports whether a request has come over a connection that this process has
 // dialed.
-func (s *selfCheck) isOwnDial(r *http.Request) bool {
+func (s *Check) IsOwnDial(r *http.Request) bool {
 	if s.dials.count.Load() == 0 {
 		return false
 	}

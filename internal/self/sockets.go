@@ -1,4 +1,4 @@
-package egress
+package self
 
 import (
 	"net/netip"
@@ -22,7 +22,7 @@ type socketList struct {
 	unix   []string            // paths
 	begun  time.Time
 	took   time.Duration
-	config <-chan struct{} // that was active; see activeConfig
+	config <-chan struct{} // that was active
 }
 
 type families struct{ v4, v6 bool }
@@ -44,7 +44,7 @@ func (l *socketList) add(a netip.AddrPort, dual bool) {
 	l.wide[a.Port()] = w
 }
 
-// listensOn reports whether a socket is bound to a port, on any address.
+// ListensOn reports whether a socket is bound to a port, on any address.
 func (l *socketList) listensOn(port uint16) bool {
 	_, ok := l.ports[port]
 	return ok
@@ -115,9 +115,9 @@ func (o *ownSockets) last() *socketList {
 
 // now is a list that is not old, and was made since the configuration has changed; nil
 // where the kernel does not tell. In doubt, it is made anew.
-func (o *ownSockets) now(doubt bool) *socketList {
+func (o *ownSockets) now(doubt bool, active <-chan struct{}) *socketList {
 	l := o.last()
-	if o == nil || l.recent(doubt) {
+	if o == nil || l.recent(doubt, active) {
 		return l
 	}
 	asked := time.Now()
@@ -130,33 +130,33 @@ func (o *ownSockets) now(doubt bool) *socketList {
 	if l = o.list.Load(); l != nil && l.begun.After(asked) {
 		return l
 	}
-	begun, config := time.Now(), activeConfig()
+	begun := time.Now()
 	scanned := o.scan()
 	if scanned == nil {
 		return l // no descriptor for it: what was known is still likely
 	}
-	scanned.begun, scanned.took, scanned.config = begun, time.Since(begun), config
+	scanned.begun, scanned.took, scanned.config = begun, time.Since(begun), active
 	o.list.Store(scanned)
 	return scanned
 }
 
-func (l *socketList) recent(doubt bool) bool {
+func (l *socketList) recent(doubt bool, active <-chan struct{}) bool {
 	switch {
 	case l == nil:
 		return false
 	case doubt:
 		return l.took > cheapScan && time.Since(l.begun) < doubtShare*l.took
 	}
-	return time.Since(l.begun) < max(socketsTTL, scanShare*l.took) && l.config == activeConfig()
+	return time.Since(l.begun) < max(socketsTTL, scanShare*l.took) && l.config == active
 }
 
-// ownsPath reports whether this process listens on a unix socket, however its path is
+// OwnsPath reports whether this process listens on a unix socket, however its path is
 // written.
-func (s *selfCheck) ownsPath(path string) bool {
+func (s *Check) OwnsPath(path string) bool {
 	if s.usage("unix", path) > 0 {
 		return true
 	}
-	list := s.sockets.now(false)
+	list := s.sockets.now(false, s.active())
 	if list == nil || len(list.unix) == 0 {
 		return false
 	}

@@ -1,7 +1,6 @@
-package egress
+package self
 
 import (
-	"errors"
 	"net"
 	"net/http"
 	"net/netip"
@@ -11,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/listening"
 )
 
@@ -26,10 +24,12 @@ func needsKernel(t *testing.T) {
 // scanAll asks the kernel also where that is hidden from other tests.
 func scanAll() *socketList { return listOf(listening.Scan()) }
 
+// noConfig is that no configuration is active.
+func noConfig() <-chan struct{} { return nil }
+
 // unknownToCaddy is a check to which Caddy and the configuration tell nothing.
-func unknownToCaddy() *selfCheck {
-	s := newSelfCheck(nil)
-	s.usage = func(string, string) int { return 0 }
+func unknownToCaddy() *Check {
+	s := New(Config{Usage: func(string, string) int { return 0 }, Active: noConfig})
 	s.dials = new(ownDials)
 	return s
 }
@@ -57,18 +57,18 @@ func TestIsSelf_AsTheKernelHasIt(t *testing.T) {
 			s.sockets = &ownSockets{scan: scanAll} // it was opened a while ago
 			port := uint16(ln.Addr().(*net.TCPAddr).Port)
 			for _, a := range tc.self {
-				if !s.isSelf(netip.MustParseAddr(a), port) {
+				if !s.IsSelf(netip.MustParseAddr(a), port) {
 					t.Errorf("%s is not recognised", a)
 				}
 			}
 			for _, a := range tc.others {
-				if s.isSelf(netip.MustParseAddr(a), port) {
+				if s.IsSelf(netip.MustParseAddr(a), port) {
 					t.Errorf("%s is taken for our own", a)
 				}
 			}
 			ln.Close()
 			// A list that took long to make is good for a while.
-			for deadline := time.Now().Add(30 * time.Second); s.isSelf(netip.MustParseAddr(tc.self[0]), port); {
+			for deadline := time.Now().Add(30 * time.Second); s.IsSelf(netip.MustParseAddr(tc.self[0]), port); {
 				if time.Now().After(deadline) {
 					t.Fatal("recognised after it was closed")
 				}
@@ -86,25 +86,25 @@ func TestOwnSockets_NewListener(t *testing.T) {
 	opened.add(a, false)
 	next := newSocketList()
 	o := &ownSockets{scan: func() *socketList { return next }}
-	if o.now(false).reaches(a.Addr(), a.Port()) {
+	if o.now(false, nil).reaches(a.Addr(), a.Port()) {
 		t.Fatal("known before it was opened")
 	}
 	next = opened
-	if o.now(false).reaches(a.Addr(), a.Port()) {
+	if o.now(false, nil).reaches(a.Addr(), a.Port()) {
 		t.Error("a list was made for each look")
 	}
 	o.last().config = make(chan struct{}) // that of another one
-	if !o.now(false).reaches(a.Addr(), a.Port()) {
+	if !o.now(false, nil).reaches(a.Addr(), a.Port()) {
 		t.Error("not found after a change of the configuration")
 	}
 	next = newSocketList()
 	o.last().begun = time.Now().Add(-time.Hour)
-	if o.now(false).reaches(a.Addr(), a.Port()) {
+	if o.now(false, nil).reaches(a.Addr(), a.Port()) {
 		t.Error("an old list is still used")
 	}
 	next = nil // no descriptor is left
 	o.last().begun = time.Now().Add(-time.Hour)
-	if o.now(false) == nil {
+	if o.now(false, nil) == nil {
 		t.Error("what was known is forgotten")
 	}
 }
@@ -129,7 +129,7 @@ func TestOwnsPath(t *testing.T) {
 		filepath.Join(linked, "own.sock"): true,
 		filepath.Join(dir, "other.sock"):  false,
 	} {
-		if got := s.ownsPath(path); got != want {
+		if got := s.OwnsPath(path); got != want {
 			t.Errorf("%s: %t", path, got)
 		}
 	}
@@ -141,7 +141,7 @@ func TestOwnsPath(t *testing.T) {
 func TestIsOwnDial(t *testing.T) {
 	s := unknownToCaddy()
 	own := make(chan bool, 1)
-	server := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { own <- s.isOwnDial(r) })}
+	server := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { own <- s.IsOwnDial(r) })}
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -163,7 +163,7 @@ func TestIsOwnDial(t *testing.T) {
 		return <-own
 	}
 	mine, other := dial(), dial()
-	s.dialed(mine, false)
+	s.Dialed(mine, false)
 	if !ask(mine) {
 		t.Error("the own connection is not recognised")
 	}
@@ -174,33 +174,5 @@ func TestIsOwnDial(t *testing.T) {
 	mine.Close()
 	if s.dials.has(ends) {
 		t.Error("recognised after it was closed")
-	}
-}
-
-// Of the tunnels of one client to one destination, only so many are opened through an
-// upstream at a time: a loop that nobody recognises takes no more than that. Others are
-// not concerned, and nothing is left when they have ended.
-func TestOpenings(t *testing.T) {
-	var o openings
-	looping, other := openingOf{"far.test", 443, "192.0.2.1"}, openingOf{"near.test", 443, "192.0.2.1"}
-	for range 2 {
-		for range maxOpening {
-			if err := o.enter(looping); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := o.enter(looping); !errors.Is(err, failure.Limit) {
-			t.Errorf("one more: %v; want a limit", err)
-		}
-		if err := o.enter(other); err != nil {
-			t.Errorf("another destination: %v", err)
-		}
-		o.leave(other)
-		for range maxOpening {
-			o.leave(looping)
-		}
-		if len(o.running) != 0 {
-			t.Errorf("%d are left", len(o.running))
-		}
 	}
 }

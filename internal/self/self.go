@@ -1,4 +1,4 @@
-package egress
+package self
 
 import (
 	"net"
@@ -8,15 +8,14 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-
+	"github.com/caddy-egress/egress/internal/listening"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
-// selfCheck recognises addresses on which this Caddy itself listens: its sites,
+// Check recognises addresses on which this Caddy itself listens: its sites,
 // this proxy, and the admin endpoint. Dialing them would be a loop, or hand the
 // admin endpoint to whoever may use the proxy.
-type selfCheck struct {
+type Check struct {
 	// adminHosts are further host names under which an admin listener is
 	// bound, per port.
 	adminHosts map[uint16][]string
@@ -29,8 +28,9 @@ type selfCheck struct {
 	dials   *ownDials
 	sockets *ownSockets
 	local   atomic.Pointer[localAddrs]
-	usage   func(network, addr string) int // caddy.ListenerUsage
-	listAll func() ([]net.Addr, error)     // net.InterfaceAddrs
+	usage   func(network, addr string) int
+	active  func() <-chan struct{}
+	listAll func() ([]net.Addr, error)
 }
 
 // siteHost is a host as it is written, and its address if it is one.
@@ -39,22 +39,15 @@ type siteHost struct {
 	addr netip.Addr
 }
 
-// listensOn adds the addresses of a server. Its ports do not matter: a server may get
+// ListensOn adds the host of a server. Its ports do not matter: a server may get
 // further ones, for redirects.
-func (s *selfCheck) listensOn(listen []string) {
-	repl := caddy.NewReplacer()
-	for _, text := range listen {
-		na, err := caddy.ParseNetworkAddress(repl.ReplaceAll(text, ""))
-		if err != nil || na.IsUnixNetwork() || na.IsFdNetwork() {
-			continue // an error is Caddy's to report
-		}
-		site := siteHost{text: na.Host}
-		if addr, err := netip.ParseAddr(na.Host); err == nil {
-			site.addr = addr.Unmap().WithZone("")
-		}
-		if na.Host != "" && na.Host != site.addr.String() && !slices.Contains(s.sites, site) {
-			s.sites = append(s.sites, site)
-		}
+func (s *Check) ListensOn(host string) {
+	site := siteHost{text: host}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		site.addr = addr.Unmap().WithZone("")
+	}
+	if host != "" && host != site.addr.String() && !slices.Contains(s.sites, site) {
+		s.sites = append(s.sites, site)
 	}
 }
 
@@ -67,22 +60,52 @@ type localAddrs struct {
 // localAddrsTTL bounds how often the interfaces are listed.
 const localAddrsTTL = 10 * time.Second
 
-func newSelfCheck(adminAddresses []hostPort) *selfCheck {
-	s := &selfCheck{dials: &allDials, sockets: &allSockets, usage: caddy.ListenerUsage, listAll: net.InterfaceAddrs, adminHosts: make(map[uint16][]string)}
-	for _, a := range adminAddresses {
-		s.adminHosts[a.port] = append(s.adminHosts[a.port], a.host)
+// Config is what a check is told.
+type Config struct {
+	// Admin are the addresses of admin listeners.
+	Admin []HostPort
+
+	// Usage is how many listeners there are on an address, as Caddy counts them.
+	Usage func(network, addr string) int
+
+	// Active tells the active configuration from others.
+	Active func() <-chan struct{}
+
+	// Interfaces lists the addresses of this machine. Default: the system's.
+	Interfaces func() ([]net.Addr, error)
+
+	// Sockets lists the listening sockets of this process, and says whether it can.
+	// Default: what the kernel tells, which all checks of the process share, as they
+	// do what they have dialed.
+	Sockets func() ([]listening.Socket, bool)
+}
+
+func New(c Config) *Check {
+	s := &Check{
+		dials: &allDials, sockets: &allSockets, usage: c.Usage, active: c.Active, listAll: c.Interfaces,
+		adminHosts: make(map[uint16][]string),
+	}
+	if s.listAll == nil {
+		s.listAll = net.InterfaceAddrs
+	}
+	if c.Sockets != nil {
+		s.dials = new(ownDials)
+		s.sockets = &ownSockets{scan: func() *socketList { return listOf(c.Sockets()) }}
+	}
+	for _, a := range c.Admin {
+		s.adminHosts[a.Port] = append(s.adminHosts[a.Port], a.Host)
 	}
 	return s
 }
 
-// isSelf reports whether a connection to the address would reach a listener of
+// IsSelf reports whether a connection to the address would reach a listener of
 // this process, or could, by way of a gateway that turns the address into one that
 // it carries (see target.Carried). A listener bound to all addresses, or to a name,
 // counts for every local address.
-func (s *selfCheck) isSelf(a netip.Addr, port uint16) bool {
+func (s *Check) IsSelf(a netip.Addr, port uint16) bool {
 	if a.IsUnspecified() {
 		// Systems connect to loopback then, some to that of the other family.
-		return s.isSelf(ipv4Loopback, port) || s.isSelf(netip.IPv6Loopback(), port)
+		return s.IsSelf(ipv4Loopback, port) || s.IsSelf(netip.IPv6Loopback(), port)
 	}
 	if s.listensAt(a, port) {
 		return true
@@ -96,28 +119,28 @@ func (s *selfCheck) isSelf(a netip.Addr, port uint16) bool {
 	return false
 }
 
-// listensAt is isSelf for an address as it stands. The kernel's list may be a moment
+// listensAt is IsSelf for an address as it stands. The kernel's list may be a moment
 // old, so that Caddy is asked as well; but where there is a list, a listener that is
 // bound to a name is where the list has it, and not possibly anywhere.
-func (s *selfCheck) listensAt(a netip.Addr, port uint16) bool {
+func (s *Check) listensAt(a netip.Addr, port uint16) bool {
 	p := strconv.Itoa(int(port))
 	if s.listens(net.JoinHostPort(a.String(), p)) {
 		return true
 	}
-	if !s.isLocal(a) {
+	if !s.IsLocal(a) {
 		return s.sockets.last().bound(a, port)
 	}
 	return s.listensHere(a, port, p)
 }
 
 // listensHere is listensAt for an address that leads to this machine.
-func (s *selfCheck) listensHere(a netip.Addr, port uint16, p string) bool {
-	list := s.sockets.now(false)
+func (s *Check) listensHere(a netip.Addr, port uint16, p string) bool {
+	list := s.sockets.now(false, s.active())
 	if s.boundWide(a, port, p) || s.boundTo(a, p) {
 		return true
 	}
 	if named := s.boundToName(p); named || list.reaches(a, port) {
-		list = s.sockets.now(true)
+		list = s.sockets.now(true, s.active())
 		return list.reaches(a, port) || named && list == nil
 	}
 	return false
@@ -125,7 +148,7 @@ func (s *selfCheck) listensHere(a netip.Addr, port uint16, p string) bool {
 
 // boundTo reports whether a server of the configuration listens on the address, which
 // is written in another way there.
-func (s *selfCheck) boundTo(a netip.Addr, p string) bool {
+func (s *Check) boundTo(a netip.Addr, p string) bool {
 	for _, site := range s.sites {
 		if (site.addr.IsUnspecified() || site.addr.IsValid() && site.addr == a.WithZone("")) && s.listens(net.JoinHostPort(site.text, p)) {
 			return true
@@ -136,7 +159,7 @@ func (s *selfCheck) boundTo(a netip.Addr, p string) bool {
 
 // boundToName reports whether a listener on the port is bound to a name, be it of this
 // machine or of one of its addresses only.
-func (s *selfCheck) boundToName(p string) bool {
+func (s *Check) boundToName(p string) bool {
 	if s.listens("localhost:" + p) {
 		return true
 	}
@@ -152,7 +175,7 @@ var ipv4Loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
 // boundWide reports whether a listener on the port is bound to all addresses, or to a
 // name that was given.
-func (s *selfCheck) boundWide(a netip.Addr, port uint16, p string) bool {
+func (s *Check) boundWide(a netip.Addr, port uint16, p string) bool {
 	for _, host := range [...]string{"", "[::]"} {
 		if s.listens(host + ":" + p) {
 			return true
@@ -171,11 +194,11 @@ func (s *selfCheck) boundWide(a netip.Addr, port uint16, p string) bool {
 
 // listens reports whether a listener of this process is bound to an address
 // that was written like this, on whichever network a site's bind names.
-func (s *selfCheck) listens(addr string) bool {
+func (s *Check) listens(addr string) bool {
 	return s.usage("tcp", addr) > 0 || s.usage("tcp4", addr) > 0 || s.usage("tcp6", addr) > 0
 }
 
-func (s *selfCheck) isLocal(a netip.Addr) bool {
+func (s *Check) IsLocal(a netip.Addr) bool {
 	if a.IsLoopback() {
 		return true
 	}
@@ -183,7 +206,7 @@ func (s *selfCheck) isLocal(a netip.Addr) bool {
 	return ok
 }
 
-func (s *selfCheck) locals() *localAddrs {
+func (s *Check) locals() *localAddrs {
 	now := time.Now()
 	if l := s.local.Load(); l != nil && now.Sub(l.at) < localAddrsTTL {
 		return l
@@ -197,4 +220,10 @@ func (s *selfCheck) locals() *localAddrs {
 	}
 	s.local.Store(l)
 	return l
+}
+
+// HostPort is an address as it was written, not resolved.
+type HostPort struct {
+	Host string
+	Port uint16
 }
