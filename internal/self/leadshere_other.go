@@ -4,5 +4,5 @@ package self
 
 import "net/netip"
 
-// leadsHere cannot be told.
-func leadsHere(netip.Addr) bool { return false }
+// LeadsHere cannot be told.
+func LeadsHere(netip.Addr) bool { return false }
