@@ -118,7 +118,7 @@ func testUnderPressure(t *testing.T, origins []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := h.dialer.dialMakingRoom(t.Context(), dest, false) // as for a tunnel
+	conn, err := h.dialer.dial(t.Context(), dest, false) // as for a tunnel
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func testUnderPressure(t *testing.T, origins []string) {
 	descriptors.Idle.Reclaim(share)
 	fill()
 	var op *net.OpError
-	if _, err := h.dialer.dialMakingRoom(context.Background(), dest, false); !errors.As(err, &op) || failure.Of(err) != failure.Limit {
+	if _, err := h.dialer.dial(context.Background(), dest, false); !errors.As(err, &op) || failure.Of(err) != failure.Limit {
 		t.Errorf("without any descriptor: %v", err)
 	}
 	// The last ones are for clients, so that they can be told.
@@ -151,7 +151,7 @@ func testUnderPressure(t *testing.T, origins []string) {
 		if i == reserve/2 {
 			resolversLeaveTheReserve(t)
 		}
-		switch conn, err := h.dialer.dialMakingRoom(context.Background(), dest, false); {
+		switch conn, err := h.dialer.dial(context.Background(), dest, false); {
 		case err == nil:
 			conn.Close()
 			if i < reserve {

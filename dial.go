@@ -33,7 +33,6 @@ import (
 type dialer struct {
 	access        *acl.Rules
 	self          *self.Check
-	circuits      *destinations
 	timeout       time.Duration // of resolving and connecting together
 	fallbackDelay time.Duration
 	tlsTimeout    time.Duration
@@ -51,19 +50,17 @@ type dialer struct {
 	dialAddr func(context.Context, netip.AddrPort, source) (*net.TCPConn, error)
 }
 
-// dial connects to the destination, in the given scheme ("https" with TLS). The
-// result is charged to the destination's circuit.
+// dial connects to the destination, with TLS where it is wanted. Where the process or
+// the system has no descriptor left, it closes idle connections and tries once more.
 func (d *dialer) dial(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
-	report, err := d.circuits.allow(dest, useTLS, false)
-	if err != nil {
-		return nil, err
+	conn, err := d.dialOnce(ctx, dest, useTLS)
+	if err != nil && descriptors.MakeRoom(err) {
+		return d.dialOnce(ctx, dest, useTLS)
 	}
-	conn, err := d.dialUncharged(ctx, dest, useTLS)
-	report.tell(err)
 	return conn, err
 }
 
-func (d *dialer) dialUncharged(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
+func (d *dialer) dialOnce(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
 	if useTLS {
 		return d.dialTLS(ctx, dest)
 	}
@@ -125,7 +122,7 @@ func (d *dialer) dialTLS(ctx context.Context, dest target.Target) (net.Conn, err
 // clients ask for never decides what is dialed here. An address on which this
 // process listens is refused all the same, since it would be a loop. No
 // destination's circuit is asked or charged: the health of an upstream is its
-// own. host is a name or an address, in any spelling. As in dialMakingRoom, idle
+// own. host is a name or an address, in any spelling. As in dial, idle
 // connections are closed where there is no descriptor left.
 func (d *dialer) dialUpstream(ctx context.Context, host string, port uint16) (net.Conn, error) {
 	host, addr, err := target.ParseHost(host)

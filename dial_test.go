@@ -86,7 +86,6 @@ func newDialer(t *testing.T, resolve func(context.Context, string) ([]netip.Addr
 	d := &dialer{
 		access:        fixedRules(mustAccessList(t, rules...)),
 		self:          fakeSelf(nil, nil),
-		circuits:      &destinations{newCircuits(DestinationCircuit{Off: true}), "", zap.NewNop()},
 		timeout:       10 * time.Second,
 		fallbackDelay: 10 * time.Second, // no test here waits for it
 		tlsTimeout:    10 * time.Second,
@@ -382,15 +381,15 @@ func TestDialResolverCanceled(t *testing.T) {
 	server := &dnsServer{asked: func(string) { cancel() }}
 	d := newDialer(t, nil)
 	d.forget(dnscache.System{Resolver: server.resolver(t)})
-	d.circuits = &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.NewNop()}
-	_, err := d.dial(ctx, target.Target{Host: "origin.test", Port: 80}, false)
+	way := &directWay{d, &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.NewNop()}}
+	_, err := way.dial(ctx, target.Target{Host: "origin.test", Port: 80}, false)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 	if f := failure.Of(err); f != failure.Canceled {
 		t.Errorf("classified as %s", f.Type)
 	}
-	if n := d.circuits.count.Load(); n != 0 {
+	if n := way.circuits.count.Load(); n != 0 {
 		t.Error("the destination was charged")
 	}
 }
@@ -503,12 +502,12 @@ func TestDialCanceled(t *testing.T) {
 	cancel()
 	for _, answer := range [][]netip.Addr{addrs("127.0.0.1"), addrs("127.0.0.1", "127.0.0.2")} {
 		d := newDialer(t, (&answers{list: [][]netip.Addr{answer}}).resolve, "allow 127.0.0.0/8")
-		d.circuits = &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.NewNop()}
-		_, err := d.dial(ctx, target.Target{Host: "origin.test", Port: port}, false)
+		way := &directWay{d, &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.NewNop()}}
+		_, err := way.dial(ctx, target.Target{Host: "origin.test", Port: port}, false)
 		if err == nil || failure.Of(err) != failure.Canceled {
 			t.Errorf("%v: %v", answer, err)
 		}
-		if n := d.circuits.count.Load(); n != 0 {
+		if n := way.circuits.count.Load(); n != 0 {
 			t.Errorf("%v: the destination was charged", answer)
 		}
 	}
@@ -520,22 +519,22 @@ func TestDialWithOpenCircuit(t *testing.T) {
 	port := freePort(t)
 	resolver := &answers{list: [][]netip.Addr{addrs("127.0.0.1")}}
 	d := newDialer(t, resolver.resolve, "allow 127.0.0.0/8")
-	d.circuits = &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.NewNop()}
+	way := &directWay{d, &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.NewNop()}}
 	dest := target.Target{Host: "origin.test", Port: port}
 	for range 5 {
-		if _, err := d.dial(t.Context(), dest, false); err == nil || failure.Of(err) != failure.Refused {
+		if _, err := way.dial(t.Context(), dest, false); err == nil || failure.Of(err) != failure.Refused {
 			t.Fatal(err)
 		}
 		d.forget(allAtOnce(resolver.resolve))
 	}
-	_, err := d.dial(t.Context(), dest, false)
+	_, err := way.dial(t.Context(), dest, false)
 	if err == nil || failure.Of(err) != failure.Circuit || retryAfter(err) < time.Second {
 		t.Errorf("%v", err)
 	}
 	if n := resolver.asked.Load(); n != 5 {
 		t.Errorf("resolved %d times: the last request was not refused at once", n)
 	}
-	if _, err := d.dial(t.Context(), target.Target{Host: "other.test", Port: port}, false); err == nil || failure.Of(err) != failure.Refused {
+	if _, err := way.dial(t.Context(), target.Target{Host: "other.test", Port: port}, false); err == nil || failure.Of(err) != failure.Refused {
 		t.Errorf("another name: %v", err)
 	}
 }
@@ -976,12 +975,12 @@ func TestDialTLSCanceled(t *testing.T) {
 		silent(conn)
 	})
 	d := newDialer(t, nil, "allow 127.0.0.0/8")
-	d.circuits = &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.NewNop()}
-	_, err := d.dial(ctx, mustTarget(t, fmt.Sprintf("127.0.0.1:%d", port)), true)
+	way := &directWay{d, &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.NewNop()}}
+	_, err := way.dial(ctx, mustTarget(t, fmt.Sprintf("127.0.0.1:%d", port)), true)
 	if err == nil || failure.Of(err) != failure.Canceled {
 		t.Errorf("%v", err)
 	}
-	if n := d.circuits.count.Load(); n != 0 {
+	if n := way.circuits.count.Load(); n != 0 {
 		t.Error("the destination was charged")
 	}
 }

@@ -92,7 +92,7 @@ func (t *transaction) originLimits() (out explainedLimits) {
 	if t.kind != isExchange {
 		return nil
 	}
-	t.slot = t.route.dialer.sources.slot(t.r.Context())
+	t.slot = t.slotOf(t.route.dialer.sources)
 	cfg, host, all := &t.h.transport, t.h.pool.StatsOf(t.poolKey()), t.h.pool.Stats()
 	if t.h.dry {
 		host, all = unknownStats, unknownStats
@@ -144,7 +144,7 @@ func (t *transaction) explainSource(s *sources) *explainedSource {
 	lists := s.addrs
 	if s.sticky {
 		out.Pick = pickUserHash
-		own := s.pick(t.r.Context())
+		own := s.pick(withSlot(t.r.Context(), t.slotOf(s)))
 		for f := range lists {
 			if own.addrs[f].IsValid() {
 				lists[f] = own.addrs[f : f+1]

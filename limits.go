@@ -1,17 +1,13 @@
 package egress
 
 import (
-	"context"
 	"fmt"
-	"net"
 	"net/http"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/holdings"
-	"github.com/caddy-egress/egress/internal/target"
 )
 
 // This file contains the limits that are not of one pool: what one client or
@@ -85,14 +81,4 @@ func releaseHolding(c *holdings.Counter[string], holder string) {
 	if c != nil && holder != "" {
 		c.Release(holder)
 	}
-}
-
-// dialMakingRoom connects to the destination, as dial does. Where the process or the
-// system has no descriptor left, it closes idle connections and tries once more.
-func (d *dialer) dialMakingRoom(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
-	conn, err := d.dial(ctx, dest, useTLS)
-	if err != nil && descriptors.MakeRoom(err) {
-		return d.dial(ctx, dest, useTLS)
-	}
-	return conn, err
 }

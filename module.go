@@ -171,7 +171,7 @@ type Handler struct {
 	tunnelPolicy   *tunnelPolicy
 	limitLog       *limitLog
 	server         *caddyhttp.Server // nil if it is in none
-	dialer         *dialer
+	dialer         *directWay
 	via            viaNames
 	retryBudget    *retry.Budget
 	pins           *pins

@@ -9,8 +9,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/target"
@@ -94,7 +92,6 @@ func FuzzDialedAddresses(f *testing.F) {
 			backend := &rebinder{code: dns}
 			d := &dialer{
 				self:          fakeSelf([]string{"tcp/8.8.4.4:443", "tcp/:8443"}, []string{"1.1.1.1/24"}),
-				circuits:      &destinations{newCircuits(DestinationCircuit{Off: true}), "", zap.NewNop()},
 				timeout:       10 * time.Second,
 				fallbackDelay: 250 * time.Millisecond,
 				order:         preferIP[[]string{"6", "4", "6_only", "4_only"}[mode%4]],

@@ -13,8 +13,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/dnscache/dnstest"
@@ -342,8 +340,7 @@ func TestCheckNames_AllFamilies(t *testing.T) {
 	}
 }
 
-// An upstream proxy is exempt from the access rules and the circuits, not from
-// the look for loops.
+// An upstream proxy is exempt from the access rules, not from the look for loops.
 func TestDialUpstream(t *testing.T) {
 	noLeaks(t)
 	port, listeners := listenAt(t, "127.0.0.1", "127.0.0.2")
@@ -353,7 +350,6 @@ func TestDialUpstream(t *testing.T) {
 	s.Set("both.test", dnstest.Records{Addrs: addrs("127.0.0.1", "127.0.0.2"), TTL: 60})
 	d := newDialer(t, nil, "deny all")
 	d.asking(t, s)
-	d.circuits = &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.NewNop()}
 	d.self = fakeSelf([]string{fmt.Sprintf("tcp/127.0.0.1:%d", port)}, nil)
 	for _, tc := range []struct {
 		host string
@@ -388,9 +384,6 @@ func TestDialUpstream(t *testing.T) {
 	}
 	if n := dialedTimes(t, listeners["127.0.0.1"]); n != 0 {
 		t.Errorf("our own listener was dialed %d times", n)
-	}
-	if n := d.circuits.count.Load(); n != 0 {
-		t.Errorf("%d circuits were charged", n)
 	}
 	// The same addresses stay denied as destinations.
 	if _, err := d.dial(t.Context(), target.Target{Host: "parent.test", Port: port}, false); failure.Of(err) != failure.Denied {
@@ -440,8 +433,7 @@ func BenchmarkDial(b *testing.B) {
 	}
 	d := &dialer{
 		access: fixedRules(access), self: fakeSelf(nil, nil), timeout: time.Minute, fallbackDelay: time.Second,
-		circuits: &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.NewNop()},
-		order:    preferIP["6"], dialAddr: dialAddr,
+		order: preferIP["6"], dialAddr: dialAddr,
 	}
 	d.forget(allAtOnce(func(context.Context, string) ([]netip.Addr, error) { return []netip.Addr{at.Addr()}, nil }))
 	end := func(b *testing.B, conn net.Conn, err error) {

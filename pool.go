@@ -120,10 +120,9 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	for _, host := range serverHosts(ctx) {
 		here.ListensOn(host)
 	}
-	h.dialer = &dialer{
+	h.dialer = &directWay{circuits: h.destinations, dialer: &dialer{
 		access:        h.access,
 		self:          here,
-		circuits:      h.destinations,
 		timeout:       time.Duration(t.DialTimeout),
 		fallbackDelay: time.Duration(t.FallbackDelay),
 		tlsTimeout:    time.Duration(t.TLS.HandshakeTimeout),
@@ -132,7 +131,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		order:         preferIP[t.PreferIP],
 		sources:       local,
 		dialAddr:      dialAddr,
-	}
+	}}
 	h.warnAboutSources(local)
 	return nil
 }
@@ -197,7 +196,7 @@ type originRequest transaction
 
 // Dial implements connpool.Requester.
 func (t *originRequest) Dial(ctx context.Context) (*originConn, error) {
-	conn, err := t.route.dialer.dialMakingRoom(withSlot(ctx, t.slot), t.target, t.https)
+	conn, err := t.route.dialer.dial(withSlot(ctx, t.slot), t.target, t.https)
 	if err != nil {
 		return nil, err
 	}

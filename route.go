@@ -80,9 +80,9 @@ type Route struct {
 	PreferIP string `json:"prefer_ip,omitempty"`
 
 	matchers caddyhttp.MatcherSets
-	written  []string // the matcher sets, for people
-	dialer   *dialer  // for what leaves directly
-	path     *pathUse // directly, where that differs from the handler's; nil otherwise
+	written  []string   // the matcher sets, for people
+	dialer   *directWay // for what leaves directly
+	path     *pathUse   // directly, where that differs from the handler's; nil otherwise
 	to       destinationPath
 	fallback *destinationPath // nil for none
 }

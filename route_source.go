@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"unique"
@@ -36,15 +37,13 @@ func (r *Route) provisionSource(h *Handler) error {
 	if err != nil {
 		return err
 	}
-	d.id = d.identify()
 	if r.hasSource() {
 		h.warnAboutSources(d.sources)
 	}
 	if r.path, err = usePath(h.circuit, h.place(), h.reach, d.id.Value()); err != nil {
 		return err
 	}
-	d.circuits = r.path.Value.destinations("", h.destinations.logger)
-	r.dialer = d
+	r.dialer = &directWay{d, r.path.Value.destinations("", h.destinations.logger)}
 	return nil
 }
 
@@ -52,6 +51,7 @@ func (r *Route) provisionSource(h *Handler) error {
 // empty for that of d. The pick goes with the addresses.
 func (d *dialer) leaving(prefer string, addresses []string, pick, device string) (*dialer, error) {
 	out := *d
+	defer func() { out.id = out.identify() }()
 	if prefer != "" {
 		order, ok := preferIP[prefer]
 		if !ok {
@@ -66,7 +66,7 @@ func (d *dialer) leaving(prefer string, addresses []string, pick, device string)
 		return &out, nil
 	}
 	if d.sources != nil {
-		setDefault(&device, d.sources.device)
+		device = cmp.Or(device, d.sources.device)
 	}
 	var err error
 	out.sources, err = newSources(addresses, pick, device, out.order)

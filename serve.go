@@ -292,5 +292,5 @@ func (t *transaction) authorize() error {
 	return t.h.access.Now().CheckTarget(t.target)
 }
 
-// ClientGone reports whether the client has left.
+// clientGone reports whether the client has left.
 func (t *transaction) clientGone() bool { return errors.Is(t.r.Context().Err(), context.Canceled) }

@@ -13,9 +13,6 @@ import (
 	"sync/atomic"
 	"syscall"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/plaintext"
@@ -105,14 +102,19 @@ type source struct {
 	device string
 }
 
-// pick returns the source for a request, whose context ctx is.
+// pick returns the source for a dial, whose context ctx is: that of its slot, where
+// sources are kept apart.
 func (s *sources) pick(ctx context.Context) source {
 	if s == nil {
 		return source{}
 	}
 	var n uint64
 	if s.sticky {
-		n = uint64(s.slot(ctx) - 1)
+		slot, ok := ctx.Value(slotKey{}).(uint32)
+		if !ok {
+			slot = s.slot("")
+		}
+		n = uint64(slot - 1)
 	} else {
 		n = s.turn.Add(1) - 1
 	}
@@ -128,10 +130,10 @@ func (s *sources) pick(ctx context.Context) source {
 	return out
 }
 
-// slotKey is where a context carries the slot of a request that may be over.
+// slotKey is where a context carries the slot of a dial.
 type slotKey struct{}
 
-// withSlot keeps the slot of a request for a dial that may outlive it.
+// withSlot makes a dial leave from the source of a slot.
 func withSlot(ctx context.Context, slot uint32) context.Context {
 	if slot == 0 {
 		return ctx
@@ -139,22 +141,14 @@ func withSlot(ctx context.Context, slot uint32) context.Context {
 	return context.WithValue(ctx, slotKey{}, slot)
 }
 
-// slot says which source a request has: its user's, or that of its client
-// address where there is no user. Connections are shared only by requests of the
-// same slot. It is 0 where sources are not kept apart by user.
-func (s *sources) slot(ctx context.Context) uint32 {
-	if s == nil || !s.sticky {
+// keptApart reports whether each user has a source of its own.
+func (s *sources) keptApart() bool { return s != nil && s.sticky }
+
+// slot says which source a user has. Connections are shared only by requests of the same
+// slot. It is 0 where sources are not kept apart.
+func (s *sources) slot(who string) uint32 {
+	if !s.keptApart() {
 		return 0
-	}
-	if slot, ok := ctx.Value(slotKey{}).(uint32); ok {
-		return slot
-	}
-	who := ""
-	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		who, _ = repl.GetString(userPlaceholder)
-	}
-	if who == "" {
-		who, _ = caddyhttp.GetVar(ctx, caddyhttp.ClientIPVarKey).(string)
 	}
 	h := fnv.New64a()
 	_, _ = io.WriteString(h, who)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"testing"
@@ -60,7 +61,7 @@ func TestSourceRoundRobin(t *testing.T) {
 			t.Errorf("connection %d from %s", i, got)
 		}
 	}
-	if s.slot(as(t.Context(), "alice", "")) != 0 {
+	if s.slot("alice") != 0 {
 		t.Error("connections are kept apart")
 	}
 }
@@ -74,8 +75,9 @@ func TestSourceByUser(t *testing.T) {
 	bySlot := make(map[uint32]string)
 	byPair := make(map[string]int)
 	for i := range 600 {
-		ctx := as(t.Context(), fmt.Sprintf("user%d", i), "198.51.100.1")
-		got, slot := s.pick(ctx), s.slot(ctx)
+		slot := s.slot(fmt.Sprintf("user%d", i))
+		ctx := withSlot(t.Context(), slot)
+		got := s.pick(ctx)
 		if again := s.pick(ctx); again != got {
 			t.Fatalf("user %d: %v, then %v", i, got, again)
 		}
@@ -96,10 +98,24 @@ func TestSourceByUser(t *testing.T) {
 			t.Errorf("%s has %d of 600 users", pair, n)
 		}
 	}
-	// Without a user, the client address decides.
-	one, two := s.slot(as(t.Context(), "", "198.51.100.1")), uint32(0)
+}
+
+// Without a user, the client address decides.
+func TestSourceByClient(t *testing.T) {
+	s := mustSources(t, Transport{
+		LocalAddresses:   []string{"192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2", "2001:db8::3"},
+		LocalAddressPick: "user_hash",
+	})
+	slotOf := func(user, client string) uint32 {
+		r := httptest.NewRequest("GET", "http://a.example/", nil)
+		return (&transaction{r: r.WithContext(as(t.Context(), user, client))}).slotOf(s)
+	}
+	if slotOf("alice", "198.51.100.1") != s.slot("alice") {
+		t.Error("the user does not decide")
+	}
+	one, two := slotOf("", "198.51.100.1"), uint32(0)
 	for i := range 50 {
-		if two = s.slot(as(t.Context(), "", fmt.Sprintf("198.51.100.%d", i))); two != one {
+		if two = slotOf("", fmt.Sprintf("198.51.100.%d", i)); two != one {
 			break
 		}
 	}

@@ -43,7 +43,7 @@ func (t *transaction) openTunnel(slot *tunnelSlot) (far farEnd, err error) {
 
 func (t *transaction) openDirect() (farEnd, error) {
 	t.out.attempts++
-	conn, err := t.route.dialer.dialMakingRoom(t.r.Context(), t.target, false)
+	conn, err := t.route.dialer.dial(withSlot(t.r.Context(), t.slotOf(t.route.dialer.sources)), t.target, false)
 	return farEnd{conn: conn}, err
 }
 
@@ -78,7 +78,7 @@ func (t *transaction) attemptThrough(p path) *tunnelAttempt {
 		dest:   t.target,
 		client: t.clientAddrs(),
 		header: t.connectFields(),
-		slot:   p.conns.from.slot(t.r.Context()),
+		slot:   t.slotOf(p.conns.from),
 		group:  openingOf{t.target.Host, t.target.Port, clientIP(t.r)},
 	}
 }

@@ -34,7 +34,7 @@ type tunnelPolicy struct {
 func (h *Handler) followRules(caddy.Context) error {
 	live := &h.tunnels.Value.live
 	p := &tunnelPolicy{
-		dialer:     h.dialer,
+		dialer:     h.dialer.dialer,
 		close:      h.tunnel.OnPolicyChange == policyClose,
 		closeDelay: time.Duration(*h.tunnel.CloseDelay),
 		handler:    h.place(),

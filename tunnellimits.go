@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"cmp"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -203,6 +204,15 @@ func (t *transaction) authenticatedUser() string {
 	}
 	user, _ := repl.GetString(userPlaceholder)
 	return user
+}
+
+// slotOf says which of some sources the request leaves from, where they are kept apart:
+// its user's, or that of its client address where there is no user.
+func (t *transaction) slotOf(s *sources) uint32 {
+	if !s.keptApart() {
+		return 0
+	}
+	return s.slot(cmp.Or(t.authenticatedUser(), clientIP(t.r)))
 }
 
 // release gives back all that the tunnel holds. A second call does nothing.

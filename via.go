@@ -136,7 +136,7 @@ func (t *transaction) acquireVia(fresh bool) (*lease, error) {
 	if v.absolute {
 		key = poolKey{}
 	}
-	v.slot = m.conns.from.slot(t.r.Context())
+	v.slot = t.slotOf(m.conns.from)
 	key.slot = v.slot
 	if m.spec.ProxyProtocol != "" {
 		v.client = t.clientAddrs()
@@ -387,6 +387,6 @@ func (d *dialer) checkNames(parent context.Context, dest target.Target) error {
 // but what its transport is made of: it outlives the configuration.
 func (d *dialer) forUpstreams() *dialer {
 	c := *d
-	c.access, c.circuits, c.tlsConfig = nil, nil, nil
+	c.access, c.tlsConfig = nil, nil
 	return &c
 }

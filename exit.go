@@ -1,0 +1,27 @@
+package egress
+
+import (
+	"context"
+	"net"
+
+	"github.com/caddy-egress/egress/internal/target"
+)
+
+// directWay is the way out without an upstream: the door that connections leave through,
+// and the circuits of the destinations that it leads to.
+type directWay struct {
+	*dialer
+	circuits *destinations
+}
+
+// dial connects to the destination, with TLS where it is wanted. The result is charged
+// to the destination's circuit.
+func (d *directWay) dial(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
+	report, err := d.circuits.allow(dest, useTLS, false)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := d.dialer.dial(ctx, dest, useTLS)
+	report.tell(err)
+	return conn, err
+}
