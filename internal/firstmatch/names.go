@@ -1,7 +1,3 @@
-// Package firstmatch finds, of a long ordered list of rules, the first one that
-// matches a name or an address: among a million rules in the time of a few
-// look-ups in memory, without allocating. It knows rules by their position in the
-// list only.
 package firstmatch
 
 import (

@@ -70,4 +70,6 @@
 // target is down, not they. To know, a failure is held until another member was
 // asked after it: if that one passes, the failure counts; if nobody is left to
 // ask, none counts.
+//
+// It is an engine: it imports nothing of this project, and nothing of Caddy.
 package health

@@ -1,5 +1,3 @@
-// Package holdings counts what each of many holders holds of something scarce
-// (connections, tunnels), so that one holder cannot take it all.
 package holdings
 
 import (

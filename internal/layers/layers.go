@@ -1,5 +1,3 @@
-// Package layers reaches through connections that run on other connections: TLS,
-// what notes the end of a connection below it, TLS once more, and a socket.
 package layers
 
 import (

@@ -1,5 +1,3 @@
-// Package listening tells on what the sockets of this process listen, as the kernel has
-// it.
 package listening
 
 import (

@@ -1,7 +1,3 @@
-// Package pattern makes and checks the bodies of load tests. Every body is made of
-// bytes that both ends know: an id that is different for each request, and behind
-// it a pattern. A byte that is lost, doubled or out of place shows, and so does the
-// answer to another request.
 package pattern
 
 import (

@@ -1,5 +1,3 @@
-// Package quantile estimates quantiles of durations of the recent past, without a
-// lock and without keeping the durations.
 package quantile
 
 import (

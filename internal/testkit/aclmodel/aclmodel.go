@@ -1,4 +1,3 @@
-// Package aclmodel decides about access rules in the simplest way, for tests that compare.
 package aclmodel
 
 import (

@@ -1,5 +1,3 @@
-// Package testcert makes certificates for the servers that tests and benchmarks start
-// on this machine.
 package testcert
 
 import (
