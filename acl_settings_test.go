@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-egress/egress/internal/testkit/fixture"
+
 	"go.uber.org/goleak"
 )
 
@@ -28,15 +30,15 @@ func TestAccessRules_Provision(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "list")
 	config := fmt.Sprintf(`{"acl": [{"subjects": ["a.example"]}, {"files": [%q]}]}`, path)
-	writeFile(t, path, "b.example\nc:d:e\n")
+	fixture.WriteFile(t, path, "b.example\nc:d:e\n")
 	_, _, err := loadModule(t, config)
 	want := "provision http.handlers.egress: acl[1]: " + path + ":2: subject 'c:d:e': "
 	if err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("\n got %v\nwant %s", err, want)
 	}
-	writeFile(t, path, "b.example\n")
+	fixture.WriteFile(t, path, "b.example\n")
 	h, end := mustLoadModule(t, config)
-	if h.access.Now().CheckTarget(mustTarget(t, "b.example")) == nil {
+	if h.access.Now().CheckTarget(fixture.Target(t, "b.example")) == nil {
 		t.Error("the file is not in force")
 	}
 	end()

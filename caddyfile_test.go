@@ -26,6 +26,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/testkit/fixture"
+
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	_ "github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
@@ -216,7 +218,7 @@ func writeCertificates(t *testing.T) {
 		"ads.txt":     "# advertisers\n*.ads.example\n",
 		"malware.txt": "192.0.2.0/24\n",
 	} {
-		writeFile(t, name, subjects)
+		fixture.WriteFile(t, name, subjects)
 	}
 	t.Setenv("PROXY_URL", "https://pages.example.com")
 	t.Setenv("PROXY_USER", "user")

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-egress/egress/internal/testkit/fixture"
+
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
@@ -33,7 +35,7 @@ func transactionFor(t *testing.T, method, requestTarget string, change func(*htt
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr := &transaction{h: &Handler{access: fixedRules(access)}, r: r}
+	tr := &transaction{h: &Handler{access: fixture.FixedRules(access)}, r: r}
 	tr.kind = tr.classify()
 	if err := tr.authorize(); err != nil {
 		t.Fatal(err)

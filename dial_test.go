@@ -21,8 +21,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/testkit/fixture"
+
 	"go.uber.org/goleak"
-	"go.uber.org/zap"
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/caddy-egress/egress/internal/dnscache"
@@ -84,8 +85,8 @@ func (d *dialer) warm(host string) {
 func newDialer(t *testing.T, resolve func(context.Context, string) ([]netip.Addr, error), rules ...string) *dialer {
 	t.Helper()
 	d := &dialer{
-		access:        fixedRules(mustAccessList(t, rules...)),
-		self:          fakeSelf(nil, nil),
+		access:        fixture.FixedRules(fixture.AccessList(t, rules...)),
+		self:          fixture.Self(nil, nil),
 		timeout:       10 * time.Second,
 		fallbackDelay: 10 * time.Second, // no test here waits for it
 		tlsTimeout:    10 * time.Second,
@@ -225,7 +226,7 @@ func TestDialLiteralAddress(t *testing.T) {
 		return nil, nil
 	}, "allow 127.0.0.2/32")
 	literal := func(host string) target.Target {
-		return mustTarget(t, net.JoinHostPort(host, fmt.Sprint(port)))
+		return fixture.Target(t, net.JoinHostPort(host, fmt.Sprint(port)))
 	}
 	conn, err := d.dial(t.Context(), literal("127.0.0.2"), false)
 	if err != nil {
@@ -293,7 +294,7 @@ func TestDialSelf(t *testing.T) {
 	} {
 		t.Run(tc.rule+" "+tc.answer, func(t *testing.T) {
 			d := newDialer(t, (&answers{list: [][]netip.Addr{addrs(tc.answer)}}).resolve, tc.rule)
-			d.self = fakeSelf([]string{"tcp/" + own}, nil)
+			d.self = fixture.Self([]string{"tcp/" + own}, nil)
 			want := 0
 			conn, err := d.dial(t.Context(), target.Target{Host: "self.test", Port: port}, false)
 			if tc.want == nil {
@@ -313,7 +314,7 @@ func TestDialSelf(t *testing.T) {
 }
 
 func TestDialNoAddresses(t *testing.T) {
-	_, err := newDialer(t, (&answers{list: [][]netip.Addr{nil}}).resolve).dial(t.Context(), origin(1), false)
+	_, err := newDialer(t, (&answers{list: [][]netip.Addr{nil}}).resolve).dial(t.Context(), target.Target{Host: "o1.test", Port: 80}, false)
 	if err == nil || failure.Of(err) != failure.DNS {
 		t.Errorf("%v", err)
 	}
@@ -381,16 +382,12 @@ func TestDialResolverCanceled(t *testing.T) {
 	server := &dnsServer{asked: func(string) { cancel() }}
 	d := newDialer(t, nil)
 	d.forget(dnscache.System{Resolver: server.resolver(t)})
-	way := &directWay{d, &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.NewNop()}}
-	_, err := way.dial(ctx, target.Target{Host: "origin.test", Port: 80}, false)
+	_, err := d.dial(ctx, target.Target{Host: "origin.test", Port: 80}, false)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 	if f := failure.Of(err); f != failure.Canceled {
 		t.Errorf("classified as %s", f.Type)
-	}
-	if n := way.circuits.count.Load(); n != 0 {
-		t.Error("the destination was charged")
 	}
 }
 
@@ -461,7 +458,7 @@ func (s *dnsServer) serve(conn net.Conn) {
 
 func TestDialRefused(t *testing.T) {
 	d := newDialer(t, nil, "allow 127.0.0.0/8")
-	dest := mustTarget(t, fmt.Sprintf("127.0.0.1:%d", freePort(t)))
+	dest := fixture.Target(t, fmt.Sprintf("127.0.0.1:%d", freePort(t)))
 	if _, err := d.dial(t.Context(), dest, false); err == nil || failure.Of(err) != failure.Refused {
 		t.Errorf("%v", err)
 	}
@@ -502,40 +499,10 @@ func TestDialCanceled(t *testing.T) {
 	cancel()
 	for _, answer := range [][]netip.Addr{addrs("127.0.0.1"), addrs("127.0.0.1", "127.0.0.2")} {
 		d := newDialer(t, (&answers{list: [][]netip.Addr{answer}}).resolve, "allow 127.0.0.0/8")
-		way := &directWay{d, &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.NewNop()}}
-		_, err := way.dial(ctx, target.Target{Host: "origin.test", Port: port}, false)
+		_, err := d.dial(ctx, target.Target{Host: "origin.test", Port: port}, false)
 		if err == nil || failure.Of(err) != failure.Canceled {
 			t.Errorf("%v: %v", answer, err)
 		}
-		if n := way.circuits.count.Load(); n != 0 {
-			t.Errorf("%v: the destination was charged", answer)
-		}
-	}
-}
-
-// A destination that keeps failing is not dialed for a while; other
-// destinations at the same address are.
-func TestDialWithOpenCircuit(t *testing.T) {
-	port := freePort(t)
-	resolver := &answers{list: [][]netip.Addr{addrs("127.0.0.1")}}
-	d := newDialer(t, resolver.resolve, "allow 127.0.0.0/8")
-	way := &directWay{d, &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.NewNop()}}
-	dest := target.Target{Host: "origin.test", Port: port}
-	for range 5 {
-		if _, err := way.dial(t.Context(), dest, false); err == nil || failure.Of(err) != failure.Refused {
-			t.Fatal(err)
-		}
-		d.forget(allAtOnce(resolver.resolve))
-	}
-	_, err := way.dial(t.Context(), dest, false)
-	if err == nil || failure.Of(err) != failure.Circuit || retryAfter(err) < time.Second {
-		t.Errorf("%v", err)
-	}
-	if n := resolver.asked.Load(); n != 5 {
-		t.Errorf("resolved %d times: the last request was not refused at once", n)
-	}
-	if _, err := way.dial(t.Context(), target.Target{Host: "other.test", Port: port}, false); err == nil || failure.Of(err) != failure.Refused {
-		t.Errorf("another name: %v", err)
 	}
 }
 
@@ -816,7 +783,7 @@ func TestDialTLS(t *testing.T) {
 	port, trusted := tlsOrigin(t, nil)
 	for _, dest := range []target.Target{
 		{Host: "origin.test", Port: port},
-		mustTarget(t, fmt.Sprintf("127.0.0.1:%d", port)),
+		fixture.Target(t, fmt.Sprintf("127.0.0.1:%d", port)),
 	} {
 		d := newDialer(t, (&answers{list: [][]netip.Addr{addrs("127.0.0.1")}}).resolve, "allow 127.0.0.0/8")
 		d.tlsConfig = &tls.Config{RootCAs: trusted}
@@ -975,12 +942,8 @@ func TestDialTLSCanceled(t *testing.T) {
 		silent(conn)
 	})
 	d := newDialer(t, nil, "allow 127.0.0.0/8")
-	way := &directWay{d, &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.NewNop()}}
-	_, err := way.dial(ctx, mustTarget(t, fmt.Sprintf("127.0.0.1:%d", port)), true)
+	_, err := d.dial(ctx, fixture.Target(t, fmt.Sprintf("127.0.0.1:%d", port)), true)
 	if err == nil || failure.Of(err) != failure.Canceled {
 		t.Errorf("%v", err)
-	}
-	if n := way.circuits.count.Load(); n != 0 {
-		t.Error("the destination was charged")
 	}
 }

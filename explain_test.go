@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/testkit/fixture"
+
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/acl"
@@ -64,7 +66,7 @@ func TestExplainRequest_Classified(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		tr := &transaction{h: &Handler{hosts: map[string]struct{}{"site.example": {}}, access: fixedRules(access)}, r: r}
+		tr := &transaction{h: &Handler{hosts: map[string]struct{}{"site.example": {}}, access: fixture.FixedRules(access)}, r: r}
 		if tr.kind = tr.classify(); tr.kind != tc.kind || tr.https != tc.https {
 			t.Errorf("%+v: kind %d, https %t", tc.asked, tr.kind, tr.https)
 		}

@@ -16,6 +16,8 @@ import (
 	"time"
 	"weak"
 
+	"github.com/caddy-egress/egress/internal/testkit/fixture"
+
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-egress/egress/internal/failure"
@@ -29,7 +31,7 @@ func throughGroup(t *testing.T, h *Handler, authority string) *transaction {
 	t.Helper()
 	r := httptest.NewRequest("GET", "http://"+authority+"/", http.NoBody)
 	tr := &transaction{h: h, w: httptest.NewRecorder(), r: r, route: h.unrouted, start: time.Now()}
-	tr.target = mustTarget(t, authority)
+	tr.target = fixture.Target(t, authority)
 	return tr
 }
 

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-egress/egress/internal/testkit/fixture"
+
 	"github.com/caddy-egress/egress/internal/acl"
 )
 
@@ -30,7 +32,7 @@ func FuzzRequestHead(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	h := &Handler{ServerName: "caddy", Forwarded: "full", via: newViaNames("caddy"), access: fixedRules(access)}
+	h := &Handler{ServerName: "caddy", Forwarded: "full", via: newViaNames("caddy"), access: fixture.FixedRules(access)}
 	f.Fuzz(func(t *testing.T, raw string) {
 		if len(raw) > 1<<14 {
 			return

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/testkit/fixture"
+
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
@@ -50,7 +52,7 @@ func TestHedgeUsesNothingOfTheRequest(t *testing.T) {
 		"X-Client": {"{http.vars.team} {http.vars.client_ip} {http.egress.group}"},
 	}}}
 	tr := &transaction{h: h, w: httptest.NewRecorder(), r: r, kind: isTunnel, route: &route, start: time.Now()}
-	tr.target = mustTarget(t, "some.example:443")
+	tr.target = fixture.Target(t, "some.example:443")
 	tr.observe()
 
 	var slot tunnelSlot

@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/testkit/fixture"
+
 	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/target"
@@ -91,7 +93,7 @@ func FuzzDialedAddresses(f *testing.F) {
 		synctest.Test(t, func(t *testing.T) {
 			backend := &rebinder{code: dns}
 			d := &dialer{
-				self:          fakeSelf([]string{"tcp/8.8.4.4:443", "tcp/:8443"}, []string{"1.1.1.1/24"}),
+				self:          fixture.Self([]string{"tcp/8.8.4.4:443", "tcp/:8443"}, []string{"1.1.1.1/24"}),
 				timeout:       10 * time.Second,
 				fallbackDelay: 250 * time.Millisecond,
 				order:         preferIP[[]string{"6", "4", "6_only", "4_only"}[mode%4]],
@@ -106,7 +108,7 @@ func FuzzDialedAddresses(f *testing.F) {
 				switch {
 				case a.Port() != dest.Port:
 					t.Errorf("port %d dialed for %v", a.Port(), dest)
-				case !aclmodel.Allows(modelRules(rules), dest, a.Addr()):
+				case !aclmodel.Allows(fixture.ModelRules(rules), dest, a.Addr()):
 					t.Errorf("%+v: %v dialed for %v", rules, a, dest)
 				case d.self.IsSelf(a.Addr(), a.Port()) && !d.access.Now().OpensSelf(a.Addr(), a.Port()):
 					t.Errorf("%v dialed, which is our own", a)
@@ -127,7 +129,7 @@ func FuzzDialedAddresses(f *testing.F) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				d.access = fixedRules(access)
+				d.access = fixture.FixedRules(access)
 				if conn, err := d.dial(t.Context(), dest, false); err == nil {
 					t.Fatalf("connected to %v", conn)
 				}

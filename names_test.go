@@ -13,6 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/testkit/fixture"
+
 	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/dnscache/dnstest"
@@ -270,11 +272,11 @@ func TestStaleAnswersAreChecked(t *testing.T) {
 			t.Errorf("stale: %v", err)
 		}
 		// The rules of a configuration that came meanwhile, with the same cache.
-		d.access = fixedRules(mustAccessList(t, "deny 192.0.2.1", "allow 0.0.0.0/0"))
+		d.access = fixture.FixedRules(fixture.AccessList(t, "deny 192.0.2.1", "allow 0.0.0.0/0"))
 		if err := dial(); failure.Of(err) != failure.DeniedAddress || len(log.take()) > 0 {
 			t.Errorf("stale and denied: %v", err)
 		}
-		d.access = fixedRules(mustAccessList(t, "allow 0.0.0.0/0"))
+		d.access = fixture.FixedRules(fixture.AccessList(t, "allow 0.0.0.0/0"))
 		time.Sleep(dnscache.StaleRecheck)
 		b[0].err, b[1].err = nil, nil
 		b[0].addrs = nil // gone
@@ -300,7 +302,7 @@ func TestPreferIP(t *testing.T) {
 	} {
 		d.order = preferIP[tc.prefer]
 		d.names.failed = new(failedAddrs)
-		_, err := d.dial(t.Context(), mustTarget(t, net.JoinHostPort(tc.host, "80")), false)
+		_, err := d.dial(t.Context(), fixture.Target(t, net.JoinHostPort(tc.host, "80")), false)
 		got := ""
 		for _, a := range log.take() {
 			got += " " + a.String()
@@ -350,7 +352,7 @@ func TestDialUpstream(t *testing.T) {
 	s.Set("both.test", dnstest.Records{Addrs: addrs("127.0.0.1", "127.0.0.2"), TTL: 60})
 	d := newDialer(t, nil, "deny all")
 	d.asking(t, s)
-	d.self = fakeSelf([]string{fmt.Sprintf("tcp/127.0.0.1:%d", port)}, nil)
+	d.self = fixture.Self([]string{fmt.Sprintf("tcp/127.0.0.1:%d", port)}, nil)
 	for _, tc := range []struct {
 		host string
 		port uint16
@@ -391,38 +393,6 @@ func TestDialUpstream(t *testing.T) {
 	}
 }
 
-// The state of names lives over a reload that leaves its settings as they are.
-func TestNamesOverReload(t *testing.T) {
-	for _, tc := range []struct {
-		name          string
-		before, after string
-		same          bool
-	}{
-		{"unchanged", `{}`, `{}`, true},
-		{"other subjects", `{}`, `{"transport": {"dial_timeout": "1s", "prefer_ip": "4", "local_addresses": ["127.0.0.1"]}}`, true},
-		{"same resolver", `{"transport": {"resolver": {"addresses": ["192.0.2.1"]}}}`, `{"transport": {"resolver": {"addresses": ["192.0.2.1"]}}}`, true},
-		{"another resolver", `{}`, `{"transport": {"resolver": {"addresses": ["192.0.2.1"]}}}`, false},
-		{"hosts", `{}`, `{"transport": {"hosts_override": {"a.test": ["192.0.2.1"]}}}`, false},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			old, endOld := mustLoadModule(t, tc.before)
-			next, endNext := mustLoadModule(t, tc.after)
-			if same := old.names == next.names; same != tc.same {
-				t.Errorf("same state: %t", same)
-			}
-			id := old.namesUse.Key
-			endOld()
-			if n := nameStates.Holders()[id]; (n == 1) != tc.same {
-				t.Errorf("%d references after the old configuration has ended", n)
-			}
-			if next.dialer.names != next.names {
-				t.Error("the dialer has another state")
-			}
-			endNext()
-		})
-	}
-}
-
 // What a dial through the door costs, against one of net.Dialer.
 func BenchmarkDial(b *testing.B) {
 	port := serveConns(b, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
@@ -432,7 +402,7 @@ func BenchmarkDial(b *testing.B) {
 		b.Fatal(err)
 	}
 	d := &dialer{
-		access: fixedRules(access), self: fakeSelf(nil, nil), timeout: time.Minute, fallbackDelay: time.Second,
+		access: fixture.FixedRules(access), self: fixture.Self(nil, nil), timeout: time.Minute, fallbackDelay: time.Second,
 		order: preferIP["6"], dialAddr: dialAddr,
 	}
 	d.forget(allAtOnce(func(context.Context, string) ([]netip.Addr, error) { return []netip.Addr{at.Addr()}, nil }))

@@ -8,7 +8,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/caddy-egress/egress/internal/listening"
 	"github.com/caddy-egress/egress/internal/self"
 	"github.com/caddy-egress/egress/internal/testkit/freeport"
 )
@@ -112,33 +111,4 @@ func TestIsSelf_SpellingsOfSites(t *testing.T) {
 			}
 		})
 	}
-}
-
-// fakeSelf is a check for a process that has the given listeners, each as
-// "network/address", on a machine with the given interface addresses.
-func fakeSelf(listeners, interfaces []string, admin ...self.HostPort) *self.Check {
-	return self.New(self.Config{
-		Admin: admin,
-		Usage: func(network, addr string) int {
-			for _, l := range listeners {
-				if l == network+"/"+addr {
-					return 1
-				}
-			}
-			return 0
-		},
-		Active:  activeConfig,
-		Sockets: func() ([]listening.Socket, bool) { return nil, false },
-		Interfaces: func() ([]net.Addr, error) {
-			var addrs []net.Addr
-			for _, cidr := range interfaces {
-				ip, ipNet, err := net.ParseCIDR(cidr)
-				if err != nil {
-					return nil, err
-				}
-				addrs = append(addrs, &net.IPNet{IP: ip, Mask: ipNet.Mask})
-			}
-			return addrs, nil
-		},
-	})
 }

@@ -1,17 +1,16 @@
 package egress
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"strings"
-	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caddy-egress/egress/internal/testkit/fixture"
+
+	"github.com/caddy-egress/egress/internal/testkit/netns"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -20,66 +19,19 @@ import (
 	"github.com/caddy-egress/egress/internal/self"
 )
 
-// inNamespace runs the rest of a test in a network namespace of its own, as its
-// root: in a child process, which runs only this test. setup are arguments of
-// ip(8). It reports whether this is the child.
-func inNamespace(t *testing.T, setup ...string) bool {
-	t.Helper()
-	const mark = "EGRESS_TEST_NAMESPACE"
-	if os.Getenv(mark) == t.Name() {
-		for _, args := range append([]string{"link set lo up"}, setup...) {
-			if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
-				unavailable(t, fmt.Sprintf("ip %s: %v: %s", args, err, out))
-			}
-		}
-		return true
-	}
-	if _, err := exec.LookPath("ip"); err != nil {
-		unavailable(t, "ip(8) is not installed")
-	}
-	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), mark+"="+t.Name())
-	id := func(n int) []syscall.SysProcIDMap { return []syscall.SysProcIDMap{{HostID: n, Size: 1}} }
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
-		UidMappings: id(os.Getuid()),
-		GidMappings: id(os.Getgid()),
-	}
-	out, err := cmd.CombinedOutput()
-	if _, started := errors.AsType[*exec.ExitError](err); err != nil && !started {
-		unavailable(t, fmt.Sprintf("no network namespace: %v", err))
-	}
-	if err != nil {
-		t.Errorf("in the namespace: %v\n%s", err, out)
-	}
-	if strings.Contains(string(out), "--- SKIP") {
-		t.Skip(string(out))
-	}
-	return false
-}
-
-// unavailable skips a test for which something is missing here.
-func unavailable(t *testing.T, what string) {
-	t.Helper()
-	if os.Getenv("EGRESS_REQUIRE_PEERS") == "1" {
-		t.Fatal(what + ", and EGRESS_REQUIRE_PEERS is set")
-	}
-	t.Skip(what + "; set EGRESS_REQUIRE_PEERS=1 to fail instead")
-}
-
 // One local address has all its ports for each destination, not for all of them
 // together (IP_BIND_ADDRESS_NO_PORT), in both families.
 func TestLocalAddressKeepsPorts(t *testing.T) {
-	if !inNamespace(t) {
+	if !netns.In(t) {
 		return
 	}
 	const ports = 8
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("40000 40007"), 0o600); err != nil {
-		unavailable(t, err.Error())
+		netns.Unavailable(t, err.Error())
 	}
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		d := newDialer(t, nil, "allow 127.0.0.0/8 ::1")
-		d.sources = mustSources(t, Transport{LocalAddresses: []string{host}})
+		d.sources = mustSources(t, local{LocalAddresses: []string{host}})
 		for to := range 3 {
 			ln, err := net.Listen("tcp", net.JoinHostPort(host, fmt.Sprint(1000+to)))
 			if err != nil {
@@ -87,13 +39,13 @@ func TestLocalAddressKeepsPorts(t *testing.T) {
 			}
 			defer ln.Close()
 			for n := range ports {
-				conn, err := d.dial(t.Context(), mustTarget(t, ln.Addr().String()), false)
+				conn, err := d.dial(t.Context(), fixture.Target(t, ln.Addr().String()), false)
 				if err != nil {
 					t.Fatalf("connection %d to destination %d from %s: %v", n+1, to+1, host, err)
 				}
 				defer conn.Close()
 			}
-			if _, err := d.dial(t.Context(), mustTarget(t, ln.Addr().String()), false); failure.Of(err) != failure.Limit {
+			if _, err := d.dial(t.Context(), fixture.Target(t, ln.Addr().String()), false); failure.Of(err) != failure.Limit {
 				t.Errorf("one connection too many to %s: %v", ln.Addr(), err)
 			}
 		}
@@ -103,7 +55,7 @@ func TestLocalAddressKeepsPorts(t *testing.T) {
 // An own listener is not reached at an address that is this machine's by a route alone,
 // as behind load balancers. Sockets of others there are, and own ones that a rule opens.
 func TestDial_OwnListenerLocalByRoute(t *testing.T) {
-	if !inNamespace(t, "route add local 198.51.100.0/24 dev lo", "-6 route add local 2001:db8::/64 dev lo") {
+	if !netns.In(t, "route add local 198.51.100.0/24 dev lo", "-6 route add local 2001:db8::/64 dev lo") {
 		return
 	}
 	ln, err := net.Listen("tcp", ":0")
@@ -117,14 +69,14 @@ func TestDial_OwnListenerLocalByRoute(t *testing.T) {
 			t.Errorf("leads here: %s: %t", addr, !want)
 		}
 	}
-	for _, bound := range []Transport{{}, {LocalAddresses: []string{"127.0.0.1", "::1"}}} {
+	for _, bound := range []local{{}, {LocalAddresses: []string{"127.0.0.1", "::1"}}} {
 		for _, host := range []string{"198.51.100.7", "2001:db8::7"} {
 			addr := net.JoinHostPort(host, port)
 			d := newDialer(t, nil, "allow 198.51.100.0/24 2001:db8::/64")
 			d.sources = mustSources(t, bound)
 			d.self = self.New(self.Config{Usage: caddy.ListenerUsage, Active: activeConfig, Sockets: listening.Scan})
 			dial := func() error {
-				conn, err := d.dial(t.Context(), mustTarget(t, addr), false)
+				conn, err := d.dial(t.Context(), fixture.Target(t, addr), false)
 				if err == nil {
 					conn.Close()
 				}
@@ -133,11 +85,11 @@ func TestDial_OwnListenerLocalByRoute(t *testing.T) {
 			if err := dial(); failure.Of(err) != failure.Loop {
 				t.Errorf("%s from %v: %v, want a loop", addr, bound.LocalAddresses, err)
 			}
-			d.access = fixedRules(mustAccessList(t, "allow "+addr))
+			d.access = fixture.FixedRules(fixture.AccessList(t, "allow "+addr))
 			if err := dial(); err != nil {
 				t.Errorf("%s, which a rule opens: %v", addr, err)
 			}
-			d.access = fixedRules(mustAccessList(t, "allow 198.51.100.0/24 2001:db8::/64"))
+			d.access = fixture.FixedRules(fixture.AccessList(t, "allow 198.51.100.0/24 2001:db8::/64"))
 			d.self = self.New(self.Config{ // the listener is another's
 				Usage: caddy.ListenerUsage, Active: activeConfig,
 				Sockets: func() ([]listening.Socket, bool) { return nil, true },
@@ -152,7 +104,7 @@ func TestDial_OwnListenerLocalByRoute(t *testing.T) {
 // Connections leave by the configured interface, and one that does not exist is
 // an error of the configuration.
 func TestInterface(t *testing.T) {
-	if !inNamespace(t, "link add eth9 type veth peer name eth10", "addr add 192.0.2.1/24 dev eth9", "link set eth9 up") {
+	if !netns.In(t, "link add eth9 type veth peer name eth10", "addr add 192.0.2.1/24 dev eth9", "link set eth9 up") {
 		return
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -160,74 +112,30 @@ func TestInterface(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	dest := mustTarget(t, ln.Addr().String())
+	dest := fixture.Target(t, ln.Addr().String())
 	d := newDialer(t, nil, "allow 127.0.0.0/8")
-	d.sources = mustSources(t, Transport{Interface: "lo"})
+	d.sources = mustSources(t, local{Interface: "lo"})
 	conn, err := d.dial(t.Context(), dest, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	conn.Close()
 	d.timeout = 100 * time.Millisecond // nobody is there
-	d.sources = mustSources(t, Transport{Interface: "eth9"})
+	d.sources = mustSources(t, local{Interface: "eth9"})
 	if conn, err := d.dial(t.Context(), dest, false); err == nil {
 		conn.Close()
 		t.Error("loopback was reached by another interface")
 	}
-	d.sources = mustSources(t, Transport{Interface: "eth8"})
+	d.sources = mustSources(t, local{Interface: "eth8"})
 	if _, err := d.dial(t.Context(), dest, false); failure.Of(err) != failure.LocalAddress {
 		t.Errorf("an interface that does not exist: %v", err)
-	}
-}
-
-// An upstream is dialed by an interface of its own, instead of the transport's.
-func TestInterface_Upstream(t *testing.T) {
-	if !inNamespace(t, "link add eth9 type veth peer name eth10", "addr add 192.0.2.1/24 dev eth9", "link set eth9 up") {
-		return
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	for _, tc := range []struct {
-		transport, upstream string
-		reached             bool
-	}{
-		{``, `"interface": "lo"`, true},
-		{``, `"interface": "eth9"`, false},
-		{`"interface": "eth9"`, `"interface": "lo"`, true},
-		{`"interface": "lo"`, `"interface": "eth9"`, false},
-		{`"interface": "lo"`, `"interface": "eth9", "local_addresses": ["127.0.0.1"]`, false},
-		{`"interface": "eth9"`, `"interface": "lo", "prefer_ip": "4"`, true},
-		{`"local_addresses": ["192.0.2.1"]`, `"interface": "lo"`, true},
-		{`"interface": "eth9"`, `"local_addresses": ["127.0.0.1"]`, false}, // it holds for addresses of the upstream's own too
-		{`"interface": "eth9"`, `"weight": 1`, false},
-	} {
-		h, end := mustLoadWithApps(t, fmt.Sprintf(`{"transport": {%s}, "groups": {"default": {"upstreams": [{"url": "http://%s", %s}]}}}`,
-			tc.transport, ln.Addr(), tc.upstream))
-		m := h.groups["default"].health.Members()[0].Value.(*member)
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		if !tc.reached { // nobody is there, and nobody answers
-			cancel()
-			ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
-		}
-		conn, err := m.conns.dial(ctx)
-		if reached := err == nil; reached != tc.reached {
-			t.Errorf("transport %s, upstream %s: %v", tc.transport, tc.upstream, err)
-		}
-		if err == nil {
-			conn.Close()
-		}
-		cancel()
-		end()
 	}
 }
 
 // Scenario 10 on a machine with both families, of which IPv6 leads nowhere: to a
 // neighbour that is not there. IPv4 starts 250 ms later and wins.
 func TestBlackHoleInNamespace(t *testing.T) {
-	if !inNamespace(t,
+	if !netns.In(t,
 		"link add hole type veth peer name bottom", "link set hole up", "link set bottom up",
 		"-6 addr add 2001:db8:1::1/64 dev hole nodad", "-6 route add 2001:db8:2::/64 dev hole",
 		"-6 neigh add 2001:db8:2::2 lladdr 02:00:00:00:00:01 dev hole",
@@ -240,7 +148,7 @@ func TestBlackHoleInNamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	dest := mustTarget(t, ln.Addr().String())
+	dest := fixture.Target(t, ln.Addr().String())
 	dest.Host, dest.Addr = "origin.test", netip.Addr{}
 	d := newDialer(t, nil, "allow 192.0.2.1 2001:db8:2::/64")
 	d.fallbackDelay = 250 * time.Millisecond
@@ -263,32 +171,5 @@ func TestBlackHoleInNamespace(t *testing.T) {
 				}
 			}
 		}
-	}
-}
-
-// What an upstream is dialed by decides which connections it shares over a reload, and
-// is told.
-func TestInterface_UpstreamIdentity(t *testing.T) {
-	specOf := func(device string) *upstreamSpec {
-		t.Helper()
-		g := UpstreamGroup{Upstreams: []*Upstream{{URL: "http://127.0.0.1:1", Interface: device}}}
-		s, err := g.spec(g.Upstreams[0], caddy.NewReplacer())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-	if specOf("").connsID("g", "", "") == specOf("lo").connsID("g", "", "") {
-		t.Error("connections are shared with those by another interface")
-	}
-	if specOf("").healthID("g") != specOf("lo").healthID("g") {
-		t.Error("it is another upstream")
-	}
-	h, cleanUp := groupHandler(t, `{"upstreams": [{"url": "http://127.0.0.1:1", "interface": "lo"}]}`)
-	defer cleanUp()
-	h.dialer.sources = mustSources(t, Transport{LocalAddresses: []string{"192.0.2.1"}})
-	e := explainTunnel(t, h)
-	if p := e.Paths[0]; p.Source != nil || p.Group.Upstreams[0].Source.String() != "interface lo" {
-		t.Errorf("from %v, %v", p.Source, p.Group.Upstreams[0].Source)
 	}
 }

@@ -1,41 +1,38 @@
 package egress
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
-	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"testing"
 	"unique"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddy-egress/egress/internal/testkit/fixture"
 
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
-func mustSources(t *testing.T, tr Transport) *sources {
+// local are settings of sources.
+type local struct {
+	LocalAddresses              []string
+	LocalAddressPick, Interface string
+}
+
+func mustSources(t *testing.T, l local) *sources {
 	t.Helper()
-	tr = tr.withDefaults()
-	s, err := tr.localSources()
+	if len(l.LocalAddresses) > 0 {
+		l.LocalAddressPick = cmp.Or(l.LocalAddressPick, pickRoundRobin)
+	}
+	s, err := newSources(l.LocalAddresses, l.LocalAddressPick, l.Interface, preferIP["6"])
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
-}
-
-// as is the context of a request of a user at a client address.
-func as(ctx context.Context, user, client string) context.Context {
-	repl := caddy.NewEmptyReplacer()
-	if user != "" {
-		repl.Set("http.auth.user.id", user)
-	}
-	ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, repl)
-	return context.WithValue(ctx, caddyhttp.VarsCtxKey, map[string]any{caddyhttp.ClientIPVarKey: client})
 }
 
 func (s source) String() string {
@@ -52,10 +49,10 @@ func TestSourceRoundRobin(t *testing.T) {
 	if s := (*sources)(nil).pick(t.Context()); s != (source{}) {
 		t.Errorf("without settings: %v", s)
 	}
-	if s := mustSources(t, Transport{}); s != nil {
+	if s := mustSources(t, local{}); s != nil {
 		t.Errorf("without settings: %+v", s)
 	}
-	s := mustSources(t, Transport{LocalAddresses: []string{"192.0.2.1", "2001:db8::1", "192.0.2.2", "192.0.2.3"}})
+	s := mustSources(t, local{LocalAddresses: []string{"192.0.2.1", "2001:db8::1", "192.0.2.2", "192.0.2.3"}})
 	for i, want := range []string{"192.0.2.1 2001:db8::1 ", "192.0.2.2 2001:db8::1 ", "192.0.2.3 2001:db8::1 ", "192.0.2.1 2001:db8::1 "} {
 		if got := s.pick(t.Context()).String(); got != want {
 			t.Errorf("connection %d from %s", i, got)
@@ -68,7 +65,7 @@ func TestSourceRoundRobin(t *testing.T) {
 
 // With user_hash a user keeps addresses, and users are spread over all pairs.
 func TestSourceByUser(t *testing.T) {
-	s := mustSources(t, Transport{
+	s := mustSources(t, local{
 		LocalAddresses:   []string{"192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2", "2001:db8::3"},
 		LocalAddressPick: "user_hash",
 	})
@@ -100,30 +97,6 @@ func TestSourceByUser(t *testing.T) {
 	}
 }
 
-// Without a user, the client address decides.
-func TestSourceByClient(t *testing.T) {
-	s := mustSources(t, Transport{
-		LocalAddresses:   []string{"192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2", "2001:db8::3"},
-		LocalAddressPick: "user_hash",
-	})
-	slotOf := func(user, client string) uint32 {
-		r := httptest.NewRequest("GET", "http://a.example/", nil)
-		return (&transaction{r: r.WithContext(as(t.Context(), user, client))}).slotOf(s)
-	}
-	if slotOf("alice", "198.51.100.1") != s.slot("alice") {
-		t.Error("the user does not decide")
-	}
-	one, two := slotOf("", "198.51.100.1"), uint32(0)
-	for i := range 50 {
-		if two = slotOf("", fmt.Sprintf("198.51.100.%d", i)); two != one {
-			break
-		}
-	}
-	if one == two {
-		t.Error("all clients have the same address")
-	}
-}
-
 // Families without a local address are not used.
 func TestSourceFamilies(t *testing.T) {
 	d := newDialer(t, (&answers{list: [][]netip.Addr{addrs("192.0.2.1", "2001:db8::1")}}).resolve, "allow 0.0.0.0/0 ::/0")
@@ -141,14 +114,14 @@ func TestSourceFamilies(t *testing.T) {
 		{[]string{"::1", "127.0.0.2"}, "4_only", "origin.test", "[192.0.2.1:80]"},
 		{[]string{"::1"}, "6", "192.0.2.7", "[]"},
 	} {
-		d.sources = mustSources(t, Transport{LocalAddresses: tc.local})
+		d.sources = mustSources(t, local{LocalAddresses: tc.local})
 		d.order = preferIP[tc.prefer]
 		d.names.failed = new(failedAddrs)
 		// The test's resolver tells all when asked for IPv6.
 		d.forget(split{addrs("192.0.2.1"), addrs("2001:db8::1")})
 		dest := target.Target{Host: tc.host, Port: 80}
 		if tc.host != "origin.test" {
-			dest = mustTarget(t, tc.host+":80")
+			dest = fixture.Target(t, tc.host+":80")
 		}
 		_, err := d.dial(t.Context(), dest, false)
 		if got := fmt.Sprint(log.take()); got != tc.want {
@@ -174,8 +147,8 @@ func TestDialFromLocalAddress(t *testing.T) {
 	noLeaks(t)
 	port, _ := listenAt(t, "127.0.0.1")
 	d := newDialer(t, nil, "allow 127.0.0.0/8")
-	d.sources = mustSources(t, Transport{LocalAddresses: []string{"127.0.0.7", "127.0.0.8"}})
-	dest := mustTarget(t, fmt.Sprintf("127.0.0.1:%d", port))
+	d.sources = mustSources(t, local{LocalAddresses: []string{"127.0.0.7", "127.0.0.8"}})
+	dest := fixture.Target(t, fmt.Sprintf("127.0.0.1:%d", port))
 	for _, want := range []string{"127.0.0.7", "127.0.0.8", "127.0.0.7"} {
 		conn, err := d.dial(t.Context(), dest, false)
 		if err != nil {
@@ -210,13 +183,13 @@ func localAddr(c net.Conn) string {
 func TestDialFromForeignAddress(t *testing.T) {
 	port, listeners := listenAt(t, "127.0.0.1")
 	d := newDialer(t, nil, "allow 127.0.0.0/8")
-	d.sources = mustSources(t, Transport{LocalAddresses: []string{"192.0.2.1"}})
-	_, err := d.dial(t.Context(), mustTarget(t, fmt.Sprintf("127.0.0.1:%d", port)), false)
+	d.sources = mustSources(t, local{LocalAddresses: []string{"192.0.2.1"}})
+	_, err := d.dial(t.Context(), fixture.Target(t, fmt.Sprintf("127.0.0.1:%d", port)), false)
 	if err == nil || failure.Of(err) != failure.LocalAddress || !strings.Contains(err.Error(), "192.0.2.1") {
 		t.Errorf("%v", err)
 	}
-	if chargeable(err) {
-		t.Error("the destination is charged")
+	if blame := failure.Of(err).Blame; blame != failure.BlameProxy {
+		t.Errorf("charged to %s", blame)
 	}
 	if n := d.names.failed.count.Load(); n != 0 {
 		t.Error("the address counts as failed")
@@ -261,7 +234,7 @@ func TestDialer_Identify(t *testing.T) {
 
 // A DNS server on loopback is out of reach from anywhere else.
 func TestSourceOnLoopback(t *testing.T) {
-	s := mustSources(t, Transport{LocalAddresses: []string{"192.0.2.1", "::1"}})
+	s := mustSources(t, local{LocalAddresses: []string{"192.0.2.1", "::1"}})
 	from := s.pick(t.Context())
 	from.device = "eth0"
 	if got := from.onLoopback().String(); got != "::1 " {

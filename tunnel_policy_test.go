@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/testkit/fixture"
+
 	"go.uber.org/zap"
 	"pgregory.net/rapid"
 
@@ -17,7 +19,7 @@ import (
 
 // policyOf is a policy with rules such as "deny *.example".
 func policyOf(t testing.TB, onChange string, rules ...string) *tunnelPolicy {
-	d := &dialer{access: fixedRules(mustAccessList(t, rules...)), self: fakeSelf(nil, nil)}
+	d := &dialer{access: fixture.FixedRules(fixture.AccessList(t, rules...)), self: fixture.Self(nil, nil)}
 	return &tunnelPolicy{dialer: d, close: onChange == policyClose, logger: zap.NewNop()}
 }
 
@@ -30,7 +32,7 @@ type testTunnel struct {
 // openTestTunnel opens a tunnel to dest at ip, or, without one, through an upstream.
 func openTestTunnel(t testing.TB, book *tunnelBook, dest, ip string) *testTunnel {
 	t.Helper()
-	tr := &transaction{h: &Handler{tunnel: new(Tunnel).withDefaults()}, target: mustTarget(t, dest)}
+	tr := &transaction{h: &Handler{tunnel: new(Tunnel).withDefaults()}, target: fixture.Target(t, dest)}
 	tun := &testTunnel{slot: tunnelSlot{book: book}, done: make(chan relay.Result, 1)}
 	if ip == "" {
 		tun.slot.upstream = new(upstreamHealth)
@@ -115,7 +117,7 @@ func TestTunnelPolicy_Forbids(t *testing.T) {
 		{[]string{"allow private"}, "good.example:443", "10.0.0.1", false},
 		{nil, "good.example:25", "8.8.8.8", true},
 	} {
-		l := &liveTunnel{target: mustTarget(t, tc.dest)}
+		l := &liveTunnel{target: fixture.Target(t, tc.dest)}
 		if tc.ip != "" {
 			l.addr = netip.MustParseAddr(tc.ip)
 		}
@@ -130,7 +132,7 @@ func TestTunnelPolicy_Forbids(t *testing.T) {
 	l := &liveTunnel{target: target.Target{Host: "x.example", Port: 8080}, addr: netip.MustParseAddr("127.0.0.1")}
 	for rule, want := range map[string]bool{"allow 127.0.0.0/8": true, "allow 127.0.0.1:8080": false} {
 		p := policyOf(t, policyClose, rule)
-		p.dialer.self = fakeSelf([]string{"tcp/127.0.0.1:8080"}, nil)
+		p.dialer.self = fixture.Self([]string{"tcp/127.0.0.1:8080"}, nil)
 		if got := p.forbids(l); got != want {
 			t.Errorf("%s, our own listener: %t", rule, got)
 		}
@@ -169,7 +171,7 @@ func TestLiveTunnels_InForce(t *testing.T) {
 	// One that was dialed under the old configuration and comes late.
 	openTestTunnel(t, book, "bad.example:443", "8.8.8.8").endedByPolicy(t)
 
-	next.dialer.access.Put(mustAccessList(t, "deny good.example"))
+	next.dialer.access.Put(fixture.AccessList(t, "deny good.example"))
 	book.live.changed(next)
 	good.endedByPolicy(t)
 	book.live.leave(next)
@@ -194,7 +196,7 @@ func TestLiveTunnels_Race(t *testing.T) {
 		})
 	}
 	wg.Go(func() {
-		p.dialer.access.Put(mustAccessList(t, "deny bad.example"))
+		p.dialer.access.Put(fixture.AccessList(t, "deny bad.example"))
 		book.live.changed(p)
 	})
 	wg.Wait()
