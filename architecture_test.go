@@ -15,6 +15,7 @@ import (
 const (
 	engines   = iota // one machine each
 	subjects         // one subject each
+	waysOut          // from a name to a connection
 	publicly         // what others build upon
 	roof             // configuration, and the door that Caddy opens
 	outside          // programs, benchmarks, tests of the whole
@@ -58,6 +59,8 @@ var house = map[string]room{
 	"internal/self":        {floor: subjects},
 	"internal/shared":      {floor: subjects, caddy: true},
 	"internal/words":       {floor: subjects, beside: []string{"internal/plaintext"}, caddy: true},
+
+	"internal/dial": {floor: waysOut},
 
 	"selection": {floor: publicly, caddy: true},
 

@@ -6,6 +6,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/caddyserver/caddy/v2/modules/caddytls"
 
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/words"
@@ -127,7 +128,7 @@ func (t *Transport) addNameWords(d *caddyfile.Dispenser, parse map[string]func()
 			return d.Errf("hosts_override names '%s' twice", args[0])
 		}
 		for _, a := range args[1:] {
-			if _, err := parseAddress(a); err != nil && !words.HasPlaceholder(a) {
+			if _, err := dial.ParseAddress(a); err != nil && !words.HasPlaceholder(a) {
 				return d.Errf("bad hosts_override '%s': %v", plaintext.Printable(a), err)
 			}
 		}
@@ -145,10 +146,10 @@ func addSourceWords(d *caddyfile.Dispenser, addresses *[]string, pick, device *s
 }
 
 func localAddresses(d *caddyfile.Dispenser, addresses *[]string, pick *string) error {
-	if err := words.Parsed(d, addresses, parseAddress); err != nil {
+	if err := words.Parsed(d, addresses, dial.ParseAddress); err != nil {
 		return err
 	}
 	return words.Block(d, "local_address", map[string]func() error{
-		"pick": func() error { return words.OneOf(d, pick, pickRoundRobin, pickUserHash) },
+		"pick": func() error { return words.OneOf(d, pick, dial.PickRoundRobin, dial.PickUserHash) },
 	})
 }

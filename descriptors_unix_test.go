@@ -20,6 +20,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/descriptors"
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/target"
 )
@@ -125,7 +126,7 @@ func testUnderPressure(t *testing.T, origins []string) {
 	conn.Close()
 	fill()
 	idle := descriptors.Idle.Idle()
-	if conn, err = h.dialer.forUpstreams().dialUpstream(t.Context(), dest.Host, dest.Port); err != nil {
+	if conn, err = h.dialer.ForUpstreams().DialUpstream(t.Context(), dest.Host, dest.Port); err != nil {
 		t.Fatalf("to an upstream: %v", err)
 	}
 	conn.Close()
@@ -168,13 +169,13 @@ func testUnderPressure(t *testing.T, origins []string) {
 func resolversLeaveTheReserve(t *testing.T) {
 	t.Helper()
 	to := netip.MustParseAddrPort("127.0.0.1:53")
-	sourced, err := newSources([]string{"127.0.0.1"}, "", "", preferIP["6"])
+	sourced, err := dial.NewSources([]string{"127.0.0.1"}, "", "", dial.Orders["6"])
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, dial := range map[string]func() (net.Conn, error){
-		"a DNS server":                      func() (net.Conn, error) { return (*sources)(nil).dialResolver()(t.Context(), "udp", to) },
-		"a DNS server from a local address": func() (net.Conn, error) { return sourced.dialResolver()(t.Context(), "tcp", to) },
+		"a DNS server":                      func() (net.Conn, error) { return (*dial.Sources)(nil).DialResolver()(t.Context(), "udp", to) },
+		"a DNS server from a local address": func() (net.Conn, error) { return sourced.DialResolver()(t.Context(), "tcp", to) },
 		"the system's":                      func() (net.Conn, error) { return systemResolver.Dial(t.Context(), "udp", to.String()) },
 	} {
 		if conn, err := dial(); err == nil || !descriptors.Out(err) {

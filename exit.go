@@ -4,13 +4,14 @@ import (
 	"context"
 	"net"
 
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
 // directWay is the way out without an upstream: the door that connections leave through,
 // and the circuits of the destinations that it leads to.
 type directWay struct {
-	*dialer
+	*dial.Dialer
 	circuits *destinations
 }
 
@@ -21,7 +22,7 @@ func (d *directWay) dial(ctx context.Context, dest target.Target, useTLS bool) (
 	if err != nil {
 		return nil, err
 	}
-	conn, err := d.dialer.dial(ctx, dest, useTLS)
+	conn, err := d.Dialer.Dial(ctx, dest, useTLS)
 	report.tell(err)
 	return conn, err
 }

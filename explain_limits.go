@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/dnscache"
 )
 
@@ -92,7 +93,7 @@ func (t *transaction) originLimits() (out explainedLimits) {
 	if t.kind != isExchange {
 		return nil
 	}
-	t.slot = t.slotOf(t.route.dialer.sources)
+	t.slot = t.slotOf(t.route.dialer.Sources)
 	cfg, host, all := &t.h.transport, t.h.pool.StatsOf(t.poolKey()), t.h.pool.Stats()
 	if t.h.dry {
 		host, all = unknownStats, unknownStats
@@ -136,22 +137,22 @@ type explainedSource struct {
 
 // explainSource tells of the sources of a request, nil where the system chooses. No
 // turn is taken.
-func (t *transaction) explainSource(s *sources) *explainedSource {
+func (t *transaction) explainSource(s *dial.Sources) *explainedSource {
 	if s == nil {
 		return nil
 	}
-	out := &explainedSource{Interface: s.device}
-	lists := s.addrs
-	if s.sticky {
-		out.Pick = pickUserHash
-		own := s.pick(withSlot(t.r.Context(), t.slotOf(s)))
+	out := &explainedSource{Interface: s.Device}
+	lists := s.Addrs
+	if s.Sticky {
+		out.Pick = dial.PickUserHash
+		own := s.Pick(dial.WithSlot(t.r.Context(), t.slotOf(s)))
 		for f := range lists {
-			if own.addrs[f].IsValid() {
-				lists[f] = own.addrs[f : f+1]
+			if own.Addrs[f].IsValid() {
+				lists[f] = own.Addrs[f : f+1]
 			}
 		}
 	} else if len(lists[dnscache.IPv4])+len(lists[dnscache.IPv6]) > 0 {
-		out.Pick = pickRoundRobin
+		out.Pick = dial.PickRoundRobin
 	}
 	for _, list := range lists {
 		for _, a := range list {
@@ -167,7 +168,7 @@ func (s *explainedSource) String() string {
 		words = append(words, strings.Join(s.Addresses, ", "))
 	}
 	switch {
-	case s.Pick == pickUserHash:
+	case s.Pick == dial.PickUserHash:
 		words[0] += " (of this user)"
 	case len(s.Addresses) > 1:
 		words[0] += " (by turn)"

@@ -1,12 +1,10 @@
 package egress
 
 import (
-	"context"
 	"errors"
-	"net/netip"
-	"slices"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/target"
@@ -116,10 +114,10 @@ func (e *explanation) path(t *transaction, to destinationPath) error {
 // direct explains the way past all upstreams.
 func (out *explainedPath) direct(t *transaction) error {
 	d := t.route.dialer
-	addrs, err := d.judge(t.r.Context(), t.target, d.sources.order(d.order))
+	addrs, err := t.explainAddrs(d.Dialer, d.Sources.Families(d.Order))
 	out.Addresses = addrs
 	if endsAs(err) != verdictDenied {
-		out.Source, out.Limits = t.explainSource(d.sources), t.originLimits()
+		out.Source, out.Limits = t.explainSource(d.Sources), t.originLimits()
 	}
 	if t.h.dry {
 		return err
@@ -156,15 +154,15 @@ func (out *explainedPath) through(t *transaction, g *group) error {
 		out.Rule = t.h.access.Now().AllowedUnresolved(t.target)
 	}
 	if g.leavesByTransport() {
-		out.Source = t.explainSource(t.h.dialer.sources)
+		out.Source = t.explainSource(t.h.dialer.Sources)
 	}
 	var unreachable error
 	if out.Rule == "" || resolving > 0 {
-		order := t.h.dialer.order
+		order := t.h.dialer.Order
 		if resolving == 0 {
-			order = order.both() // the upstream decides which it takes
+			order = order.Both() // the upstream decides which it takes
 		}
-		out.Addresses, unreachable = t.h.dialer.judge(t.r.Context(), t.target, order)
+		out.Addresses, unreachable = t.explainAddrs(t.h.dialer.Dialer, order)
 	}
 	t.paths.to = destinationPath{group: g}
 	if err := t.checkBehind(); err != nil {
@@ -191,64 +189,23 @@ func (out *explainedPath) through(t *transaction, g *group) error {
 	return t.holdingLimit()
 }
 
-// judge resolves dest and says of each of its addresses whether it may be dialed. The
+// explainAddrs says of each address of the destination whether it may be dialed by d. The
 // error is what a dial would fail with for want of one.
-func (d *dialer) judge(parent context.Context, dest target.Target, order familyOrder) ([]explainedAddr, error) {
-	ctx, cancel := context.WithTimeout(parent, d.timeout)
-	defer cancel()
-	type judged struct {
-		addr netip.Addr
-		err  error
-	}
-	var all []judged
-	list, err := d.collect(ctx, hop{
-		host: dest.Host,
-		addr: dest.Addr,
-		port: dest.Port,
-		check: func(a netip.Addr) error {
-			err := d.check(dest, a)
-			all = append(all, judged{a, err})
-			return err
-		},
-	}, order)
-	if err != nil {
-		return nil, err
-	}
-	if list.len() == 0 {
-		err = list.failure(ctx)
-	}
-	var out []explainedAddr
-	for a, ok := list.next(); ok; a, ok = list.next() {
-		out = append(out, explainedAddr{
-			Address: a.String(), Verdict: verdictAllowed, Rule: d.access.Now().AllowedAddr(dest, a),
-			FailedLately: d.names.failed.has(netip.AddrPortFrom(a, dest.Port)),
-		})
-	}
-	for _, j := range all {
-		text := j.addr.String()
+func (t *transaction) explainAddrs(d *dial.Dialer, order dial.FamilyOrder) (out []explainedAddr, err error) {
+	judged, err := d.Judge(t.r.Context(), t.target, order)
+	for _, j := range judged {
+		a := explainedAddr{Address: j.Addr.String(), Verdict: verdictUnavailable, FailedLately: j.FailedLately}
 		switch {
-		case j.err != nil:
-			out = append(out, explainedAddr{Address: text, Verdict: verdictDenied, Rule: d.access.Now().Reason(j.err, dest.Port)})
-		case !slices.ContainsFunc(out, func(o explainedAddr) bool { return o.Address == text }):
-			out = append(out, explainedAddr{Address: text, Verdict: verdictUnavailable, Rule: "only " + order.first.String() + " is used"})
+		case j.Err != nil:
+			a.Verdict, a.Rule = verdictDenied, d.Access.Now().Reason(j.Err, t.target.Port)
+		case j.Taken:
+			a.Verdict, a.Rule = verdictAllowed, d.Access.Now().AllowedAddr(t.target, j.Addr)
+		default:
+			a.Rule = "only " + order.First.String() + " is used"
 		}
+		out = append(out, a)
 	}
 	return out, err
-}
-
-// order leaves of the families those in which there is a local address, as a pick
-// would.
-func (s *sources) order(o familyOrder) familyOrder {
-	if s == nil {
-		return o
-	}
-	var any source
-	for f, list := range s.addrs {
-		if len(list) > 0 {
-			any.addrs[f] = list[0]
-		}
-	}
-	return any.restrict(o)
 }
 
 // look is allow for somebody who sends nothing: no turn is taken. It returns the state

@@ -20,6 +20,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/goleak"
 
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/testkit/freeport"
 )
 
@@ -54,7 +55,7 @@ func (failingHandler) ServeHTTP(http.ResponseWriter, *http.Request, caddyhttp.Ha
 
 // usagePools are all in which state outlives a configuration.
 var usagePools = map[string]interface{ Holders() map[string]int }{
-	"pools": pools, "nameStates": nameStates, "pathStates": pathStates, "tunnelBooks": tunnelBooks,
+	"pools": pools, "nameStates": dial.SharedNames, "pathStates": pathStates, "tunnelBooks": tunnelBooks,
 	"upstreamHealths": upstreamHealths, "upstreamPools": upstreamPools,
 }
 

@@ -48,7 +48,7 @@ func (t *transaction) exchange() error {
 		t.upload = newUpload(t)
 	}
 	// Once: a dial of the first attempt may still run in the second.
-	t.slot = t.slotOf(t.route.dialer.sources)
+	t.slot = t.slotOf(t.route.dialer.Sources)
 	t.bound = namesConnectionAuth(t.r.Header["Authorization"])
 	t.h.retryBudget.Begin()
 	defer func() {

@@ -17,6 +17,7 @@ import (
 	"github.com/pires/go-proxyproto"
 	"github.com/quic-go/quic-go/http3"
 
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/testkit/testcert"
@@ -103,8 +104,8 @@ func openTLSOver(open func(t *testing.T) *guarded) func(t *testing.T) *guarded {
 		peer := tls.Server(below, &tls.Config{Certificates: []tls.Certificate{pair}, SessionTicketsDisabled: true})
 		shaken := make(chan error, 1)
 		go func() { shaken <- peer.Handshake() }()
-		d := &dialer{tlsTimeout: guardPatience, tlsConfig: &tls.Config{RootCAs: pool}}
-		conn, err := d.handshake(context.Background(), g.conn, "127.0.0.1")
+		d := &dial.Dialer{TLSTimeout: guardPatience, TLSConfig: &tls.Config{RootCAs: pool}}
+		conn, err := d.Handshake(context.Background(), g.conn, "127.0.0.1")
 		if err != nil {
 			t.Fatal(err)
 		}

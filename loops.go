@@ -11,7 +11,7 @@ import (
 // loops reports whether the request has passed through this handler before: it says so
 // itself, or it has come over a connection that this process has dialed.
 func (t *transaction) loops() bool {
-	if d := t.h.dialer; d != nil && d.self.IsOwnDial(t.r) {
+	if d := t.h.dialer; d != nil && d.Self.IsOwnDial(t.r) {
 		return true
 	}
 	for _, v := range t.r.Header["Via"] {

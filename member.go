@@ -155,7 +155,7 @@ func hashKey(id string) uint64 {
 // connect makes the connections of an upstream: none is opened yet, but for those
 // on standby.
 func (f *memberFactory) connect(s *upstreamSpec, made *madeTLS) (*upstreamConns, error) {
-	c := &upstreamConns{lookup: f.h.dialer.forUpstreams().lookupUnchecked}
+	c := &upstreamConns{lookup: f.h.dialer.ForUpstreams().LookupUnchecked}
 	var err error
 	if c.dial, err = f.dialFunc(s, c); err != nil {
 		return nil, err
@@ -208,7 +208,7 @@ func (f *memberFactory) connect(s *upstreamSpec, made *madeTLS) (*upstreamConns,
 // hold on to the handler: the connections outlive its configuration.
 func (f *memberFactory) dialFunc(s *upstreamSpec, c *upstreamConns) (func(context.Context) (net.Conn, error), error) {
 	if s.addr.socket != "" {
-		path, here := s.addr.socket, f.h.dialer.self
+		path, here := s.addr.socket, f.h.dialer.Self
 		return func(ctx context.Context) (net.Conn, error) {
 			if here.OwnsPath(path) {
 				return nil, fmt.Errorf("%w: this server listens on %s", failure.Loop, path)
@@ -221,17 +221,17 @@ func (f *memberFactory) dialFunc(s *upstreamSpec, c *upstreamConns) (func(contex
 			return conn, err
 		}, nil
 	}
-	d, err := f.h.dialer.forUpstreams().leaving(s.PreferIP, s.LocalAddresses, s.LocalAddressPick, s.Interface)
+	d, err := f.h.dialer.ForUpstreams().Leaving(s.PreferIP, s.LocalAddresses, s.LocalAddressPick, s.Interface)
 	if err != nil {
 		return nil, err // of itself it was checked, but not beside the transport
 	}
 	if s.hasSource() {
-		f.h.warnAboutSources(d.sources)
+		f.h.warnAboutSources(d.Sources)
 	}
-	c.from = d.sources
+	c.from = d.Sources
 	host, port := s.addr.host, s.addr.port
 	return func(ctx context.Context) (net.Conn, error) {
-		return d.dialUpstream(ctx, host, port)
+		return d.DialUpstream(ctx, host, port)
 	}, nil
 }
 

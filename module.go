@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-egress/egress/internal/acl"
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/retry"
 	"github.com/caddy-egress/egress/internal/self"
@@ -161,8 +162,8 @@ type Handler struct {
 	groups         map[string]*group
 	unrouted       *Route // where there are no routes
 	poolUse        *shared.Use[*originPool]
-	names          *nameState
-	namesUse       *shared.Use[*nameState]
+	names          *dial.Names
+	namesUse       *shared.Use[*dial.Names]
 	pool           *originPool
 	transport      Transport
 	tunnel         Tunnel

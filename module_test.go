@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/descriptors"
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/listening"
 	"github.com/caddy-egress/egress/internal/self"
 	"github.com/caddy-egress/egress/internal/shared"
@@ -65,7 +66,7 @@ func references(id string) int {
 // poolCount is how many things are held over reloads: pools, and what is known of
 // names and of paths.
 func poolCount() int {
-	return len(pools.All()) + len(nameStates.All()) + len(pathStates.All())
+	return len(pools.All()) + len(dial.SharedNames.All()) + len(pathStates.All())
 }
 
 func TestDefaults(t *testing.T) {
@@ -107,11 +108,11 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("transport %+v", h.transport)
 	}
 	d := h.dialer
-	if d.timeout != 10*time.Second || d.fallbackDelay != 250*time.Millisecond || d.tlsTimeout != 10*time.Second {
-		t.Errorf("dialer: timeout %s, fallback delay %s, TLS timeout %s", d.timeout, d.fallbackDelay, d.tlsTimeout)
+	if d.Timeout != 10*time.Second || d.FallbackDelay != 250*time.Millisecond || d.TLSTimeout != 10*time.Second {
+		t.Errorf("dialer: timeout %s, fallback delay %s, TLS timeout %s", d.Timeout, d.FallbackDelay, d.TLSTimeout)
 	}
-	if d.tlsConfig.InsecureSkipVerify || !reflect.DeepEqual(d.tlsConfig.NextProtos, []string{"http/1.1"}) {
-		t.Errorf("TLS: %+v", d.tlsConfig)
+	if d.TLSConfig.InsecureSkipVerify || !reflect.DeepEqual(d.TLSConfig.NextProtos, []string{"http/1.1"}) {
+		t.Errorf("TLS: %+v", d.TLSConfig)
 	}
 	circuit := h.destinations.cfg
 	if h.destinations.off || circuit.Failures != 5 || circuit.Window != 30*time.Second ||

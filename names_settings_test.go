@@ -2,6 +2,8 @@ package egress
 
 import (
 	"testing"
+
+	"github.com/caddy-egress/egress/internal/dial"
 )
 
 // The state of names lives over a reload that leaves its settings as they are.
@@ -25,10 +27,10 @@ func TestNamesOverReload(t *testing.T) {
 			}
 			id := old.namesUse.Key
 			endOld()
-			if n := nameStates.Holders()[id]; (n == 1) != tc.same {
+			if n := dial.SharedNames.Holders()[id]; (n == 1) != tc.same {
 				t.Errorf("%d references after the old configuration has ended", n)
 			}
-			if next.dialer.names != next.names {
+			if next.dialer.Names != next.names {
 				t.Error("the dialer has another state")
 			}
 			endNext()

@@ -62,7 +62,7 @@ func (t *transaction) enter() error {
 // its name, or, where the operator wants that, by its addresses as we see them.
 func (t *transaction) checkBehind() error {
 	if t.h.ResolveNames {
-		return t.h.dialer.checkNames(t.r.Context(), t.target)
+		return t.h.dialer.CheckNames(t.r.Context(), t.target)
 	}
 	return t.h.access.Now().CheckUnresolved(t.target)
 }

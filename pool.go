@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/holdings"
 	"github.com/caddy-egress/egress/internal/retry"
@@ -120,17 +121,17 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	for _, host := range serverHosts(ctx) {
 		here.ListensOn(host)
 	}
-	h.dialer = &directWay{circuits: h.destinations, dialer: &dialer{
-		access:        h.access,
-		self:          here,
-		timeout:       time.Duration(t.DialTimeout),
-		fallbackDelay: time.Duration(t.FallbackDelay),
-		tlsTimeout:    time.Duration(t.TLS.HandshakeTimeout),
-		tlsConfig:     tlsConfig,
-		names:         h.names,
-		order:         preferIP[t.PreferIP],
-		sources:       local,
-		dialAddr:      dialAddr,
+	h.dialer = &directWay{circuits: h.destinations, Dialer: &dial.Dialer{
+		Access:        h.access,
+		Self:          here,
+		Timeout:       time.Duration(t.DialTimeout),
+		FallbackDelay: time.Duration(t.FallbackDelay),
+		TLSTimeout:    time.Duration(t.TLS.HandshakeTimeout),
+		TLSConfig:     tlsConfig,
+		Names:         h.names,
+		Order:         dial.Orders[t.PreferIP],
+		Sources:       local,
+		DialAddr:      dial.ToAddr,
 	}}
 	h.warnAboutSources(local)
 	return nil
@@ -164,7 +165,7 @@ func (t *transaction) acquire(fresh bool) (*lease, error) {
 // poolKey is what direct connections for this request are pooled by: they lead to
 // its origin, and come from where its own would.
 func (t *transaction) poolKey() poolKey {
-	return poolKey{tls: t.https, host: t.target.Host, port: t.target.Port, slot: t.slot, from: t.route.dialer.id}
+	return poolKey{tls: t.https, host: t.target.Host, port: t.target.Port, slot: t.slot, from: t.route.dialer.ID}
 }
 
 // get takes a connection from a pool: one that suits the request, or, with fresh,
@@ -196,12 +197,12 @@ type originRequest transaction
 
 // Dial implements connpool.Requester.
 func (t *originRequest) Dial(ctx context.Context) (*originConn, error) {
-	conn, err := t.route.dialer.dial(withSlot(ctx, t.slot), t.target, t.https)
+	conn, err := t.route.dialer.dial(dial.WithSlot(ctx, t.slot), t.target, t.https)
 	if err != nil {
 		return nil, err
 	}
-	addr := remoteAddr(conn)
-	return &originConn{Conn: t.h.h1Conn(conn), addr: addr, self: t.h.dialer.self.IsSelf(addr, t.target.Port)}, nil
+	addr := dial.RemoteAddr(conn)
+	return &originConn{Conn: t.h.h1Conn(conn), addr: addr, self: t.h.dialer.Self.IsSelf(addr, t.target.Port)}, nil
 }
 
 // h1Conn is HTTP/1.1 on a new connection.
@@ -221,15 +222,6 @@ func (t *originRequest) Accept(c *originConn) bool { return t.h.accepts(c, t.tar
 func (h *Handler) accepts(c *originConn, dest target.Target) bool {
 	rules := h.access.Now()
 	return rules.CheckAddr(dest, c.addr) == nil && (!c.self || rules.OpensSelf(c.addr, dest.Port))
-}
-
-// remoteAddr is the address that a connection was dialed to.
-func remoteAddr(c net.Conn) netip.Addr {
-	a, _ := c.RemoteAddr().(*net.TCPAddr)
-	if a == nil {
-		return netip.Addr{}
-	}
-	return a.AddrPort().Addr().Unmap()
 }
 
 // Interface guards

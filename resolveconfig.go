@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/target"
@@ -53,28 +54,11 @@ type Resolver struct {
 	TLS *reverseproxy.TLSConfig `json:"tls,omitempty"`
 }
 
-// The values of prefer_ip.
-var preferIP = map[string]familyOrder{
-	"6":      {dnscache.IPv6, false},
-	"4":      {dnscache.IPv4, false},
-	"6_only": {dnscache.IPv6, true},
-	"4_only": {dnscache.IPv4, true},
-}
-
-// The values of local_address_pick.
-const (
-	pickRoundRobin = "round_robin"
-	pickUserHash   = "user_hash"
-)
-
-// maxInterfaceName is what the kernel takes (IFNAMSIZ without the final zero).
-const maxInterfaceName = 15
-
 // setNameDefaults fills in the defaults of the settings about names.
 func (t *Transport) setNameDefaults() {
 	setDefault(&t.PreferIP, "6")
 	if len(t.LocalAddresses) > 0 {
-		setDefault(&t.LocalAddressPick, pickRoundRobin)
+		setDefault(&t.LocalAddressPick, dial.PickRoundRobin)
 	}
 }
 
@@ -86,7 +70,7 @@ func (t *Transport) validateNames() error {
 	if _, err := t.staticHosts(); err != nil {
 		return err
 	}
-	if _, ok := preferIP[t.PreferIP]; !ok {
+	if _, ok := dial.Orders[t.PreferIP]; !ok {
 		return fmt.Errorf("transport.prefer_ip: unknown value '%s': one of 4, 6, 4_only, 6_only", t.PreferIP)
 	}
 	_, err := t.localSources()
@@ -146,7 +130,7 @@ func (t *Transport) staticHosts() (map[string][]netip.Addr, error) {
 			return nil, fmt.Errorf("transport.hosts_override: '%s' has no addresses", host)
 		}
 		for _, text := range list {
-			a, err := parseAddress(text)
+			a, err := dial.ParseAddress(text)
 			if err != nil {
 				return nil, fmt.Errorf("transport.hosts_override: '%s': '%s': %w", host, plaintext.Printable(text), err)
 			}
@@ -158,8 +142,8 @@ func (t *Transport) staticHosts() (map[string][]netip.Addr, error) {
 
 // localSources is where connections leave from, nil where it is the system's
 // choice.
-func (t *Transport) localSources() (*sources, error) {
-	s, err := newSources(t.LocalAddresses, t.LocalAddressPick, t.Interface, preferIP[t.PreferIP])
+func (t *Transport) localSources() (*dial.Sources, error) {
+	s, err := dial.NewSources(t.LocalAddresses, t.LocalAddressPick, t.Interface, dial.Orders[t.PreferIP])
 	if err != nil {
 		return nil, fmt.Errorf("transport.%w", err)
 	}
@@ -169,30 +153,18 @@ func (t *Transport) localSources() (*sources, error) {
 // warnAboutSources tells of local addresses and interfaces that this machine does
 // not have now. It is no error: they may come later, or be bound to all the same
 // (net.ipv4.ip_nonlocal_bind).
-func (h *Handler) warnAboutSources(s *sources) {
+func (h *Handler) warnAboutSources(s *dial.Sources) {
 	if s == nil {
 		return
 	}
-	if _, err := net.InterfaceByName(s.device); s.device != "" && err != nil {
+	if _, err := net.InterfaceByName(s.Device); s.Device != "" && err != nil {
 		h.logger.Warn("there is no such network interface now; connections fail until there is",
-			zap.String("interface", s.device), zap.Error(err))
+			zap.String("interface", s.Device), zap.Error(err))
 	}
-	for _, a := range slices.Concat(s.addrs[:]...) {
-		if !h.dialer.self.IsLocal(a) {
+	for _, a := range slices.Concat(s.Addrs[:]...) {
+		if !h.dialer.Self.IsLocal(a) {
 			h.logger.Warn("local address is not on an interface of this machine; connections from it may fail",
 				zap.String("address", a.String()))
 		}
 	}
-}
-
-// parseAddress parses an IP address of a configuration.
-func parseAddress(s string) (netip.Addr, error) {
-	a, err := netip.ParseAddr(s)
-	switch {
-	case err != nil:
-		return a, errors.New("not an IP address")
-	case a.Zone() != "":
-		return a, errors.New("zones are not supported")
-	}
-	return a.Unmap(), nil
 }

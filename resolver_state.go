@@ -5,11 +5,11 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
-	"net/netip"
 
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-egress/egress/internal/descriptors"
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/shared"
 )
@@ -18,7 +18,7 @@ import (
 // the one before.
 
 // provisionResolver gets the state of names that belongs to the settings.
-func (t *Transport) provisionResolver(ctx caddy.Context, local *sources) (*shared.Use[*nameState], error) {
+func (t *Transport) provisionResolver(ctx caddy.Context, local *dial.Sources) (*shared.Use[*dial.Names], error) {
 	id := shared.Digest(t.Resolver, t.HostsOverride) // before TLS modules are loaded, which empties their JSON
 	var tlsConfig *tls.Config
 	if t.Resolver != nil {
@@ -31,10 +31,10 @@ func (t *Transport) provisionResolver(ctx caddy.Context, local *sources) (*share
 			id = shared.Digest(id, shared.TLSIdentity(tlsConfig))
 		}
 	}
-	return nameStates.Use(id, func() (*nameState, error) { return t.newNameState(tlsConfig, local) })
+	return dial.SharedNames.Use(id, func() (*dial.Names, error) { return t.newNameState(tlsConfig, local) })
 }
 
-func (t *Transport) newNameState(tlsConfig *tls.Config, local *sources) (*nameState, error) {
+func (t *Transport) newNameState(tlsConfig *tls.Config, local *dial.Sources) (*dial.Names, error) {
 	servers, err := t.dnsServers()
 	if err != nil {
 		return nil, err
@@ -50,11 +50,11 @@ func (t *Transport) newNameState(tlsConfig *tls.Config, local *sources) (*nameSt
 		MaxQuestions: descriptors.Limit() / questionShare,
 	}
 	if len(servers) > 0 {
-		if cfg.Backend, err = dnscache.NewClient(servers, tlsConfig, local.dialResolver()); err != nil {
+		if cfg.Backend, err = dnscache.NewClient(servers, tlsConfig, local.DialResolver()); err != nil {
 			return nil, err
 		}
 	}
-	return newNameState(dnscache.New(cfg)), nil
+	return dial.NewNames(dnscache.New(cfg)), nil
 }
 
 // questionShare is the part of the process's file descriptors that questions under way
@@ -68,33 +68,3 @@ var systemResolver = &net.Resolver{Dial: func(ctx context.Context, network, addr
 	nd := net.Dialer{Control: descriptors.KeepReserve}
 	return nd.DialContext(ctx, network, address)
 }}
-
-// dialResolver connects to DNS servers from the sources, by turn: an answer is for all
-// users. nil leaves it to the system.
-func (s *sources) dialResolver() dnscache.Dial {
-	var all *sources
-	if s != nil {
-		all = &sources{addrs: s.addrs, device: s.device}
-	}
-	return func(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
-		from := all.pick(ctx)
-		if to.Addr().IsLoopback() {
-			from = from.onLoopback()
-		}
-		nd := net.Dialer{Control: descriptors.KeepReserve}
-		from.apply(&nd, network, to.Addr())
-		return nd.DialContext(ctx, network, to.String())
-	}
-}
-
-// onLoopback is what is left of a source towards this machine itself, which is out of
-// reach from an interface.
-func (s source) onLoopback() source {
-	s.device = ""
-	for f, a := range s.addrs {
-		if !a.IsLoopback() {
-			s.addrs[f] = netip.Addr{}
-		}
-	}
-	return s
-}

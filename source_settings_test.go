@@ -8,6 +8,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-egress/egress/internal/dial"
 )
 
 // as is the context of a request of a user at a client address.
@@ -30,7 +32,7 @@ func TestSourceByClient(t *testing.T) {
 		r := httptest.NewRequest("GET", "http://a.example/", nil)
 		return (&transaction{r: r.WithContext(as(t.Context(), user, client))}).slotOf(s)
 	}
-	if slotOf("alice", "198.51.100.1") != s.slot("alice") {
+	if slotOf("alice", "198.51.100.1") != s.Slot("alice") {
 		t.Error("the user does not decide")
 	}
 	one, two := slotOf("", "198.51.100.1"), uint32(0)
@@ -44,7 +46,7 @@ func TestSourceByClient(t *testing.T) {
 	}
 }
 
-func transportSources(t *testing.T, tr Transport) *sources {
+func transportSources(t *testing.T, tr Transport) *dial.Sources {
 	t.Helper()
 	tr = tr.withDefaults()
 	s, err := tr.localSources()

@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/shared"
 )
 
@@ -76,7 +77,7 @@ func TestUpstreamConnectionsFollowResolver(t *testing.T) {
 		"groups": {"default": {"upstreams": [{"url": "http://proxy.test:8080"}]}}}`
 	t.Chdir(t.TempDir())
 	writeCertificates(t)
-	connections := func() (*upstreamConns, *nameState) {
+	connections := func() (*upstreamConns, *dial.Names) {
 		h, _ := mustLoadWithApps(t, config)
 		for _, m := range h.groups["default"].current() {
 			return m.conns, h.names

@@ -5,6 +5,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
@@ -37,13 +38,13 @@ func (t *transaction) openTunnel(slot *tunnelSlot) (far farEnd, err error) {
 		return farEnd{}, err
 	}
 	t.out.dial = time.Since(start)
-	t.out.remote = remoteAddr(far.conn)
+	t.out.remote = dial.RemoteAddr(far.conn)
 	return far, nil
 }
 
 func (t *transaction) openDirect() (farEnd, error) {
 	t.out.attempts++
-	conn, err := t.route.dialer.dial(withSlot(t.r.Context(), t.slotOf(t.route.dialer.sources)), t.target, false)
+	conn, err := t.route.dialer.dial(dial.WithSlot(t.r.Context(), t.slotOf(t.route.dialer.Sources)), t.target, false)
 	return farEnd{conn: conn}, err
 }
 
@@ -85,7 +86,7 @@ func (t *transaction) attemptThrough(p path) *tunnelAttempt {
 
 // open makes the attempt.
 func (a *tunnelAttempt) open(ctx context.Context) opening {
-	ctx, cancel := context.WithTimeout(withSlot(ctx, a.slot), time.Duration(a.path.group.lb.AttemptTimeout))
+	ctx, cancel := context.WithTimeout(dial.WithSlot(ctx, a.slot), time.Duration(a.path.group.lb.AttemptTimeout))
 	defer cancel()
 	start := time.Now()
 	if err := a.path.health.openings.enter(a.group); err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/relay"
 	"github.com/caddy-egress/egress/internal/target"
 )
@@ -20,8 +21,8 @@ import (
 // tunnelPolicy is what decides, under one configuration, which tunnels may go on,
 // and for how long when the handler is gone.
 type tunnelPolicy struct {
-	dialer     *dialer // with the access rules
-	close      bool    // those that may not are ended
+	dialer     *dial.Dialer // with the access rules
+	close      bool         // those that may not are ended
 	closeDelay time.Duration
 	handler    string // its identity
 	logger     *zap.Logger
@@ -34,7 +35,7 @@ type tunnelPolicy struct {
 func (h *Handler) followRules(caddy.Context) error {
 	live := &h.tunnels.Value.live
 	p := &tunnelPolicy{
-		dialer:     h.dialer.dialer,
+		dialer:     h.dialer.Dialer,
 		close:      h.tunnel.OnPolicyChange == policyClose,
 		closeDelay: time.Duration(*h.tunnel.CloseDelay),
 		handler:    h.place(),
@@ -105,9 +106,9 @@ func (p *tunnelPolicy) forbids(l *liveTunnel) bool {
 		return false
 	}
 	if l.addr.IsValid() {
-		return p.dialer.check(l.target, l.addr) != nil
+		return p.dialer.Check(l.target, l.addr) != nil
 	}
-	return p.dialer.access.Now().CheckUnresolved(l.target) != nil
+	return p.dialer.Access.Now().CheckUnresolved(l.target) != nil
 }
 
 // add lists a tunnel, and returns the policy that is in force, if there is one, and

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
 
 	"go.uber.org/zap"
@@ -19,7 +20,7 @@ import (
 
 // policyOf is a policy with rules such as "deny *.example".
 func policyOf(t testing.TB, onChange string, rules ...string) *tunnelPolicy {
-	d := &dialer{access: fixture.FixedRules(fixture.AccessList(t, rules...)), self: fixture.Self(nil, nil)}
+	d := &dial.Dialer{Access: fixture.FixedRules(fixture.AccessList(t, rules...)), Self: fixture.Self(nil, nil)}
 	return &tunnelPolicy{dialer: d, close: onChange == policyClose, logger: zap.NewNop()}
 }
 
@@ -132,7 +133,7 @@ func TestTunnelPolicy_Forbids(t *testing.T) {
 	l := &liveTunnel{target: target.Target{Host: "x.example", Port: 8080}, addr: netip.MustParseAddr("127.0.0.1")}
 	for rule, want := range map[string]bool{"allow 127.0.0.0/8": true, "allow 127.0.0.1:8080": false} {
 		p := policyOf(t, policyClose, rule)
-		p.dialer.self = fixture.Self([]string{"tcp/127.0.0.1:8080"}, nil)
+		p.dialer.Self = fixture.Self([]string{"tcp/127.0.0.1:8080"}, nil)
 		if got := p.forbids(l); got != want {
 			t.Errorf("%s, our own listener: %t", rule, got)
 		}
@@ -171,7 +172,7 @@ func TestLiveTunnels_InForce(t *testing.T) {
 	// One that was dialed under the old configuration and comes late.
 	openTestTunnel(t, book, "bad.example:443", "8.8.8.8").endedByPolicy(t)
 
-	next.dialer.access.Put(fixture.AccessList(t, "deny good.example"))
+	next.dialer.Access.Put(fixture.AccessList(t, "deny good.example"))
 	book.live.changed(next)
 	good.endedByPolicy(t)
 	book.live.leave(next)
@@ -196,7 +197,7 @@ func TestLiveTunnels_Race(t *testing.T) {
 		})
 	}
 	wg.Go(func() {
-		p.dialer.access.Put(fixture.AccessList(t, "deny bad.example"))
+		p.dialer.Access.Put(fixture.AccessList(t, "deny bad.example"))
 		book.live.changed(p)
 	})
 	wg.Wait()

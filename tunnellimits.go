@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/holdings"
 	"github.com/caddy-egress/egress/internal/relay"
@@ -208,11 +209,11 @@ func (t *transaction) authenticatedUser() string {
 
 // slotOf says which of some sources the request leaves from, where they are kept apart:
 // its user's, or that of its client address where there is no user.
-func (t *transaction) slotOf(s *sources) uint32 {
-	if !s.keptApart() {
+func (t *transaction) slotOf(s *dial.Sources) uint32 {
+	if !s.KeptApart() {
 		return 0
 	}
-	return s.slot(cmp.Or(t.authenticatedUser(), clientIP(t.r)))
+	return s.Slot(cmp.Or(t.authenticatedUser(), clientIP(t.r)))
 }
 
 // release gives back all that the tunnel holds. A second call does nothing.

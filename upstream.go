@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/words"
 )
@@ -321,7 +322,7 @@ func (s *upstreamSpec) validateMore() error {
 			return errors.New("prefer_ip: a unix socket has no IP address")
 		}
 	}
-	if _, err := new(dialer).leaving(s.PreferIP, s.LocalAddresses, s.LocalAddressPick, s.Interface); err != nil {
+	if _, err := new(dial.Dialer).Leaving(s.PreferIP, s.LocalAddresses, s.LocalAddressPick, s.Interface); err != nil {
 		return err
 	}
 	if s.tls != nil {

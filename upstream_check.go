@@ -127,7 +127,7 @@ func (g *group) check(ctx context.Context, hm *health.Member, text string) error
 	defer context.AfterFunc(ctx, func() { _ = raw.Close() })()
 	if t.useTLS {
 		// As for requests: what they trust is what proves that the path works.
-		if conn, err = g.factory.h.dialer.handshake(ctx, conn, t.dest.Host); err != nil {
+		if conn, err = g.factory.h.dialer.Handshake(ctx, conn, t.dest.Host); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/shared"
@@ -47,7 +48,7 @@ type upstreamConns struct {
 	pool   *originPool
 	dialer *proxydial.Dialer
 	dial   func(context.Context) (net.Conn, error) // to the upstream's address
-	from   *sources                                // that dial leaves from
+	from   *dial.Sources                           // that dial leaves from
 	lookup func(context.Context, string) (netip.Addr, error)
 }
 

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/connpool"
-	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
@@ -42,16 +42,16 @@ type viaRequest struct {
 func (v *viaRequest) Dial(ctx context.Context) (*originConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(v.member.group.lb.AttemptTimeout))
 	defer cancel()
-	conn, told, err := v.connect(withSlot(ctx, v.slot))
+	conn, told, err := v.connect(dial.WithSlot(ctx, v.slot))
 	if err != nil {
 		return nil, err
 	}
 	if !v.absolute && v.https {
-		if conn, err = v.h.dialer.handshake(ctx, conn, v.dest.Host); err != nil {
+		if conn, err = v.h.dialer.Handshake(ctx, conn, v.dest.Host); err != nil {
 			return nil, err
 		}
 	}
-	return &originConn{Conn: v.h.h1Conn(conn), addr: remoteAddr(conn), told: told}, nil
+	return &originConn{Conn: v.h.h1Conn(conn), addr: dial.RemoteAddr(conn), told: told}, nil
 }
 
 // connect returns the connection to the upstream, or through it, and the address of
@@ -88,7 +88,7 @@ func (v *viaRequest) Accept(c *originConn) bool {
 	if v.absolute && v.member.health.single.Load() {
 		return false
 	}
-	return !c.told.IsValid() || v.h.dialer.check(v.dest, c.told) == nil
+	return !c.told.IsValid() || v.h.dialer.Check(v.dest, c.told) == nil
 }
 
 // dialTunnel opens a tunnel to dest through a member.
@@ -106,7 +106,7 @@ func (h *Handler) dialTunnel(ctx context.Context, m *member, dest target.Target,
 func (h *Handler) tunnelTarget(ctx context.Context, m *member, dest target.Target) (proxydial.Target, error) {
 	to := proxydial.Target{Host: dest.Host, Port: dest.Port, Addr: dest.Addr}
 	if m.spec.addr.scheme == schemeSOCKS5 && !dest.IsAddr() {
-		addr, err := h.dialer.lookup(ctx, dest)
+		addr, err := h.dialer.Lookup(ctx, dest)
 		if err != nil {
 			return to, err
 		}
@@ -283,110 +283,4 @@ func (t *transaction) hasAnotherWay(e *upstreamError) bool {
 		return true
 	}
 	return t.paths.fallback != nil && e.ownFault() && t.mayRepeat(e)
-}
-
-// lookup returns the address of dest to be reached: the first that is known and may
-// be. Addresses of the other family are not waited for.
-func (d *dialer) lookup(ctx context.Context, dest target.Target) (netip.Addr, error) {
-	return d.firstOf(ctx, d.hopTo(dest))
-}
-
-// lookupUnchecked resolves a name that the operator has written: no rule is about it.
-func (d *dialer) lookupUnchecked(ctx context.Context, host string) (netip.Addr, error) {
-	return d.firstOf(ctx, hop{host: host, port: 1, check: func(netip.Addr) error { return nil }})
-}
-
-func (d *dialer) firstOf(parent context.Context, to hop) (netip.Addr, error) {
-	ctx, cancel := context.WithTimeout(parent, d.timeout)
-	defer cancel()
-	list := newCandidates(d.order, d.names.failed, to)
-	for arrivals := d.names.resolve(ctx, to.host, d.order, list); ; {
-		if a, ok := list.next(); ok {
-			return a, nil
-		}
-		if arrivals == nil {
-			return netip.Addr{}, list.failure(ctx)
-		}
-		select {
-		case answer, ok := <-arrivals:
-			if !ok {
-				arrivals = nil
-			}
-			list.add(answer)
-		case <-ctx.Done():
-			return netip.Addr{}, list.failure(ctx)
-		}
-	}
-}
-
-// hopTo is the way to a destination, with its rules.
-func (d *dialer) hopTo(dest target.Target) hop {
-	return hop{
-		host:  dest.Host,
-		addr:  dest.Addr,
-		port:  dest.Port,
-		check: func(a netip.Addr) error { return d.check(dest, a) },
-	}
-}
-
-// collect resolves the name of a hop and waits for all of its addresses in the families
-// of order. Once there are some, those of a family that nobody tells are waited for
-// as long as one DNS server may take: resolvers that never answer for one family are
-// common, and their silence says nothing about the addresses that are known.
-func (d *dialer) collect(ctx context.Context, to hop, order familyOrder) (*candidates, error) {
-	list := newCandidates(order, d.names.failed, to)
-	if to.addr.IsValid() {
-		list.add(dnscache.Answer{Addrs: []netip.Addr{to.addr}})
-		return list, nil
-	}
-	var late <-chan time.Time
-	for arrivals := d.names.resolve(ctx, to.host, order, list); arrivals != nil; {
-		if late == nil && (list.len() > 0 || list.refused != nil) {
-			timer := time.NewTimer(dnscache.TryTimeout)
-			defer timer.Stop()
-			late = timer.C
-		}
-		select {
-		case answer, ok := <-arrivals:
-			if !ok {
-				arrivals = nil
-				continue
-			}
-			list.add(answer)
-		case <-late:
-			return list, nil
-		case <-ctx.Done():
-			return nil, list.failure(ctx)
-		}
-	}
-	return list, nil
-}
-
-// checkNames resolves a name that an upstream will resolve, and refuses it if any of
-// its addresses may not be reached: which of them the upstream takes, and of which
-// family, is not ours to say.
-func (d *dialer) checkNames(parent context.Context, dest target.Target) error {
-	if dest.IsAddr() {
-		return d.access.Now().CheckAddr(dest, dest.Addr)
-	}
-	ctx, cancel := context.WithTimeout(parent, d.timeout)
-	defer cancel()
-	list, err := d.collect(ctx, d.hopTo(dest), d.order.both())
-	switch {
-	case err != nil:
-		return err
-	case list.refused != nil:
-		return list.refused
-	case list.len() == 0:
-		return list.failure(ctx)
-	}
-	return nil
-}
-
-// forUpstreams is a dialer for upstream proxies. It holds nothing of the handler
-// but what its transport is made of: it outlives the configuration.
-func (d *dialer) forUpstreams() *dialer {
-	c := *d
-	c.access, c.tlsConfig = nil, nil
-	return &c
 }

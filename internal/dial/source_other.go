@@ -1,6 +1,6 @@
 //go:build !linux
 
-package egress
+package dial
 
 import (
 	"syscall"
@@ -9,7 +9,7 @@ import (
 )
 
 // control has nothing to set here.
-func (s source) control(network, address string, c syscall.RawConn) error {
+func (s Source) control(network, address string, c syscall.RawConn) error {
 	return descriptors.KeepReserve(network, address, c)
 }
 

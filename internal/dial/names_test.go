@@ -1,4 +1,4 @@
-package egress
+package dial
 
 import (
 	"context"
@@ -23,7 +23,7 @@ import (
 )
 
 // asking makes a dialer ask a DNS server of the test's own.
-func (d *dialer) asking(t testing.TB, s *dnstest.Server) {
+func (d *Dialer) asking(t testing.TB, s *dnstest.Server) {
 	t.Helper()
 	server, err := dnscache.ParseServer(s.Addr)
 	if err != nil {
@@ -46,7 +46,7 @@ type dialLog struct {
 	list []netip.AddrPort
 }
 
-func (l *dialLog) dial(_ context.Context, a netip.AddrPort, _ source) (*net.TCPConn, error) {
+func (l *dialLog) dial(_ context.Context, a netip.AddrPort, _ Source) (*net.TCPConn, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.list = append(l.list, a)
@@ -67,7 +67,7 @@ func TestBlackHole_RFC8305_5(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v6, v4 := addrs("2001:db8::1"), addrs("192.0.2.1")
 		d := newDialer(t, nil, "allow 0.0.0.0/0 ::/0")
-		d.fallbackDelay = 250 * time.Millisecond
+		d.FallbackDelay = 250 * time.Millisecond
 		d.forget(&delayed{{20 * time.Millisecond, v4, nil}, {10 * time.Millisecond, v6, nil}})
 		type start struct {
 			at   time.Duration
@@ -76,7 +76,7 @@ func TestBlackHole_RFC8305_5(t *testing.T) {
 		begin := time.Now()
 		var mu sync.Mutex
 		var starts []start
-		d.dialAddr = func(ctx context.Context, a netip.AddrPort, _ source) (*net.TCPConn, error) {
+		d.DialAddr = func(ctx context.Context, a netip.AddrPort, _ Source) (*net.TCPConn, error) {
 			mu.Lock()
 			starts = append(starts, start{time.Since(begin), a.Addr()})
 			mu.Unlock()
@@ -96,7 +96,7 @@ func TestBlackHole_RFC8305_5(t *testing.T) {
 			{[]start{{0, v4[0]}}, 30 * time.Millisecond},
 		} {
 			begin, starts = time.Now(), nil
-			if _, err := d.dial(t.Context(), dest, false); err != nil {
+			if _, err := d.Dial(t.Context(), dest, false); err != nil {
 				t.Fatal(err)
 			}
 			if took := time.Since(begin); took != want.takes || !slices.Equal(starts, want.starts) {
@@ -115,10 +115,10 @@ func TestDialIsBounded(t *testing.T) {
 			many = append(many, netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}))
 		}
 		d := newDialer(t, (&answers{list: [][]netip.Addr{many}}).resolve, "allow 0.0.0.0/0")
-		d.fallbackDelay, d.timeout = time.Millisecond, time.Minute
+		d.FallbackDelay, d.Timeout = time.Millisecond, time.Minute
 		var mu sync.Mutex
 		running, most, all := 0, 0, 0
-		d.dialAddr = func(ctx context.Context, a netip.AddrPort, _ source) (*net.TCPConn, error) {
+		d.DialAddr = func(ctx context.Context, a netip.AddrPort, _ Source) (*net.TCPConn, error) {
 			mu.Lock()
 			running, all = running+1, all+1
 			most = max(most, running)
@@ -129,7 +129,7 @@ func TestDialIsBounded(t *testing.T) {
 			mu.Unlock()
 			return nil, errUnreachable
 		}
-		if _, err := d.dial(t.Context(), target.Target{Host: "origin.test", Port: 443}, false); !errors.Is(err, errUnreachable) {
+		if _, err := d.Dial(t.Context(), target.Target{Host: "origin.test", Port: 443}, false); !errors.Is(err, errUnreachable) {
 			t.Error(err)
 		}
 		if most != maxConcurrentAttempts || all != maxAttempts {
@@ -143,11 +143,11 @@ func TestDialEndsWithItsClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		d := newDialer(t, nil, "allow 0.0.0.0/0 ::/0")
-		d.fallbackDelay = time.Millisecond
+		d.FallbackDelay = time.Millisecond
 		d.forget(&delayed{{20 * time.Second, addrs("192.0.2.1"), nil}, {0, addrs("2001:db8::1", "2001:db8::2"), nil}})
 		ended := 0
 		var mu sync.Mutex
-		d.dialAddr = func(ctx context.Context, _ netip.AddrPort, _ source) (*net.TCPConn, error) {
+		d.DialAddr = func(ctx context.Context, _ netip.AddrPort, _ Source) (*net.TCPConn, error) {
 			<-ctx.Done()
 			mu.Lock()
 			defer mu.Unlock()
@@ -156,7 +156,7 @@ func TestDialEndsWithItsClient(t *testing.T) {
 		}
 		time.AfterFunc(time.Second, cancel)
 		begin := time.Now()
-		_, err := d.dial(ctx, target.Target{Host: "origin.test", Port: 443}, false)
+		_, err := d.Dial(ctx, target.Target{Host: "origin.test", Port: 443}, false)
 		if !errors.Is(err, context.Canceled) || time.Since(begin) != time.Second {
 			t.Errorf("%v after %s", err, time.Since(begin))
 		}
@@ -165,10 +165,10 @@ func TestDialEndsWithItsClient(t *testing.T) {
 			t.Errorf("%d of 2 attempts have ended", ended)
 		}
 		mu.Unlock()
-		if n := d.names.failed.count.Load(); n != 0 {
+		if n := d.Names.failed.count.Load(); n != 0 {
 			t.Errorf("%d addresses count as failed", n)
 		}
-		_, fl := d.names.cache.Lookup("origin.test", dnscache.IPv4)
+		_, fl := d.Names.cache.Lookup("origin.test", dnscache.IPv4)
 		if fl == nil {
 			t.Fatal("a question that takes 20 s was answered")
 		}
@@ -185,8 +185,8 @@ func TestDialEndsWithItsClient(t *testing.T) {
 func TestLosersWithoutTimeAreNoFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDialer(t, (&answers{list: [][]netip.Addr{addrs("192.0.2.1", "192.0.2.2")}}).resolve, "allow 0.0.0.0/0")
-		d.fallbackDelay = 250 * time.Millisecond
-		d.dialAddr = func(ctx context.Context, a netip.AddrPort, _ source) (*net.TCPConn, error) {
+		d.FallbackDelay = 250 * time.Millisecond
+		d.DialAddr = func(ctx context.Context, a netip.AddrPort, _ Source) (*net.TCPConn, error) {
 			wait := 300 * time.Millisecond // the first, before the second has had 250 ms
 			if a.Addr() == addrs("192.0.2.2")[0] {
 				wait = time.Hour
@@ -198,11 +198,11 @@ func TestLosersWithoutTimeAreNoFailures(t *testing.T) {
 				return nil, ctx.Err()
 			}
 		}
-		if _, err := d.dial(t.Context(), target.Target{Host: "origin.test", Port: 443}, false); err != nil {
+		if _, err := d.Dial(t.Context(), target.Target{Host: "origin.test", Port: 443}, false); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		if n := d.names.failed.count.Load(); n != 0 {
+		if n := d.Names.failed.count.Load(); n != 0 {
 			t.Errorf("%d addresses count as failed", n)
 		}
 	})
@@ -219,7 +219,7 @@ func TestRebindingToLoopback(t *testing.T) {
 	for round := range 3 {
 		s.Set("rebinding.test", dnstest.Records{Addrs: addrs("127.0.0.2"), TTL: 0})
 		d.asking(t, s)
-		conn, err := d.dial(t.Context(), dest, false)
+		conn, err := d.Dial(t.Context(), dest, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -235,7 +235,7 @@ func TestRebindingToLoopback(t *testing.T) {
 			s.Set("localhost.test", dnstest.Records{Addrs: addrs("127.0.0.1")})
 			s.Set("rebinding.test", r)
 			d.asking(t, s)
-			if _, err := d.dial(t.Context(), dest, false); err == nil || failure.Of(err) != failure.DeniedAddress {
+			if _, err := d.Dial(t.Context(), dest, false); err == nil || failure.Of(err) != failure.DeniedAddress {
 				t.Errorf("round %d, %s: %v", round, name, err)
 			}
 		}
@@ -256,11 +256,11 @@ func TestStaleAnswersAreChecked(t *testing.T) {
 		d := newDialer(t, nil, "allow 0.0.0.0/0")
 		d.forget(b)
 		log := new(dialLog)
-		d.dialAddr = log.dial
+		d.DialAddr = log.dial
 		dest := target.Target{Host: "origin.test", Port: 443}
 		want := []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:443")}
 		dial := func() error {
-			_, err := d.dial(t.Context(), dest, false)
+			_, err := d.Dial(t.Context(), dest, false)
 			return err
 		}
 		if err := dial(); !errors.Is(err, errUnreachable) || !slices.Equal(log.take(), want) {
@@ -272,11 +272,11 @@ func TestStaleAnswersAreChecked(t *testing.T) {
 			t.Errorf("stale: %v", err)
 		}
 		// The rules of a configuration that came meanwhile, with the same cache.
-		d.access = fixture.FixedRules(fixture.AccessList(t, "deny 192.0.2.1", "allow 0.0.0.0/0"))
+		d.Access = fixture.FixedRules(fixture.AccessList(t, "deny 192.0.2.1", "allow 0.0.0.0/0"))
 		if err := dial(); failure.Of(err) != failure.DeniedAddress || len(log.take()) > 0 {
 			t.Errorf("stale and denied: %v", err)
 		}
-		d.access = fixture.FixedRules(fixture.AccessList(t, "allow 0.0.0.0/0"))
+		d.Access = fixture.FixedRules(fixture.AccessList(t, "allow 0.0.0.0/0"))
 		time.Sleep(dnscache.StaleRecheck)
 		b[0].err, b[1].err = nil, nil
 		b[0].addrs = nil // gone
@@ -289,9 +289,9 @@ func TestStaleAnswersAreChecked(t *testing.T) {
 // prefer_ip, against names and literal addresses.
 func TestPreferIP(t *testing.T) {
 	d := newDialer(t, (&answers{list: [][]netip.Addr{addrs("192.0.2.1", "2001:db8::1")}}).resolve, "allow 0.0.0.0/0 ::/0")
-	d.fallbackDelay = time.Hour
+	d.FallbackDelay = time.Hour
 	log := new(dialLog)
-	d.dialAddr = log.dial
+	d.DialAddr = log.dial
 	for _, tc := range []struct{ prefer, host, want string }{
 		{"6", "origin.test", "[2001:db8::1]:80 192.0.2.1:80"},
 		{"4", "origin.test", "192.0.2.1:80 [2001:db8::1]:80"},
@@ -300,9 +300,9 @@ func TestPreferIP(t *testing.T) {
 		{"4_only", "192.0.2.7", "192.0.2.7:80"},
 		{"4_only", "2001:db8::7", ""},
 	} {
-		d.order = preferIP[tc.prefer]
-		d.names.failed = new(failedAddrs)
-		_, err := d.dial(t.Context(), fixture.Target(t, net.JoinHostPort(tc.host, "80")), false)
+		d.Order = Orders[tc.prefer]
+		d.Names.failed = new(failedAddrs)
+		_, err := d.Dial(t.Context(), fixture.Target(t, net.JoinHostPort(tc.host, "80")), false)
 		got := ""
 		for _, a := range log.take() {
 			got += " " + a.String()
@@ -321,7 +321,7 @@ func TestPreferIP(t *testing.T) {
 func TestCheckNames_AllFamilies(t *testing.T) {
 	for _, prefer := range []string{"4", "6", "4_only", "6_only"} {
 		d := newDialer(t, nil, "allow 192.0.2.0/24 2001:db8::/32")
-		d.order = preferIP[prefer]
+		d.Order = Orders[prefer]
 		for _, tc := range []struct {
 			addrs split
 			want  *failure.Failure
@@ -334,7 +334,7 @@ func TestCheckNames_AllFamilies(t *testing.T) {
 			{split{}, failure.DNS},
 		} {
 			d.forget(tc.addrs)
-			err := d.checkNames(t.Context(), target.Target{Host: "origin.test", Port: 443})
+			err := d.CheckNames(t.Context(), target.Target{Host: "origin.test", Port: 443})
 			if tc.want == nil && err != nil || tc.want != nil && (err == nil || failure.Of(err) != tc.want) {
 				t.Errorf("prefer_ip %s, %v: %v", prefer, tc.addrs, err)
 			}
@@ -352,7 +352,7 @@ func TestDialUpstream(t *testing.T) {
 	s.Set("both.test", dnstest.Records{Addrs: addrs("127.0.0.1", "127.0.0.2"), TTL: 60})
 	d := newDialer(t, nil, "deny all")
 	d.asking(t, s)
-	d.self = fixture.Self([]string{fmt.Sprintf("tcp/127.0.0.1:%d", port)}, nil)
+	d.Self = fixture.Self([]string{fmt.Sprintf("tcp/127.0.0.1:%d", port)}, nil)
 	for _, tc := range []struct {
 		host string
 		port uint16
@@ -371,12 +371,12 @@ func TestDialUpstream(t *testing.T) {
 		{"a b", port, failure.Target},
 		{"parent.test", freePort(t), failure.Refused},
 	} {
-		conn, err := d.dialUpstream(t.Context(), tc.host, tc.port)
+		conn, err := d.DialUpstream(t.Context(), tc.host, tc.port)
 		switch {
 		case tc.want == nil && err != nil:
 			t.Errorf("%s: %v", tc.host, err)
 		case tc.want == nil:
-			if got := remoteAddr(conn).String(); got != "127.0.0.2" {
+			if got := RemoteAddr(conn).String(); got != "127.0.0.2" {
 				t.Errorf("%s: connected to %s", tc.host, got)
 			}
 			conn.Close()
@@ -388,7 +388,7 @@ func TestDialUpstream(t *testing.T) {
 		t.Errorf("our own listener was dialed %d times", n)
 	}
 	// The same addresses stay denied as destinations.
-	if _, err := d.dial(t.Context(), target.Target{Host: "parent.test", Port: port}, false); failure.Of(err) != failure.Denied {
+	if _, err := d.Dial(t.Context(), target.Target{Host: "parent.test", Port: port}, false); failure.Of(err) != failure.Denied {
 		t.Errorf("as a destination: %v", err)
 	}
 }
@@ -401,9 +401,9 @@ func BenchmarkDial(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	d := &dialer{
-		access: fixture.FixedRules(access), self: fixture.Self(nil, nil), timeout: time.Minute, fallbackDelay: time.Second,
-		order: preferIP["6"], dialAddr: dialAddr,
+	d := &Dialer{
+		Access: fixture.FixedRules(access), Self: fixture.Self(nil, nil), Timeout: time.Minute, FallbackDelay: time.Second,
+		Order: Orders["6"], DialAddr: ToAddr,
 	}
 	d.forget(allAtOnce(func(context.Context, string) ([]netip.Addr, error) { return []netip.Addr{at.Addr()}, nil }))
 	end := func(b *testing.B, conn net.Conn, err error) {
@@ -416,7 +416,7 @@ func BenchmarkDial(b *testing.B) {
 	b.Run("door", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			conn, err := d.dial(b.Context(), target.Target{Host: "origin.test", Port: at.Port()}, false)
+			conn, err := d.Dial(b.Context(), target.Target{Host: "origin.test", Port: at.Port()}, false)
 			end(b, conn, err)
 		}
 	})
@@ -446,14 +446,14 @@ func TestDialUsesWhatIsKnown(t *testing.T) {
 						b := delayed{{0, v4, nil}, {0, v6, nil}}
 						b[1-known].after, b[1-known].addrs, b[1-known].err = other.after, nil, other.err
 						d := newDialer(t, nil, "allow 192.0.2.0/24 2001:db8::/32")
-						d.order = preferIP[prefer]
+						d.Order = Orders[prefer]
 						d.forget(&b)
-						_, fl := d.names.cache.Lookup("origin.test", known)
+						_, fl := d.Names.cache.Lookup("origin.test", known)
 						<-fl.Done()
 						fl.Leave()
 						var log dialLog
-						d.dialAddr = log.dial
-						_, err := d.dial(t.Context(), target.Target{Host: "origin.test", Port: 443}, false)
+						d.DialAddr = log.dial
+						_, err := d.Dial(t.Context(), target.Target{Host: "origin.test", Port: 443}, false)
 						if !errors.Is(err, errUnreachable) {
 							t.Errorf("error %v", err)
 						}
@@ -488,10 +488,10 @@ func TestLookupTakesTheFirstUsable(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				defer time.Sleep(time.Minute) // until questions that nobody waits for are over
 				d := newDialer(t, nil, "allow 192.0.2.0/24 2001:db8::/32")
-				d.order = preferIP[tc.prefer]
+				d.Order = Orders[tc.prefer]
 				d.forget(&tc.b)
 				begin := time.Now()
-				got, err := d.lookup(t.Context(), target.Target{Host: "origin.test", Port: 443})
+				got, err := d.Lookup(t.Context(), target.Target{Host: "origin.test", Port: 443})
 				if err != nil || got.String() != tc.want {
 					t.Errorf("%v, %v", got, err)
 				}
@@ -499,7 +499,7 @@ func TestLookupTakesTheFirstUsable(t *testing.T) {
 					t.Errorf("after %s, want %s", took, tc.at)
 				}
 				d.forget(&tc.b)
-				if got, err := d.forUpstreams().lookupUnchecked(t.Context(), "origin.test"); err != nil || !got.IsValid() {
+				if got, err := d.ForUpstreams().LookupUnchecked(t.Context(), "origin.test"); err != nil || !got.IsValid() {
 					t.Errorf("unchecked: %v, %v", got, err)
 				}
 			})
@@ -526,7 +526,7 @@ func TestCheckNames_SilentFamily(t *testing.T) {
 				defer time.Sleep(time.Minute) // until questions that nobody waits for are over
 				d := newDialer(t, nil, "allow 192.0.2.0/24 2001:db8::/32")
 				d.forget(&tc.b)
-				err := d.checkNames(t.Context(), target.Target{Host: "origin.test", Port: 443})
+				err := d.CheckNames(t.Context(), target.Target{Host: "origin.test", Port: 443})
 				if tc.want == nil && err != nil || tc.want != nil && (err == nil || failure.Of(err) != tc.want) {
 					t.Errorf("%v", err)
 				}

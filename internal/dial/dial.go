@@ -1,4 +1,4 @@
-package egress
+package dial
 
 import (
 	"cmp"
@@ -21,38 +21,38 @@ import (
 	"github.com/caddy-egress/egress/internal/target"
 )
 
-// dialer is the one door through which connections leave: it resolves, checks
+// Dialer is the one door through which connections leave: it resolves, checks
 // every address against the access rules, and dials the literal address that
 // was checked. There is no second look-up between check and dial, so a name
 // that changes its address in between gains nothing. Answers that were
 // remembered, stale ones included, and addresses of the hosts file pass the same
 // check each time.
 //
-// resolve.go finds the addresses, candidates.go checks and orders them,
-// dial_race.go tries them, source.go says where from.
-type dialer struct {
-	access        *acl.Rules
-	self          *self.Check
-	timeout       time.Duration // of resolving and connecting together
-	fallbackDelay time.Duration
-	tlsTimeout    time.Duration
-	tlsConfig     *tls.Config
-	names         *nameState
-	order         familyOrder
-	sources       *sources
+// names.go finds the addresses, candidates.go checks and orders them,
+// race.go tries them, source.go says where from.
+type Dialer struct {
+	Access        *acl.Rules
+	Self          *self.Check
+	Timeout       time.Duration // of resolving and connecting together
+	FallbackDelay time.Duration
+	TLSTimeout    time.Duration
+	TLSConfig     *tls.Config
+	Names         *Names
+	Order         FamilyOrder
+	Sources       *Sources
 
-	// id tells what leaves from elsewhere, or to other addresses of a destination,
+	// ID tells what leaves from elsewhere, or to other addresses of a destination,
 	// from the rest of what one pool holds. It is the zero value for the transport's
 	// own settings.
-	id unique.Handle[string]
+	ID unique.Handle[string]
 
-	// dialAddr dials an address that was checked: dialAddr, but in tests.
-	dialAddr func(context.Context, netip.AddrPort, source) (*net.TCPConn, error)
+	// ToAddr dials an address that was checked: ToAddr, but in tests.
+	DialAddr func(context.Context, netip.AddrPort, Source) (*net.TCPConn, error)
 }
 
-// dial connects to the destination, with TLS where it is wanted. Where the process or
+// Dial connects to the destination, with TLS where it is wanted. Where the process or
 // the system has no descriptor left, it closes idle connections and tries once more.
-func (d *dialer) dial(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
+func (d *Dialer) Dial(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
 	conn, err := d.dialOnce(ctx, dest, useTLS)
 	if err != nil && descriptors.MakeRoom(err) {
 		return d.dialOnce(ctx, dest, useTLS)
@@ -60,16 +60,16 @@ func (d *dialer) dial(ctx context.Context, dest target.Target, useTLS bool) (net
 	return conn, err
 }
 
-func (d *dialer) dialOnce(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
+func (d *Dialer) dialOnce(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
 	if useTLS {
 		return d.dialTLS(ctx, dest)
 	}
-	conn, err := d.connect(ctx, hop{
+	conn, err := d.connect(ctx, Hop{
 		host:  dest.Host,
 		addr:  dest.Addr,
 		port:  dest.Port,
-		check: func(a netip.Addr) error { return d.check(dest, a) },
-		from:  d.sources.pick(ctx),
+		check: func(a netip.Addr) error { return d.Check(dest, a) },
+		from:  d.Sources.Pick(ctx),
 	})
 	if err != nil {
 		return nil, err
@@ -86,14 +86,14 @@ var errHandshakeFailed = errors.New("TLS has failed with this address")
 // dialTLS connects to the destination with TLS. Where the handshake fails at one
 // address, others are tried: no byte of a request was sent. That it succeeds there
 // shows that it was the address, which is then tried last for a while.
-func (d *dialer) dialTLS(ctx context.Context, dest target.Target) (net.Conn, error) {
+func (d *Dialer) dialTLS(ctx context.Context, dest target.Target) (net.Conn, error) {
 	var failed []netip.Addr
-	to := hop{host: dest.Host, addr: dest.Addr, port: dest.Port, from: d.sources.pick(ctx)}
+	to := Hop{host: dest.Host, addr: dest.Addr, port: dest.Port, from: d.Sources.Pick(ctx)}
 	to.check = func(a netip.Addr) error {
 		if slices.Contains(failed, a) {
 			return errHandshakeFailed
 		}
-		return d.check(dest, a)
+		return d.Check(dest, a)
 	}
 	var first error
 	for {
@@ -101,11 +101,11 @@ func (d *dialer) dialTLS(ctx context.Context, dest target.Target) (net.Conn, err
 		if err != nil {
 			return nil, cmp.Or(first, err)
 		}
-		addr := remoteAddr(conn)
-		tc, err := d.handshake(ctx, conn, dest.Host)
+		addr := RemoteAddr(conn)
+		tc, err := d.Handshake(ctx, conn, dest.Host)
 		if err == nil {
 			for _, a := range failed {
-				d.names.failed.mark(netip.AddrPortFrom(a, dest.Port))
+				d.Names.failed.mark(netip.AddrPortFrom(a, dest.Port))
 			}
 			return tc, nil
 		}
@@ -117,24 +117,24 @@ func (d *dialer) dialTLS(ctx context.Context, dest target.Target) (net.Conn, err
 	}
 }
 
-// dialUpstream connects to an upstream proxy that the configuration names. It is
+// DialUpstream connects to an upstream proxy that the configuration names. It is
 // the one exemption from the access rules, which are about destinations: what
 // clients ask for never decides what is dialed here. An address on which this
 // process listens is refused all the same, since it would be a loop. No
 // destination's circuit is asked or charged: the health of an upstream is its
 // own. host is a name or an address, in any spelling. As in dial, idle
 // connections are closed where there is no descriptor left.
-func (d *dialer) dialUpstream(ctx context.Context, host string, port uint16) (net.Conn, error) {
+func (d *Dialer) DialUpstream(ctx context.Context, host string, port uint16) (net.Conn, error) {
 	host, addr, err := target.ParseHost(host)
 	if err != nil {
 		return nil, err
 	}
-	to := hop{
+	to := Hop{
 		host:  host,
 		addr:  addr,
 		port:  port,
 		check: func(a netip.Addr) error { return d.checkLoop(a, port) },
-		from:  d.sources.pick(ctx),
+		from:  d.Sources.Pick(ctx),
 	}
 	conn, err := d.connect(ctx, to)
 	if err != nil && descriptors.MakeRoom(err) {
@@ -146,26 +146,26 @@ func (d *dialer) dialUpstream(ctx context.Context, host string, port uint16) (ne
 	return conn, nil
 }
 
-// hop is what is connected to next.
-type hop struct {
+// Hop is what is connected to next.
+type Hop struct {
 	host  string
 	addr  netip.Addr // valid where host is an address
 	port  uint16
 	check func(netip.Addr) error
-	from  source
+	from  Source
 }
 
 // connect resolves, checks and dials.
-func (d *dialer) connect(parent context.Context, to hop) (*net.TCPConn, error) {
-	ctx, cancel := context.WithTimeout(parent, d.timeout)
+func (d *Dialer) connect(parent context.Context, to Hop) (*net.TCPConn, error) {
+	ctx, cancel := context.WithTimeout(parent, d.Timeout)
 	defer cancel()
-	order := to.from.restrict(d.order)
-	list := newCandidates(order, d.names.failed, to)
+	order := to.from.restrict(d.Order)
+	list := newCandidates(order, d.Names.failed, to)
 	var arrivals <-chan dnscache.Answer
 	if to.addr.IsValid() {
 		list.add(dnscache.Answer{Addrs: []netip.Addr{to.addr}})
 	} else {
-		arrivals = d.names.resolve(ctx, to.host, order, list)
+		arrivals = d.Names.resolve(ctx, to.host, order, list)
 	}
 	attempt := func(ctx context.Context, a netip.Addr) (*net.TCPConn, error) {
 		return d.attempt(ctx, parent, netip.AddrPortFrom(a, to.port), to.from)
@@ -174,12 +174,12 @@ func (d *dialer) connect(parent context.Context, to hop) (*net.TCPConn, error) {
 		a, _ := list.next()
 		return attempt(ctx, a) // there is nothing to race it against
 	}
-	return race(ctx, list, arrivals, d.fallbackDelay, attempt)
+	return race(ctx, list, arrivals, d.FallbackDelay, attempt)
 }
 
-// check decides whether an address of dest may be dialed.
-func (d *dialer) check(dest target.Target, a netip.Addr) error {
-	rules := d.access.Now()
+// Check decides whether an address of dest may be dialed.
+func (d *Dialer) Check(dest target.Target, a netip.Addr) error {
+	rules := d.Access.Now()
 	if err := rules.CheckAddr(dest, a); err != nil {
 		return err
 	}
@@ -190,8 +190,8 @@ func (d *dialer) check(dest target.Target, a netip.Addr) error {
 }
 
 // checkLoop refuses an address on which this process listens.
-func (d *dialer) checkLoop(a netip.Addr, port uint16) error {
-	if d.self.IsSelf(a, port) {
+func (d *Dialer) checkLoop(a netip.Addr, port uint16) error {
+	if d.Self.IsSelf(a, port) {
 		return loopAt(netip.AddrPortFrom(a, port))
 	}
 	return nil
@@ -204,27 +204,27 @@ func loopAt(a netip.AddrPort) error {
 // attempt dials one address and remembers whether that failed. An attempt that
 // was given its time and lost to a later one counts as failed: the next dial
 // then begins with the one that answers.
-func (d *dialer) attempt(ctx, parent context.Context, a netip.AddrPort, from source) (*net.TCPConn, error) {
+func (d *Dialer) attempt(ctx, parent context.Context, a netip.AddrPort, from Source) (*net.TCPConn, error) {
 	start := time.Now()
-	conn, err := d.dialAddr(ctx, a, from)
+	conn, err := d.DialAddr(ctx, a, from)
 	switch {
 	case err == nil:
-		d.names.failed.clear(a)
-		if d.access == nil || !d.access.Now().OpensSelf(a.Addr(), a.Port()) {
-			if d.self.Dialed(conn, from != source{}) {
+		d.Names.failed.clear(a)
+		if d.Access == nil || !d.Access.Now().OpensSelf(a.Addr(), a.Port()) {
+			if d.Self.Dialed(conn, from != Source{}) {
 				_ = conn.Close()
 				return nil, loopAt(a)
 			}
 		}
-	case parent.Err() != nil || ctx.Err() != nil && time.Since(start) < d.fallbackDelay:
+	case parent.Err() != nil || ctx.Err() != nil && time.Since(start) < d.FallbackDelay:
 		// Nobody waits for it any more, or it had no time.
 	case failure.Of(err).Blame != failure.BlameProxy:
-		d.names.failed.mark(a)
+		d.Names.failed.mark(a)
 	}
 	return conn, err
 }
 
-// dialAddr dials one literal address: what stands in the string is an IP address,
+// ToAddr dials one literal address: what stands in the string is an IP address,
 // so nothing is looked up. DialTCP would save the detour through a string, but it
 // takes an empty local address for one to bind to, and a bound port is used up
 // for all destinations and not for one.
@@ -232,7 +232,7 @@ func (d *dialer) attempt(ctx, parent context.Context, a netip.AddrPort, from sou
 // Keep-alive probes are off: tunnels have an idle timer of their own and pooled
 // connections are looked at before use, so four system calls a connection can be
 // saved.
-func dialAddr(ctx context.Context, a netip.AddrPort, from source) (*net.TCPConn, error) {
+func ToAddr(ctx context.Context, a netip.AddrPort, from Source) (*net.TCPConn, error) {
 	nd := net.Dialer{KeepAlive: -1, Control: descriptors.KeepReserve}
 	from.apply(&nd, "tcp", a.Addr())
 	conn, err := nd.DialContext(ctx, "tcp", a.String())
@@ -242,12 +242,12 @@ func dialAddr(ctx context.Context, a netip.AddrPort, from source) (*net.TCPConn,
 	return conn.(*net.TCPConn), nil
 }
 
-// handshake puts TLS over conn, which it closes on failure. The certificate
+// Handshake puts TLS over conn, which it closes on failure. The certificate
 // must be valid for the name or address that the client asked for.
-func (d *dialer) handshake(ctx context.Context, conn net.Conn, host string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, d.tlsTimeout)
+func (d *Dialer) Handshake(ctx context.Context, conn net.Conn, host string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, d.TLSTimeout)
 	defer cancel()
-	cfg := d.tlsConfig.Clone()
+	cfg := d.TLSConfig.Clone()
 	if cfg.ServerName == "" {
 		cfg.ServerName = host
 	}

@@ -1,4 +1,4 @@
-package egress
+package dial
 
 import (
 	"context"
@@ -92,11 +92,11 @@ func FuzzDialedAddresses(f *testing.F) {
 		// The bubble makes delays and times to live cost nothing.
 		synctest.Test(t, func(t *testing.T) {
 			backend := &rebinder{code: dns}
-			d := &dialer{
-				self:          fixture.Self([]string{"tcp/8.8.4.4:443", "tcp/:8443"}, []string{"1.1.1.1/24"}),
-				timeout:       10 * time.Second,
-				fallbackDelay: 250 * time.Millisecond,
-				order:         preferIP[[]string{"6", "4", "6_only", "4_only"}[mode%4]],
+			d := &Dialer{
+				Self:          fixture.Self([]string{"tcp/8.8.4.4:443", "tcp/:8443"}, []string{"1.1.1.1/24"}),
+				Timeout:       10 * time.Second,
+				FallbackDelay: 250 * time.Millisecond,
+				Order:         Orders[[]string{"6", "4", "6_only", "4_only"}[mode%4]],
 			}
 			d.forget(backend)
 			dest := target.Target{Host: []string{"example.com", "a.example.com", "example.org"}[int(mode/4)%3], Port: 443}
@@ -104,16 +104,16 @@ func FuzzDialedAddresses(f *testing.F) {
 				dest.Port = 8443
 			}
 			var rules []acl.Rule
-			d.dialAddr = func(_ context.Context, a netip.AddrPort, _ source) (*net.TCPConn, error) {
+			d.DialAddr = func(_ context.Context, a netip.AddrPort, _ Source) (*net.TCPConn, error) {
 				switch {
 				case a.Port() != dest.Port:
 					t.Errorf("port %d dialed for %v", a.Port(), dest)
 				case !aclmodel.Allows(fixture.ModelRules(rules), dest, a.Addr()):
 					t.Errorf("%+v: %v dialed for %v", rules, a, dest)
-				case d.self.IsSelf(a.Addr(), a.Port()) && !d.access.Now().OpensSelf(a.Addr(), a.Port()):
+				case d.Self.IsSelf(a.Addr(), a.Port()) && !d.Access.Now().OpensSelf(a.Addr(), a.Port()):
 					t.Errorf("%v dialed, which is our own", a)
-				case d.order.only && dnscache.FamilyOf(a.Addr()) != d.order.first:
-					t.Errorf("%v dialed, and only %s is to be used", a, d.order.first)
+				case d.Order.only && dnscache.FamilyOf(a.Addr()) != d.Order.First:
+					t.Errorf("%v dialed, and only %s is to be used", a, d.Order.First)
 				}
 				return nil, errUnreachable
 			}
@@ -129,8 +129,8 @@ func FuzzDialedAddresses(f *testing.F) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				d.access = fixture.FixedRules(access)
-				if conn, err := d.dial(t.Context(), dest, false); err == nil {
+				d.Access = fixture.FixedRules(access)
+				if conn, err := d.Dial(t.Context(), dest, false); err == nil {
 					t.Fatalf("connected to %v", conn)
 				}
 				time.Sleep(time.Duration(step) * time.Second)

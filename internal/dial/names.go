@@ -1,4 +1,4 @@
-package egress
+package dial
 
 import (
 	"context"
@@ -15,24 +15,24 @@ import (
 // waited for when those of the other are there (RFC 8305 §3).
 const resolutionDelay = 50 * time.Millisecond
 
-// nameState is what is known of names and addresses. It lives in a
+// Names is what is known of names and addresses. It lives in a
 // caddy.UsagePool, so that a reload which leaves the resolver as it is forgets
 // nothing.
-type nameState struct {
+type Names struct {
 	cache  *dnscache.Cache
 	failed *failedAddrs
 }
 
-func newNameState(cache *dnscache.Cache) *nameState {
-	return &nameState{cache: cache, failed: new(failedAddrs)}
+func NewNames(cache *dnscache.Cache) *Names {
+	return &Names{cache: cache, failed: new(failedAddrs)}
 }
 
-// nameStates are the states by the settings that matter to them.
-var nameStates = shared.NewPool[*nameState]()
+// SharedNames are the states by the settings that matter to them.
+var SharedNames = shared.NewPool[*Names]()
 
 // Destruct closes what waits for its next use. Requests of an old configuration
 // may go on asking.
-func (n *nameState) Destruct() error {
+func (n *Names) Destruct() error {
 	n.cache.CloseIdle()
 	return nil
 }
@@ -40,9 +40,9 @@ func (n *nameState) Destruct() error {
 // resolve puts the addresses of a name that are known into list. Those that are
 // not come over the channel that is returned, which is closed behind the last;
 // it is nil if nothing more will come. It is served until ctx ends.
-func (n *nameState) resolve(ctx context.Context, host string, order familyOrder, list *candidates) <-chan dnscache.Answer {
+func (n *Names) resolve(ctx context.Context, host string, order FamilyOrder, list *candidates) <-chan dnscache.Answer {
 	var l lookups
-	for _, f := range [...]dnscache.Family{order.first, 1 - order.first} {
+	for _, f := range [...]dnscache.Family{order.First, 1 - order.First} {
 		if !order.allows(f) {
 			continue
 		}
@@ -52,7 +52,7 @@ func (n *nameState) resolve(ctx context.Context, host string, order familyOrder,
 			list.add(answer)
 		case flight == nil:
 			l.early = answer // for the delay: the other family comes first
-		case f == order.first:
+		case f == order.First:
 			l.first = flight
 		default:
 			l.second = flight
@@ -151,7 +151,7 @@ type failedAddrs struct {
 	until map[netip.AddrPort]time.Time
 }
 
-func (f *failedAddrs) has(a netip.AddrPort) bool {
+func (f *failedAddrs) Has(a netip.AddrPort) bool {
 	if f.count.Load() == 0 {
 		return false
 	}

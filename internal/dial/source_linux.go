@@ -1,4 +1,4 @@
-package egress
+package dial
 
 import (
 	"errors"
@@ -14,7 +14,7 @@ import (
 // open until the destination is known, so that one local address has as many
 // connections as there are ports to each destination and not to all of them
 // together; and the interface.
-func (s source) control(network, address string, c syscall.RawConn) error {
+func (s Source) control(network, address string, c syscall.RawConn) error {
 	if err := descriptors.KeepReserve(network, address, c); err != nil {
 		return err
 	}

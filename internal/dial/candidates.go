@@ -1,4 +1,4 @@
-package egress
+package dial
 
 import (
 	"context"
@@ -11,24 +11,24 @@ import (
 	"github.com/caddy-egress/egress/internal/failure"
 )
 
-// familyOrder is which address families are used, and which one comes first.
-type familyOrder struct {
-	first dnscache.Family
+// FamilyOrder is which address families are used, and which one comes first.
+type FamilyOrder struct {
+	First dnscache.Family
 	only  bool // and no other
 }
 
-// both is the order with no family left out.
-func (o familyOrder) both() familyOrder { return familyOrder{first: o.first} }
+// Both is the order with no family left out.
+func (o FamilyOrder) Both() FamilyOrder { return FamilyOrder{First: o.First} }
 
-func (o familyOrder) allows(f dnscache.Family) bool { return !o.only || f == o.first }
+func (o FamilyOrder) allows(f dnscache.Family) bool { return !o.only || f == o.First }
 
 // candidates are the addresses of a hop that may be dialed and have not been yet.
 // No address gets in without having been checked: what comes out of next is what
 // is dialed.
 type candidates struct {
-	order  familyOrder
+	order  FamilyOrder
 	failed *failedAddrs
-	to     hop
+	to     Hop
 	turn   dnscache.Family // whose turn it is: families alternate (RFC 8305 §4)
 
 	// Addresses that failed lately come after all others.
@@ -38,8 +38,8 @@ type candidates struct {
 	unknown error // why there are no addresses
 }
 
-func newCandidates(order familyOrder, failed *failedAddrs, to hop) *candidates {
-	return &candidates{order: order, failed: failed, to: to, turn: order.first}
+func newCandidates(order FamilyOrder, failed *failedAddrs, to Hop) *candidates {
+	return &candidates{order: order, failed: failed, to: to, turn: order.First}
 }
 
 // add takes the addresses of an answer in that may be dialed.
@@ -56,14 +56,14 @@ func (c *candidates) add(answer dnscache.Answer) {
 		err := c.to.check(a)
 		f := dnscache.FamilyOf(a)
 		if err == nil && !c.order.allows(f) {
-			err = fmt.Errorf("%w: %s is %s, and only %s is used", failure.Unroutable, a, f, c.order.first)
+			err = fmt.Errorf("%w: %s is %s, and only %s is used", failure.Unroutable, a, f, c.order.First)
 		}
 		switch {
 		case err != nil:
 			if c.refused == nil {
 				c.refused = err
 			}
-		case c.failed.has(netip.AddrPortFrom(a, c.to.port)):
+		case c.failed.Has(netip.AddrPortFrom(a, c.to.port)):
 			c.bad[f] = append(c.bad[f], a)
 		default:
 			c.good[f] = append(c.good[f], a)

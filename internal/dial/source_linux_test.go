@@ -1,4 +1,4 @@
-package egress
+package dial
 
 import (
 	"fmt"
@@ -31,7 +31,7 @@ func TestLocalAddressKeepsPorts(t *testing.T) {
 	}
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		d := newDialer(t, nil, "allow 127.0.0.0/8 ::1")
-		d.sources = mustSources(t, local{LocalAddresses: []string{host}})
+		d.Sources = mustSources(t, local{LocalAddresses: []string{host}})
 		for to := range 3 {
 			ln, err := net.Listen("tcp", net.JoinHostPort(host, fmt.Sprint(1000+to)))
 			if err != nil {
@@ -39,13 +39,13 @@ func TestLocalAddressKeepsPorts(t *testing.T) {
 			}
 			defer ln.Close()
 			for n := range ports {
-				conn, err := d.dial(t.Context(), fixture.Target(t, ln.Addr().String()), false)
+				conn, err := d.Dial(t.Context(), fixture.Target(t, ln.Addr().String()), false)
 				if err != nil {
 					t.Fatalf("connection %d to destination %d from %s: %v", n+1, to+1, host, err)
 				}
 				defer conn.Close()
 			}
-			if _, err := d.dial(t.Context(), fixture.Target(t, ln.Addr().String()), false); failure.Of(err) != failure.Limit {
+			if _, err := d.Dial(t.Context(), fixture.Target(t, ln.Addr().String()), false); failure.Of(err) != failure.Limit {
 				t.Errorf("one connection too many to %s: %v", ln.Addr(), err)
 			}
 		}
@@ -73,10 +73,10 @@ func TestDial_OwnListenerLocalByRoute(t *testing.T) {
 		for _, host := range []string{"198.51.100.7", "2001:db8::7"} {
 			addr := net.JoinHostPort(host, port)
 			d := newDialer(t, nil, "allow 198.51.100.0/24 2001:db8::/64")
-			d.sources = mustSources(t, bound)
-			d.self = self.New(self.Config{Usage: caddy.ListenerUsage, Active: activeConfig, Sockets: listening.Scan})
+			d.Sources = mustSources(t, bound)
+			d.Self = self.New(self.Config{Usage: caddy.ListenerUsage, Active: func() <-chan struct{} { return nil }, Sockets: listening.Scan})
 			dial := func() error {
-				conn, err := d.dial(t.Context(), fixture.Target(t, addr), false)
+				conn, err := d.Dial(t.Context(), fixture.Target(t, addr), false)
 				if err == nil {
 					conn.Close()
 				}
@@ -85,13 +85,13 @@ func TestDial_OwnListenerLocalByRoute(t *testing.T) {
 			if err := dial(); failure.Of(err) != failure.Loop {
 				t.Errorf("%s from %v: %v, want a loop", addr, bound.LocalAddresses, err)
 			}
-			d.access = fixture.FixedRules(fixture.AccessList(t, "allow "+addr))
+			d.Access = fixture.FixedRules(fixture.AccessList(t, "allow "+addr))
 			if err := dial(); err != nil {
 				t.Errorf("%s, which a rule opens: %v", addr, err)
 			}
-			d.access = fixture.FixedRules(fixture.AccessList(t, "allow 198.51.100.0/24 2001:db8::/64"))
-			d.self = self.New(self.Config{ // the listener is another's
-				Usage: caddy.ListenerUsage, Active: activeConfig,
+			d.Access = fixture.FixedRules(fixture.AccessList(t, "allow 198.51.100.0/24 2001:db8::/64"))
+			d.Self = self.New(self.Config{ // the listener is another's
+				Usage: caddy.ListenerUsage, Active: func() <-chan struct{} { return nil },
 				Sockets: func() ([]listening.Socket, bool) { return nil, true },
 			})
 			if err := dial(); err != nil {
@@ -114,20 +114,20 @@ func TestInterface(t *testing.T) {
 	defer ln.Close()
 	dest := fixture.Target(t, ln.Addr().String())
 	d := newDialer(t, nil, "allow 127.0.0.0/8")
-	d.sources = mustSources(t, local{Interface: "lo"})
-	conn, err := d.dial(t.Context(), dest, false)
+	d.Sources = mustSources(t, local{Interface: "lo"})
+	conn, err := d.Dial(t.Context(), dest, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	conn.Close()
-	d.timeout = 100 * time.Millisecond // nobody is there
-	d.sources = mustSources(t, local{Interface: "eth9"})
-	if conn, err := d.dial(t.Context(), dest, false); err == nil {
+	d.Timeout = 100 * time.Millisecond // nobody is there
+	d.Sources = mustSources(t, local{Interface: "eth9"})
+	if conn, err := d.Dial(t.Context(), dest, false); err == nil {
 		conn.Close()
 		t.Error("loopback was reached by another interface")
 	}
-	d.sources = mustSources(t, local{Interface: "eth8"})
-	if _, err := d.dial(t.Context(), dest, false); failure.Of(err) != failure.LocalAddress {
+	d.Sources = mustSources(t, local{Interface: "eth8"})
+	if _, err := d.Dial(t.Context(), dest, false); failure.Of(err) != failure.LocalAddress {
 		t.Errorf("an interface that does not exist: %v", err)
 	}
 }
@@ -151,21 +151,21 @@ func TestBlackHoleInNamespace(t *testing.T) {
 	dest := fixture.Target(t, ln.Addr().String())
 	dest.Host, dest.Addr = "origin.test", netip.Addr{}
 	d := newDialer(t, nil, "allow 192.0.2.1 2001:db8:2::/64")
-	d.fallbackDelay = 250 * time.Millisecond
+	d.FallbackDelay = 250 * time.Millisecond
 	d.forget(split{addrs("192.0.2.1"), addrs("2001:db8:2::2")})
-	for i, atLeast := range []time.Duration{d.fallbackDelay, 0} {
+	for i, atLeast := range []time.Duration{d.FallbackDelay, 0} {
 		begin := time.Now()
-		conn, err := d.dial(t.Context(), dest, false)
+		conn, err := d.Dial(t.Context(), dest, false)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if took := time.Since(begin); took < atLeast || remoteAddr(conn) != netip.MustParseAddr("192.0.2.1") {
-			t.Errorf("dial %d: %s after %s", i, remoteAddr(conn), took)
+		if took := time.Since(begin); took < atLeast || RemoteAddr(conn) != netip.MustParseAddr("192.0.2.1") {
+			t.Errorf("dial %d: %s after %s", i, RemoteAddr(conn), took)
 		}
 		conn.Close()
 		if i == 0 { // the attempt that lost is noted when it has ended
 			lost := netip.AddrPortFrom(netip.MustParseAddr("2001:db8:2::2"), dest.Port)
-			for until := time.Now().Add(10 * time.Second); !d.names.failed.has(lost); time.Sleep(time.Millisecond) {
+			for until := time.Now().Add(10 * time.Second); !d.Names.failed.Has(lost); time.Sleep(time.Millisecond) {
 				if time.Now().After(until) {
 					t.Fatal("the attempt that lost is not noted")
 				}

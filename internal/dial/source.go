@@ -1,4 +1,4 @@
-package egress
+package dial
 
 import (
 	"context"
@@ -18,18 +18,18 @@ import (
 	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
-// sources are where connections leave from, by configuration: local addresses, a
+// Sources are where connections leave from, by configuration: local addresses, a
 // network interface, or both. nil leaves it to the system.
-type sources struct {
-	addrs  [2][]netip.Addr // by family
-	device string
-	sticky bool // each user has an address of its own
+type Sources struct {
+	Addrs  [2][]netip.Addr // by family
+	Device string
+	Sticky bool // each user has an address of its own
 	turn   atomic.Uint64
 }
 
-// newSources reads the settings. It returns nil where they leave it to the system.
+// NewSources reads the settings. It returns nil where they leave it to the system.
 // An order that uses one family only wants an address of it.
-func newSources(addresses []string, pick, device string, order familyOrder) (*sources, error) {
+func NewSources(addresses []string, pick, device string, order FamilyOrder) (*Sources, error) {
 	if err := validateInterface(device); err != nil {
 		return nil, err
 	}
@@ -39,7 +39,7 @@ func newSources(addresses []string, pick, device string, order familyOrder) (*so
 	if len(addresses) == 0 && device == "" {
 		return nil, nil
 	}
-	s := &sources{device: device}
+	s := &Sources{Device: device}
 	if err := s.addAddresses(addresses); err != nil {
 		return nil, fmt.Errorf("local_addresses: %w", err)
 	}
@@ -47,19 +47,19 @@ func newSources(addresses []string, pick, device string, order familyOrder) (*so
 		return nil, fmt.Errorf("local_addresses: %w", err)
 	}
 	switch pick {
-	case "", pickRoundRobin:
-	case pickUserHash:
-		s.sticky = true
+	case "", PickRoundRobin:
+	case PickUserHash:
+		s.Sticky = true
 	default:
 		return nil, fmt.Errorf("local_address_pick: unknown value '%s': one of round_robin, user_hash", pick)
 	}
 	return s, nil
 }
 
-func (s *sources) addAddresses(addresses []string) error {
+func (s *Sources) addAddresses(addresses []string) error {
 	seen := make(map[netip.Addr]bool)
 	for _, text := range addresses {
-		a, err := parseAddress(text)
+		a, err := ParseAddress(text)
 		switch {
 		case err != nil:
 			return fmt.Errorf("'%s': %w", plaintext.Printable(text), err)
@@ -70,7 +70,7 @@ func (s *sources) addAddresses(addresses []string) error {
 		}
 		seen[a] = true
 		f := dnscache.FamilyOf(a)
-		s.addrs[f] = append(s.addrs[f], a)
+		s.Addrs[f] = append(s.Addrs[f], a)
 	}
 	return nil
 }
@@ -88,41 +88,41 @@ func validateInterface(name string) error {
 }
 
 // suit refuses an order that uses one family only, of which there is no address.
-func (s *sources) suit(order familyOrder) error {
-	if s != nil && order.only && len(s.addrs[order.first]) == 0 && len(s.addrs[1-order.first]) > 0 {
-		return fmt.Errorf("none is %s, and prefer_ip uses no others", order.first)
+func (s *Sources) suit(order FamilyOrder) error {
+	if s != nil && order.only && len(s.Addrs[order.First]) == 0 && len(s.Addrs[1-order.First]) > 0 {
+		return fmt.Errorf("none is %s, and prefer_ip uses no others", order.First)
 	}
 	return nil
 }
 
-// source is where one connection leaves from. The zero value leaves it to the
+// Source is where one connection leaves from. The zero value leaves it to the
 // system.
-type source struct {
-	addrs  [2]netip.Addr // by family; with one of them, the other family is not used
+type Source struct {
+	Addrs  [2]netip.Addr // by family; with one of them, the other family is not used
 	device string
 }
 
-// pick returns the source for a dial, whose context ctx is: that of its slot, where
+// Pick returns the source for a dial, whose context ctx is: that of its slot, where
 // sources are kept apart.
-func (s *sources) pick(ctx context.Context) source {
+func (s *Sources) Pick(ctx context.Context) Source {
 	if s == nil {
-		return source{}
+		return Source{}
 	}
 	var n uint64
-	if s.sticky {
+	if s.Sticky {
 		slot, ok := ctx.Value(slotKey{}).(uint32)
 		if !ok {
-			slot = s.slot("")
+			slot = s.Slot("")
 		}
 		n = uint64(slot - 1)
 	} else {
 		n = s.turn.Add(1) - 1
 	}
-	out := source{device: s.device}
-	for f, list := range s.addrs {
+	out := Source{device: s.Device}
+	for f, list := range s.Addrs {
 		if size := uint64(len(list)); size > 0 {
-			out.addrs[f] = list[n%size]
-			if s.sticky {
+			out.Addrs[f] = list[n%size]
+			if s.Sticky {
 				n /= size
 			}
 		}
@@ -133,37 +133,37 @@ func (s *sources) pick(ctx context.Context) source {
 // slotKey is where a context carries the slot of a dial.
 type slotKey struct{}
 
-// withSlot makes a dial leave from the source of a slot.
-func withSlot(ctx context.Context, slot uint32) context.Context {
+// WithSlot makes a dial leave from the source of a slot.
+func WithSlot(ctx context.Context, slot uint32) context.Context {
 	if slot == 0 {
 		return ctx
 	}
 	return context.WithValue(ctx, slotKey{}, slot)
 }
 
-// keptApart reports whether each user has a source of its own.
-func (s *sources) keptApart() bool { return s != nil && s.sticky }
+// KeptApart reports whether each user has a source of its own.
+func (s *Sources) KeptApart() bool { return s != nil && s.Sticky }
 
-// slot says which source a user has. Connections are shared only by requests of the same
+// Slot says which source a user has. Connections are shared only by requests of the same
 // slot. It is 0 where sources are not kept apart.
-func (s *sources) slot(who string) uint32 {
-	if !s.keptApart() {
+func (s *Sources) Slot(who string) uint32 {
+	if !s.KeptApart() {
 		return 0
 	}
 	h := fnv.New64a()
 	_, _ = io.WriteString(h, who)
-	pairs := max(len(s.addrs[0]), 1) * max(len(s.addrs[1]), 1)
+	pairs := max(len(s.Addrs[0]), 1) * max(len(s.Addrs[1]), 1)
 	return uint32(h.Sum64()%uint64(pairs)) + 1
 }
 
 // restrict leaves of the families those in which the source has an address.
-func (s source) restrict(o familyOrder) familyOrder {
-	v4, v6 := s.addrs[dnscache.IPv4].IsValid(), s.addrs[dnscache.IPv6].IsValid()
+func (s Source) restrict(o FamilyOrder) FamilyOrder {
+	v4, v6 := s.Addrs[dnscache.IPv4].IsValid(), s.Addrs[dnscache.IPv6].IsValid()
 	switch {
 	case v4 && !v6:
-		return familyOrder{dnscache.IPv4, true}
+		return FamilyOrder{dnscache.IPv4, true}
 	case v6 && !v4:
-		return familyOrder{dnscache.IPv6, true}
+		return FamilyOrder{dnscache.IPv6, true}
 	}
 	return o
 }
@@ -171,8 +171,8 @@ func (s source) restrict(o familyOrder) familyOrder {
 // apply makes nd dial from the source. The kernel chooses the port when it knows
 // the destination, where it can: a port that is chosen before is used up for all
 // destinations (see control).
-func (s source) apply(nd *net.Dialer, network string, to netip.Addr) {
-	local := s.addrs[dnscache.FamilyOf(to)]
+func (s Source) apply(nd *net.Dialer, network string, to netip.Addr) {
+	local := s.Addrs[dnscache.FamilyOf(to)]
 	switch {
 	case !local.IsValid():
 	case network == "udp":
@@ -187,14 +187,14 @@ func (s source) apply(nd *net.Dialer, network string, to netip.Addr) {
 
 // explain tells a source that cannot be used, or has no ports left to the
 // destination, from a destination that cannot be reached.
-func (s source) explain(err error, to netip.Addr) error {
+func (s Source) explain(err error, to netip.Addr) error {
 	call, ok := errors.AsType[*os.SyscallError](err)
 	switch {
 	case !ok:
 		return err
 	case call.Syscall == "bind" || call.Syscall == "setsockopt":
 		return fmt.Errorf("%w: %w", failure.LocalAddress, err)
-	case errors.Is(err, syscall.EADDRNOTAVAIL) && s.addrs[dnscache.FamilyOf(to)].IsValid():
+	case errors.Is(err, syscall.EADDRNOTAVAIL) && s.Addrs[dnscache.FamilyOf(to)].IsValid():
 		return fmt.Errorf("%w: %w", failure.Limit, err)
 	}
 	return err

@@ -1,4 +1,4 @@
-package egress
+package dial
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 
 // candidatesOf are addresses that all may be dialed.
 func candidatesOf(list ...netip.Addr) *candidates {
-	c := newCandidates(preferIP["6"], new(failedAddrs), hop{host: "origin.test", port: 80, check: anyAddr})
+	c := newCandidates(Orders["6"], new(failedAddrs), Hop{host: "origin.test", port: 80, check: anyAddr})
 	c.add(dnscache.Answer{Addrs: list})
 	return c
 }
@@ -51,7 +51,7 @@ func TestCandidateOrder_RFC8305_4(t *testing.T) {
 		for _, a := range addrs(strings.Fields(tc.failed)...) {
 			failed.mark(netip.AddrPortFrom(a, 80))
 		}
-		c := newCandidates(preferIP[tc.order], failed, hop{port: 80, check: anyAddr})
+		c := newCandidates(Orders[tc.order], failed, Hop{port: 80, check: anyAddr})
 		c.add(dnscache.Answer{Addrs: addrs(strings.Fields(tc.in)...)})
 		if got := c.drain(); got != tc.want {
 			t.Errorf("%s: %s, failed %q: %s", tc.order, tc.in, tc.failed, got)
@@ -91,7 +91,7 @@ func TestCandidatesFailure(t *testing.T) {
 		{"no answer in time", done, nil, context.DeadlineExceeded, failure.DNSTimeout},
 		{"an answer missing", done, []dnscache.Answer{{Err: none}}, context.DeadlineExceeded, failure.DNSTimeout},
 	} {
-		c := newCandidates(preferIP["6"], new(failedAddrs), hop{host: "origin.test", check: func(netip.Addr) error { return refusing }})
+		c := newCandidates(Orders["6"], new(failedAddrs), Hop{host: "origin.test", check: func(netip.Addr) error { return refusing }})
 		for _, a := range tc.answers {
 			c.add(a)
 		}
@@ -110,25 +110,25 @@ func TestFailedAddrs(t *testing.T) {
 			return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}), 443)
 		}
 		f.mark(at(0))
-		if !f.has(at(0)) || f.has(at(1)) || f.has(netip.AddrPortFrom(at(0).Addr(), 80)) {
+		if !f.Has(at(0)) || f.Has(at(1)) || f.Has(netip.AddrPortFrom(at(0).Addr(), 80)) {
 			t.Error("what failed is not what is remembered")
 		}
 		f.clear(at(0))
-		if f.has(at(0)) || f.count.Load() != 0 {
+		if f.Has(at(0)) || f.count.Load() != 0 {
 			t.Error("an address that works again is still remembered")
 		}
 		f.mark(at(0))
 		time.Sleep(failedFor - 1)
-		if !f.has(at(0)) {
+		if !f.Has(at(0)) {
 			t.Error("forgotten too early")
 		}
 		time.Sleep(time.Nanosecond)
-		if f.has(at(0)) || f.count.Load() != 0 {
+		if f.Has(at(0)) || f.count.Load() != 0 {
 			t.Error("remembered for too long")
 		}
 		for n := range 3 * maxFailedAddrs {
 			f.mark(at(n))
-			if !f.has(at(n)) {
+			if !f.Has(at(n)) {
 				t.Fatalf("address %d is not remembered", n)
 			}
 		}
@@ -185,7 +185,7 @@ func TestResolutionDelay_RFC8305_3(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				names := newNameState(dnscache.New(dnscache.Config{Backend: &tc.b}))
+				names := NewNames(dnscache.New(dnscache.Config{Backend: &tc.b}))
 				for _, f := range []dnscache.Family{dnscache.IPv4, dnscache.IPv6} {
 					if strings.Contains(tc.cached, f.String()[3:]) {
 						_, fl := names.cache.Lookup("origin.test", f)
@@ -202,7 +202,7 @@ func TestResolutionDelay_RFC8305_3(t *testing.T) {
 					}
 					got = append(got, arrival{time.Since(begin), of})
 				}
-				c := newCandidates(preferIP[tc.order], names.failed, hop{check: anyAddr})
+				c := newCandidates(Orders[tc.order], names.failed, Hop{check: anyAddr})
 				arrivals := names.resolve(t.Context(), "origin.test", c.order, c)
 				for _, list := range slices.Concat(c.good[:1], c.good[1:]) {
 					if len(list) > 0 {

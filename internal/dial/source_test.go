@@ -1,4 +1,4 @@
-package egress
+package dial
 
 import (
 	"cmp"
@@ -23,21 +23,21 @@ type local struct {
 	LocalAddressPick, Interface string
 }
 
-func mustSources(t *testing.T, l local) *sources {
+func mustSources(t *testing.T, l local) *Sources {
 	t.Helper()
 	if len(l.LocalAddresses) > 0 {
-		l.LocalAddressPick = cmp.Or(l.LocalAddressPick, pickRoundRobin)
+		l.LocalAddressPick = cmp.Or(l.LocalAddressPick, PickRoundRobin)
 	}
-	s, err := newSources(l.LocalAddresses, l.LocalAddressPick, l.Interface, preferIP["6"])
+	s, err := NewSources(l.LocalAddresses, l.LocalAddressPick, l.Interface, Orders["6"])
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
-func (s source) String() string {
+func (s Source) String() string {
 	var out []string
-	for _, a := range s.addrs {
+	for _, a := range s.Addrs {
 		if a.IsValid() {
 			out = append(out, a.String())
 		}
@@ -46,7 +46,7 @@ func (s source) String() string {
 }
 
 func TestSourceRoundRobin(t *testing.T) {
-	if s := (*sources)(nil).pick(t.Context()); s != (source{}) {
+	if s := (*Sources)(nil).Pick(t.Context()); s != (Source{}) {
 		t.Errorf("without settings: %v", s)
 	}
 	if s := mustSources(t, local{}); s != nil {
@@ -54,11 +54,11 @@ func TestSourceRoundRobin(t *testing.T) {
 	}
 	s := mustSources(t, local{LocalAddresses: []string{"192.0.2.1", "2001:db8::1", "192.0.2.2", "192.0.2.3"}})
 	for i, want := range []string{"192.0.2.1 2001:db8::1 ", "192.0.2.2 2001:db8::1 ", "192.0.2.3 2001:db8::1 ", "192.0.2.1 2001:db8::1 "} {
-		if got := s.pick(t.Context()).String(); got != want {
+		if got := s.Pick(t.Context()).String(); got != want {
 			t.Errorf("connection %d from %s", i, got)
 		}
 	}
-	if s.slot("alice") != 0 {
+	if s.Slot("alice") != 0 {
 		t.Error("connections are kept apart")
 	}
 }
@@ -72,13 +72,13 @@ func TestSourceByUser(t *testing.T) {
 	bySlot := make(map[uint32]string)
 	byPair := make(map[string]int)
 	for i := range 600 {
-		slot := s.slot(fmt.Sprintf("user%d", i))
-		ctx := withSlot(t.Context(), slot)
-		got := s.pick(ctx)
-		if again := s.pick(ctx); again != got {
+		slot := s.Slot(fmt.Sprintf("user%d", i))
+		ctx := WithSlot(t.Context(), slot)
+		got := s.Pick(ctx)
+		if again := s.Pick(ctx); again != got {
 			t.Fatalf("user %d: %v, then %v", i, got, again)
 		}
-		if kept := s.pick(withSlot(context.Background(), slot)); kept != got {
+		if kept := s.Pick(WithSlot(context.Background(), slot)); kept != got {
 			t.Fatalf("user %d: %v, after the request %v", i, got, kept)
 		}
 		if before, ok := bySlot[slot]; slot == 0 || ok && before != got.String() {
@@ -101,7 +101,7 @@ func TestSourceByUser(t *testing.T) {
 func TestSourceFamilies(t *testing.T) {
 	d := newDialer(t, (&answers{list: [][]netip.Addr{addrs("192.0.2.1", "2001:db8::1")}}).resolve, "allow 0.0.0.0/0 ::/0")
 	log := new(dialLog)
-	d.dialAddr = log.dial
+	d.DialAddr = log.dial
 	for _, tc := range []struct {
 		local  []string
 		prefer string
@@ -114,16 +114,16 @@ func TestSourceFamilies(t *testing.T) {
 		{[]string{"::1", "127.0.0.2"}, "4_only", "origin.test", "[192.0.2.1:80]"},
 		{[]string{"::1"}, "6", "192.0.2.7", "[]"},
 	} {
-		d.sources = mustSources(t, local{LocalAddresses: tc.local})
-		d.order = preferIP[tc.prefer]
-		d.names.failed = new(failedAddrs)
+		d.Sources = mustSources(t, local{LocalAddresses: tc.local})
+		d.Order = Orders[tc.prefer]
+		d.Names.failed = new(failedAddrs)
 		// The test's resolver tells all when asked for IPv6.
 		d.forget(split{addrs("192.0.2.1"), addrs("2001:db8::1")})
 		dest := target.Target{Host: tc.host, Port: 80}
 		if tc.host != "origin.test" {
 			dest = fixture.Target(t, tc.host+":80")
 		}
-		_, err := d.dial(t.Context(), dest, false)
+		_, err := d.Dial(t.Context(), dest, false)
 		if got := fmt.Sprint(log.take()); got != tc.want {
 			t.Errorf("%v, prefer %s: %s dialed", tc.local, tc.prefer, got)
 		}
@@ -147,10 +147,10 @@ func TestDialFromLocalAddress(t *testing.T) {
 	noLeaks(t)
 	port, _ := listenAt(t, "127.0.0.1")
 	d := newDialer(t, nil, "allow 127.0.0.0/8")
-	d.sources = mustSources(t, local{LocalAddresses: []string{"127.0.0.7", "127.0.0.8"}})
+	d.Sources = mustSources(t, local{LocalAddresses: []string{"127.0.0.7", "127.0.0.8"}})
 	dest := fixture.Target(t, fmt.Sprintf("127.0.0.1:%d", port))
 	for _, want := range []string{"127.0.0.7", "127.0.0.8", "127.0.0.7"} {
-		conn, err := d.dial(t.Context(), dest, false)
+		conn, err := d.Dial(t.Context(), dest, false)
 		if err != nil {
 			t.Skipf("no further loopback addresses here: %v", err)
 		}
@@ -159,11 +159,11 @@ func TestDialFromLocalAddress(t *testing.T) {
 		}
 		conn.Close()
 	}
-	own, err := d.leaving("", []string{"127.0.0.9"}, "", "")
+	own, err := d.Leaving("", []string{"127.0.0.9"}, "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := own.dialUpstream(t.Context(), "127.0.0.1", port)
+	conn, err := own.DialUpstream(t.Context(), "127.0.0.1", port)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,15 +183,15 @@ func localAddr(c net.Conn) string {
 func TestDialFromForeignAddress(t *testing.T) {
 	port, listeners := listenAt(t, "127.0.0.1")
 	d := newDialer(t, nil, "allow 127.0.0.0/8")
-	d.sources = mustSources(t, local{LocalAddresses: []string{"192.0.2.1"}})
-	_, err := d.dial(t.Context(), fixture.Target(t, fmt.Sprintf("127.0.0.1:%d", port)), false)
+	d.Sources = mustSources(t, local{LocalAddresses: []string{"192.0.2.1"}})
+	_, err := d.Dial(t.Context(), fixture.Target(t, fmt.Sprintf("127.0.0.1:%d", port)), false)
 	if err == nil || failure.Of(err) != failure.LocalAddress || !strings.Contains(err.Error(), "192.0.2.1") {
 		t.Errorf("%v", err)
 	}
 	if blame := failure.Of(err).Blame; blame != failure.BlameProxy {
 		t.Errorf("charged to %s", blame)
 	}
-	if n := d.names.failed.count.Load(); n != 0 {
+	if n := d.Names.failed.count.Load(); n != 0 {
 		t.Error("the address counts as failed")
 	}
 	if n := dialedTimes(t, listeners["127.0.0.1"]); n != 0 {
@@ -203,12 +203,12 @@ func TestDialFromForeignAddress(t *testing.T) {
 func TestDialer_Identify(t *testing.T) {
 	made := func(prefer, pick, device string, addresses ...string) unique.Handle[string] {
 		t.Helper()
-		d, err := (&dialer{}).leaving(prefer, addresses, pick, "")
+		d, err := (&Dialer{}).Leaving(prefer, addresses, pick, "")
 		if err != nil {
 			t.Fatal(err)
 		}
 		if device != "" { // which is possible on Linux only
-			d.sources.device = device
+			d.Sources.Device = device
 		}
 		return d.identify()
 	}
@@ -235,7 +235,7 @@ func TestDialer_Identify(t *testing.T) {
 // A DNS server on loopback is out of reach from anywhere else.
 func TestSourceOnLoopback(t *testing.T) {
 	s := mustSources(t, local{LocalAddresses: []string{"192.0.2.1", "::1"}})
-	from := s.pick(t.Context())
+	from := s.Pick(t.Context())
 	from.device = "eth0"
 	if got := from.onLoopback().String(); got != "::1 " {
 		t.Errorf("from %q", got)

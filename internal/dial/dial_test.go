@@ -1,4 +1,4 @@
-package egress
+package dial
 
 import (
 	"context"
@@ -66,14 +66,14 @@ func (b allAtOnce) Lookup(ctx context.Context, name string, f dnscache.Family) (
 func (allAtOnce) CloseIdle() {}
 
 // forget lets the time of all answers pass.
-func (d *dialer) forget(b dnscache.Backend) {
-	d.names = newNameState(dnscache.New(dnscache.Config{Backend: b}))
+func (d *Dialer) forget(b dnscache.Backend) {
+	d.Names = NewNames(dnscache.New(dnscache.Config{Backend: b}))
 }
 
 // warm has a name resolved.
-func (d *dialer) warm(host string) {
+func (d *Dialer) warm(host string) {
 	for _, f := range []dnscache.Family{dnscache.IPv4, dnscache.IPv6} {
-		if _, fl := d.names.cache.Lookup(host, f); fl != nil {
+		if _, fl := d.Names.cache.Lookup(host, f); fl != nil {
 			<-fl.Done()
 			fl.Leave()
 		}
@@ -82,17 +82,17 @@ func (d *dialer) warm(host string) {
 
 // newDialer is a dialer with rules and a resolver of the test's own. Nothing
 // counts as a listener of this process.
-func newDialer(t *testing.T, resolve func(context.Context, string) ([]netip.Addr, error), rules ...string) *dialer {
+func newDialer(t *testing.T, resolve func(context.Context, string) ([]netip.Addr, error), rules ...string) *Dialer {
 	t.Helper()
-	d := &dialer{
-		access:        fixture.FixedRules(fixture.AccessList(t, rules...)),
-		self:          fixture.Self(nil, nil),
-		timeout:       10 * time.Second,
-		fallbackDelay: 10 * time.Second, // no test here waits for it
-		tlsTimeout:    10 * time.Second,
-		tlsConfig:     new(tls.Config),
-		order:         preferIP["6"],
-		dialAddr:      dialAddr,
+	d := &Dialer{
+		Access:        fixture.FixedRules(fixture.AccessList(t, rules...)),
+		Self:          fixture.Self(nil, nil),
+		Timeout:       10 * time.Second,
+		FallbackDelay: 10 * time.Second, // no test here waits for it
+		TLSTimeout:    10 * time.Second,
+		TLSConfig:     new(tls.Config),
+		Order:         Orders["6"],
+		DialAddr:      ToAddr,
 	}
 	d.forget(allAtOnce(resolve))
 	return d
@@ -188,7 +188,7 @@ func TestDialChecksEveryAddress(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			resolver := &answers{list: [][]netip.Addr{tc.answer}}
-			conn, err := newDialer(t, resolver.resolve, tc.rules...).dial(t.Context(), target.Target{Host: "origin.test", Port: port}, false)
+			conn, err := newDialer(t, resolver.resolve, tc.rules...).Dial(t.Context(), target.Target{Host: "origin.test", Port: port}, false)
 			if tc.want != nil {
 				if err == nil || failure.Of(err) != tc.want {
 					t.Errorf("error %v, want %s", err, tc.want.Type)
@@ -197,7 +197,7 @@ func TestDialChecksEveryAddress(t *testing.T) {
 				t.Error(err)
 			}
 			if conn != nil && err == nil {
-				if got := remoteAddr(conn).String(); got != tc.reach {
+				if got := RemoteAddr(conn).String(); got != tc.reach {
 					t.Errorf("connected to %s", got)
 				}
 				conn.Close()
@@ -228,13 +228,13 @@ func TestDialLiteralAddress(t *testing.T) {
 	literal := func(host string) target.Target {
 		return fixture.Target(t, net.JoinHostPort(host, fmt.Sprint(port)))
 	}
-	conn, err := d.dial(t.Context(), literal("127.0.0.2"), false)
+	conn, err := d.Dial(t.Context(), literal("127.0.0.2"), false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	conn.Close()
 	for _, host := range []string{"127.0.0.1", "::ffff:127.0.0.1", "2130706433", "0.0.0.0", "::1"} {
-		if conn, err := d.dial(t.Context(), literal(host), false); err == nil || failure.Of(err) != failure.DeniedAddress {
+		if conn, err := d.Dial(t.Context(), literal(host), false); err == nil || failure.Of(err) != failure.DeniedAddress {
 			t.Errorf("%s: %v", host, err)
 			if conn != nil {
 				conn.Close()
@@ -254,7 +254,7 @@ func TestDialRebinding(t *testing.T) {
 	resolver := &answers{list: [][]netip.Addr{addrs("127.0.0.2"), addrs("127.0.0.1")}}
 	d := newDialer(t, resolver.resolve, "allow 127.0.0.2/32")
 	dest := target.Target{Host: "rebinding.test", Port: port}
-	conn, err := d.dial(t.Context(), dest, false)
+	conn, err := d.Dial(t.Context(), dest, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,12 +262,12 @@ func TestDialRebinding(t *testing.T) {
 	if n := resolver.asked.Load(); n != 1 {
 		t.Errorf("resolved %d times for one dial", n)
 	}
-	if got := remoteAddr(conn).String(); got != "127.0.0.2" {
+	if got := RemoteAddr(conn).String(); got != "127.0.0.2" {
 		t.Errorf("connected to %s", got)
 	}
 	for range 3 {
 		d.forget(allAtOnce(resolver.resolve))
-		if _, err := d.dial(t.Context(), dest, false); err == nil || failure.Of(err) != failure.DeniedAddress {
+		if _, err := d.Dial(t.Context(), dest, false); err == nil || failure.Of(err) != failure.DeniedAddress {
 			t.Errorf("second answer: %v", err)
 		}
 	}
@@ -294,9 +294,9 @@ func TestDialSelf(t *testing.T) {
 	} {
 		t.Run(tc.rule+" "+tc.answer, func(t *testing.T) {
 			d := newDialer(t, (&answers{list: [][]netip.Addr{addrs(tc.answer)}}).resolve, tc.rule)
-			d.self = fixture.Self([]string{"tcp/" + own}, nil)
+			d.Self = fixture.Self([]string{"tcp/" + own}, nil)
 			want := 0
-			conn, err := d.dial(t.Context(), target.Target{Host: "self.test", Port: port}, false)
+			conn, err := d.Dial(t.Context(), target.Target{Host: "self.test", Port: port}, false)
 			if tc.want == nil {
 				if err != nil {
 					t.Fatal(err)
@@ -314,7 +314,7 @@ func TestDialSelf(t *testing.T) {
 }
 
 func TestDialNoAddresses(t *testing.T) {
-	_, err := newDialer(t, (&answers{list: [][]netip.Addr{nil}}).resolve).dial(t.Context(), target.Target{Host: "o1.test", Port: 80}, false)
+	_, err := newDialer(t, (&answers{list: [][]netip.Addr{nil}}).resolve).Dial(t.Context(), target.Target{Host: "o1.test", Port: 80}, false)
 	if err == nil || failure.Of(err) != failure.DNS {
 		t.Errorf("%v", err)
 	}
@@ -327,9 +327,9 @@ func TestDialNoAddresses_Text(t *testing.T) {
 	} {
 		d := newDialer(t, nil)
 		d.forget(split{})
-		d.order = preferIP[prefer]
+		d.Order = Orders[prefer]
 		for range 2 { // asked for, and from the cache
-			_, err := d.dial(t.Context(), target.Target{Host: "origin.test", Port: 80}, false)
+			_, err := d.Dial(t.Context(), target.Target{Host: "origin.test", Port: 80}, false)
 			if err == nil || err.Error() != "lookup origin.test: "+want || failure.Of(err) != failure.DNS {
 				t.Errorf("prefer_ip %s: %v", prefer, err)
 			}
@@ -340,7 +340,7 @@ func TestDialNoAddresses_Text(t *testing.T) {
 		b := &delayed{}
 		b[broken].err = errUnreachable
 		d.forget(b)
-		if _, err := d.dial(t.Context(), target.Target{Host: "origin.test", Port: 80}, false); !errors.Is(err, errUnreachable) {
+		if _, err := d.Dial(t.Context(), target.Target{Host: "origin.test", Port: 80}, false); !errors.Is(err, errUnreachable) {
 			t.Errorf("%v fails: %v", broken, err)
 		}
 	}
@@ -365,9 +365,9 @@ func TestDialResolverErrors(t *testing.T) {
 			d := newDialer(t, nil)
 			d.forget(dnscache.System{Resolver: server.resolver(t)})
 			if tc.respond == nil {
-				d.timeout = 20 * time.Millisecond
+				d.Timeout = 20 * time.Millisecond
 			}
-			_, err := d.dial(t.Context(), target.Target{Host: "origin.test", Port: 80}, false)
+			_, err := d.Dial(t.Context(), target.Target{Host: "origin.test", Port: 80}, false)
 			if err == nil || failure.Of(err) != tc.want {
 				t.Errorf("%v is not %s", err, tc.want.Type)
 			}
@@ -382,7 +382,7 @@ func TestDialResolverCanceled(t *testing.T) {
 	server := &dnsServer{asked: func(string) { cancel() }}
 	d := newDialer(t, nil)
 	d.forget(dnscache.System{Resolver: server.resolver(t)})
-	_, err := d.dial(ctx, target.Target{Host: "origin.test", Port: 80}, false)
+	_, err := d.Dial(ctx, target.Target{Host: "origin.test", Port: 80}, false)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
@@ -459,7 +459,7 @@ func (s *dnsServer) serve(conn net.Conn) {
 func TestDialRefused(t *testing.T) {
 	d := newDialer(t, nil, "allow 127.0.0.0/8")
 	dest := fixture.Target(t, fmt.Sprintf("127.0.0.1:%d", freePort(t)))
-	if _, err := d.dial(t.Context(), dest, false); err == nil || failure.Of(err) != failure.Refused {
+	if _, err := d.Dial(t.Context(), dest, false); err == nil || failure.Of(err) != failure.Refused {
 		t.Errorf("%v", err)
 	}
 }
@@ -469,8 +469,8 @@ func TestDialNextAfterRefusal(t *testing.T) {
 	noLeaks(t)
 	port, listeners := listenAt(t, "127.0.0.1")
 	d := newDialer(t, (&answers{list: [][]netip.Addr{addrs("127.0.0.2", "127.0.0.3", "127.0.0.1")}}).resolve, "allow 127.0.0.0/8")
-	d.fallbackDelay = time.Hour
-	conn, err := d.dial(t.Context(), target.Target{Host: "origin.test", Port: port}, false)
+	d.FallbackDelay = time.Hour
+	conn, err := d.Dial(t.Context(), target.Target{Host: "origin.test", Port: port}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -485,8 +485,8 @@ func TestDialTimeout(t *testing.T) {
 	for _, answer := range [][]netip.Addr{addrs("127.0.0.1"), addrs("127.0.0.1", "127.0.0.2")} {
 		d := newDialer(t, (&answers{list: [][]netip.Addr{answer}}).resolve, "allow 127.0.0.0/8")
 		d.warm("origin.test")
-		d.timeout = time.Nanosecond
-		_, err := d.dial(t.Context(), target.Target{Host: "origin.test", Port: port}, false)
+		d.Timeout = time.Nanosecond
+		_, err := d.Dial(t.Context(), target.Target{Host: "origin.test", Port: port}, false)
 		if err == nil || failure.Of(err) != failure.DialTimeout {
 			t.Errorf("%v: %v", answer, err)
 		}
@@ -499,7 +499,7 @@ func TestDialCanceled(t *testing.T) {
 	cancel()
 	for _, answer := range [][]netip.Addr{addrs("127.0.0.1"), addrs("127.0.0.1", "127.0.0.2")} {
 		d := newDialer(t, (&answers{list: [][]netip.Addr{answer}}).resolve, "allow 127.0.0.0/8")
-		_, err := d.dial(ctx, target.Target{Host: "origin.test", Port: port}, false)
+		_, err := d.Dial(ctx, target.Target{Host: "origin.test", Port: port}, false)
 		if err == nil || failure.Of(err) != failure.Canceled {
 			t.Errorf("%v: %v", answer, err)
 		}
@@ -672,8 +672,8 @@ func TestRaceClosesLosers(t *testing.T) {
 	noLeaks(t)
 	port, listeners := listenAt(t, "127.0.0.1", "127.0.0.2", "127.0.0.3")
 	d := newDialer(t, (&answers{list: [][]netip.Addr{addrs("127.0.0.1", "127.0.0.2", "127.0.0.3")}}).resolve, "allow 127.0.0.0/8")
-	d.fallbackDelay = time.Nanosecond // all at once
-	conn, err := d.dial(t.Context(), target.Target{Host: "origin.test", Port: port}, false)
+	d.FallbackDelay = time.Nanosecond // all at once
+	conn, err := d.Dial(t.Context(), target.Target{Host: "origin.test", Port: port}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -786,8 +786,8 @@ func TestDialTLS(t *testing.T) {
 		fixture.Target(t, fmt.Sprintf("127.0.0.1:%d", port)),
 	} {
 		d := newDialer(t, (&answers{list: [][]netip.Addr{addrs("127.0.0.1")}}).resolve, "allow 127.0.0.0/8")
-		d.tlsConfig = &tls.Config{RootCAs: trusted}
-		conn, err := d.dial(t.Context(), dest, true)
+		d.TLSConfig = &tls.Config{RootCAs: trusted}
+		conn, err := d.Dial(t.Context(), dest, true)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -800,7 +800,7 @@ func TestDialTLS(t *testing.T) {
 		if err != nil || string(buf[:n]) != wantName+"\n" {
 			t.Errorf("server name %q, %v", buf[:n], err)
 		}
-		if d.tlsConfig.ServerName != "" {
+		if d.TLSConfig.ServerName != "" {
 			t.Error("the shared TLS configuration was changed")
 		}
 		conn.Close()
@@ -843,11 +843,11 @@ func TestDialTLSErrors(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			d := newDialer(t, (&answers{list: [][]netip.Addr{addrs("127.0.0.1")}}).resolve, "allow 127.0.0.0/8")
-			d.tlsConfig = tc.config
+			d.TLSConfig = tc.config
 			if tc.timeout > 0 {
-				d.tlsTimeout = tc.timeout
+				d.TLSTimeout = tc.timeout
 			}
-			conn, err := d.dial(t.Context(), target.Target{Host: tc.host, Port: tc.port}, true)
+			conn, err := d.Dial(t.Context(), target.Target{Host: tc.host, Port: tc.port}, true)
 			if err == nil {
 				conn.Close()
 				t.Fatal("connected")
@@ -896,13 +896,13 @@ func TestDialTLSOtherAddress(t *testing.T) {
 			}, hosts...)
 			resolve := (&answers{list: [][]netip.Addr{addrs(hosts...)}}).resolve
 			d := newDialer(t, resolve, "deny 127.0.0.2/32", "allow 127.0.0.0/8")
-			d.tlsConfig = &tls.Config{RootCAs: trusted}
+			d.TLSConfig = &tls.Config{RootCAs: trusted}
 			try := func(at string, want ...string) {
 				t.Helper()
 				mu.Lock()
 				healthy, asked = at, nil
 				mu.Unlock()
-				conn, err := d.dial(t.Context(), target.Target{Host: "origin.test", Port: port}, true)
+				conn, err := d.Dial(t.Context(), target.Target{Host: "origin.test", Port: port}, true)
 				switch {
 				case err == nil:
 					conn.Close()
@@ -923,7 +923,7 @@ func TestDialTLSOtherAddress(t *testing.T) {
 				try("127.0.0.3", "127.0.0.3")
 				d.forget(allAtOnce(resolve)) // the address that failed as well
 			} else {
-				d.tlsConfig.RootCAs = unrelated
+				d.TLSConfig.RootCAs = unrelated
 			}
 			for range 2 {
 				try("", "127.0.0.1", "127.0.0.3", "127.0.0.4") // and no more of them
@@ -942,7 +942,7 @@ func TestDialTLSCanceled(t *testing.T) {
 		silent(conn)
 	})
 	d := newDialer(t, nil, "allow 127.0.0.0/8")
-	_, err := d.dial(ctx, fixture.Target(t, fmt.Sprintf("127.0.0.1:%d", port)), true)
+	_, err := d.Dial(ctx, fixture.Target(t, fmt.Sprintf("127.0.0.1:%d", port)), true)
 	if err == nil || failure.Of(err) != failure.Canceled {
 		t.Errorf("%v", err)
 	}

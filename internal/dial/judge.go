@@ -1,0 +1,66 @@
+package dial
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+
+	"github.com/caddy-egress/egress/internal/target"
+)
+
+// Judged is an address of a destination, and what would be done with it.
+type Judged struct {
+	Addr         netip.Addr
+	Err          error // it may not be dialed
+	Taken        bool  // it would be tried; false without an error: its family is not used
+	FailedLately bool  // it could not be connected to, and is tried last
+}
+
+// Judge resolves dest and says of each of its addresses whether it may be dialed: those
+// that are taken in front, in the order in which they are tried. The error is what a dial
+// would fail with for want of one.
+func (d *Dialer) Judge(parent context.Context, dest target.Target, order FamilyOrder) ([]Judged, error) {
+	ctx, cancel := context.WithTimeout(parent, d.Timeout)
+	defer cancel()
+	var all, out []Judged
+	list, err := d.collect(ctx, Hop{
+		host: dest.Host,
+		addr: dest.Addr,
+		port: dest.Port,
+		check: func(a netip.Addr) error {
+			err := d.Check(dest, a)
+			all = append(all, Judged{Addr: a, Err: err})
+			return err
+		},
+	}, order)
+	if err != nil {
+		return nil, err
+	}
+	if list.len() == 0 {
+		err = list.failure(ctx)
+	}
+	for a, ok := list.next(); ok; a, ok = list.next() {
+		out = append(out, Judged{Addr: a, Taken: true, FailedLately: d.Names.failed.Has(netip.AddrPortFrom(a, dest.Port))})
+	}
+	for _, j := range all {
+		if j.Err != nil || !slices.ContainsFunc(out, func(o Judged) bool { return o.Addr == j.Addr }) {
+			out = append(out, j)
+		}
+	}
+	return out, err
+}
+
+// Families leaves of the families those in which there is a local address, as a pick
+// would.
+func (s *Sources) Families(o FamilyOrder) FamilyOrder {
+	if s == nil {
+		return o
+	}
+	var any Source
+	for f, list := range s.Addrs {
+		if len(list) > 0 {
+			any.Addrs[f] = list[0]
+		}
+	}
+	return any.restrict(o)
+}
