@@ -7,6 +7,9 @@ import (
 	"io"
 	"os"
 	"strings"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
 // This file contains how lists in files are read, one entry a line.
@@ -56,4 +59,13 @@ func scanLines(path string, r io.Reader, max int, each func(line string) error) 
 		return fmt.Errorf("file: %w", err)
 	}
 	return nil
+}
+
+// levelOfFailure is how loudly it is told that a file cannot be used, which is tried again
+// until it can: once for each version of it.
+func levelOfFailure(again bool) zapcore.Level {
+	if again {
+		return zap.DebugLevel
+	}
+	return zap.ErrorLevel
 }
