@@ -69,7 +69,8 @@ type entry struct {
 type record struct {
 	Answer
 	expires    time.Time
-	staleUntil time.Time // zero for answers without addresses
+	staleUntil time.Time     // zero for answers without addresses
+	silence    time.Duration // remembered of a family that nobody answered for, else 0
 }
 
 // New returns a cache.
@@ -294,14 +295,16 @@ func (fl *Flight) ask(ctx context.Context) (Reply, error) {
 func (fl *Flight) remember(reply Reply, err error) Answer {
 	now := time.Now()
 	if err != nil {
-		if r := fl.entry.records[fl.f].Load(); r.usableStale(now) {
-			return fl.keep(r.stale(now))
+		last := fl.entry.records[fl.f].Load()
+		if last.usableStale(now) {
+			return fl.keep(last.stale(now))
 		}
-		a, ttl := Answer{Err: failed(fl.name, err)}, FailureTTL
-		if d, ok := errors.AsType[*net.DNSError](a.Err); ok && d.IsTimeout && fl.entry.records[1-fl.f].Load().usableStale(now) {
-			ttl = SilentTTL
+		next := &record{Answer: Answer{Err: failed(fl.name, err)}, expires: now.Add(FailureTTL)}
+		if d, ok := errors.AsType[*net.DNSError](next.Err); ok && d.IsTimeout && fl.entry.records[1-fl.f].Load().usableStale(now) {
+			next.silence = last.nextSilence()
+			next.expires = now.Add(next.silence)
 		}
-		return fl.keep(&record{Answer: a, expires: now.Add(ttl)})
+		return fl.keep(next)
 	}
 	if addrs := usable(reply.Addrs); len(addrs) > 0 {
 		expires := now.Add(min(max(reply.TTL, MinTTL), MaxTTL))
@@ -328,6 +331,15 @@ func (fl *Flight) keep(r *record) Answer {
 // cannot be asked for anew.
 func (r *record) usableStale(now time.Time) bool {
 	return r != nil && now.Before(r.staleUntil)
+}
+
+// nextSilence is how long it is remembered that nobody answered: twice as long as the
+// last time, if that was silence too.
+func (r *record) nextSilence() time.Duration {
+	if r == nil {
+		return FailureTTL
+	}
+	return min(max(2*r.silence, FailureTTL), SilentTTL)
 }
 
 // fresh reports whether the time of a record is not over yet.

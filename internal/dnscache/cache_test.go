@@ -349,34 +349,40 @@ func TestCacheLeftIsBounded(t *testing.T) {
 	})
 }
 
-// That nobody answers for a family is remembered for longer where the addresses of the
-// other one are known.
+// That nobody answers for a family is remembered for longer each time in a row where the
+// addresses of the other one are known.
 func TestCacheSilentFamily(t *testing.T) {
-	for _, tc := range []struct {
-		err   error
+	const s = time.Second
+	silent := context.DeadlineExceeded
+	for what, tc := range map[string]struct {
+		errs  []error // nil is an answer without addresses
 		other bool
-		want  time.Duration
+		want  []time.Duration
 	}{
-		{context.DeadlineExceeded, true, SilentTTL},
-		{context.DeadlineExceeded, false, FailureTTL},
-		{errBroken, true, FailureTTL},
+		"silent":           {[]error{silent, silent, silent, silent, silent, silent, silent}, true, []time.Duration{1 * s, 2 * s, 4 * s, 8 * s, 16 * s, SilentTTL, SilentTTL}},
+		"other unknown":    {[]error{silent, silent, silent}, false, []time.Duration{FailureTTL, FailureTTL, FailureTTL}},
+		"broken":           {[]error{errBroken, errBroken}, true, []time.Duration{FailureTTL, FailureTTL}},
+		"broken between":   {[]error{silent, silent, errBroken, silent, silent}, true, []time.Duration{1 * s, 2 * s, FailureTTL, 1 * s, 2 * s}},
+		"answered between": {[]error{silent, silent, nil, silent, silent}, true, []time.Duration{1 * s, 2 * s, MinNegativeTTL, 1 * s, 2 * s}},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			b := &script{}
-			b.set("origin.test", Reply{Addrs: addrs("192.0.2.1"), TTL: time.Minute})
+			b.set("origin.test", Reply{Addrs: addrs("192.0.2.1"), TTL: time.Hour})
+			b.set("origin.test IPv6", Reply{})
 			c := New(Config{Backend: b})
 			if tc.other {
 				ask(c, "origin.test", IPv4)
 			}
-			b.fail(tc.err)
-			ask(c, "origin.test", IPv6)
-			time.Sleep(tc.want - 1)
-			if _, hit := ask(c, "origin.test", IPv6); !hit {
-				t.Errorf("%+v: forgotten too early", tc)
-			}
-			time.Sleep(time.Nanosecond)
-			if _, hit := ask(c, "origin.test", IPv6); hit {
-				t.Errorf("%+v: not forgotten", tc)
+			for i, err := range tc.errs {
+				b.fail(err)
+				if _, hit := ask(c, "origin.test", IPv6); hit {
+					t.Errorf("%s, %d: not forgotten", what, i)
+				}
+				time.Sleep(tc.want[i] - 1)
+				if _, hit := ask(c, "origin.test", IPv6); !hit {
+					t.Errorf("%s, %d: forgotten too early", what, i)
+				}
+				time.Sleep(1)
 			}
 		})
 	}
