@@ -55,6 +55,10 @@ type shard struct {
 	max   int
 	mu    sync.RWMutex
 	names map[string]*entry
+
+	// asked are entries with flights that are not among names: of names that are not
+	// known yet, or that had to make room. They take nobody's place.
+	asked map[string]*entry
 }
 
 // entry is what is remembered of a name.
@@ -93,7 +97,7 @@ func New(cfg Config) *Cache {
 		// Rounded so that they add up to the limit: an empty shard refuses
 		// nothing, its names are served uncached.
 		c.shards[i].max = (limit + i) / shards
-		c.shards[i].names = make(map[string]*entry)
+		c.shards[i].names, c.shards[i].asked = make(map[string]*entry), make(map[string]*entry)
 	}
 	return c
 }
@@ -120,6 +124,9 @@ func (c *Cache) Lookup(name string, f Family) (Answer, *Flight) {
 	}
 	return c.join(s, name, f, now)
 }
+
+// inFlight reports whether an entry is asked for. Needs shard.mu.
+func (e *entry) inFlight() bool { return e.flights != [families]*Flight{} }
 
 // touch notes that an entry is in use. Most times nothing is written, so that
 // the memory stays in the caches of all processors.
@@ -160,7 +167,7 @@ type Flight struct {
 	// Guarded by shard.mu.
 	waiters int
 	landed  bool // done is closed
-	asking  bool // it had its turn, and the backend has not answered
+	asked   bool // it had its turn
 	left    bool // it goes on though nobody waits
 }
 
@@ -170,8 +177,11 @@ func (c *Cache) join(s *shard, name string, f Family, now time.Time) (Answer, *F
 	defer s.mu.Unlock()
 	e := s.names[name]
 	if e == nil {
+		e = s.asked[name]
+	}
+	if e == nil {
 		e = new(entry)
-		s.insert(name, e, now)
+		s.asked[name] = e
 	}
 	e.touch(now)
 	if r := e.records[f].Load(); r.fresh(now) {
@@ -195,6 +205,13 @@ func (fl *Flight) Done() <-chan struct{} { return fl.done }
 // Answer is the answer, once Done is closed.
 func (fl *Flight) Answer() Answer { return fl.answer }
 
+// Asked reports whether the backend was asked: a flight waits for its turn first.
+func (fl *Flight) Asked() bool {
+	fl.shard.mu.RLock()
+	defer fl.shard.mu.RUnlock()
+	return fl.asked
+}
+
 // Leave says that the caller does not wait any more. Everybody who got a flight
 // from [Cache.Lookup] calls it once, whether the answer came or not. A flight goes on
 // when everybody has left, so that a late answer is known to the next: but not one that
@@ -215,7 +232,7 @@ func (fl *Flight) Leave() {
 // of the turns at most. Needs shard.mu.
 func (fl *Flight) goOn() bool {
 	c := fl.cache
-	if !fl.asking {
+	if !fl.asked {
 		return false
 	}
 	if c.left.Add(1) > int64(cap(c.turns)/leftShare) {
@@ -244,8 +261,12 @@ func (fl *Flight) land(a Answer) {
 
 // depart makes room for the next flight. Needs shard.mu.
 func (fl *Flight) depart() {
-	if fl.entry.flights[fl.f] == fl {
-		fl.entry.flights[fl.f] = nil
+	e := fl.entry
+	if e.flights[fl.f] == fl {
+		e.flights[fl.f] = nil
+	}
+	if !e.inFlight() && fl.shard.asked[fl.name] == e {
+		delete(fl.shard.asked, fl.name)
 	}
 }
 
@@ -266,13 +287,13 @@ func (fl *Flight) run(ctx context.Context) {
 	reply, err := fl.ask(ctx)
 	fl.shard.mu.Lock()
 	defer fl.shard.mu.Unlock()
-	fl.asking = false
 	fl.rejoin()
 	if err != nil && fl.entry.flights[fl.f] != fl {
 		return // everybody has left: the failure may be our own doing
 	}
 	fl.depart()
 	fl.land(fl.remember(reply, err))
+	fl.shard.admit(fl.name, fl.entry, fl.waiters > 0, time.Now())
 }
 
 // ask asks the backend, when it is this question's turn.
@@ -282,11 +303,11 @@ func (fl *Flight) ask(ctx context.Context) (Reply, error) {
 	case c.turns <- struct{}{}:
 		defer func() { <-c.turns }()
 		fl.shard.mu.Lock()
-		fl.asking = true
+		fl.asked = fl.entry.flights[fl.f] == fl // else everybody has left
 		fl.shard.mu.Unlock()
 		return c.backend.Lookup(ctx, fl.name, fl.f)
 	case <-ctx.Done():
-		return Reply{}, ctx.Err()
+		return Reply{}, ErrNoTurn
 	}
 }
 
