@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/dnscache"
 )
 
 // This file contains how often the log tells, at Warn, that a limit of the proxy's own
@@ -56,6 +57,9 @@ func limitReason(err error) string {
 	}
 	if outOfDescriptors(err) {
 		return "descriptors"
+	}
+	if errors.Is(err, dnscache.ErrNoTurn) {
+		return "questions"
 	}
 	return "other"
 }

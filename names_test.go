@@ -17,6 +17,8 @@ import (
 
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/dnscache/dnstest"
+	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -501,6 +503,38 @@ func TestDialUsesWhatIsKnown(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A name that could not be asked for, since other questions have all turns, is a limit of
+// this proxy: neither the destination nor an upstream is charged.
+func TestNoTurnForAQuestion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(time.Minute) // until questions that nobody waits for are over
+		d := newDialer(t, nil, "allow 192.0.2.0/24 2001:db8::/32")
+		b := &delayed{{time.Hour, nil, nil}, {time.Hour, nil, nil}}
+		dest := target.Target{Host: "origin.test", Port: 443}
+		for what, connect := range map[string]func() error{
+			"dial":   func() error { _, err := d.connect(t.Context(), d.hopTo(dest)); return err },
+			"lookup": func() error { _, err := d.lookup(t.Context(), dest); return err },
+			"check":  func() error { return d.checkNames(t.Context(), dest) },
+		} {
+			for turns, want := range map[int]*failure{1: failLimit, 2: failLimit, 3: failDNSTimeout} {
+				d.names = newNameState(dnscache.New(dnscache.Config{Backend: b, MaxQuestions: turns}))
+				_, other := d.names.cache.Lookup("other.test", dnscache.IPv4)
+				synctest.Wait()
+				err := connect()
+				if classify(err) != want || chargeable(err) != (want == failDNSTimeout) {
+					t.Errorf("%s, %d turns: %v is %v", what, turns, err, classify(err))
+				}
+				verdict := judgeTunnel(t.Context(), &proxydial.Error{Stage: proxydial.StageDial, Err: err})
+				if (verdict.kind == health.Neutral) != (want == failLimit) {
+					t.Errorf("%s, %d turns: an upstream is judged %v", what, turns, verdict.kind)
+				}
+				other.Leave()
+				time.Sleep(time.Minute)
+			}
+		}
+	})
 }
 
 // What is told one address only gets the first that is known: resolvers that never

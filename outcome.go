@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/relay"
@@ -165,8 +166,8 @@ func classifyNetwork(err error) *failure {
 	if errors.Is(err, context.Canceled) {
 		return failCanceled
 	}
-	if outOfDescriptors(err) {
-		return failLimit // also where it is the resolver that needs one
+	if outOfDescriptors(err) || errors.Is(err, dnscache.ErrNoTurn) {
+		return failLimit // also where it is the resolver that needs a descriptor
 	}
 	if d, ok := errors.AsType[*net.DNSError](err); ok {
 		if d.IsTimeout {

@@ -62,6 +62,7 @@ func (n *nameState) resolve(ctx context.Context, host string, order familyOrder,
 	if l.first == nil && l.second == nil {
 		return nil
 	}
+	list.flights = [...]*dnscache.Flight{l.first, l.second}
 	arrivals := make(chan dnscache.Answer)
 	go l.deliver(ctx, arrivals)
 	return arrivals

@@ -6,6 +6,7 @@ import (
 	"io"
 	"syscall"
 
+	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
 )
@@ -78,7 +79,7 @@ func judgeTunnel(ctx context.Context, err error) verdict {
 
 // judgeOwnLimit finds out whether it was this machine that could not go on.
 func judgeOwnLimit(err error) (verdict, bool) {
-	if isAny(err, syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL) && !noIPv6(err) {
+	if isAny(err, syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL) && !noIPv6(err) || errors.Is(err, dnscache.ErrNoTurn) {
 		return verdict{kind: health.Neutral, failure: failLimit}, true
 	}
 	if errors.Is(err, failLoop) {
