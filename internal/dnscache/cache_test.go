@@ -567,8 +567,11 @@ func TestCacheEvictedInFlight(t *testing.T) {
 		fl.Leave()
 		fl.Leave()
 		synctest.Wait()
-		if a, hit := ask(c, "origin.test", IPv4); !hit || !a.Stale || len(fl.shard.asked) != 0 {
-			t.Errorf("%+v, %t, %d asked for", a, hit, len(fl.shard.asked))
+		a, hit := ask(c, "origin.test", IPv4)
+		fl.shard.mu.Lock()
+		defer fl.shard.mu.Unlock()
+		if n := len(fl.shard.asked); !hit || !a.Stale || n != 0 {
+			t.Errorf("%+v, %t, %d asked for", a, hit, n)
 		}
 	})
 }
@@ -642,14 +645,17 @@ func TestCacheConcurrency(t *testing.T) {
 		}
 		wg.Wait()
 		for i := range c.shards {
-			for name, e := range c.shards[i].names {
+			s := &c.shards[i]
+			s.mu.Lock()
+			for name, e := range s.names {
 				if e.inFlight() {
 					t.Errorf("%s is still asked for", name)
 				}
 			}
-			if n := len(c.shards[i].asked); n > 0 {
+			if n := len(s.asked); n > 0 {
 				t.Errorf("%d entries are still asked for", n)
 			}
+			s.mu.Unlock()
 		}
 	})
 }
