@@ -9,9 +9,9 @@ import "time"
 // company may be kept to half. Some wait for more: Apache Traffic Server, for one, until
 // less than 16 KiB is left. There, a tunnel that is kept to half would stand for ever. So
 // a tunnel that has stood at its share for ShareWait is let beyond it, by a step in each
-// ShareWait. One tunnel is let beyond at a time, and a part of the window is kept for the
-// others as long as they send. When something is given back to it, it is the next one's
-// turn. Where nothing is, and others have to wait, it is reset.
+// ShareWait. One tunnel is let beyond at a time, by turns, and a part of the window is kept
+// for the others as long as they send. Where nothing is given back, and others have to
+// wait, the one that has stood the longest is reset.
 //
 // How the proxy gives windows back is learned for each connection: another one may lead
 // to another program.

@@ -148,10 +148,13 @@ func TestH2StalledTunnelOfAPromptProxy(t *testing.T) {
 	cfg.ShareWait = time.Millisecond
 	d := newDialer(t, cfg)
 	stalled, other := mustTunnel(t, d), mustTunnel(t, d)
-	if _, err := other.Conn.Write(make([]byte, 100_000)); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the proxy to be known", func() bool { prompt, _ := known(d); return prompt })
+	eventually(t, "the proxy to be known", func() bool {
+		if _, err := other.Conn.Write(make([]byte, 50_000)); err != nil {
+			t.Fatal(err)
+		}
+		prompt, _ := known(d)
+		return prompt
+	})
 	stall(t, stalled)
 	eventually(t, "the stall", func() bool { return h.held.Load() >= initialWindow/2 })
 	for range 50 { // longer than ShareWait

@@ -363,6 +363,7 @@ func TestH2ReadTunnelsAreNotReset(t *testing.T) {
 			stalled = append(stalled, open(t, d, stuck))
 		}
 		healthy := opened(t, d, reads, 4, 20_000)
+		synctest.Wait() // until all of it is read, and it shows
 		for _, c := range stalled {
 			_ = c.SetWriteDeadline(time.Now().Add(time.Second))
 			_, _ = c.Write(make([]byte, 6500))
