@@ -8,7 +8,6 @@ import (
 
 	"github.com/quic-go/quic-go/http3"
 
-	"github.com/caddy-egress/egress/internal/layers"
 	"github.com/caddy-egress/egress/internal/relay"
 )
 
@@ -53,13 +52,10 @@ type sharedSide struct {
 	// in nanoseconds from start; in the second case negative. 0 once the client has
 	// ended its direction.
 	since atomic.Int64
-
-	far    *net.TCPConn // the socket that its bytes leave by; nil if it cannot be told
-	unsent int          // there, at the last look
 }
 
-func newSharedSide(far net.Conn) *sharedSide {
-	s := &sharedSide{start: time.Now(), far: layers.TCP(far)}
+func newSharedSide() *sharedSide {
+	s := &sharedSide{start: time.Now()}
 	s.reading()
 	return s
 }
@@ -89,17 +85,12 @@ func (s *sharedSide) standing(since int64) (waitedFor, left time.Duration) {
 	return 0, 0
 }
 
-// drains reports whether the destination has taken bytes since the last look, though
-// none were written: a socket asks for more only when a good part of its buffer is free,
-// and that takes a slow destination long.
-func (s *sharedSide) drains() bool {
-	if s.far == nil {
-		return false
-	}
-	n, ok := layers.Unsent(s.far)
-	less := ok && n < s.unsent
-	s.unsent = n
-	return less
+// goesOn reports whether the destination has taken bytes since the last look, or these
+// wait for a rate of ours: neither is to leave the client's bytes unread. A read comes
+// late after either.
+func (s *sharedSide) goesOn() bool {
+	r := s.relay.Load()
+	return r != nil && r.UpGoesOn()
 }
 
 // follows names the relay of the tunnel. It may be called on nil.
@@ -111,12 +102,12 @@ func (s *sharedSide) follows(r *relay.Relay) {
 
 // join lists a tunnel with the others of its connection until leave is called.
 // There is no side, and nothing to leave, for a client that is not on HTTP/3.
-func (c *clientShares) join(t *transaction, far net.Conn) (side *sharedSide, leave func()) {
+func (c *clientShares) join(t *transaction) (side *sharedSide, leave func()) {
 	conn, ok := t.r.Context().Value(http3.RemoteAddrContextKey).(net.Addr)
 	if !ok || t.r.ProtoMajor != 3 {
 		return nil, func() {}
 	}
-	side = newSharedSide(far)
+	side = newSharedSide()
 	return side, c.enter(conn, side)
 }
 
@@ -171,7 +162,7 @@ func (s *clientShare) starver() (longest *sharedSide) {
 	for side := range s.sides {
 		since := side.since.Load()
 		waitedFor, left := side.standing(since)
-		if left > 0 && side.drains() {
+		if side.goesOn() && left > 0 {
 			side.since.CompareAndSwap(since, -side.now())
 			left = 0
 		}
