@@ -18,13 +18,18 @@ import (
 // that of a stream: two tunnels whose destinations do not read can take all of it,
 // and then the client cannot send a byte in any other tunnel, nor open one. Neither
 // QUIC's windows nor what is buffered can be seen from here. So where two tunnels or
-// more have left what the client has sent for starvingTime, while another one has
-// waited for the client as long, the one that stands the longest is reset.
+// more have left what the client has sent for starvingTime (through an upstream,
+// upstreamTime), and their destinations have taken nothing, while another one has waited
+// for the client for starvingTime, the one that stands the longest is reset.
 
 const (
 	starvingTime = 10 * time.Second
 	// starvingStalled is how many stalled tunnels can starve the others.
 	starvingStalled = 2
+	// upstreamTime is how long a tunnel through an upstream must have stood to count
+	// as stalled. Its destination cannot be seen, and the upstream may take nothing
+	// while a slow one empties a third of a socket's buffer.
+	upstreamTime = time.Minute
 )
 
 // quicTunnels are the tunnels of all HTTP/3 connections. What identifies a
@@ -48,6 +53,7 @@ type clientShare struct {
 type sharedSide struct {
 	relay atomic.Pointer[relay.Relay]
 	start time.Time
+	limit time.Duration // how long its client's bytes may be left
 	// since is when the client was last waited for, or its bytes were last taken,
 	// in nanoseconds from start; in the second case negative. 0 once the client has
 	// ended its direction.
@@ -55,7 +61,7 @@ type sharedSide struct {
 }
 
 func newSharedSide() *sharedSide {
-	s := &sharedSide{start: time.Now()}
+	s := &sharedSide{start: time.Now(), limit: starvingTime}
 	s.reading()
 	return s
 }
@@ -108,6 +114,9 @@ func (c *clientShares) join(t *transaction) (side *sharedSide, leave func()) {
 		return nil, func() {}
 	}
 	side = newSharedSide()
+	if t.paths.current.member != nil {
+		side.limit = upstreamTime
+	}
 	return side, c.enter(conn, side)
 }
 
@@ -169,7 +178,7 @@ func (s *clientShare) starver() (longest *sharedSide) {
 		if waitedFor >= starvingTime {
 			starving++
 		}
-		if left >= starvingTime {
+		if left >= side.limit {
 			stalled++
 			if left > most {
 				longest, most = side, left

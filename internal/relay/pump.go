@@ -42,6 +42,7 @@ type pump struct {
 	pacer    *pacer       // nil without rates
 	pacing   atomic.Bool  // it waits for its rate
 	shown    look         // for Relay.UpGoesOn
+	timed    look         // for the timer; guarded by relay.mu
 
 	// tcp replaces the portable copy where the platform can wait for a TCP
 	// source without holding a buffer; otherwise nil. It points to tcpState:
@@ -156,6 +157,7 @@ func (p *pump) holds() bool {
 
 // write delivers b to the destination, as fast as it may.
 func (p *pump) write(b []byte) error {
+	p.waits()
 	if p.pacer == nil {
 		return p.writeNow(b)
 	}
@@ -173,8 +175,17 @@ func (p *pump) write(b []byte) error {
 	return nil
 }
 
+// waits is called before bytes at hand wait, or may: nobody reads from the source
+// meanwhile.
+func (p *pump) waits() {
+	if p.side == ReasonClient {
+		p.relay.watch()
+	}
+}
+
 // waitTurn waits until the rates allow n bytes more.
 func (p *pump) waitTurn(n int) error {
+	p.waits()
 	p.pacing.Store(true)
 	defer p.pacing.Store(false)
 	return p.pacer.wait(n)

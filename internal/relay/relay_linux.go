@@ -179,6 +179,7 @@ func (t *tcpPump) onWritable(fd uintptr) bool {
 		n, err := retry(func() (int, error) { return t.put(int(fd)) })
 		if err == unix.EAGAIN {
 			t.waited = true
+			t.waits()
 			return false
 		}
 		if err != nil {
