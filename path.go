@@ -191,7 +191,7 @@ func (t *transaction) fallsBack(err error) bool {
 	}
 	if _, nobody := errors.AsType[*noUpstreamError](err); !nobody {
 		e, ok := errors.AsType[*upstreamError](err)
-		if !ok || !e.ownFault() || !t.mayRepeat(err) {
+		if !ok || !t.fallbackTakes(e) {
 			return false
 		}
 		t.resent = t.resent || e.sent
@@ -206,6 +206,14 @@ func (t *transaction) fallsBack(err error) bool {
 	t.again = false
 	t.out.upstream = ""
 	return true
+}
+
+// fallbackTakes reports whether the fallback takes a request that has failed with e. What
+// the group was sent does not leave past all groups: the origin may have brought the
+// failure about, and would get to see our own address.
+func (t *transaction) fallbackTakes(e *upstreamError) bool {
+	direct := t.paths.fallback.group == nil && !t.paths.fallback.deny
+	return e.ownFault() && t.mayRepeat(e) && !(e.sent && direct)
 }
 
 // mayRepeat reports whether the request could be sent again if there were another

@@ -266,7 +266,7 @@ func (t *transaction) ownAnswer(hd *h1.Head) error {
 	e := &upstreamError{
 		upstream: t.paths.current.name,
 		verdict:  judgeAnswer(&reply),
-		sent:     hd.Status != 407, // which comes before anything is done
+		sent:     true, // whatever it says may be the origin's, relayed
 		err:      &proxydial.ReplyError{Reply: reply},
 	}
 	another := t.hasAnotherWay(e)
@@ -285,7 +285,7 @@ func (t *transaction) hasAnotherWay(e *upstreamError) bool {
 	if t.wouldRetry(e) && t.paths.to.group.hasAnother(t.paths.selection, t.kind) {
 		return true
 	}
-	return t.paths.fallback != nil && e.ownFault() && t.mayRepeat(e)
+	return t.paths.fallback != nil && t.fallbackTakes(e)
 }
 
 // lookup returns the address of dest to be reached: the first that is known and may
