@@ -47,8 +47,8 @@ func judgeRelayed(status int, absolute bool) verdict {
 var namedFailures = map[string]*failure{
 	"dns_error":                          failDNS,
 	"dns_timeout":                        failDNSTimeout,
-	"destination_not_found":              failDNS,
-	"destination_unavailable":            failRefused,
+	"destination_not_found":              failUnavailable,
+	"destination_unavailable":            failUnavailable,
 	"destination_ip_unroutable":          failUnroutable,
 	"connection_refused":                 failRefused,
 	"connection_terminated":              failTerminated,
