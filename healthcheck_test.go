@@ -471,16 +471,23 @@ func TestCircuitSweepsOnceASecond(t *testing.T) {
 func TestCircuitConcurrently(t *testing.T) {
 	c := newCircuitTest(t)
 	c.cfg.OpenFor, c.cfg.MaxOpenFor = time.Microsecond, time.Microsecond
-	const origins = 4
+	const origins, members = 4, 3
 	var wg sync.WaitGroup
 	for g := range 16 {
 		wg.Go(func() {
 			for i := range 2_000 {
 				n := (g + i) % origins
 				dest := origin(n)
-				report, err := c.allow(dest, false, health.ProbeLimit)
-				if err != nil {
+				report := c.about(dest, false)
+				if i%5 == 0 {
+					_, _ = report.shut()
+				}
+				if report.take(uint64(i%members), health.ProbeLimit) != nil {
 					continue
+				}
+				if i%11 == 0 {
+					report.end(errRefused, true)
+					_ = report.take(uint64((i+1)%members), exchangeTurn)
 				}
 				switch i % 7 {
 				case 0:
@@ -494,9 +501,10 @@ func TestCircuitConcurrently(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	for n := range origins {
+	for n := range origins * members {
 		for {
-			if report, err := c.allow(origin(n), false, health.ProbeLimit); err == nil {
+			report := c.about(origin(n/members), false)
+			if report.take(uint64(n%members), health.ProbeLimit) == nil {
 				report.tell(nil)
 				break
 			}

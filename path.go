@@ -88,7 +88,7 @@ func (t *transaction) unreached(err error) bool {
 		return false
 	}
 	f := classify(err)
-	if t.absolute() {
+	if t.kind != isTunnel && t.absolute() {
 		_, said := errors.AsType[*proxydial.ReplyError](err)
 		return said && f.unreached()
 	}

@@ -193,7 +193,7 @@ func TestGroupCircuit_LongPoll(t *testing.T) {
 				}).addr
 			}
 			p := start(t, mode{}, setup{egress: quickCircuit + group("lb_retries off", upstream)})
-			t.Cleanup(func() { close(end) })
+			defer close(end) // before anybody waits for those who wait for it
 			c := p.client(t, "h1")
 			for range 2 {
 				if resp := c.get(t, "http://"+dest+"/"); resp.StatusCode == 200 {
