@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -50,7 +51,7 @@ type dialer struct {
 // dial connects to the destination, in the given scheme ("https" with TLS). The
 // result is charged to the destination's circuit.
 func (d *dialer) dial(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
-	report, err := d.circuits.allow(dest, useTLS, false)
+	report, err := d.circuits.allow(dest, useTLS, health.ProbeLimit)
 	if err != nil {
 		return nil, err
 	}

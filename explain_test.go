@@ -135,7 +135,7 @@ func TestDestinations_Look(t *testing.T) {
 			look(dest, "open", false) // the next request would be the probe
 		}
 		r := c.ask(dest)
-		if r.probe == 0 {
+		if r.current.probe == 0 {
 			t.Error("a look has taken the turn of the probe")
 		}
 		look(dest, "half_open", true)

@@ -27,7 +27,7 @@ func TestBlame_RequestNotTaken(t *testing.T) {
 // CONNECT is the upstream's own.
 func TestBlame_RelayedOverload(t *testing.T) {
 	reply := &proxydial.Reply{Status: http.StatusTooManyRequests, RetryAfter: "300"}
-	if v := judgeAnswer(reply); v.kind != health.Overload || v.retryAfter != maxRelayedOverload {
+	if v := judgeAnswer(reply, false); v.kind != health.Overload || v.retryAfter != maxRelayedOverload {
 		t.Errorf("relayed: %v for %s", v.kind, v.retryAfter)
 	}
 	if v := judgeReply(reply); v.kind != health.Overload || v.retryAfter != 300*time.Second {

@@ -52,6 +52,16 @@ type failure struct {
 
 func (f *failure) Error() string { return f.text }
 
+// unreached reports whether it tells that a destination cannot be reached, for its name,
+// the connection or TLS. Nothing that a client asks for brings these about.
+func (f *failure) unreached() bool {
+	switch f {
+	case failDNS, failDNSTimeout, failRefused, failUnroutable, failDialTimeout, failCertificate, failTLS, failTLSAlert:
+		return true
+	}
+	return false
+}
+
 // The failures. Statuses are those that RFC 9209 §2.3 recommends, but for
 // policy (403) and loops (508).
 var (
@@ -84,6 +94,7 @@ var (
 	failLimit         = &failure{503, "connection_limit_reached", blameProxy, "too many connections"}
 	failHolding       = &failure{503, "connection_limit_reached", blameClient, "too many requests of this client or user at once"}
 	failCircuit       = &failure{503, "destination_unavailable", blameOrigin, "destination has failed repeatedly and is given a pause"}
+	failUnavailable   = &failure{503, "destination_unavailable", blameOrigin, "upstream proxy has no way to the destination"}
 	failCanceled      = &failure{499, "", blameClient, "client went away"}
 	failInternal      = &failure{500, "proxy_internal_error", blameProxy, "internal error"}
 
