@@ -8,7 +8,6 @@ import (
 
 	"github.com/quic-go/quic-go/http3"
 
-	"github.com/caddy-egress/egress/internal/layers"
 	"github.com/caddy-egress/egress/internal/relay"
 )
 
@@ -19,13 +18,18 @@ import (
 // that of a stream: two tunnels whose destinations do not read can take all of it,
 // and then the client cannot send a byte in any other tunnel, nor open one. Neither
 // QUIC's windows nor what is buffered can be seen from here. So where two tunnels or
-// more have left what the client has sent for starvingTime, while another one has
-// waited for the client as long, the one that stands the longest is reset.
+// more have left what the client has sent for starvingTime (through an upstream,
+// upstreamTime), and their destinations have taken nothing, while another one has waited
+// for the client for starvingTime, the one that stands the longest is reset.
 
 const (
 	starvingTime = 10 * time.Second
 	// starvingStalled is how many stalled tunnels can starve the others.
 	starvingStalled = 2
+	// upstreamTime is how long a tunnel through an upstream must have stood to count
+	// as stalled. Its destination cannot be seen, and the upstream may take nothing
+	// while a slow one empties a third of a socket's buffer.
+	upstreamTime = time.Minute
 )
 
 // quicTunnels are the tunnels of all HTTP/3 connections. What identifies a
@@ -49,17 +53,15 @@ type clientShare struct {
 type sharedSide struct {
 	relay atomic.Pointer[relay.Relay]
 	start time.Time
+	limit time.Duration // how long its client's bytes may be left
 	// since is when the client was last waited for, or its bytes were last taken,
 	// in nanoseconds from start; in the second case negative. 0 once the client has
 	// ended its direction.
 	since atomic.Int64
-
-	far    *net.TCPConn // the socket that its bytes leave by; nil if it cannot be told
-	unsent int          // there, at the last look
 }
 
-func newSharedSide(far net.Conn) *sharedSide {
-	s := &sharedSide{start: time.Now(), far: layers.TCP(far)}
+func newSharedSide() *sharedSide {
+	s := &sharedSide{start: time.Now(), limit: starvingTime}
 	s.reading()
 	return s
 }
@@ -89,17 +91,12 @@ func (s *sharedSide) standing(since int64) (waitedFor, left time.Duration) {
 	return 0, 0
 }
 
-// drains reports whether the destination has taken bytes since the last look, though
-// none were written: a socket asks for more only when a good part of its buffer is free,
-// and that takes a slow destination long.
-func (s *sharedSide) drains() bool {
-	if s.far == nil {
-		return false
-	}
-	n, ok := layers.Unsent(s.far)
-	less := ok && n < s.unsent
-	s.unsent = n
-	return less
+// goesOn reports whether the destination has taken bytes since the last look, or these
+// wait for a rate of ours: neither is to leave the client's bytes unread. A read comes
+// late after either.
+func (s *sharedSide) goesOn() bool {
+	r := s.relay.Load()
+	return r != nil && r.UpGoesOn()
 }
 
 // follows names the relay of the tunnel. It may be called on nil.
@@ -111,12 +108,15 @@ func (s *sharedSide) follows(r *relay.Relay) {
 
 // join lists a tunnel with the others of its connection until leave is called.
 // There is no side, and nothing to leave, for a client that is not on HTTP/3.
-func (c *clientShares) join(t *transaction, far net.Conn) (side *sharedSide, leave func()) {
+func (c *clientShares) join(t *transaction) (side *sharedSide, leave func()) {
 	conn, ok := t.r.Context().Value(http3.RemoteAddrContextKey).(net.Addr)
 	if !ok || t.r.ProtoMajor != 3 {
 		return nil, func() {}
 	}
-	side = newSharedSide(far)
+	side = newSharedSide()
+	if t.paths.current.member != nil {
+		side.limit = upstreamTime
+	}
 	return side, c.enter(conn, side)
 }
 
@@ -171,14 +171,14 @@ func (s *clientShare) starver() (longest *sharedSide) {
 	for side := range s.sides {
 		since := side.since.Load()
 		waitedFor, left := side.standing(since)
-		if left > 0 && side.drains() {
+		if side.goesOn() && left > 0 {
 			side.since.CompareAndSwap(since, -side.now())
 			left = 0
 		}
 		if waitedFor >= starvingTime {
 			starving++
 		}
-		if left >= starvingTime {
+		if left >= side.limit {
 			stalled++
 			if left > most {
 				longest, most = side, left

@@ -5,6 +5,7 @@ import (
 	"net"
 
 	"github.com/caddy-egress/egress/internal/dial"
+	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -18,7 +19,7 @@ type directWay struct {
 // dial connects to the destination, with TLS where it is wanted. The result is charged
 // to the destination's circuit.
 func (d *directWay) dial(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
-	report, err := d.circuits.allow(dest, useTLS, false)
+	report, err := d.circuits.allow(dest, useTLS, health.ProbeLimit)
 	if err != nil {
 		return nil, err
 	}

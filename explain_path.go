@@ -2,7 +2,7 @@ package egress
 
 import (
 	"errors"
-	"time"
+	"slices"
 
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/failure"
@@ -176,13 +176,15 @@ func (out *explainedPath) through(t *transaction, g *group) error {
 		out.Group = g.explainDry(t)
 		return nil
 	}
-	var paused error
-	out.Circuit, paused = g.destinations.look(t.target, t.https)
-	var nobody error
-	out.Group, nobody = g.explain(t)
-	if paused != nil {
+	out.Circuit, _ = g.destinations.look(t.target, t.https)
+	about := g.destinations.about(t.target, t.https)
+	vias, paused := about.shut()
+	if paused != nil && !slices.ContainsFunc(g.health.Members(), func(m *health.Member) bool { return !slices.Contains(vias, m.Value.(*member).key) }) {
+		out.Group, _ = g.explain(t)
 		return paused
 	}
+	var nobody error
+	out.Group, nobody = g.explain(t)
 	if nobody != nil {
 		return nobody
 	}
@@ -208,23 +210,23 @@ func (t *transaction) explainAddrs(d *dial.Dialer, order dial.FamilyOrder) (out 
 	return out, err
 }
 
-// look is allow for somebody who sends nothing: no turn is taken. It returns the state
-// of the circuit as well.
+// look tells of the circuits of a destination, and takes no turn: the state of the first
+// that is not closed, and directly the error that refuses a request.
 func (d *destinations) look(dest target.Target, useTLS bool) (string, error) {
 	if d.off {
 		return "off", nil
 	}
-	r := report{to: d, dest: dest, tls: useTLS}
-	s := d.lookup(d.key(&r))
-	if s == nil {
-		return health.Closed.String(), nil
+	r := d.about(dest, useTLS)
+	_, err := r.shut()
+	state := health.Closed
+	if s := d.lookup(d.key(&r)); s != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, w := range s.ways {
+			if state == health.Closed {
+				state = w.circuit.State()
+			}
+		}
 	}
-	s.mu.Lock()
-	circuit := s.circuit // a copy: to ask is to take the turn
-	s.mu.Unlock()
-	state := circuit.State().String()
-	if ok, _, wait := circuit.Allow(time.Now()); !ok {
-		return state, &circuitOpenError{destination: d.key(&r), retryAfter: wait}
-	}
-	return state, nil
+	return state.String(), err
 }

@@ -8,14 +8,13 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddy-egress/egress/internal/testkit/fixture"
-
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/target"
+	"github.com/caddy-egress/egress/internal/testkit/fixture"
 )
 
 // What is asked must make sense, and says what does not. Nothing of a password is
@@ -141,7 +140,7 @@ func TestDestinations_Look(t *testing.T) {
 			look(dest, "open", false) // the next request would be the probe
 		}
 		r := c.ask(dest)
-		if r.probe == 0 {
+		if r.current.probe == 0 {
 			t.Error("a look has taken the turn of the probe")
 		}
 		look(dest, "half_open", true)

@@ -131,11 +131,15 @@ func (t *transaction) attempt(head []byte) error {
 func (t *transaction) choose() (*lease, error) {
 	first := t.out.attempts == 0
 	t.out.attempts++
-	t.out.reused, t.paths.answered = false, false
+	t.out.reused, t.paths.answered, t.paths.stood = false, false, false
 	if t.paths.current.member != nil {
 		fresh := t.again
 		t.again = false
-		return t.acquireVia(fresh)
+		l, err := t.acquireVia(fresh)
+		if err == nil {
+			t.connected()
+		}
+		return l, err
 	}
 	if first {
 		if err := t.hold(); err != nil {

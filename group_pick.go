@@ -75,7 +75,7 @@ func (g *group) pick(s *selection.Choice, kind kind) (path, error) {
 	now := time.Now()
 	if s.Tried() == 0 {
 		probe := g.health.TryProbe
-		if !repeatable(s, kind) {
+		if !repeatable(s, kind) || g.health.LeaveProbe(now, s.Destination) {
 			probe = g.health.TryOverdueProbe
 		}
 		if m, token, ok := probe(now, takesProbe(kind)); ok {

@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/filewatch"
 	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
@@ -42,8 +43,9 @@ func (g *group) readFile() ([]*upstreamSpec, error) {
 	return specs, nil
 }
 
-// reloadFile takes the list over after a change. A bad one changes nothing.
-func (g *group) reloadFile() {
+// reloadFile takes the list over after a change, and reports whether it has. A bad one
+// changes nothing; again says that it was told of before.
+func (g *group) reloadFile(again bool) bool {
 	listed, err := g.readFile()
 	if err == nil && len(listed) == 0 {
 		err = fmt.Errorf("file: %s has no upstreams", g.cfg.File)
@@ -52,10 +54,11 @@ func (g *group) reloadFile() {
 		err = g.replace(&g.listed, listed)
 	}
 	if err != nil {
-		g.logger.Error("list of upstreams cannot be used; the old one stays", zap.Error(err))
-		return
+		g.logger.Log(filewatch.Level(again), "list of upstreams cannot be used; the old one stays", zap.Error(err))
+		return false
 	}
 	g.logger.Info("list of upstreams changed", zap.String("file", g.cfg.File), zap.Int("upstreams", len(listed)))
+	return true
 }
 
 // replace makes one of the lists another, and the members what the lists say.

@@ -16,13 +16,12 @@ import (
 	"time"
 	"weak"
 
-	"github.com/caddy-egress/egress/internal/testkit/fixture"
-
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
+	"github.com/caddy-egress/egress/internal/testkit/fixture"
 	"github.com/caddy-egress/egress/selection"
 )
 
@@ -44,8 +43,8 @@ func TestPathsAreLeftByPanics(t *testing.T) {
 	told := g.destinations
 	tr := throughGroup(t, h, "a.example:80")
 	for range 5 {
-		r, err := told.allow(tr.target, false, false)
-		if err != nil {
+		r := told.about(tr.target, false)
+		if err := r.take(g.health.Members()[0].Value.(*member).key, health.ProbeLimit); err != nil {
 			t.Fatal(err)
 		}
 		r.tell(failure.Refused)
@@ -74,7 +73,7 @@ func TestPathsAreLeftByPanics(t *testing.T) {
 	}
 	state.mu.Lock()
 	defer state.mu.Unlock()
-	if s := state.circuit.State(); s != health.Open {
+	if s := state.ways[0].circuit.State(); s != health.Open {
 		t.Errorf("the turn of the probe was not given back: %s", s)
 	}
 }

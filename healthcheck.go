@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,6 +31,12 @@ import (
 // counts (resolving, connecting, the TLS handshake): a client that provokes
 // resets cannot close a destination for others, and neither can answers like
 // 500, refusals by policy, or clients that go away.
+//
+// Through a group, a destination has a circuit for each member that it has failed
+// through. Failures count together; once one circuit is open, the first failure
+// through another member opens that one's. Requests pass members over whose circuit
+// is open, and are refused where nobody else is left: users of members that a site
+// does not serve do not shut out those of others.
 //
 // Each path, directly or through a group, has circuits of its own, and so have routes
 // with local addresses, an interface or a prefer_ip of their own. A reload keeps them
@@ -117,10 +124,57 @@ type circuits struct {
 }
 
 type destinationState struct {
-	mu      sync.Mutex
+	mu   sync.Mutex
+	ways []*way    // at least one but for a new state
+	last time.Time // of the last failure or question
+	gone bool      // no longer in the map
+}
+
+// way is a member of a group, or the direct way, through which a destination has failed
+// and was not reached since.
+type way struct {
+	via     uint64 // the key of the member; 0 directly
 	circuit health.Circuit
-	last    time.Time // of the last failure or question
-	gone    bool      // no longer in the map
+}
+
+// maxWays bounds the members that are told apart for one destination.
+const maxWays = 16
+
+// way returns that of a member, nil where it has not failed. Beyond maxWays, members
+// share the last one.
+func (s *destinationState) way(via uint64) *way {
+	for _, w := range s.ways {
+		if w.via == via {
+			return w
+		}
+	}
+	if len(s.ways) == maxWays {
+		return s.ways[maxWays-1]
+	}
+	return nil
+}
+
+// open reports whether any of the circuits is not closed.
+func (s *destinationState) open() bool {
+	return slices.ContainsFunc(s.ways, func(w *way) bool { return w.circuit.State() != health.Closed })
+}
+
+// fail records a failure and reports whether it opened a circuit. Failures through all
+// members count together, and where a circuit is open already, one is enough.
+func (s *destinationState) fail(now time.Time, via uint64, probe health.Token, cfg health.CircuitConfig) bool {
+	n := 1
+	for _, w := range s.ways {
+		n += w.circuit.Failing(now, cfg.Window)
+	}
+	if n >= cfg.Failures || s.open() {
+		cfg.Failures = 1
+	}
+	w := s.way(via)
+	if w == nil {
+		w = &way{via: via}
+		s.ways = append(s.ways, w)
+	}
+	return w.circuit.Failure(now, probe, cfg)
 }
 
 func newCircuits(cfg DestinationCircuit) *circuits {
@@ -149,33 +203,60 @@ func (e *circuitOpenError) Error() string {
 	return fmt.Sprintf("circuit of %s is open for another %s", e.destination, e.retryAfter.Round(time.Millisecond))
 }
 
-// report tells the circuit how the attempt that it allowed ended. The zero value
+// report tells the circuit how the attempts that it allowed ended. The zero value
 // has nothing to tell.
 type report struct {
-	to    *destinations
-	dest  target.Target
-	tls   bool
-	state *destinationState // of which it has the turn of the probe; nil: of none
+	to      *destinations
+	dest    target.Target
+	tls     bool
+	current passage
+	failed  []passage // that came before, through other members
+}
+
+// passage is an attempt at a destination on one way.
+type passage struct {
+	via   uint64
+	way   *way // of which it has the turn of the probe; nil: of none
 	probe health.Token
 }
 
 // tell charges the result, if it is one that the destination is to blame for. It
 // must be called exactly once; what is told after that is not heard.
-func (r *report) tell(err error) {
+func (r *report) tell(err error) { r.settle(err, chargeable(err)) }
+
+// settle is tell where it is known whether the destination is to blame.
+func (r *report) settle(err error, charge bool) {
 	d := r.to
 	if d == nil {
 		return
 	}
+	r.end(err, charge)
 	r.to = nil
-	switch {
-	case err == nil:
-		d.success(r)
-	case chargeable(err):
+	if len(r.failed) > 0 {
 		d.failure(r, err)
-	case r.probe != 0:
-		r.state.mu.Lock()
-		r.state.circuit.Unsettled(time.Now(), r.probe)
-		r.state.mu.Unlock()
+	}
+	if err == nil {
+		d.success(r)
+	}
+}
+
+// end ends the current attempt, which may be followed by others.
+func (r *report) end(err error, charge bool) {
+	a := r.current
+	switch {
+	case r.to == nil || err == nil:
+	case charge:
+		r.failed = append(r.failed, a)
+	case a.probe != 0:
+		s := r.to.lookup(r.to.key(r))
+		if s == nil {
+			return
+		}
+		s.mu.Lock()
+		if s.way(a.via) == a.way { // or it was forgotten in the meantime
+			a.way.circuit.Unsettled(time.Now(), a.probe)
+		}
+		s.mu.Unlock()
 	}
 }
 
@@ -194,36 +275,82 @@ func (d *destinations) key(r *report) string {
 	return key
 }
 
-// allow asks whether a destination may be asked for on this path. When it may, the
-// returned report must be told the result. slow is a request whose client may take its
-// time: it is the probe only where no other comes.
-func (d *destinations) allow(dest target.Target, useTLS, slow bool) (report, error) {
+// about begins a report on a destination.
+func (d *destinations) about(dest target.Target, useTLS bool) report {
 	if d.off {
-		return report{}, nil
+		return report{}
 	}
-	r := report{to: d, dest: dest, tls: useTLS}
-	if d.count.Load() == 0 {
-		return r, nil // the usual case costs no key
-	}
-	key := d.key(&r)
-	if s := d.lookup(key); s != nil {
-		s.mu.Lock()
-		now := time.Now()
-		if wait := s.circuit.LeaveProbe(now); slow && wait > 0 {
-			s.mu.Unlock()
-			return report{}, &circuitOpenError{destination: key, retryAfter: wait}
-		}
-		ok, probe, wait := s.circuit.Allow(now)
-		s.last = now
-		s.mu.Unlock()
-		if !ok {
-			return report{}, &circuitOpenError{destination: key, retryAfter: wait}
-		}
-		if probe != 0 {
-			r.state, r.probe = s, probe
-		}
+	return report{to: d, dest: dest, tls: useTLS}
+}
+
+// allow asks whether a destination may be asked for directly. When it may, the returned
+// report must be told the result. If it is the probe, it has the turn for so long.
+func (d *destinations) allow(dest target.Target, useTLS bool, turn time.Duration) (report, error) {
+	r := d.about(dest, useTLS)
+	if err := r.take(0, turn); err != nil {
+		return report{}, err
 	}
 	return r, nil
+}
+
+// take is allow for an attempt through a member.
+func (r *report) take(via uint64, turn time.Duration) error {
+	r.current = passage{via: via}
+	d := r.to
+	if d == nil || d.count.Load() == 0 {
+		return nil // the usual case costs no key
+	}
+	key := d.key(r)
+	s := d.lookup(key)
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	s.last = now
+	w := s.way(via)
+	if w == nil {
+		return nil
+	}
+	ok, probe, wait := w.circuit.Allow(now, turn)
+	switch {
+	case !ok:
+		return &circuitOpenError{destination: key, retryAfter: wait}
+	case probe != 0:
+		r.current.way, r.current.probe = w, probe
+	}
+	return nil
+}
+
+// shut returns the members through which the destination is not to be asked for now, and
+// the error where nobody else is left.
+func (r *report) shut() (vias []uint64, err error) {
+	d := r.to
+	if d == nil || d.count.Load() == 0 {
+		return nil, nil
+	}
+	key := d.key(r)
+	s := d.lookup(key)
+	if s == nil {
+		return nil, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now, least := time.Now(), time.Duration(0)
+	s.last = now
+	for _, w := range s.ways {
+		if wait := w.circuit.Shut(now); wait > 0 {
+			vias = append(vias, w.via)
+			if least == 0 || wait < least {
+				least = wait
+			}
+		}
+	}
+	if least > 0 {
+		err = &circuitOpenError{destination: key, retryAfter: least}
+	}
+	return vias, err
 }
 
 func (d *circuits) lookup(key string) *destinationState {
@@ -235,10 +362,15 @@ func (d *circuits) lookup(key string) *destinationState {
 	return state
 }
 
-// chargeable reports whether the destination is to blame: not for what the
-// client, policy or this proxy's own limits did.
+// exchangeTurn is for how long an exchange through a group has the turn of the probe. In
+// absolute form nothing tells that the destination was reached before the head of the
+// response, for which the origin may let its client wait.
+const exchangeTurn = time.Second
+
+// chargeable reports whether the destination is to blame for a dial that has failed: not
+// for what the client, policy or this proxy's own limits did.
 func chargeable(err error) bool {
-	if errors.Is(err, context.Canceled) {
+	if err == nil || errors.Is(err, context.Canceled) {
 		return false
 	}
 	switch failure.Of(err).Blame {
@@ -248,6 +380,7 @@ func chargeable(err error) bool {
 	return false
 }
 
+// success takes the way that it came on out of those that fail.
 func (d *destinations) success(r *report) {
 	if d.count.Load() == 0 {
 		return
@@ -258,28 +391,42 @@ func (d *destinations) success(r *report) {
 		return
 	}
 	s.mu.Lock()
-	changed := s.circuit.Success()
-	d.forget(key, s)
+	before := s.open()
+	if w := s.way(r.current.via); w != nil {
+		s.ways = slices.DeleteFunc(s.ways, func(other *way) bool { return other == w })
+	}
+	if len(s.ways) == 0 {
+		d.forget(key, s)
+	}
+	changed := before && !s.open()
 	s.mu.Unlock()
 	if changed {
 		d.logger.Info("destination is reachable again: circuit closed", zap.String("destination", key))
 	}
 }
 
+// failure records the attempts that have failed. A request counts once, whatever it has
+// tried: further members are of interest where a circuit is open.
 func (d *destinations) failure(r *report, err error) {
 	now, key := time.Now(), d.key(r)
 	s := d.lockState(key, now)
 	if s == nil {
 		return
 	}
-	probe := r.probe
-	if r.state != s {
-		probe = 0 // of one that was forgotten in the meantime
+	before := s.open()
+	for i, a := range r.failed {
+		probe := a.probe
+		if a.way == nil || a.way != s.way(a.via) {
+			probe = 0 // of one that was forgotten in the meantime
+		}
+		if i == 0 || s.open() {
+			s.fail(now, a.via, probe, d.cfg)
+		}
 	}
-	changed := s.circuit.Failure(now, probe, d.cfg)
 	s.last = now
+	changed := !before && s.open()
 	s.mu.Unlock()
-	if changed && probe == 0 {
+	if changed {
 		d.logger.Info("destination fails repeatedly: circuit opened", zap.String("destination", key), zap.Error(err))
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -45,7 +46,7 @@ var errRefused = &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 // ask asks for a destination that must be let through.
 func (c *circuitTest) ask(dest target.Target) report {
 	c.Helper()
-	report, err := c.allow(dest, false, false)
+	report, err := c.allow(dest, false, health.ProbeLimit)
 	if err != nil {
 		c.Fatalf("refused: %v", err)
 	}
@@ -63,7 +64,7 @@ func (c *circuitTest) end(dest target.Target, err error) {
 // long.
 func (c *circuitTest) refused(dest target.Target) time.Duration {
 	c.Helper()
-	_, err := c.allow(dest, false, false)
+	_, err := c.allow(dest, false, health.ProbeLimit)
 	if err == nil {
 		c.Fatal("let through")
 	}
@@ -187,30 +188,35 @@ func TestCircuitUnsettledProbe(t *testing.T) {
 	}
 }
 
-// A request whose client may take its time leaves the probe to others, and is the probe
-// only where none comes.
-func TestCircuitLeavesTheProbe(t *testing.T) {
+// An exchange whose head is long in coming is no longer the only probe after a second.
+func TestCircuitSlowProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, dest := newCircuitTest(t), origin(1)
-		for range 2 {
+		for _, slow := range []error{nil, errRefused} {
 			c.fail(dest, 5)
 			time.Sleep(2 * time.Second)
-			_, err := c.allow(dest, false, true)
-			if e, ok := errors.AsType[*circuitOpenError](err); !ok || e.retryAfter != 2*time.Second {
-				t.Fatalf("%v; want it refused for 2s", err)
+			var first report
+			for n := range 3 {
+				r, err := c.allow(dest, false, exchangeTurn)
+				if err != nil {
+					t.Fatalf("%d: %v", n, err)
+				}
+				if n == 0 {
+					first = r
+				}
+				c.refused(dest)
+				time.Sleep(exchangeTurn)
 			}
-			c.end(dest, nil) // a quick one
+			first.tell(slow) // it still counts
+			if slow != nil {
+				if after := c.refused(dest); after != 3200*time.Millisecond {
+					t.Errorf("open for %s after the failure of the first probe", after)
+				}
+				time.Sleep(3200 * time.Millisecond)
+				c.end(dest, nil)
+			}
 			c.tracked(0)
 		}
-		c.fail(dest, 5)
-		time.Sleep(4 * time.Second)
-		report, err := c.allow(dest, false, true)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.refused(dest)
-		report.tell(nil)
-		c.tracked(0)
 	})
 }
 
@@ -222,7 +228,6 @@ func TestCircuitLostProbe(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		lost := c.ask(dest)
 		time.Sleep(health.ProbeLimit)
-		time.Sleep(c.refused(dest))
 		probe := c.ask(dest)
 		lost.tell(context.Canceled) // of a turn that is over
 		c.refused(dest)
@@ -239,9 +244,8 @@ func TestCircuitForgotten(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		lost := []report{c.ask(dest)}
 		time.Sleep(health.ProbeLimit)
-		time.Sleep(c.refused(dest))
 		lost = append(lost, c.ask(dest))
-		c.forget(c.key(&lost[0]), lost[0].state)
+		c.forget(c.key(&lost[0]), c.lookup(c.key(&lost[0])))
 		c.fail(dest, 5)
 		time.Sleep(2 * time.Second)
 		probe := c.ask(dest)
@@ -347,7 +351,7 @@ func TestCircuitLateResults(t *testing.T) {
 func TestCircuitOff(t *testing.T) {
 	d := &destinations{newCircuits(DestinationCircuit{Off: true}), "", zap.NewNop()}
 	for range 20 {
-		report, err := d.allow(origin(1), false, false)
+		report, err := d.allow(origin(1), false, health.ProbeLimit)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -410,7 +414,7 @@ func TestCircuitMemoryIsBounded(t *testing.T) {
 		for range 8 {
 			wg.Go(func() {
 				for n := next.Add(1) - 1; int(n) < to; n = next.Add(1) - 1 {
-					report, err := c.allow(origin(int(n)), false, false)
+					report, err := c.allow(origin(int(n)), false, health.ProbeLimit)
 					if err != nil {
 						t.Error(err)
 						return
@@ -469,16 +473,23 @@ func TestCircuitSweepsOnceASecond(t *testing.T) {
 func TestCircuitConcurrently(t *testing.T) {
 	c := newCircuitTest(t)
 	c.cfg.OpenFor, c.cfg.MaxOpenFor = time.Microsecond, time.Microsecond
-	const origins = 4
+	const origins, members = 4, 3
 	var wg sync.WaitGroup
 	for g := range 16 {
 		wg.Go(func() {
 			for i := range 2_000 {
 				n := (g + i) % origins
 				dest := origin(n)
-				report, err := c.allow(dest, false, false)
-				if err != nil {
+				report := c.about(dest, false)
+				if i%5 == 0 {
+					_, _ = report.shut()
+				}
+				if report.take(uint64(i%members), health.ProbeLimit) != nil {
 					continue
+				}
+				if i%11 == 0 {
+					report.end(errRefused, true)
+					_ = report.take(uint64((i+1)%members), exchangeTurn)
 				}
 				switch i % 7 {
 				case 0:
@@ -492,9 +503,10 @@ func TestCircuitConcurrently(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	for n := range origins {
+	for n := range origins * members {
 		for {
-			if report, err := c.allow(origin(n), false, false); err == nil {
+			report := c.about(origin(n/members), false)
+			if report.take(uint64(n%members), health.ProbeLimit) == nil {
 				report.tell(nil)
 				break
 			}
@@ -509,14 +521,14 @@ func TestCircuitOneProbeOfMany(t *testing.T) {
 		c, dest := newCircuitTest(t), origin(1)
 		c.fail(dest, 5)
 		for range 10 {
-			_, err := c.allow(dest, false, false)
+			_, err := c.allow(dest, false, health.ProbeLimit)
 			time.Sleep(retryAfter(err))
 			var through atomic.Int32
 			probe := make(chan report, 100)
 			var wg sync.WaitGroup
 			for range 100 {
 				wg.Go(func() {
-					if r, err := c.allow(dest, false, false); err == nil {
+					if r, err := c.allow(dest, false, health.ProbeLimit); err == nil {
 						through.Add(1)
 						probe <- r
 					}
@@ -540,4 +552,85 @@ func TestDestinationsHaveTheirOwnCircuit(t *testing.T) {
 	other := dest
 	other.Port = 443
 	c.ask(other)
+}
+
+// Through a group, each member has a circuit of its own.
+func TestCircuitOfMembers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, dest := newCircuitTest(t), origin(1)
+		through := func(err error, vias ...uint64) error {
+			r := c.about(dest, false)
+			for i, via := range vias {
+				if err := r.take(via, exchangeTurn); err != nil {
+					return err
+				}
+				if i < len(vias)-1 {
+					r.end(errRefused, true)
+				}
+			}
+			r.tell(err)
+			return nil
+		}
+		shut := func(want ...uint64) {
+			t.Helper()
+			r := c.about(dest, false)
+			vias, err := r.shut()
+			if !slices.Equal(vias, want) || (err != nil) != (len(want) > 0) {
+				t.Errorf("shut through %v, want %v: %v", vias, want, err)
+			}
+		}
+		must := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		for range 4 {
+			must(through(errRefused, 1))
+			must(through(nil, 2)) // says nothing of the first
+			shut()
+		}
+		must(through(errRefused, 1))
+		shut(1)
+		must(through(nil, 2))
+		shut(1)
+		must(through(errRefused, 2)) // one is enough now
+		must(through(nil, 3))
+		shut(1, 2)
+		time.Sleep(2 * time.Second)
+		shut()
+		must(through(errRefused, 1)) // the probe
+		must(through(nil, 2))        // and that of the other
+		shut(1)
+		time.Sleep(3200 * time.Millisecond)
+		must(through(nil, 1))
+		shut()
+		c.tracked(0)
+
+		// A request counts once, however many members it has tried.
+		for range 4 {
+			must(through(errRefused, 1, 2, 3))
+			shut()
+		}
+		must(through(errRefused, 1, 2, 3))
+		shut(1, 2, 3)
+		time.Sleep(2 * time.Second)
+		must(through(nil, 1, 2, 3)) // two probes that fail, and one that does not
+		shut(1, 2)
+		if err := through(nil, 1); err == nil {
+			t.Error("let through")
+		}
+
+		// Of very many, the rest share one circuit.
+		for via := range uint64(100) {
+			_ = through(errRefused, 100+via)
+		}
+		r := c.about(dest, false)
+		if vias, _ := r.shut(); len(vias) != maxWays {
+			t.Errorf("%d circuits", len(vias))
+		}
+		if err := through(nil, 150); err == nil {
+			t.Error("let through")
+		}
+	})
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/descriptors"
+	"github.com/caddy-egress/egress/internal/dnscache"
 )
 
 // This file contains how often the log tells, at Warn, that a limit of the proxy's own
@@ -57,6 +58,9 @@ func limitReason(err error) string {
 	}
 	if descriptors.Out(err) {
 		return "descriptors"
+	}
+	if errors.Is(err, dnscache.ErrNoTurn) {
+		return "questions"
 	}
 	return "other"
 }

@@ -1,11 +1,14 @@
 package egress
 
 import (
+	"context"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
@@ -28,7 +31,7 @@ func TestBlame_RequestNotTaken(t *testing.T) {
 // CONNECT is the upstream's own.
 func TestBlame_RelayedOverload(t *testing.T) {
 	reply := &proxydial.Reply{Status: http.StatusTooManyRequests, RetryAfter: "300"}
-	if v := judgeAnswer(reply); v.kind != health.Overload || v.retryAfter != maxRelayedOverload {
+	if v := judgeAnswer(reply, false); v.kind != health.Overload || v.retryAfter != maxRelayedOverload {
 		t.Errorf("relayed: %v for %s", v.kind, v.retryAfter)
 	}
 	if v := judgeReply(reply); v.kind != health.Overload || v.retryAfter != 300*time.Second {
@@ -42,6 +45,21 @@ func TestCheckVia(t *testing.T) {
 		tr := &transaction{h: &Handler{via: newViaNames("caddy")}, r: &http.Request{Header: http.Header{"Via": {strings.Repeat("x", n)}}}}
 		if err := tr.checkVia(); err != want {
 			t.Errorf("%d bytes: %v", n, err)
+		}
+	}
+}
+
+// A question that had no turn charges neither the destination nor an upstream, a silent
+// DNS server does.
+func TestNoTurnForAQuestion_Blame(t *testing.T) {
+	for cause, charged := range map[error]bool{dnscache.ErrNoTurn: false, context.DeadlineExceeded: true} {
+		err := &net.DNSError{UnwrapErr: cause, Err: cause.Error(), Name: "origin.test", IsTimeout: charged, IsTemporary: !charged}
+		if chargeable(err) != charged {
+			t.Errorf("%v: the destination is charged: %t", cause, !charged)
+		}
+		verdict := judgeTunnel(t.Context(), &proxydial.Error{Stage: proxydial.StageDial, Err: err})
+		if (verdict.kind != health.Neutral) != charged {
+			t.Errorf("%v: an upstream is judged %v", cause, verdict.kind)
 		}
 	}
 }

@@ -15,9 +15,10 @@ import (
 // one upstream at a time. In a loop each request waits for the next one, all from the
 // last hop, until one is refused, and with it all others.
 //
-// It is an eighth of the file descriptors that the process may have, of which each takes
-// two, and never so few that it is met without a loop.
-var maxOpening = int(min(max(descriptors.Limit()/8, 256), 1024))
+// It is a quarter of the file descriptors that the process may have, of which each takes
+// two. Many users behind one address, whose destination is slow to answer, can meet it
+// without a loop, but not before they have taken half of what there is.
+var maxOpening = int(min(max(descriptors.Limit()/4, 256), 8192))
 
 // openings are the tunnels that are being opened through one upstream.
 type openings struct {

@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/selection"
 )
 
@@ -24,12 +26,12 @@ type paths struct {
 	told      bool // how the current attempt went
 	reached   bool // the current attempt through a member has reached the destination
 	answered  bool // the current attempt has brought a head of a response
+	stood     bool // the current attempt has got a connection to the destination
 	report    report
+	shut      error // members are passed over, through which the destination fails
 }
 
-// begin starts with the target of the route. The circuit of the destination is asked
-// once for all members of a group: to it they are one path. (Direct dials ask for
-// themselves.)
+// begin starts with the target of the route.
 func (t *transaction) beginPaths() error {
 	t.paths.to, t.paths.fallback = t.route.to, t.route.fallback
 	return t.enter()
@@ -49,11 +51,7 @@ func (t *transaction) enter() error {
 	if err := t.checkBehind(); err != nil {
 		return err
 	}
-	report, err := g.destinations.allow(t.target, t.https, !t.bodyRead)
-	if err != nil {
-		return err
-	}
-	t.paths.report = report
+	t.paths.report = g.destinations.about(t.target, t.https)
 	g.budget.Begin()
 	return nil
 }
@@ -81,7 +79,35 @@ func (t *transaction) leaveGroup(err error) {
 	if _, malformed := errors.AsType[*h1.ProtocolError](err); malformed && t.paths.answered {
 		err = nil // it has answered; what its answer was is no matter of reaching it
 	}
-	t.paths.report.tell(err)
+	t.paths.report.settle(err, t.unreached(err))
+}
+
+// unreached reports whether err, of an attempt through an upstream, says that the
+// destination cannot be reached. In absolute form nobody knows but the upstream; through
+// a tunnel it was reached when that stood, and TLS with it.
+func (t *transaction) unreached(err error) bool {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return false
+	}
+	f := failure.Of(err)
+	if t.kind != isTunnel && t.absolute() {
+		_, said := errors.AsType[*proxydial.ReplyError](err)
+		return said && f.Unreached()
+	}
+	return !t.paths.stood && (f.Unreached() || f == failure.UpstreamGateway || f == failure.UpstreamSilent)
+}
+
+// connected settles what the current attempt holds when it has its connection. Behind a
+// tunnel that was opened just now, the destination was reached: how long the answer takes
+// is no matter of that.
+func (t *transaction) connected() {
+	if t.absolute() {
+		return
+	}
+	t.paths.stood = true
+	if !t.out.reused {
+		t.paths.report.tell(nil)
+	}
 }
 
 // stands settles what the current attempt holds when the head of a response is there:
@@ -89,7 +115,7 @@ func (t *transaction) leaveGroup(err error) {
 func (t *transaction) stands(status int) {
 	t.retries.End()
 	if f := t.out.failure; f != nil {
-		t.paths.report.tell(f) // it was the upstream that has answered, to say that it failed
+		t.paths.report.settle(f, f.Unreached()) // it was the upstream that has answered, to say that it failed
 	} else {
 		t.paths.report.tell(nil)
 	}
@@ -143,6 +169,9 @@ func (t *transaction) overTarget(try func() error) error {
 		if last == nil || !t.mayRetry(last) {
 			return last
 		}
+		if !t.again {
+			t.paths.report.end(last, t.unreached(last))
+		}
 		if err := t.pauseBetween(); err != nil {
 			return err
 		}
@@ -162,8 +191,13 @@ func (t *transaction) choosePath() error {
 	}
 	if t.paths.selection == nil {
 		t.paths.selection = t.newSelection()
+		var vias []uint64
+		vias, t.paths.shut = t.paths.report.shut()
+		for _, via := range vias {
+			t.paths.selection.MarkTriedKey(via)
+		}
 	}
-	p, err := g.pick(t.paths.selection, t.kind)
+	p, err := t.pick(g)
 	if err != nil {
 		return err
 	}
@@ -171,6 +205,26 @@ func (t *transaction) choosePath() error {
 	t.paths.tries++
 	t.out.upstream = p.name
 	return nil
+}
+
+// pick chooses the next member, of those through which the destination may be asked for.
+// Where members were passed over and nobody is left, it is for that the request fails.
+// (Direct dials ask the circuit themselves.)
+func (t *transaction) pick(g *group) (path, error) {
+	turn := exchangeTurn
+	if t.kind == isTunnel {
+		turn = health.ProbeLimit // which stands or fails in time
+	}
+	for {
+		p, err := g.pick(t.paths.selection, t.kind)
+		if err != nil {
+			return path{}, cmp.Or(t.paths.shut, err)
+		}
+		if err = t.paths.report.take(p.key, turn); err == nil || p.probe != 0 {
+			return p, nil // the probe of a member is not put off
+		}
+		t.paths.shut = err // since just now
+	}
 }
 
 // newSelection is what policies may know of this request.
@@ -193,7 +247,7 @@ func (t *transaction) fallsBack(err error) bool {
 	}
 	if _, nobody := errors.AsType[*noUpstreamError](err); !nobody {
 		e, ok := errors.AsType[*upstreamError](err)
-		if !ok || !e.ownFault() || !t.mayRepeat(err) {
+		if !ok || !t.fallbackTakes(e) {
 			return false
 		}
 		t.resent = t.resent || e.sent
@@ -208,6 +262,14 @@ func (t *transaction) fallsBack(err error) bool {
 	t.again = false
 	t.out.upstream = ""
 	return true
+}
+
+// fallbackTakes reports whether the fallback takes a request that has failed with e. What
+// the group was sent does not leave past all groups: the origin may have brought the
+// failure about, and would get to see our own address.
+func (t *transaction) fallbackTakes(e *upstreamError) bool {
+	direct := t.paths.fallback.group == nil && !t.paths.fallback.deny
+	return e.ownFault() && t.mayRepeat(e) && !(e.sent && direct)
 }
 
 // mayRepeat reports whether the request could be sent again if there were another

@@ -2,6 +2,7 @@ package egress
 
 import (
 	"testing"
+	"time"
 
 	"github.com/caddy-egress/egress/internal/target"
 )
@@ -28,7 +29,7 @@ func TestRouteSource_Circuits(t *testing.T) {
 	before := poolCount()
 	old, endOld := mustLoadModule(t, config)
 	for range 5 {
-		r, err := old.Routes[0].dialer.circuits.allow(dest, false, false)
+		r, err := old.Routes[0].dialer.circuits.allow(dest, false, time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -260,8 +260,10 @@ func unsettled(h *Handler, g *group) string {
 		s := v.(*destinationState)
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.circuit.State() == health.HalfOpen {
-			all = append(all, fmt.Errorf("%s is half-open", key))
+		for _, w := range s.ways {
+			if w.circuit.State() == health.HalfOpen {
+				all = append(all, fmt.Errorf("%s is half-open", key))
+			}
 		}
 		return true
 	})

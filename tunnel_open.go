@@ -107,6 +107,10 @@ func (t *transaction) openVia(slot *tunnelSlot) (farEnd, error) {
 		return farEnd{}, &upstreamError{upstream: p.name, verdict: verdict{kind: health.Neutral, failure: failure.UpstreamLimit}, err: errUpstreamFull}
 	}
 	won := t.race(p)
+	if won.path.key != p.key {
+		t.paths.report.end(context.Canceled, false)
+		t.paths.report.current = passage{via: won.path.key}
+	}
 	t.paths.current = won.path
 	t.out.upstream = won.path.name
 	if won.err != nil {

@@ -29,7 +29,7 @@ func (t *transaction) tunnelStream(far farEnd, slot *tunnelSlot) error {
 	}
 	cfg := t.relayConfig(slot)
 	cfg.EarlyDown = far.early
-	side, leave := quicTunnels.join(t, origin)
+	side, leave := quicTunnels.join(t)
 	defer leave()
 	client.side = side
 	tunnel := relay.New(client, asStream(origin), cfg)

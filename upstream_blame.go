@@ -48,8 +48,8 @@ func judgeRelayed(status int, absolute bool) verdict {
 var namedFailures = map[string]*failure.Failure{
 	"dns_error":                          failure.DNS,
 	"dns_timeout":                        failure.DNSTimeout,
-	"destination_not_found":              failure.DNS,
-	"destination_unavailable":            failure.Refused,
+	"destination_not_found":              failure.Unavailable,
+	"destination_unavailable":            failure.Unavailable,
 	"destination_ip_unroutable":          failure.Unroutable,
 	"connection_refused":                 failure.Refused,
 	"connection_terminated":              failure.Terminated,
@@ -117,16 +117,17 @@ func judgeReply(r *proxydial.Reply) verdict {
 	return verdict{kind: health.SoftFail, failure: failure.UpstreamGateway}
 }
 
-// judgeAnswer judges an answer of the upstream to an exchange. Nearly all that it
-// shows can have been written by an origin and relayed, so it takes more than that for
-// an upstream to be out: a 407 has a challenge, which proxies do not relay (RFC 9110
-// §11.7.1), and an internal error no Via. As there are proxies that are careless of
-// both, several that fail alike for one destination are believed no more.
-func judgeAnswer(r *proxydial.Reply) verdict {
+// judgeAnswer judges an answer of the upstream to an exchange. All that it shows can have
+// been written by an origin and relayed. So a 407 is no fault of our credentials, and none
+// at all where we have sent none; an internal error is the upstream's own only without a
+// Via; and what one destination brings about through several upstreams is believed no more.
+func judgeAnswer(r *proxydial.Reply, authenticates bool) verdict {
 	v := judgeReply(r)
 	switch {
-	case v.kind == health.AuthFault && r.Authenticate == "":
-		v.kind = health.SoftFail
+	case v.kind == health.AuthFault && !authenticates:
+		v.kind = health.Neutral
+	case v.kind == health.AuthFault:
+		v.kind = health.Failure
 	case v.kind == health.Failure && r.Via != "":
 		v = verdict{kind: health.SoftFail, failure: failure.UpstreamGateway}
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"syscall"
 
+	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
@@ -79,7 +80,7 @@ func judgeTunnel(ctx context.Context, err error) verdict {
 
 // judgeOwnLimit finds out whether it was this machine that could not go on.
 func judgeOwnLimit(err error) (verdict, bool) {
-	if failure.IsAny(err, syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL) && !failure.NoIPv6(err) {
+	if failure.IsAny(err, syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL) && !failure.NoIPv6(err) || errors.Is(err, dnscache.ErrNoTurn) {
 		return verdict{kind: health.Neutral, failure: failure.Limit}, true
 	}
 	if errors.Is(err, failure.Loop) {

@@ -178,6 +178,11 @@ func (t *transaction) proxyFields() http.Header {
 	return t.paths.current.spec.Header
 }
 
+// authenticates reports whether the upstream is sent credentials of the operator's.
+func (m *member) authenticates() bool {
+	return slices.ContainsFunc(m.fields, func(f h1.Field) bool { return http.CanonicalHeaderKey(f.Name) == "Proxy-Authorization" })
+}
+
 func (m *member) appendProxyFields(b []byte) []byte {
 	for i := range m.fields {
 		b = h1.AppendField(b, m.fields[i].Name, m.fields[i].Value)
@@ -262,8 +267,8 @@ func (t *transaction) ownAnswer(hd *h1.Head) error {
 	}
 	e := &upstreamError{
 		upstream: t.paths.current.name,
-		verdict:  judgeAnswer(&reply),
-		sent:     hd.Status != 407, // which comes before anything is done
+		verdict:  judgeAnswer(&reply, t.paths.current.authenticates()),
+		sent:     true, // whatever it says may be the origin's, relayed
 		err:      &proxydial.ReplyError{Reply: reply},
 	}
 	another := t.hasAnotherWay(e)
@@ -282,5 +287,5 @@ func (t *transaction) hasAnotherWay(e *upstreamError) bool {
 	if t.wouldRetry(e) && t.paths.to.group.hasAnother(t.paths.selection, t.kind) {
 		return true
 	}
-	return t.paths.fallback != nil && e.ownFault() && t.mayRepeat(e)
+	return t.paths.fallback != nil && t.fallbackTakes(e)
 }

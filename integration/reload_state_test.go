@@ -28,7 +28,7 @@ func TestReload_Circuits(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		dead, origin := refusedAddr(t), okOrigin(t)
 		via := newScriptedUpstream(t, "via")
-		via.behave(only(dead, answering(504, "Proxy-Status: via; error=destination_unavailable")))
+		via.behave(only(dead, answering(504, "Proxy-Status: via; error=connection_timeout")))
 		p := start(t, m, setup{egress: usual + circuitForLong})
 		kept := func(what string, again bool, s setup) {
 			t.Helper()

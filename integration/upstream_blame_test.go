@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -204,8 +203,14 @@ func TestBlame_Credentials(t *testing.T) {
 		expectOK(resp)
 		tun.Close()
 	}
-	if n := len(refuses.asked()); n != 3 {
-		t.Errorf("asked %d times, want 3", n)
+	tunnels := 0
+	for _, r := range refuses.asked() {
+		if r.Method == http.MethodConnect {
+			tunnels++
+		}
+	}
+	if tunnels != 3 {
+		t.Errorf("asked for %d tunnels, want 3", tunnels)
 	}
 	events.expect(t, p, map[*scriptedUpstream][]string{refuses: {"auth_failed"}, good: nil})
 }
@@ -218,24 +223,21 @@ func TestBlame_CredentialsOfTheOnlyOne(t *testing.T) {
 	u.behave(answering(407, `Proxy-Authenticate: Basic realm="upstream"`))
 	events := newTransitions(t)
 	p := start(t, mode{}, setup{egress: usual + groupOf("circuit {\nopen_for 1m\n}\n", u), global: events.global()})
-	origin := newHTTPOrigin(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
-	var wg sync.WaitGroup
+	echo := newEchoOrigin(t)
 	for range 10 {
-		c := p.client(t, "h1")
-		wg.Go(func() {
-			for range 10 {
-				resp, err := c.try(c.newRequest(t, "GET", origin.URL, nil))
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				if resp.StatusCode != 500 && resp.StatusCode != 503 || resp.Header.Get("Proxy-Authenticate") != "" {
-					t.Errorf("status %d, header %v", resp.StatusCode, resp.Header)
-				}
+		var clients []*rawConn
+		for range 10 {
+			raw := p.dialPlain(t)
+			raw.send("CONNECT " + echo.addr + " HTTP/1.1\r\nHost: x\r\n\r\n")
+			clients = append(clients, raw)
+		}
+		for _, raw := range clients {
+			resp := raw.response("CONNECT")
+			if resp.StatusCode != 500 && resp.StatusCode != 503 || resp.Header.Get("Proxy-Authenticate") != "" {
+				t.Errorf("status %d, header %v", resp.StatusCode, resp.Header)
 			}
-		})
+		}
 	}
-	wg.Wait()
 	if n := len(u.asked()); n < 3 || n > 3+10 {
 		t.Errorf("asked %d times, want 3 and those under way", n)
 	}
@@ -243,6 +245,40 @@ func TestBlame_CredentialsOfTheOnlyOne(t *testing.T) {
 	expectError(t, resp, 503, "destination_unavailable")
 	tun.Close()
 	events.expect(t, p, map[*scriptedUpstream][]string{u: {"auth_failed"}})
+}
+
+// An exchange's 407 may be the origin's, relayed: it takes no upstream out, in no quiet
+// moment and whether there are credentials or not.
+func TestBlame_ChallengesOfAnOrigin(t *testing.T) {
+	for _, credentials := range []string{"", "us:secret@"} {
+		for _, method := range []string{"GET", "POST"} {
+			for _, fields := range []string{"", "Proxy-Authenticate: Basic realm=x\r\n"} {
+				t.Run(credentials+method+fields[:min(len(fields), 5)], func(t *testing.T) {
+					checkLeaks(t)
+					a, b := newScriptedUpstream(t, "a"), newScriptedUpstream(t, "b")
+					events := newTransitions(t)
+					p := start(t, mode{}, setup{
+						egress: usual + "upstreams default {\nupstream http://" + credentials + a.addr + "\nupstream http://" + credentials + b.addr + "\nlb_policy round_robin\n}\nroute default\n",
+						global: events.global(),
+					})
+					evil := newRawOrigin(t, func(oc *originConn) {
+						for {
+							oc.request()
+							oc.send("HTTP/1.1 407 x\r\n" + fields + "Content-Length: 0\r\n\r\n")
+						}
+					})
+					c, good := p.client(t, "h1"), okOrigin(t)
+					for range 20 {
+						expectError(t, c.do(t, c.newRequest(t, method, evil.url("/"), nil)).Response, 500, "proxy_configuration_error")
+					}
+					for range 4 {
+						c.get(t, good.URL).expect(t, 200, "ok")
+					}
+					events.expect(t, p, nil)
+				})
+			}
+		}
+	}
 }
 
 // Answers of the upstream and what they mean to it: six of each, through an upstream

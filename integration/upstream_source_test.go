@@ -133,6 +133,38 @@ func TestUpstreamSource_File(t *testing.T) {
 	}
 }
 
+// A list that cannot be used when it changes, here since the password beside it is not
+// there, is used later, though it has not changed again. It is told once as an error.
+func TestUpstreamSource_FileReadLater(t *testing.T) {
+	checkLeaks(t)
+	dir := t.TempDir()
+	path, password := filepath.Join(dir, "list"), filepath.Join(dir, "password")
+	put := func(path, text string) {
+		t.Helper()
+		if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(path+".new", path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, b := newForwarder(t, "A"), newForwarder(t, "B")
+	put(path, a.addr)
+	put(password, "s3cr3t")
+	p := start(t, mode{access: true}, setup{egress: usual + "upstreams default {\n file " + path + "\n credentials u {file." + password + "}\n}\n"})
+	c := p.client(t, "h1")
+	c.until(t, 200, "A")
+	if err := os.Remove(password); err != nil {
+		t.Fatal(err)
+	}
+	put(path, b.addr)
+	failed := func(l logLine) bool { return l.str("msg") == "list of upstreams cannot be used; the old one stays" }
+	p.logs.wait(t, "the list cannot be used", failed)
+	c.get(t, "http://o.test/").expect(t, 200, "A")
+	put(password, "s3cr3t")
+	c.until(t, 200, "B")
+}
+
 // Credentials in a list are what stands there: the list may be somebody else's.
 func TestUpstreamSource_ListsHaveNoPlaceholders(t *testing.T) {
 	checkLeaks(t)

@@ -23,8 +23,10 @@ type Rules struct {
 	changed  func() // called after the list was replaced
 
 	stopped atomic.Bool
-	waiting atomic.Bool // for rebuild, which will see every change until now
-	rebuild sync.Mutex  // held while the list is made anew
+	told    atomic.Int64 // changes of files that were told of
+	rebuild sync.Mutex   // held while the list is made anew
+	seen    int64        // guarded by rebuild: changes that the last one knew of
+	taken   bool         // guarded by rebuild: the last one brought a list
 }
 
 // NewRules compiles the rules. The files are watched from follow on, but what
@@ -70,7 +72,7 @@ func (r *Rules) Put(l *List) { r.list.Store(l) }
 func (r *Rules) Follow(changed func()) {
 	r.changed = changed
 	for i, path := range r.paths() {
-		r.watchers[i].Start(func() { r.reload(path) })
+		r.watchers[i].Start(func(again bool) bool { return r.reload(path, again) })
 	}
 }
 
@@ -82,30 +84,34 @@ func (r *Rules) Stop() {
 	}
 }
 
-// reload makes the list anew after a file has changed. If that fails, the old list
-// stays. All files are read: a list holds nothing that would tell which file a
-// subject came from, and files that change together are rebuilt from together.
-func (r *Rules) reload(path string) {
-	if !r.waiting.CompareAndSwap(false, true) {
-		return
-	}
+// reload makes the list anew after a file has changed, and reports whether it did. If
+// that fails, the old list stays; again says that the change was told of before. All
+// files are read: a list holds nothing that would tell which file a subject came from,
+// and files that change together are rebuilt from together.
+func (r *Rules) reload(path string, again bool) bool {
+	change := r.told.Add(1)
 	r.rebuild.Lock()
 	defer r.rebuild.Unlock()
-	r.waiting.Store(false)
-	if r.stopped.Load() {
-		return
+	switch {
+	case r.stopped.Load():
+		return true // nobody needs it any more
+	case change <= r.seen:
+		return r.taken // somebody else began later
 	}
+	r.seen = r.told.Load()
 	start := time.Now()
 	list, err := New(r.rules, r.ports)
+	r.taken = err == nil
 	switch {
 	case r.stopped.Load():
 	case err != nil:
-		r.logger.Error("access rules cannot be read; the old ones stay", zap.String("changed", path), zap.Error(err))
+		r.logger.Log(filewatch.Level(again), "access rules cannot be read; the old ones stay", zap.String("changed", path), zap.Error(err))
 	default:
 		r.Put(list)
 		r.logger.Info("access rules changed", append(list.counts(time.Since(start)), zap.String("changed", path))...)
 		r.changed()
 	}
+	return r.taken
 }
 
 // counts tell, in a log line, what the list is made of.

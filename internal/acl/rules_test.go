@@ -3,6 +3,7 @@ package acl
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -148,13 +149,76 @@ func TestAccessRules_SeveralFiles(t *testing.T) {
 	}
 }
 
+// A file that could not be read when it changed is read later, though it has not changed
+// again; that is told once as an error.
+func TestAccessRules_ReadLater(t *testing.T) {
+	deny, other := subjectFile(t, "one.example\n"), subjectFile(t, "three.example\n")
+	w := watchRules(t, Rule{Files: []string{deny, other}})
+	w.line(t, zapcore.InfoLevel)
+	away := other + ".away"
+	if err := os.Rename(other, away); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, deny, "two.example\n")
+	w.line(t, zapcore.ErrorLevel)
+	if w.allows(t, "one.example") || !w.allows(t, "two.example") {
+		t.Error("the old rules are not in force")
+	}
+	if err := os.Rename(away, other); err != nil { // as it was: no change
+		t.Fatal(err)
+	}
+	w.line(t, zapcore.InfoLevel)
+	if !w.allows(t, "one.example") || w.allows(t, "two.example") || w.allows(t, "three.example") {
+		t.Error("the new rules are not in force")
+	}
+}
+
+// Changes that are told of while a list is made are in the next one, which is made once
+// for all of them; each is told whether they are in force.
+func TestAccessRules_ReloadTogether(t *testing.T) {
+	path := subjectFile(t, "one.example\n")
+	w := watchRules(t, Rule{Files: []string{path}})
+	for _, watcher := range w.watchers {
+		watcher.Stop()
+	}
+	<-w.logs // loaded
+	for _, step := range []struct {
+		content string
+		taken   bool
+	}{{"two.example\n", true}, {"two example\n", false}, {"three.example\n", true}} {
+		writeFile(t, path, step.content)
+		results := make(chan bool)
+		w.rebuild.Lock()
+		before := w.told.Load()
+		for range 8 {
+			go func() { results <- w.reload(path, false) }()
+		}
+		for w.told.Load() < before+8 {
+			runtime.Gosched()
+		}
+		w.rebuild.Unlock()
+		for range 8 {
+			if taken := <-results; taken != step.taken {
+				t.Errorf("%q: taken: %t", step.content, taken)
+			}
+		}
+		lines := len(w.logs)
+		for range lines {
+			<-w.logs
+		}
+		if lines > 1 {
+			t.Errorf("%q: %d lines", step.content, lines)
+		}
+	}
+}
+
 // After stop, no change of a file matters.
 func TestAccessRules_Stopped(t *testing.T) {
 	path := subjectFile(t, "one.example\n")
 	w := watchRules(t, Rule{Files: []string{path}})
 	w.Stop()
 	writeFile(t, path, "two.example\n")
-	w.reload(path) // as a watch that was just about to call
+	w.reload(path, false) // as a watch that was just about to call
 	if w.allows(t, "one.example") {
 		t.Error("the list was changed")
 	}

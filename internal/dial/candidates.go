@@ -36,6 +36,8 @@ type candidates struct {
 
 	refused error // why the first address that was not let in was not
 	unknown error // why there are no addresses
+
+	flights [2]*dnscache.Flight // the questions under way, nil where there are none
 }
 
 func newCandidates(order FamilyOrder, failed *failedAddrs, to Hop) *candidates {
@@ -115,10 +117,22 @@ func (c *candidates) failure(ctx context.Context) error {
 		return ctx.Err() // there was no time for them
 	case c.refused != nil:
 		return c.refused
+	case ctx.Err() != nil && c.noTurn():
+		return &net.DNSError{UnwrapErr: dnscache.ErrNoTurn, Err: dnscache.ErrNoTurn.Error(), Name: c.to.host, IsTemporary: true}
 	case ctx.Err() != nil:
 		return &net.DNSError{UnwrapErr: ctx.Err(), Err: "no answer in time", Name: c.to.host, IsTimeout: true}
 	case c.unknown != nil:
 		return c.unknown
 	}
 	return c.noAddresses()
+}
+
+// noTurn reports whether a question was never put.
+func (c *candidates) noTurn() bool {
+	for _, fl := range c.flights {
+		if fl != nil && !fl.Asked() {
+			return true
+		}
+	}
+	return false
 }

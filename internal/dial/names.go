@@ -61,6 +61,7 @@ func (n *Names) resolve(ctx context.Context, host string, order FamilyOrder, lis
 	if l.first == nil && l.second == nil {
 		return nil
 	}
+	list.flights = [...]*dnscache.Flight{l.first, l.second}
 	arrivals := make(chan dnscache.Answer)
 	go l.deliver(ctx, arrivals)
 	return arrivals

@@ -13,13 +13,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddy-egress/egress/internal/testkit/fixture"
-
 	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/dnscache/dnstest"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/target"
+	"github.com/caddy-egress/egress/internal/testkit/fixture"
 )
 
 // asking makes a dialer ask a DNS server of the test's own.
@@ -465,6 +464,34 @@ func TestDialUsesWhatIsKnown(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A name that could not be asked for, since other questions have all turns, is a limit of
+// this proxy: neither the destination nor an upstream is charged.
+func TestNoTurnForAQuestion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(time.Minute) // until questions that nobody waits for are over
+		d := newDialer(t, nil, "allow 192.0.2.0/24 2001:db8::/32")
+		b := &delayed{{time.Hour, nil, nil}, {time.Hour, nil, nil}}
+		dest := target.Target{Host: "origin.test", Port: 443}
+		for what, connect := range map[string]func() error{
+			"dial":   func() error { _, err := d.connect(t.Context(), d.hopTo(dest)); return err },
+			"lookup": func() error { _, err := d.Lookup(t.Context(), dest); return err },
+			"check":  func() error { return d.CheckNames(t.Context(), dest) },
+		} {
+			for turns, want := range map[int]*failure.Failure{1: failure.Limit, 2: failure.Limit, 3: failure.DNSTimeout} {
+				d.Names = NewNames(dnscache.New(dnscache.Config{Backend: b, MaxQuestions: turns}))
+				_, other := d.Names.cache.Lookup("other.test", dnscache.IPv4)
+				synctest.Wait()
+				err := connect()
+				if failure.Of(err) != want {
+					t.Errorf("%s, %d turns: %v is %v", what, turns, err, failure.Of(err))
+				}
+				other.Leave()
+				time.Sleep(time.Minute)
+			}
+		}
+	})
 }
 
 // What is told one address only gets the first that is known: resolvers that never

@@ -55,6 +55,10 @@ type shard struct {
 	max   int
 	mu    sync.RWMutex
 	names map[string]*entry
+
+	// asked are entries with flights that are not among names: of names that are not
+	// known yet, or that had to make room. They take nobody's place.
+	asked map[string]*entry
 }
 
 // entry is what is remembered of a name.
@@ -69,7 +73,8 @@ type entry struct {
 type record struct {
 	Answer
 	expires    time.Time
-	staleUntil time.Time // zero for answers without addresses
+	staleUntil time.Time     // zero for answers without addresses
+	silence    time.Duration // remembered of a family that nobody answered for, else 0
 }
 
 // New returns a cache.
@@ -92,7 +97,7 @@ func New(cfg Config) *Cache {
 		// Rounded so that they add up to the limit: an empty shard refuses
 		// nothing, its names are served uncached.
 		c.shards[i].max = (limit + i) / shards
-		c.shards[i].names = make(map[string]*entry)
+		c.shards[i].names, c.shards[i].asked = make(map[string]*entry), make(map[string]*entry)
 	}
 	return c
 }
@@ -119,6 +124,9 @@ func (c *Cache) Lookup(name string, f Family) (Answer, *Flight) {
 	}
 	return c.join(s, name, f, now)
 }
+
+// inFlight reports whether an entry is asked for. Needs shard.mu.
+func (e *entry) inFlight() bool { return e.flights != [families]*Flight{} }
 
 // touch notes that an entry is in use. Most times nothing is written, so that
 // the memory stays in the caches of all processors.
@@ -159,7 +167,7 @@ type Flight struct {
 	// Guarded by shard.mu.
 	waiters int
 	landed  bool // done is closed
-	asking  bool // it had its turn, and the backend has not answered
+	asked   bool // it had its turn
 	left    bool // it goes on though nobody waits
 }
 
@@ -169,8 +177,11 @@ func (c *Cache) join(s *shard, name string, f Family, now time.Time) (Answer, *F
 	defer s.mu.Unlock()
 	e := s.names[name]
 	if e == nil {
+		e = s.asked[name]
+	}
+	if e == nil {
 		e = new(entry)
-		s.insert(name, e, now)
+		s.asked[name] = e
 	}
 	e.touch(now)
 	if r := e.records[f].Load(); r.fresh(now) {
@@ -194,6 +205,13 @@ func (fl *Flight) Done() <-chan struct{} { return fl.done }
 // Answer is the answer, once Done is closed.
 func (fl *Flight) Answer() Answer { return fl.answer }
 
+// Asked reports whether the backend was asked: a flight waits for its turn first.
+func (fl *Flight) Asked() bool {
+	fl.shard.mu.RLock()
+	defer fl.shard.mu.RUnlock()
+	return fl.asked
+}
+
 // Leave says that the caller does not wait any more. Everybody who got a flight
 // from [Cache.Lookup] calls it once, whether the answer came or not. A flight goes on
 // when everybody has left, so that a late answer is known to the next: but not one that
@@ -214,7 +232,7 @@ func (fl *Flight) Leave() {
 // of the turns at most. Needs shard.mu.
 func (fl *Flight) goOn() bool {
 	c := fl.cache
-	if !fl.asking {
+	if !fl.asked {
 		return false
 	}
 	if c.left.Add(1) > int64(cap(c.turns)/leftShare) {
@@ -243,8 +261,12 @@ func (fl *Flight) land(a Answer) {
 
 // depart makes room for the next flight. Needs shard.mu.
 func (fl *Flight) depart() {
-	if fl.entry.flights[fl.f] == fl {
-		fl.entry.flights[fl.f] = nil
+	e := fl.entry
+	if e.flights[fl.f] == fl {
+		e.flights[fl.f] = nil
+	}
+	if !e.inFlight() && fl.shard.asked[fl.name] == e {
+		delete(fl.shard.asked, fl.name)
 	}
 }
 
@@ -265,13 +287,13 @@ func (fl *Flight) run(ctx context.Context) {
 	reply, err := fl.ask(ctx)
 	fl.shard.mu.Lock()
 	defer fl.shard.mu.Unlock()
-	fl.asking = false
 	fl.rejoin()
 	if err != nil && fl.entry.flights[fl.f] != fl {
 		return // everybody has left: the failure may be our own doing
 	}
 	fl.depart()
 	fl.land(fl.remember(reply, err))
+	fl.shard.admit(fl.name, fl.entry, fl.waiters > 0, time.Now())
 }
 
 // ask asks the backend, when it is this question's turn.
@@ -281,11 +303,11 @@ func (fl *Flight) ask(ctx context.Context) (Reply, error) {
 	case c.turns <- struct{}{}:
 		defer func() { <-c.turns }()
 		fl.shard.mu.Lock()
-		fl.asking = true
+		fl.asked = fl.entry.flights[fl.f] == fl // else everybody has left
 		fl.shard.mu.Unlock()
 		return c.backend.Lookup(ctx, fl.name, fl.f)
 	case <-ctx.Done():
-		return Reply{}, ctx.Err()
+		return Reply{}, ErrNoTurn
 	}
 }
 
@@ -294,14 +316,16 @@ func (fl *Flight) ask(ctx context.Context) (Reply, error) {
 func (fl *Flight) remember(reply Reply, err error) Answer {
 	now := time.Now()
 	if err != nil {
-		if r := fl.entry.records[fl.f].Load(); r.usableStale(now) {
-			return fl.keep(r.stale(now))
+		last := fl.entry.records[fl.f].Load()
+		if last.usableStale(now) {
+			return fl.keep(last.stale(now))
 		}
-		a, ttl := Answer{Err: failed(fl.name, err)}, FailureTTL
-		if d, ok := errors.AsType[*net.DNSError](a.Err); ok && d.IsTimeout && fl.entry.records[1-fl.f].Load().usableStale(now) {
-			ttl = SilentTTL
+		next := &record{Answer: Answer{Err: failed(fl.name, err)}, expires: now.Add(FailureTTL)}
+		if d, ok := errors.AsType[*net.DNSError](next.Err); ok && d.IsTimeout && fl.entry.records[1-fl.f].Load().usableStale(now) {
+			next.silence = last.nextSilence()
+			next.expires = now.Add(next.silence)
 		}
-		return fl.keep(&record{Answer: a, expires: now.Add(ttl)})
+		return fl.keep(next)
 	}
 	if addrs := usable(reply.Addrs); len(addrs) > 0 {
 		expires := now.Add(min(max(reply.TTL, MinTTL), MaxTTL))
@@ -328,6 +352,15 @@ func (fl *Flight) keep(r *record) Answer {
 // cannot be asked for anew.
 func (r *record) usableStale(now time.Time) bool {
 	return r != nil && now.Before(r.staleUntil)
+}
+
+// nextSilence is how long it is remembered that nobody answered: twice as long as the
+// last time, if that was silence too.
+func (r *record) nextSilence() time.Duration {
+	if r == nil {
+		return FailureTTL
+	}
+	return min(max(2*r.silence, FailureTTL), SilentTTL)
 }
 
 // fresh reports whether the time of a record is not over yet.

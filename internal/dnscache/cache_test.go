@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"net"
 	"net/netip"
 	"slices"
@@ -349,34 +350,40 @@ func TestCacheLeftIsBounded(t *testing.T) {
 	})
 }
 
-// That nobody answers for a family is remembered for longer where the addresses of the
-// other one are known.
+// That nobody answers for a family is remembered for longer each time in a row where the
+// addresses of the other one are known.
 func TestCacheSilentFamily(t *testing.T) {
-	for _, tc := range []struct {
-		err   error
+	const s = time.Second
+	silent := context.DeadlineExceeded
+	for what, tc := range map[string]struct {
+		errs  []error // nil is an answer without addresses
 		other bool
-		want  time.Duration
+		want  []time.Duration
 	}{
-		{context.DeadlineExceeded, true, SilentTTL},
-		{context.DeadlineExceeded, false, FailureTTL},
-		{errBroken, true, FailureTTL},
+		"silent":           {[]error{silent, silent, silent, silent, silent, silent, silent}, true, []time.Duration{1 * s, 2 * s, 4 * s, 8 * s, 16 * s, SilentTTL, SilentTTL}},
+		"other unknown":    {[]error{silent, silent, silent}, false, []time.Duration{FailureTTL, FailureTTL, FailureTTL}},
+		"broken":           {[]error{errBroken, errBroken}, true, []time.Duration{FailureTTL, FailureTTL}},
+		"broken between":   {[]error{silent, silent, errBroken, silent, silent}, true, []time.Duration{1 * s, 2 * s, FailureTTL, 1 * s, 2 * s}},
+		"answered between": {[]error{silent, silent, nil, silent, silent}, true, []time.Duration{1 * s, 2 * s, MinNegativeTTL, 1 * s, 2 * s}},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			b := &script{}
-			b.set("origin.test", Reply{Addrs: addrs("192.0.2.1"), TTL: time.Minute})
+			b.set("origin.test", Reply{Addrs: addrs("192.0.2.1"), TTL: time.Hour})
+			b.set("origin.test IPv6", Reply{})
 			c := New(Config{Backend: b})
 			if tc.other {
 				ask(c, "origin.test", IPv4)
 			}
-			b.fail(tc.err)
-			ask(c, "origin.test", IPv6)
-			time.Sleep(tc.want - 1)
-			if _, hit := ask(c, "origin.test", IPv6); !hit {
-				t.Errorf("%+v: forgotten too early", tc)
-			}
-			time.Sleep(time.Nanosecond)
-			if _, hit := ask(c, "origin.test", IPv6); hit {
-				t.Errorf("%+v: not forgotten", tc)
+			for i, err := range tc.errs {
+				b.fail(err)
+				if _, hit := ask(c, "origin.test", IPv6); hit {
+					t.Errorf("%s, %d: not forgotten", what, i)
+				}
+				time.Sleep(tc.want[i] - 1)
+				if _, hit := ask(c, "origin.test", IPv6); !hit {
+					t.Errorf("%s, %d: forgotten too early", what, i)
+				}
+				time.Sleep(1)
 			}
 		})
 	}
@@ -461,6 +468,114 @@ func TestCacheEvictsNegativeFirst(t *testing.T) {
 	})
 }
 
+// remembered counts the names of a form whose IPv4 addresses are known, of n.
+func (c *Cache) remembered(form string, n int) (known int) {
+	for i := range n {
+		name := fmt.Sprintf(form, i)
+		s := &c.shards[maphash.String(c.seed, name)%shards]
+		s.mu.RLock()
+		if e := s.names[name]; e != nil && e.records[IPv4].Load().usableStale(time.Now()) {
+			known++
+		}
+		s.mu.RUnlock()
+	}
+	return known
+}
+
+// Questions under way push out no names that are known, whether somebody waits for them
+// or not, and neither does the silence that those bring which nobody waits for. Each is
+// asked once all the same, and what comes is remembered.
+func TestCacheQuestionsEvictNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := new(script)
+		c := New(Config{Backend: b, MaxNames: 64 * 8})
+		const good = 64 * 16
+		for i := range good {
+			name := fmt.Sprintf("good%d.test", i)
+			b.set(name, Reply{Addrs: addrs("192.0.2.1"), TTL: time.Minute})
+			ask(c, name, IPv4)
+		}
+		before := c.remembered("good%d.test", good)
+		if before < 64*7 {
+			t.Fatalf("%d names are remembered", before)
+		}
+		time.Sleep(2 * time.Minute) // they are usable as stale
+		b.after = 4 * time.Second
+		var waiting []*Flight
+		for i := range 5000 {
+			_, fl := c.Lookup(fmt.Sprintf("silent%d.test", i), IPv4)
+			synctest.Wait()
+			if i < 500 {
+				_, again := c.Lookup(fmt.Sprintf("silent%d.test", i), IPv4)
+				if again != fl {
+					t.Fatalf("silent%d.test is asked for twice", i)
+				}
+				again.Leave()
+				waiting = append(waiting, fl)
+				continue
+			}
+			fl.Leave()
+		}
+		if n := c.remembered("good%d.test", good); n != before {
+			t.Errorf("%d names are left, %d before", n, before)
+		}
+		for _, fl := range waiting {
+			fl.Leave()
+		}
+		b.fail(context.DeadlineExceeded)
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if n := c.remembered("good%d.test", good); n != before {
+			t.Errorf("%d names are left after the silence, %d before", n, before)
+		}
+		b.fail(nil)
+		b.set("late.test", Reply{Addrs: addrs("192.0.2.1"), TTL: time.Minute})
+		_, fl := c.Lookup("late.test", IPv4)
+		synctest.Wait()
+		fl.Leave()
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if a, hit := ask(c, "late.test", IPv4); !hit || len(a.Addrs) != 1 || c.Len() > 64*8 {
+			t.Errorf("%+v, %t, %d names", a, hit, c.Len())
+		}
+	})
+}
+
+// A name that makes room while it is asked for is asked for once, keeps its addresses for
+// those who wait, and is remembered when they come.
+func TestCacheEvictedInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := new(script)
+		b.set("origin.test", Reply{Addrs: addrs("192.0.2.1"), TTL: time.Minute})
+		c := New(Config{Backend: b})
+		ask(c, "origin.test", IPv4)
+		time.Sleep(2 * time.Minute)
+		b.after = time.Second
+		_, fl := c.Lookup("origin.test", IPv4)
+		synctest.Wait()
+		fl.shard.mu.Lock()
+		evicted := fl.shard.evict(time.Now())
+		fl.shard.mu.Unlock()
+		if _, again := c.Lookup("origin.test", IPv4); !evicted || again != fl || c.Len() != 0 {
+			t.Fatalf("evicted: %t, the same question: %t, %d names", evicted, again == fl, c.Len())
+		}
+		b.fail(errBroken)
+		<-fl.Done()
+		if a := fl.Answer(); !a.Stale {
+			t.Errorf("%+v", a)
+		}
+		fl.Leave()
+		fl.Leave()
+		synctest.Wait()
+		a, hit := ask(c, "origin.test", IPv4)
+		fl.shard.mu.Lock()
+		defer fl.shard.mu.Unlock()
+		if n := len(fl.shard.asked); !hit || !a.Stale || n != 0 {
+			t.Errorf("%+v, %t, %d asked for", a, hit, n)
+		}
+	})
+}
+
 // Of a long answer, some addresses are used: unmapped, each once.
 func TestCacheUsableAddresses(t *testing.T) {
 	var many []netip.Addr
@@ -530,11 +645,17 @@ func TestCacheConcurrency(t *testing.T) {
 		}
 		wg.Wait()
 		for i := range c.shards {
-			for name, e := range c.shards[i].names {
-				if e.flights != [families]*Flight{} {
+			s := &c.shards[i]
+			s.mu.Lock()
+			for name, e := range s.names {
+				if e.inFlight() {
 					t.Errorf("%s is still asked for", name)
 				}
 			}
+			if n := len(s.asked); n > 0 {
+				t.Errorf("%d entries are still asked for", n)
+			}
+			s.mu.Unlock()
 		}
 	})
 }
@@ -619,3 +740,36 @@ func TestMaxQuestions(t *testing.T) {
 		}
 	})
 }
+
+// A question that never had its turn is told as that, and is no silence of anybody.
+func TestMaxQuestions_NoTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &deaf{hung: make(chan struct{})}
+		c := New(Config{Backend: b, MaxQuestions: 1})
+		_, first := c.Lookup("first.test", IPv4)
+		synctest.Wait()
+		_, second := c.Lookup("second.test", IPv4)
+		<-second.Done()
+		err := second.Answer().Err
+		if d, ok := errors.AsType[*net.DNSError](err); !ok || d.IsTimeout || d.IsNotFound || !errors.Is(err, ErrNoTurn) {
+			t.Errorf("%+v", err)
+		}
+		if !first.Asked() || second.Asked() {
+			t.Errorf("first asked: %t, second: %t", first.Asked(), second.Asked())
+		}
+		second.Leave()
+		close(b.hung)
+		<-first.Done()
+		first.Leave()
+	})
+}
+
+// deaf is a backend that does not end with its context.
+type deaf struct{ hung chan struct{} }
+
+func (b *deaf) Lookup(context.Context, string, Family) (Reply, error) {
+	<-b.hung
+	return Reply{}, nil
+}
+
+func (*deaf) CloseIdle() {}

@@ -58,8 +58,9 @@ const (
 	// FailureTTL is how long a failure to resolve is remembered (RFC 9520 §3.2).
 	FailureTTL = time.Second
 
-	// SilentTTL is how long it is remembered that nobody answered for one family of
-	// a name whose addresses of the other are known.
+	// SilentTTL is how long it is remembered at most that nobody answered for one family
+	// of a name whose addresses of the other are known: FailureTTL the first time, since
+	// answers get lost, and twice as long each further time in a row.
 	SilentTTL = 30 * time.Second
 
 	// StaleFor is how long after their time addresses are still used if they

@@ -6,6 +6,10 @@ import (
 	"net"
 )
 
+// ErrNoTurn is why nothing is known of a name that was never asked for: too many other
+// questions were under way.
+var ErrNoTurn = errors.New("too many questions to the resolver are under way")
+
 // notFound is the error for a name that does not exist, or has no addresses of a
 // family.
 func notFound(name string, f Family, noName bool) error {

@@ -2,7 +2,9 @@ package dnscache
 
 import (
 	"bufio"
+	"errors"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -93,37 +95,55 @@ func (h *hosts) current(now time.Time) *hostsFile {
 			return file
 		}
 	}
+	next, err := h.read(file)
+	if err != nil { // what it held last stays, and it is looked at again
+		if next = file; next == nil {
+			next = new(hostsFile)
+		}
+	}
+	if next != file {
+		next.checked.Store(now.UnixNano())
+		h.file.Store(next)
+	}
+	return next
+}
+
+// read is what the file holds, which is last where it has not changed. One that is
+// gone names nobody; of one that cannot be read nothing is known.
+func (h *hosts) read(last *hostsFile) (*hostsFile, error) {
 	info, err := os.Stat(h.path)
 	switch {
-	case err != nil:
-		if file != nil && len(file.names) == 0 {
-			return file
+	case errors.Is(err, fs.ErrNotExist):
+		if last != nil && len(last.names) == 0 {
+			return last, nil
 		}
-		file = new(hostsFile) // gone: it names nobody
-	case file != nil && info.ModTime().Equal(file.modTime) && info.Size() == file.size:
-		return file
-	default:
-		file = &hostsFile{names: readHosts(h.path), modTime: info.ModTime(), size: info.Size()}
+		return new(hostsFile), nil
+	case err != nil:
+		return nil, err
+	case last != nil && info.ModTime().Equal(last.modTime) && info.Size() == last.size:
+		return last, nil
 	}
-	file.checked.Store(now.UnixNano())
-	h.file.Store(file)
-	return file
+	names, err := readHosts(h.path)
+	if err != nil {
+		return nil, err
+	}
+	return &hostsFile{names: names, modTime: info.ModTime(), size: info.Size()}, nil
 }
 
 // readHosts reads a file in the format of hosts(5): an address and its names a
 // line, comments behind #. Lines that make no sense are passed over, as resolvers
 // do.
-func readHosts(path string) map[string]*fixed {
+func readHosts(path string) (map[string]*fixed, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	defer f.Close()
 	return parseHosts(f)
 }
 
 // parseHosts reads the lines of a hosts file.
-func parseHosts(r io.Reader) map[string]*fixed {
+func parseHosts(r io.Reader) (map[string]*fixed, error) {
 	addrs := make(map[string][]netip.Addr)
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, maxHostsFile) // as long as the lines of block lists may be
@@ -144,9 +164,12 @@ func parseHosts(r io.Reader) map[string]*fixed {
 			addrs[name] = append(addrs[name], a)
 		}
 	}
+	if err := lines.Err(); err != nil && !errors.Is(err, bufio.ErrTooLong) {
+		return nil, err
+	}
 	out := make(map[string]*fixed, len(addrs))
 	for name, list := range addrs {
 		out[name] = newFixed(name, list)
 	}
-	return out
+	return out, nil
 }

@@ -67,7 +67,10 @@ not-an-address broken.test
 // Block lists have lines of any length, and what stands behind one counts.
 func TestHostsFileLongLine(t *testing.T) {
 	long := "192.0.2.1" + strings.Repeat(" x.test", 20_000)
-	known := parseHosts(strings.NewReader("# " + long + "\n" + long + "\n192.0.2.2 behind.test\n"))
+	known, err := parseHosts(strings.NewReader("# " + long + "\n" + long + "\n192.0.2.2 behind.test\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range []string{"x.test", "behind.test"} {
 		if known[name] == nil || len(known[name][IPv4].Addrs) != 1 {
 			t.Errorf("%s: %+v", name, known[name])
@@ -119,6 +122,69 @@ func TestHostsFileChanges(t *testing.T) {
 		}
 		if !known("one.test") {
 			t.Error("the file is looked at with every question")
+		}
+	})
+}
+
+// Of a hosts file that cannot be read the names of before stay, and it is looked at
+// again, whether it has changed since or not.
+func TestHostsFileUnreadable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		path, unreadable := filepath.Join(dir, "hosts"), filepath.Join(dir, "unreadable")
+		if err := os.Mkdir(unreadable, 0o700); err != nil { // it opens, and cannot be read
+			t.Fatal(err)
+		}
+		info, err := os.Stat(unreadable)
+		if err != nil {
+			t.Fatal(err)
+		}
+		next := "192.0.2.1 two.test\n"
+		if info.Size() < int64(len(next)) {
+			t.Skip("no directory that looks like a file")
+		}
+		next += strings.Repeat("\n", int(info.Size())-len(next))
+		c := New(Config{Backend: new(script), HostsFile: path})
+		stamp := time.Unix(1_000_000, 0)
+		link := func(to string) {
+			t.Helper()
+			if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+				t.Fatal(err)
+			}
+			if err := os.Symlink(to, path); err != nil {
+				t.Skip(err)
+			}
+		}
+		for i, step := range []struct {
+			prepare  func()
+			one, two bool
+		}{
+			{func() { link(path) }, false, false}, // to itself
+			{func() { link(hostsFileWith(t, "192.0.2.1 one.test\n")) }, true, false},
+			{func() {
+				if err := os.Chtimes(unreadable, stamp, stamp); err != nil {
+					t.Fatal(err)
+				}
+				link(unreadable)
+			}, true, false},
+			{func() {}, true, false},
+			{func() { link(path) }, true, false},
+			{func() {
+				file := hostsFileWith(t, next)
+				if err := os.Chtimes(file, stamp, stamp); err != nil {
+					t.Fatal(err)
+				}
+				link(file) // of the same time and size
+			}, false, true},
+			{func() { _ = os.Remove(path) }, false, false},
+		} {
+			step.prepare()
+			time.Sleep(hostsCheck + MaxNegativeTTL)
+			one, _ := ask(c, "one.test", IPv4)
+			two, _ := ask(c, "two.test", IPv4)
+			if (len(one.Addrs) == 1) != step.one || (len(two.Addrs) == 1) != step.two {
+				t.Errorf("step %d: %+v, %+v", i, one, two)
+			}
 		}
 	})
 }

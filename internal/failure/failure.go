@@ -26,6 +26,16 @@ type Failure struct {
 
 func (f *Failure) Error() string { return f.Text }
 
+// Unreached reports whether it tells that a destination cannot be reached, for its name,
+// the connection or TLS. Nothing that a client asks for brings these about.
+func (f *Failure) Unreached() bool {
+	switch f {
+	case DNS, DNSTimeout, Refused, Unroutable, DialTimeout, Certificate, TLS, TLSAlert:
+		return true
+	}
+	return false
+}
+
 // Because is the failure with the error behind it.
 func (f *Failure) Because(err error) error { return &because{f, err} }
 

@@ -35,6 +35,7 @@ var (
 	Limit         = &Failure{503, "connection_limit_reached", BlameProxy, "too many connections"}
 	Holding       = &Failure{503, "connection_limit_reached", BlameClient, "too many requests of this client or user at once"}
 	Circuit       = &Failure{503, "destination_unavailable", BlameOrigin, "destination has failed repeatedly and is given a pause"}
+	Unavailable   = &Failure{503, "destination_unavailable", BlameOrigin, "upstream proxy has no way to the destination"}
 	Canceled      = &Failure{499, "", BlameClient, "client went away"}
 	Internal      = &Failure{500, "proxy_internal_error", BlameProxy, "internal error"}
 

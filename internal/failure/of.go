@@ -10,6 +10,8 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/caddy-egress/egress/internal/dnscache"
+
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/h1"
@@ -61,8 +63,8 @@ func classifyNetwork(err error) *Failure {
 	if errors.Is(err, context.Canceled) {
 		return Canceled
 	}
-	if descriptors.Out(err) {
-		return Limit // also where it is the resolver that needs one
+	if descriptors.Out(err) || errors.Is(err, dnscache.ErrNoTurn) {
+		return Limit // also where it is the resolver that needs a descriptor
 	}
 	if d, ok := errors.AsType[*net.DNSError](err); ok {
 		if d.IsTimeout {

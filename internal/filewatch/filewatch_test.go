@@ -3,7 +3,10 @@ package filewatch
 import (
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -16,9 +19,10 @@ func watch(t *testing.T, path string) (*Watcher, <-chan string) {
 	t.Helper()
 	w := New(path)
 	contents := make(chan string, 16)
-	w.Start(func() {
+	w.Start(func(bool) bool {
 		b, _ := os.ReadFile(path)
 		contents <- string(b)
+		return true
 	})
 	t.Cleanup(func() {
 		w.Stop()
@@ -77,7 +81,7 @@ func TestWatch_ChangeBetweenNewAndStart(t *testing.T) {
 	w := New(path)
 	write(t, path, "newer")
 	contents := make(chan string, 1)
-	w.Start(func() { contents <- "called" })
+	w.Start(func(bool) bool { contents <- "called"; return true })
 	defer func() { w.Stop(); <-w.done }()
 	await(t, contents, "called")
 }
@@ -124,4 +128,73 @@ func TestWatch_UnchangedIsNoChange(t *testing.T) {
 		t.Errorf("a second notice of %q", c)
 	case <-time.After(3 * settle):
 	}
+}
+
+// A file that is not taken is told of again and again, with growing pauses, until it is;
+// another one at once, also the one of before.
+func TestWatch_NotTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "list")
+		put := func(content string) {
+			write(t, path, content)
+			stamp := time.Unix(1_000_000, 0)
+			if err := os.Chtimes(path, stamp, stamp); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put("old")
+		w := New(path)
+		if w.events != nil { // they come from outside of the bubble
+			_ = w.events.Close()
+			w.events = nil
+		}
+		type call struct {
+			after time.Duration // the call before, or the last step
+			again bool
+		}
+		var mu sync.Mutex
+		var calls []call
+		last, taken := time.Now(), false
+		w.Start(func(again bool) bool {
+			mu.Lock()
+			defer mu.Unlock()
+			calls = append(calls, call{time.Since(last).Truncate(time.Second), again})
+			last = time.Now()
+			return taken
+		})
+		defer func() { w.Stop(); <-w.done }()
+		again := func(seconds ...time.Duration) (list []call) {
+			for _, s := range seconds {
+				list = append(list, call{s * time.Second, true})
+			}
+			return list
+		}
+		for _, step := range []struct {
+			what    string
+			prepare func()
+			want    []call // where the first is new, its time is that of a regular look
+		}{
+			{"unchanged", func() {}, nil},
+			{"not taken", func() { put("newer") }, append([]call{{}}, again(1, 2, 4, 8, 16, 30)...)},
+			{"the one of before is back", func() { put("old") }, append([]call{{}}, again(1, 2, 4, 8, 16, 30)...)},
+			{"gone", func() { _ = os.Remove(path) }, nil},
+			{"taken", func() { put("other"); taken = true }, []call{{}}},
+			{"still the same", func() { taken = false }, nil},
+		} {
+			mu.Lock()
+			step.prepare()
+			calls, last = nil, time.Now()
+			mu.Unlock()
+			time.Sleep(85 * time.Second)
+			synctest.Wait()
+			mu.Lock()
+			if len(calls) > 0 && !calls[0].again && calls[0].after <= lookEvery {
+				calls[0].after = 0
+			}
+			if !slices.Equal(calls, step.want) {
+				t.Errorf("%s: called %v, want %v", step.what, calls, step.want)
+			}
+			mu.Unlock()
+		}
+	})
 }

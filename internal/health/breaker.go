@@ -22,6 +22,7 @@ type breaker struct {
 	failures int     // in a row
 	refused  int     // 407 in a row
 	openings int     // n of the open period
+	openedBy uint64  // host without whose charges it would not have opened; 0: none
 	openedAt instant // begin of the open period
 	until    instant // end of the open period
 	closedAt instant // when it closed last
@@ -108,6 +109,9 @@ func (b *breaker) open(now instant, cfg *UpstreamConfig, longer bool, less float
 		period = cfg.OpenFor * n
 	} else {
 		b.openings = int(cfg.MaxOpenFor/cfg.OpenFor) + 1 // no further: it would take as long to shrink
+	}
+	if b.state == Closed {
+		b.openedBy = 0
 	}
 	b.state, b.failures, b.spared = Open, 0, false
 	b.openedAt, b.until = now, now.add(period-time.Duration(float64(period)*less))

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// ProbeLimit is how long the turn of a probe is kept for a request that tells no
-// result. After that it counts as one that ended without, so that no turn is lost.
+// ProbeLimit is how long the turn of a probe is kept at most for a request that tells no
+// result, so that no turn is lost.
 const ProbeLimit = 30 * time.Second
 
 // Token is the turn of a probe. Zero is none: an ordinary request.
@@ -48,17 +48,18 @@ type CircuitConfig struct {
 const growth = 1.6
 
 // Circuit is a consecutive-failure circuit breaker: closed until Failures
-// failures in a row fall within Window, then open, then half-open for exactly
-// one probe, whose result closes or opens it again. The zero value is closed.
+// failures in a row fall within Window, then open, then half-open for one probe,
+// whose result closes or opens it again. The zero value is closed.
 type Circuit struct {
 	state   State
 	recent  []time.Time // failures in a row, within the window
 	openFor time.Duration
 	until   time.Time // end of the open period
 
-	last     Token     // that was given out
-	probe    Token     // whose result is awaited; zero: none
-	probedAt time.Time // when that was given out
+	last     Token // that was given out
+	settled  Token // up to here no result is awaited
+	probedAt time.Time
+	turn     time.Duration // of the last probe
 }
 
 // State returns the state as of the last step.
@@ -66,35 +67,29 @@ func (c *Circuit) State() State { return c.state }
 
 // Allow asks whether a request may pass. probe is not zero for the one request that
 // a half-open circuit lets through: its end must be told with Success, Failure or
-// Unsettled. When the answer is no, retryAfter is how long the circuit stays shut at
-// least.
-func (c *Circuit) Allow(now time.Time) (ok bool, probe Token, retryAfter time.Duration) {
-	if c.state == HalfOpen && now.Sub(c.probedAt) >= ProbeLimit {
-		c.openAgain(c.probedAt.Add(ProbeLimit))
-	}
+// Unsettled. Where it has told nothing after turn, another one is let through beside it;
+// the result of either counts. When the answer is no, retryAfter is how long the circuit
+// stays shut at least.
+func (c *Circuit) Allow(now time.Time, turn time.Duration) (ok bool, probe Token, retryAfter time.Duration) {
 	switch {
 	case c.state == Closed:
 		return true, 0, 0
-	case c.state == Open && !now.Before(c.until):
-		c.last = c.last.next()
-		c.state, c.probe, c.probedAt = HalfOpen, c.last, now
-		return true, c.probe, 0
-	case c.state == Open:
+	case c.state == Open && now.Before(c.until):
 		return false, 0, c.until.Sub(now)
-	default:
+	case c.state == HalfOpen && now.Sub(c.probedAt) < c.turn:
 		return false, 0, time.Second
 	}
+	c.last = c.last.next()
+	c.state, c.probedAt, c.turn = HalfOpen, now, turn
+	return true, c.last, 0
 }
 
-// LeaveProbe is how long yet the next probe is to be left to others by a request whose
-// client may take its time, such as one that brings a body: it would keep everybody
-// waiting. 0 where there is no probe to be left.
-func (c *Circuit) LeaveProbe(now time.Time) time.Duration {
-	late := now.Sub(c.until)
-	if c.state != Open || late < 0 || late >= c.openFor {
-		return 0
-	}
-	return c.openFor - late
+// Shut returns how long the circuit stays shut at least; 0: Allow would let a request
+// through.
+func (c *Circuit) Shut(now time.Time) time.Duration {
+	look := *c
+	_, _, wait := look.Allow(now, 0)
+	return wait
 }
 
 // Success records a success and reports whether it closed the circuit. A late
@@ -102,7 +97,7 @@ func (c *Circuit) LeaveProbe(now time.Time) time.Duration {
 // the destination has just been reached.
 func (c *Circuit) Success() (changed bool) {
 	changed = c.state != Closed
-	*c = Circuit{last: c.last}
+	*c = Circuit{last: c.last, settled: c.last}
 	return changed
 }
 
@@ -126,26 +121,29 @@ func (c *Circuit) Failure(now time.Time, probe Token, cfg CircuitConfig) (change
 	return true
 }
 
-// Unsettled records that a probe has ended without a result. The circuit opens again,
-// without growth, for at least as long as the probe has waited: who lets its clients
-// wait must not get each next request as the next probe.
+// Unsettled records that a probe has ended without a result. If no other one has been
+// sent since, the circuit opens again, without growth, for at least as long as the probe
+// has waited of its turn: who lets its clients wait must not get each next request as the
+// next probe.
 func (c *Circuit) Unsettled(now time.Time, probe Token) {
-	if !c.awaits(probe) {
-		return
-	}
-	c.probe = 0
-	if c.state == HalfOpen {
-		c.openAgain(now)
+	if c.awaits(probe) && probe == c.last && c.state == HalfOpen {
+		c.state, c.until = Open, now.Add(max(c.openFor, min(now.Sub(c.probedAt), c.turn)))
 	}
 }
 
-// awaits reports whether the result of probe is awaited. It still is when the turn is
-// over and no other probe was sent.
-func (c *Circuit) awaits(probe Token) bool { return probe != 0 && probe == c.probe }
+// Failing returns how many failures count towards those that open the circuit.
+func (c *Circuit) Failing(now time.Time, window time.Duration) (n int) {
+	for _, t := range c.recent {
+		if now.Sub(t) <= window {
+			n++
+		}
+	}
+	return n
+}
 
-// openAgain ends the half-open state without a result.
-func (c *Circuit) openAgain(now time.Time) {
-	c.state, c.until = Open, now.Add(max(c.openFor, min(now.Sub(c.probedAt), ProbeLimit)))
+// awaits reports whether the result of probe is awaited: nothing has settled it since.
+func (c *Circuit) awaits(probe Token) bool {
+	return probe != 0 && int32(probe-c.settled) > 0 && int32(c.last-probe) >= 0
 }
 
 func (c *Circuit) open(now time.Time, cfg CircuitConfig) {
@@ -156,5 +154,5 @@ func (c *Circuit) open(now time.Time, cfg CircuitConfig) {
 	} else {
 		c.openFor = cfg.MaxOpenFor
 	}
-	c.state, c.recent, c.probe, c.until = Open, nil, 0, now.Add(c.openFor)
+	c.state, c.recent, c.settled, c.until = Open, nil, c.last, now.Add(c.openFor)
 }

@@ -20,10 +20,12 @@ type circuitModel struct {
 	openedAt time.Time     // of the last opening, or unsettled probe
 	least    time.Duration // for which it is open since then
 	shut     bool          // open or half-open
-	probing  bool          // a probe is under way, and its time is not known to be over
-	probedAt time.Time     // when the last one was sent
+	probing  bool          // nothing has ended the half-open state
+	probedAt time.Time     // when the last probe was sent
+	turn     time.Duration // that it has
 	last     Token         // of it, not told yet; zero: told
-	tokens   []Token       // of others that may still be under way
+	before   []Token       // of probes before it whose result counts
+	tokens   []Token       // of probes whose result does not count any more
 }
 
 // period is how long the nth open period is.
@@ -72,19 +74,25 @@ func (m *circuitModel) pass(t *rapid.T) {
 }
 
 func (m *circuitModel) allow(t *rapid.T) {
-	if m.probing && m.now.Sub(m.probedAt) >= ProbeLimit {
-		m.probing, m.openedAt, m.least = false, m.probedAt.Add(ProbeLimit), ProbeLimit
+	turn := time.Duration(rapid.IntRange(1, 30).Draw(t, "turn")) * time.Second
+	if shut := m.c.Shut(m.now); (shut > 0) != (m.shut && !m.takesProbe()) {
+		t.Fatalf("shut for %s", shut)
 	}
-	ok, probe, wait := m.c.Allow(m.now)
+	ok, probe, wait := m.c.Allow(m.now, turn)
 	switch {
 	case !m.shut:
 		if !ok || probe != 0 || wait != 0 {
 			t.Fatalf("closed, but Allow says %v, %v, %s", ok, probe, wait)
 		}
-	case m.probing:
+	case m.probing && m.now.Sub(m.probedAt) < m.turn:
 		if ok || probe != 0 || wait <= 0 {
 			t.Fatalf("a probe is under way, but Allow says %v, %v, %s", ok, probe, wait)
 		}
+	case m.probing:
+		if !ok || probe == 0 || probe == m.last || slices.Contains(m.tokens, probe) || slices.Contains(m.before, probe) {
+			t.Fatalf("the turn of the probe is over, but Allow says %v, %v, %s", ok, probe, wait)
+		}
+		m.sent(probe, turn)
 	default:
 		left := m.openedAt.Add(max(m.period(m.openings), m.least)).Sub(m.now)
 		switch {
@@ -96,10 +104,24 @@ func (m *circuitModel) allow(t *rapid.T) {
 			t.Fatalf("told to wait %s instead of %s", wait, left)
 		}
 		if ok {
-			m.forget()
-			m.probing, m.probedAt, m.last = true, m.now, probe
+			m.sent(probe, turn)
 		}
 	}
+}
+
+// takesProbe reports whether the next request is the probe.
+func (m *circuitModel) takesProbe() bool {
+	if m.probing {
+		return m.now.Sub(m.probedAt) >= m.turn
+	}
+	return !m.now.Before(m.c.until) // which is compared with the model in allow
+}
+
+func (m *circuitModel) sent(probe Token, turn time.Duration) {
+	if m.last != 0 {
+		m.before = append(m.before, m.last)
+	}
+	m.probing, m.probedAt, m.turn, m.last = true, m.now, turn, probe
 }
 
 func (m *circuitModel) fail(t *rapid.T) {
@@ -111,11 +133,12 @@ func (m *circuitModel) fail(t *rapid.T) {
 	m.tellFailure(t, 0, opens)
 }
 
-// forget makes the last probe one whose end does not matter any more.
+// forget makes all probes under way ones whose end does not matter any more.
 func (m *circuitModel) forget() {
 	if m.last != 0 {
 		m.tokens, m.last = append(m.tokens, m.last), 0
 	}
+	m.tokens, m.before = append(m.tokens, m.before...), nil
 }
 
 func (m *circuitModel) failProbe(t *rapid.T) {
@@ -124,6 +147,16 @@ func (m *circuitModel) failProbe(t *rapid.T) {
 	}
 	probe := m.last
 	m.last = 0
+	m.tellFailure(t, probe, true)
+}
+
+// failBefore: a probe that has had its turn.
+func (m *circuitModel) failBefore(t *rapid.T) {
+	if len(m.before) == 0 {
+		t.Skip("no other probe under way")
+	}
+	probe := m.before[0]
+	m.before = m.before[1:]
 	m.tellFailure(t, probe, true)
 }
 
@@ -164,6 +197,7 @@ func (m *circuitModel) succeed(t *rapid.T) {
 	if rapid.Bool().Draw(t, "probe still under way") {
 		m.forget()
 	}
+	m.tokens, m.before = append(m.tokens, m.before...), nil
 	m.runOf, m.openings, m.shut, m.probing, m.last = nil, 0, false, false, 0
 }
 
@@ -173,11 +207,19 @@ func (m *circuitModel) unsettled(t *rapid.T) {
 	}
 	m.c.Unsettled(m.now, m.last)
 	if m.last = 0; m.probing {
-		m.probing, m.openedAt, m.least = false, m.now, min(m.now.Sub(m.probedAt), ProbeLimit)
+		m.probing, m.openedAt, m.least = false, m.now, min(m.now.Sub(m.probedAt), m.turn)
 	}
 }
 
 func (m *circuitModel) unsettledOld(t *rapid.T) { m.c.Unsettled(m.now, m.drawOld(t)) }
+
+func (m *circuitModel) unsettledBefore(t *rapid.T) {
+	if len(m.before) == 0 {
+		t.Skip("no other probe under way")
+	}
+	m.c.Unsettled(m.now, m.before[0])
+	m.before = m.before[1:]
+}
 
 func (m *circuitModel) check(t *rapid.T) {
 	want := Closed
@@ -195,10 +237,10 @@ func (m *circuitModel) check(t *rapid.T) {
 	}
 }
 
-// TestCircuitModel: at most one probe at a time; opens when and only when enough
+// TestCircuitModel: at most one probe in a turn; opens when and only when enough
 // failures in a row fall within the window; open periods grow by 1.6 up to the
-// cap, and start again after a success; a probe that ends without a result, or has
-// none in time, opens it again without growth.
+// cap, and start again after a success; a probe that ends without a result opens it again
+// without growth, and one that has none in its turn has another one beside it.
 func TestCircuitModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		openFor := rapid.IntRange(1, 5).Draw(t, "openFor")
@@ -213,9 +255,9 @@ func TestCircuitModel(t *testing.T) {
 			"allow": m.allow, "allow again": m.allow,
 			"fail": m.fail, "fail again": m.fail,
 			"failProbe": m.failProbe,
-			"failOld":   m.failOld,
+			"failOld":   m.failOld, "failBefore": m.failBefore,
 			"succeed":   m.succeed,
-			"unsettled": m.unsettled, "unsettledOld": m.unsettledOld,
+			"unsettled": m.unsettled, "unsettledOld": m.unsettledOld, "unsettledBefore": m.unsettledBefore,
 			"": m.check,
 		})
 	})

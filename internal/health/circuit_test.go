@@ -34,7 +34,7 @@ func circuitIn(t *testing.T, s State) *Circuit {
 		}
 	}
 	if s == HalfOpen {
-		if ok, probe, _ := c.Allow(at(2 * time.Second)); !ok || probe != firstProbe {
+		if ok, probe, _ := c.Allow(at(2*time.Second), ProbeLimit); !ok || probe != firstProbe {
 			t.Fatalf("no probe after the open period: %v, %v", ok, probe)
 		}
 	}
@@ -54,7 +54,7 @@ type step struct {
 
 func allow(d time.Duration) func(*Circuit) step {
 	return func(c *Circuit) (s step) {
-		s.ok, s.probe, s.retryAfter = c.Allow(at(d))
+		s.ok, s.probe, s.retryAfter = c.Allow(at(d), ProbeLimit)
 		return s
 	}
 }
@@ -97,7 +97,7 @@ func TestTransitions(t *testing.T) {
 
 		{"half-open refuses others", HalfOpen, allow(2 * s), step{retryAfter: s}, HalfOpen},
 		{"half-open refuses others until the probe has had its time", HalfOpen, allow(32*s - 1), step{retryAfter: s}, HalfOpen},
-		{"half-open for too long", HalfOpen, allow(32 * s), step{retryAfter: 30 * s}, Open},
+		{"half-open for too long", HalfOpen, allow(32 * s), step{ok: true, probe: firstProbe + 1}, HalfOpen},
 		{"half-open for far too long", HalfOpen, allow(time.Hour), step{ok: true, probe: firstProbe + 1}, HalfOpen},
 		{"half-open, success", HalfOpen, success, step{changed: true}, Closed},
 		{"half-open, the probe fails", HalfOpen, failure(3*s, firstProbe), step{changed: true}, Open},
@@ -128,7 +128,7 @@ func TestTransitionsThatMustNotMoveTheEnd(t *testing.T) {
 	} {
 		c := circuitIn(t, Open)
 		do(c)
-		if _, _, wait := c.Allow(at(time.Second)); wait != time.Second {
+		if _, _, wait := c.Allow(at(time.Second), ProbeLimit); wait != time.Second {
 			t.Errorf("%s: open for another %s, want 1s", name, wait)
 		}
 	}
@@ -180,10 +180,10 @@ func openPeriods(c *Circuit, cfg CircuitConfig, n int) (periods []time.Duration)
 		c.Failure(now, 0, cfg)
 	}
 	for range n {
-		_, _, wait := c.Allow(now)
+		_, _, wait := c.Allow(now, ProbeLimit)
 		periods = append(periods, wait)
 		now = now.Add(wait)
-		ok, probe, _ := c.Allow(now)
+		ok, probe, _ := c.Allow(now, ProbeLimit)
 		if !ok || probe == 0 {
 			return periods
 		}
@@ -216,7 +216,7 @@ func TestGrowth(t *testing.T) {
 func TestGrowthHasNoOverflow(t *testing.T) {
 	cfg := testConfig
 	cfg.MaxOpenFor = math.MaxInt64
-	c := Circuit{state: HalfOpen, openFor: math.MaxInt64 - 1, probe: firstProbe}
+	c := Circuit{state: HalfOpen, openFor: math.MaxInt64 - 1, last: firstProbe}
 	c.Failure(t0, firstProbe, cfg)
 	if c.openFor != math.MaxInt64 {
 		t.Errorf("open for %s, want %s", c.openFor, cfg.MaxOpenFor)
@@ -232,41 +232,49 @@ func TestUnsettledKeepsGrowth(t *testing.T) {
 		now := 2*s + waited
 		c.Unsettled(at(now), firstProbe)
 		now += want
-		if ok, _, _ := c.Allow(at(now - 1)); ok {
+		if ok, _, _ := c.Allow(at(now-1), ProbeLimit); ok {
 			t.Errorf("waited %s: another probe before %s are over", waited, want)
 		}
-		ok, probe, _ := c.Allow(at(now))
+		ok, probe, _ := c.Allow(at(now), ProbeLimit)
 		if !ok || probe == 0 {
 			t.Fatalf("waited %s: no probe after %s", waited, want)
 		}
 		c.Failure(at(now), probe, testConfig)
-		if _, _, wait := c.Allow(at(now)); wait != 3200*time.Millisecond {
+		if _, _, wait := c.Allow(at(now), ProbeLimit); wait != 3200*time.Millisecond {
 			t.Errorf("waited %s: open for %s after one failed probe, want 3.2s", waited, wait)
 		}
 	}
 }
 
-// TestLateProbe: a probe whose time was over tells a result after all.
+// TestLateProbe: a probe whose turn is over tells a result after all. It counts, beside
+// that of the next probe, until either has told one.
 func TestLateProbe(t *testing.T) {
 	const s = time.Second
-	c := circuitIn(t, HalfOpen)
-	c.Allow(at(32 * s)) // its time is over: open until 62 s
-	c.Unsettled(at(33*s), firstProbe)
-	if _, _, wait := c.Allow(at(33 * s)); wait != 29*s {
-		t.Errorf("unsettled: open for another %s, want 29s", wait)
+	late := func() (c *Circuit, second Token) {
+		c = circuitIn(t, HalfOpen)
+		_, second, _ = c.Allow(at(32*s), ProbeLimit)
+		if second == 0 || second == firstProbe {
+			t.Fatalf("token %d of the second probe", second)
+		}
+		return c, second
 	}
-	c = circuitIn(t, HalfOpen)
-	c.Allow(at(32 * s))
+	c, _ := late()
+	if c.Unsettled(at(33*s), firstProbe); c.State() != HalfOpen {
+		t.Errorf("the first one ended without a result: %s", c.State())
+	}
+	c, second := late()
 	if c.Failure(at(33*s), firstProbe, testConfig); c.until != at(33*s+3200*time.Millisecond) {
-		t.Errorf("failed: open until %s", c.until.Sub(t0))
+		t.Errorf("the first one failed: open until %s", c.until.Sub(t0))
 	}
-	c = circuitIn(t, HalfOpen)
-	c.Allow(at(32 * s))
-	if _, probe, _ := c.Allow(at(62 * s)); probe == 0 || probe == firstProbe {
-		t.Fatalf("token %d of the second probe", probe)
+	if c.Failure(at(34*s), second, testConfig) || c.until != at(33*s+3200*time.Millisecond) {
+		t.Errorf("both failed: open until %s", c.until.Sub(t0))
 	}
-	if c.Failure(at(63*s), firstProbe, testConfig); c.State() != HalfOpen {
-		t.Errorf("the first probe ended the second one: %s", c.State())
+	c, second = late()
+	if c.Unsettled(at(33*s), second); c.until != at(35*s) {
+		t.Errorf("the second one ended without a result: open until %s", c.until.Sub(t0))
+	}
+	if c.Failure(at(34*s), firstProbe, testConfig); c.until != at(34*s+3200*time.Millisecond) {
+		t.Errorf("then the first one failed: open until %s", c.until.Sub(t0))
 	}
 }
 

@@ -170,6 +170,17 @@ func (g *Group) TryOverdueProbe(now time.Time, takes func(*Member) bool) (m *Mem
 	return g.tryProbe(now, g.cfg.OpenFor, takes)
 }
 
+// LeaveProbe reports whether a probe is due that a request had better leave to others,
+// since its destination (host:port) has failed lately and was not answered since: its
+// failure would say nothing. It is for TryOverdueProbe.
+func (g *Group) LeaveProbe(now time.Time, destination string) bool {
+	t, at := instantOf(now), instant(g.probeAt.Load())
+	if !g.stale.Load() && (at == 0 || t < at) {
+		return false
+	}
+	return g.hangUps.failing(t, Destination(destination))
+}
+
 func (g *Group) tryProbe(now time.Time, overdue time.Duration, takes func(*Member) bool) (m *Member, tok Token, ok bool) {
 	if g.stale.Load() {
 		g.current(now)

@@ -13,16 +13,14 @@ type hangUps struct {
 
 type hangUp struct {
 	first   *Upstream // that failed so
-	charged bool      // it was charged with that
 	several bool      // another one has failed for it, too
 	at      instant   // the last time
 }
 
-// several records that a destination failed through a member, charged to that one where
-// it is the only one, and reports whether another member has failed for it as well, not
-// long ago and with no answer between. At the first time that is so, wrongly is the
-// member that was charged before, if any.
-func (h *hangUps) several(now instant, u *Upstream, destination uint64, charge bool) (several bool, wrongly *Upstream) {
+// several records that a destination failed through a member, and reports whether another
+// member has failed for it as well, not long ago and with no answer between. At the first
+// time that is so, it returns the member that failed first.
+func (h *hangUps) several(now instant, u *Upstream, destination uint64) (several bool, first *Upstream) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	destination = hostOf(destination)
@@ -31,18 +29,23 @@ func (h *hangUps) several(now instant, u *Upstream, destination uint64, charge b
 		if !ok {
 			h.makeRoom(now)
 		}
-		last = hangUp{first: u, charged: charge}
+		last = hangUp{first: u}
 	}
 	if !last.several && last.first != u {
-		last.several = true
-		if last.charged {
-			wrongly = last.first
-		}
+		last.several, first = true, last.first
 	}
-	last.charged = last.charged || charge && !last.several
 	last.at = now
 	h.known[destination] = last
-	return last.several, wrongly
+	return last.several, first
+}
+
+// failing reports whether the host of a destination has failed not long ago, with no
+// answer since.
+func (h *hangUps) failing(now instant, destination uint64) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	last, ok := h.known[hostOf(destination)]
+	return ok && now.sub(last.at) <= suspicionWindow
 }
 
 // makeRoom forgets what is old, and if that is not enough any of the rest: that loses

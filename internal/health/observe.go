@@ -74,6 +74,9 @@ func (u *Upstream) fail(now instant, cfg *UpstreamConfig, connect, probe bool) R
 	u.connect = connect // a failure after the connect: that one succeeded
 	switch {
 	case probe:
+		if connect {
+			u.breaker.openedBy = 0
+		}
 		u.open(now, cfg, u.groupServes())
 		return ""
 	case u.breaker.state != Closed:
@@ -83,20 +86,13 @@ func (u *Upstream) fail(now instant, cfg *UpstreamConfig, connect, probe bool) R
 	u.breaker.failures++
 	passed, failed := u.window.counts(now, cfg.Window)
 	if reason := u.breaker.wantsOpen(passed, failed, cfg); reason != "" {
-		return u.eject(now, cfg, reason)
+		by := u.openedBy(now, cfg)
+		if reason = u.eject(now, cfg, reason); reason != "" {
+			u.breaker.openedBy = by
+		}
+		return reason
 	}
 	return ""
-}
-
-// forgive takes back a failure that turned out to be the destination's.
-func (u *Upstream) forgive(now instant, cfg *UpstreamConfig) {
-	u.step(func() Reason {
-		if u.breaker.state == Closed && u.breaker.failures > 0 {
-			u.breaker.failures--
-			u.window.takeBack(now, cfg.Window)
-		}
-		return ""
-	})
 }
 
 // refuse records a 407. The third in a row opens the circuit, whatever the group

@@ -117,6 +117,7 @@ const (
 	ReasonProbePassed Reason = "probe_passed"
 	ReasonCheckPassed Reason = "check_passed"
 	ReasonCheckFailed Reason = "check_failed"
+	ReasonDestination Reason = "destination_failed" // what opened the circuit was a destination's doing
 	ReasonAdmin       Reason = "admin"
 	ReasonUnchecked   Reason = "checks_ended" // the configuration has no active checks any more
 )

@@ -38,6 +38,7 @@ type Upstream struct {
 	mu        sync.Mutex
 	breaker   breaker
 	suspicion suspicion
+	charged   charges
 	asked     instant // a check was asked for because of an unanswered request
 	admin     Admin
 	connect   bool // the last connect failed

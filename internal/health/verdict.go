@@ -24,18 +24,18 @@ type Outcome struct {
 
 // Observe records how a request through m ended. m may have left the group since.
 //
-// A Failure or AuthFault that may be the destination's counts as a SoftFail where that
-// destination has failed so, or softly, through several members with no answer since, or
-// no other member is asked, and m has answered for another one lately. An AuthFault needs no other member for that:
-// three of them take an upstream out whatever the group says, so one that an origin can
-// write is no more than suspicion, until a CONNECT or a check is refused as well, or
-// nothing was answered for Window.
+// A Relayed Failure, which may be the destination's, counts as a SoftFail where that
+// destination has failed so, or softly, through several members with no answer since. It
+// does, too, where m has answered for another one lately, and no other member is asked or
+// the host was charged to m within Window already.
 func (g *Group) Observe(now time.Time, m *Member, o Observation) (out Outcome) {
 	if o.Destination != 0 {
-		o.Kind = g.weigh(instantOf(now), m.Upstream, &o)
+		var tr Transition
+		o.Kind, tr = g.weigh(instantOf(now), m.Upstream, &o)
+		out.Transitions = changed(nil, tr)
 	}
 	tr, doubt := m.Upstream.Observe(now, &g.cfg.UpstreamConfig, o)
-	out.Transitions = changed(nil, tr)
+	out.Transitions = changed(out.Transitions, tr)
 	if o.Destination != 0 && o.Kind == Success && o.Reached {
 		out.Transitions = g.answered(now, m.Upstream, o.Destination, out.Transitions)
 	}
@@ -47,20 +47,21 @@ func (g *Group) Observe(now time.Time, m *Member, o Observation) (out Outcome) {
 
 // weigh returns what a failure for a destination counts as. Where it turns out that the
 // destination fails through several members, the first of them is forgiven.
-func (g *Group) weigh(now instant, u *Upstream, o *Observation) Kind {
-	mayBe := (o.Kind == Failure || o.Kind == AuthFault) && o.Relayed
+func (g *Group) weigh(now instant, u *Upstream, o *Observation) (Kind, Transition) {
+	mayBe := o.Kind == Failure && o.Relayed
 	if !mayBe && o.Kind != SoftFail && o.Kind != ReplyTimeout {
-		return o.Kind
+		return o.Kind, Transition{}
 	}
 	g.soft.add(o.Destination) // so that an answer is noticed
-	several, wrongly := g.hangUps.several(now, u, o.Destination, o.Kind == Failure)
-	if wrongly != nil && wrongly.answeredWithin(now, g.cfg.Window) {
-		wrongly.forgive(now, &g.cfg.UpstreamConfig)
+	several, first := g.hangUps.several(now, u, o.Destination)
+	tr := Transition{}
+	if first != nil {
+		tr = first.forgive(now, &g.cfg.UpstreamConfig, o.Destination)
 	}
-	if mayBe && (several || o.Alone || o.Kind == AuthFault) && u.answeredWithin(now, g.cfg.Window) {
-		return SoftFail
+	if mayBe && (several || o.Alone && u.answeredWithin(now, g.cfg.Window) || !u.charge(now, g.cfg.Window, o.Destination)) {
+		return SoftFail, tr
 	}
-	return o.Kind
+	return o.Kind, tr
 }
 
 // AnsweredElsewhere tells that a destination was reached past the group.

@@ -55,13 +55,14 @@ func (w *window) add(now instant, length time.Duration, success bool) {
 	}
 }
 
-// takeBack takes the last failure out, unless it is too long ago.
-func (w *window) takeBack(now instant, length time.Duration) {
-	n := bucketOf(now, length)
-	for _, number := range [...]uint32{n, n - 1} {
-		if c := &w.failed[number%buckets].word; uint32(c.Load()>>32) == number && uint32(c.Load()) > 0 {
-			c.Add(^uint64(0))
-			return
+// takeBack takes the last n failures out, as far as they are not too long ago.
+func (w *window) takeBack(now instant, length time.Duration, n int) {
+	newest := bucketOf(now, length)
+	for number := newest; n > 0 && newest-number < buckets; number-- {
+		c := &w.failed[number%buckets]
+		for n > 0 && c.count(newest) > 0 && uint32(c.word.Load()>>32) == number {
+			c.word.Add(^uint64(0))
+			n--
 		}
 	}
 }

@@ -80,3 +80,40 @@ func TestTCP(t *testing.T) {
 		}
 	}
 }
+
+// stream knows itself what is unsent.
+type stream struct{ noted }
+
+func (stream) Unsent() int { return 7 }
+
+func TestUnsent(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	tcp, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tcp.Close()
+	_, told := Unsent(tcp) // not on every platform
+	for _, tc := range []struct {
+		name string
+		conn any
+		n    int
+		ok   bool
+	}{
+		{"TCP", tcp, 0, told},
+		{"layers over TCP", over{below: over{below: tcp}}, 0, told},
+		{"layers over a stream", over{below: over{below: stream{}}}, 7, true},
+		{"a layer that tells nothing", over{}, 0, false},
+		{"unix", new(net.UnixConn), 0, false},
+		{"no socket", new(net.TCPConn), 0, false},
+		{"nothing", nil, 0, false},
+	} {
+		if n, ok := Unsent(tc.conn); n != tc.n || ok != tc.ok {
+			t.Errorf("%s: %d, %v; want %d, %v", tc.name, n, ok, tc.n, tc.ok)
+		}
+	}
+}

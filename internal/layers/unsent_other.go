@@ -4,5 +4,5 @@ package layers
 
 import "net"
 
-// Unsent cannot be told here.
-func Unsent(*net.TCPConn) (n int, ok bool) { return 0, false }
+// unsentTCP cannot tell here.
+func unsentTCP(*net.TCPConn) (n int, ok bool) { return 0, false }

@@ -77,13 +77,14 @@ type Config struct {
 	// It is four times what the proxy's settings took, where that is more, and
 	// PingTimeout at most. Default: 1 s.
 	SignTimeout time.Duration
-	// StarveTimeout is how long a tunnel over HTTP/2 whose destination takes nothing
-	// may hold what the proxy lets the whole connection send, while other tunnels
-	// wait for it. Default: 10 s.
+	// StarveTimeout is how long tunnels over HTTP/2 whose destinations take nothing
+	// may together hold what the proxy lets the whole connection send, while other
+	// tunnels wait for it. Default: 10 s.
 	StarveTimeout time.Duration
 	// ShareWait is how long a tunnel over HTTP/2 stands at its share of what the proxy
 	// lets the connection send before it may send a little more, to find out when the
-	// proxy gives a window back. Default: 1 s.
+	// proxy gives a window back; and half of how long such a tunnel may stop others.
+	// Default: 1 s.
 	ShareWait time.Duration
 	// IdleTimeout closes HTTP/2 connections without tunnels, and replaces
 	// connections dialed ahead. Default: 55 s.

@@ -78,8 +78,16 @@ type h2Conn struct {
 	fullWindow  int64 // the largest that sendWindow has been
 	starving    *time.Timer
 	starved     bool // starving runs
-	share       *time.Timer
-	sharing     bool // share runs
+	starvedAt   time.Time
+
+	// How tunnels share sendWindow; see h2credit.go.
+	share   *time.Timer
+	sharing bool    // share runs
+	beyond  *stream // whose turn it is to be let beyond its share
+	busy    bool    // others have sent since the last look
+	prompt  bool    // windows are known to be given back from within a share
+	late    int64   // how much was, when they were not; or 0
+	due     int64   // the least that was given back to the connection at once; or 0
 
 	owed      int64 // connection window not given back yet
 	ping      *time.Timer
@@ -122,7 +130,7 @@ func newH2Conn(ctx context.Context, nc net.Conn, p *pool) (*h2Conn, error) {
 	c.ping = time.AfterFunc(time.Hour, c.checkAlive)
 	c.starving = time.AfterFunc(time.Hour, c.endStarving)
 	c.starving.Stop()
-	c.share = time.AfterFunc(time.Hour, c.extendShares)
+	c.share = time.AfterFunc(time.Hour, c.lookAtShares)
 	c.share.Stop()
 	c.idle.Stop() // until watchIdle
 	c.ping.Stop() // until watchAlive

@@ -1,94 +1,53 @@
 package proxydial
 
-import (
-	"sync/atomic"
-	"time"
-)
+import "time"
 
-// This file contains how it is found out when a proxy gives windows back.
+// This file contains how a tunnel gets beyond its share (h2share.go) where the proxy
+// waits for that.
 //
-// Most give a window back when half of it has been used, or before: a tunnel in company
-// may be kept to half. Some wait for more: Apache Traffic Server, for one, until less
-// than 16 KiB is left. There, a tunnel that is kept to half would stand for ever. So a
-// tunnel that has stood at its share for ShareWait may send a little more, and so on
-// until the proxy gives its window back. How much it took is then the share of all
-// tunnels to this proxy.
+// Most proxies give a window back when half of it has been used, or before: a tunnel in
+// company may be kept to half. Some wait for more: Apache Traffic Server, for one, until
+// less than 16 KiB is left. There, a tunnel that is kept to half would stand for ever. So
+// a tunnel that has stood at its share for ShareWait is let beyond it, by a step in each
+// ShareWait. One tunnel is let beyond at a time, by turns, and a part of the window is kept
+// for the others as long as they send. Where nothing is given back, and others have to
+// wait, the one that has stood the longest is reset.
 //
-// Window given back to a tunnel that has used half at most shows that none of this is
-// needed. From then on a tunnel that stands at its share is one whose destination takes
-// nothing.
+// How the proxy gives windows back is learned for each connection: another one may lead
+// to another program.
 
-// creditUnit is all of a window. Shares are parts of it.
-const creditUnit = 1 << 10
+// rarely is how many StarveTimeouts a tunnel stands where windows are known to be given
+// back from within a share.
+const rarely = 6
 
-// credit is what is known of one proxy: 0, or the share of a window that is used when it
-// is given back: creditUnit/2 for half or less.
-type credit struct{ known atomic.Uint32 }
-
-// prompt reports whether the proxy is known to give back half a window.
-func (k *credit) prompt() bool { return k.known.Load() == creditUnit/2 }
-
-// share is how much of a window one tunnel may use beside others.
-func (k *credit) share(full int64) int64 {
-	part := int64(max(k.known.Load(), creditUnit/2))
-	return (full*part + creditUnit - 1) / creditUnit
-}
-
-// learn records that a window was given back when used bytes of it were.
-func (k *credit) learn(used, full int64) {
-	full = max(full, 1) // the peer may have shrunk it to nothing
-	part := uint32(min((used*creditUnit+full-1)/full, creditUnit))
-	for {
-		known := k.known.Load()
-		if part <= known || k.prompt() || k.known.CompareAndSwap(known, part) {
-			return
-		}
-	}
-}
-
-// unlearn records that no more than half was waited for after all: what was learned came
-// from a destination that had just been slow.
-func (k *credit) unlearn() {
-	if known := k.known.Load(); known > creditUnit/2 {
-		k.known.CompareAndSwap(known, 0)
-	}
-}
-
-// forget is for when there is no connection any more: the next may lead to another
-// program. That windows are given back late is remembered: it is noticed at once where
-// it is not true any more.
-func (k *credit) forget() { k.known.CompareAndSwap(creditUnit/2, 0) }
-
-// credited takes in that the peer gives n bytes of its window back. It is called with
-// c.mu held, before they are counted.
-func (s *stream) credited(n int64) {
-	k := &s.c.pool.credit
-	used, full := s.unread, s.unread+s.sendWindow
-	tried := s.extra > 0
-	s.extra, s.standing = 0, false
+// standWait is how long a tunnel stands at its share before it is let beyond it.
+func (c *h2Conn) standWait() time.Duration {
 	switch {
-	case k.prompt() || n > used:
-		// Nothing new; or the window is not given back, but enlarged.
-	case used <= (full+1)/2:
-		k.known.Store(creditUnit / 2)
-	case tried && n > (full+1)/2:
-		k.learn(n, full)
-		s.c.wakeWriters()
-		s.c.pool.wake() // connections may not be exhausted any more
-	case n <= (full+1)/2:
-		k.unlearn()
+	case c.late > 0:
+		return 0
+	case c.prompt:
+		return rarely * c.cfg.StarveTimeout
 	}
+	return c.cfg.ShareWait
 }
 
-// noteStanding is called with c.mu held by a tunnel that has to wait.
-func (c *h2Conn) noteStanding(s *stream) {
-	if s.standing || c.pool.credit.prompt() || !s.atShare() {
-		return
-	}
-	s.standing, s.stood = true, time.Now()
-	if !c.sharing {
-		c.sharing = true
-		c.share.Reset(c.cfg.ShareWait)
+// kept is how much of the window those leave to others that are let beyond their share.
+// It is less than a frame: some proxies wait until not even that is left.
+func (c *h2Conn) kept() int64 { return min(c.fullWindow/8, maxSendFrame/2) }
+
+// learn takes in that n bytes of a tunnel's window are given back when used bytes of it
+// were used.
+func (c *h2Conn) learn(s *stream, n, used int64) {
+	share := c.shareOf()
+	switch {
+	case used <= share:
+		c.prompt, c.late = true, 0
+	case n <= share:
+		c.late = 0 // the destination had been slow, or is
+	case s.extra > 0:
+		c.prompt, c.late = false, max(c.late, min(n, c.fullWindow))
+		c.wakeWriters()
+		c.pool.wake() // the connection may not be exhausted any more
 	}
 }
 
@@ -97,39 +56,166 @@ func (s *stream) atShare() bool {
 	return s.sendWindow > 0 && s.c.sendWindow > 0 && s.shareLeft() <= 0
 }
 
-// extendShares lets the tunnels send a little more that have stood at their share for
-// ShareWait.
-func (c *h2Conn) extendShares() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.sharing = false
-	if c.err != nil || c.pool.credit.prompt() {
-		return
+// noteStanding is called with c.mu held by a tunnel that has to wait. It reports that
+// the tunnel need not.
+func (c *h2Conn) noteStanding(s *stream) bool {
+	if !s.atShare() {
+		return false
 	}
-	now, next := time.Now(), time.Duration(0)
-	for _, s := range c.streams {
-		if !s.standing {
-			continue
-		}
-		if left := c.cfg.ShareWait - now.Sub(s.stood); left > 0 {
-			if next == 0 || left < next {
-				next = left
-			}
-			continue
-		}
-		s.standing = false // it notes that it stands, if it still does
-		if s.writers > 0 && s.atShare() {
-			s.extra += c.shareStep(s)
-		}
-		s.sendable.Broadcast()
+	if c.late > 0 && s.letBeyond(c.late, 0) {
+		return true
 	}
-	if next > 0 {
+	if s.standing = true; s.stood.IsZero() {
+		s.stood = time.Now()
+	}
+	c.lookSoon()
+	return c.beyond != nil && c.beyond != s && s.trickles()
+}
+
+// lookSoon has lookAtShares called.
+func (c *h2Conn) lookSoon() {
+	if !c.sharing {
 		c.sharing = true
-		c.share.Reset(next)
+		c.share.Reset(c.cfg.ShareWait)
 	}
 }
 
+// letBeyond lets the tunnel hold as much as limit, if no other one is beyond its share
+// and what is to be kept is left then. It reports whether the tunnel may send.
+func (s *stream) letBeyond(limit, kept int64) bool {
+	c := s.c
+	more := min(limit-s.held, c.sendWindow-kept)
+	if c.beyond != nil && c.beyond != s || more <= 0 {
+		return false
+	}
+	c.beyond, s.let = s, time.Now()
+	s.extra = s.held + more - c.shareOf()
+	return true
+}
+
+// moves is called when it shows that the proxy has taken bytes of the tunnel.
+func (s *stream) moves() {
+	s.moved, s.standing, s.extra = s.c.heard, false, 0
+	s.stood, s.let, s.trickled = time.Time{}, time.Time{}, false
+	if s.c.beyond == s {
+		s.c.beyond = nil
+	}
+}
+
+// lookAtShares lets a tunnel beyond its share, or ends one that nothing came back to.
+func (c *h2Conn) lookAtShares() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sharing = false
+	if c.err != nil {
+		return
+	}
+	now, busy := time.Now(), c.busy
+	c.busy = false
+	next := c.longestStanding()
+	if c.starved || next != nil || c.beyond.stands() {
+		c.lookSoon()
+	}
+	if c.starved {
+		if now.Sub(c.starvedAt) < c.cfg.ShareWait {
+			c.heardSince(c.starvedAt) // asks, so that it is known by the next look
+		} else if s := c.blocking(c.starvedAt); s != nil && c.leastWaiting(s) != nil {
+			c.endStalled(s, c.starvedAt)
+		}
+		return
+	}
+	if b := c.beyond; b != nil {
+		for _, s := range c.streams {
+			if s != b && s.stands() && s.trickles() {
+				s.sendable.Broadcast()
+			}
+		}
+		switch tried := now.Sub(b.let); {
+		case next == nil:
+			if b.stands() && tried >= c.standWait() {
+				c.letFurther(b, busy)
+			}
+			return
+		case tried < c.cfg.ShareWait:
+			return
+		case c.sendWindow <= c.kept():
+			if s := c.blocking(b.let); s != nil {
+				c.endStalled(s, b.let)
+			}
+			return
+		}
+		c.beyond = nil // it is the next one's turn
+	}
+	if next != nil && now.Sub(next.stood) >= c.standWait() {
+		c.letFurther(next, busy)
+	}
+}
+
+// trickles lets a tunnel that stands while another one is beyond its share send a little,
+// once until it shows to move.
+func (s *stream) trickles() bool {
+	if s.trickled {
+		return false
+	}
+	s.trickled, s.standing = true, false
+	s.extra = s.held + maxSendFrame/8 - s.c.shareOf()
+	return true
+}
+
+// letFurther lets a tunnel that stands send a step more. If others send, a part of the
+// window is kept for them.
+func (c *h2Conn) letFurther(s *stream, others bool) bool {
+	kept := int64(0)
+	if others {
+		kept = c.kept()
+	}
+	if !s.letBeyond(s.held+c.shareStep(), kept) {
+		return false
+	}
+	s.standing = false // it notes that it stands, if it still does
+	s.sendable.Broadcast()
+	return true
+}
+
+// stands reports whether the tunnel waits for nothing but its share.
+func (s *stream) stands() bool {
+	return s != nil && s.standing && s.writers > 0 && s.atShare()
+}
+
 // shareStep is a frame, and more where it would take many frames to find out.
-func (c *h2Conn) shareStep(s *stream) int64 {
-	return max(maxSendFrame, max(s.full, c.fullWindow)/16)
+func (c *h2Conn) shareStep() int64 { return max(maxSendFrame, c.fullWindow/16) }
+
+// longestStanding returns the tunnel whose turn is next to be let beyond its share: whose
+// last one was the longest ago, or who has stood there the longest.
+func (c *h2Conn) longestStanding() (longest *stream) {
+	for _, s := range c.streams {
+		s.standing = s.stands()
+		if s.standing && s != c.beyond && (longest == nil || s.let.Before(longest.let) ||
+			s.let.Equal(longest.let) && s.stood.Before(longest.stood)) {
+			longest = s
+		}
+	}
+	return longest
+}
+
+// blocking returns the tunnel that has stood the longest of those that have not been seen
+// to move since then and may hold so much that the proxy cannot give the connection
+// anything back: their share or more, or more than what is left when the proxy does that.
+func (c *h2Conn) blocking(since time.Time) (first *stream) {
+	limit := c.shareOf() - 1
+	if c.due > 0 {
+		limit = min(limit+1, c.fullWindow-c.due)
+	}
+	for _, s := range c.streams {
+		if s.held > limit && s.moved.Before(since) && (first == nil || s.moved.Before(first.moved) ||
+			s.moved.Equal(first.moved) && s.stoodBefore(first)) {
+			first = s
+		}
+	}
+	return first
+}
+
+// stoodBefore reports whether the tunnel has stood at its share for longer than another.
+func (s *stream) stoodBefore(o *stream) bool {
+	return !s.stood.IsZero() && (o.stood.IsZero() || s.stood.Before(o.stood))
 }

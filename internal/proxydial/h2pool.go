@@ -37,7 +37,6 @@ type pool struct {
 	dialing int  // callers that dial
 	guess   int  // tunnels the next connection is expected to take
 
-	credit  credit       // how the proxy gives windows back
 	retired atomic.Bool  // connections end with their last tunnel
 	asking  atomic.Int32 // callers without a slot, those that dial included
 	changes sync.Mutex
@@ -277,9 +276,6 @@ func (p *pool) addLocked(c *h2Conn) {
 func (p *pool) remove(c *h2Conn) {
 	p.mu.Lock()
 	p.conns = slices.DeleteFunc(p.conns, func(o *h2Conn) bool { return o == c })
-	if len(p.conns) == 0 {
-		p.credit.forget()
-	}
 	p.mu.Unlock()
 	p.wake()
 }

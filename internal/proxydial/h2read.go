@@ -194,14 +194,7 @@ func (c *h2Conn) onWindowUpdate(f *http2.WindowUpdateFrame) error {
 	if s == nil || err != nil {
 		return err
 	}
-	s.credited(int64(f.Increment))
-	if s.sendWindow += int64(f.Increment); s.sendWindow > maxWindow {
-		s.resetLocked(http2.ErrCodeFlowControl, malformed("http2: window over 2^31-1"))
-		return nil
-	}
-	s.full = max(s.full, s.sendWindow)
-	s.unread = max(s.unread-int64(f.Increment), 0)
-	s.sendable.Broadcast()
+	s.windowGiven(int64(f.Increment))
 	return nil
 }
 
@@ -251,7 +244,6 @@ func (c *h2Conn) onSetting(s http2.Setting) error {
 			if st.sendWindow += delta; st.sendWindow > maxWindow {
 				return http2.ConnectionError(http2.ErrCodeFlowControl)
 			}
-			st.full = max(st.full, st.sendWindow)
 		}
 		c.wakeWriters()
 	}

@@ -40,6 +40,8 @@ func (h *hoarder) serve(p *h2Peer, n int) {
 	}
 	for {
 		switch f := p.next().(type) {
+		case *http2.PingFrame:
+			_ = p.WritePing(true, f.Data)
 		case *http2.MetaHeadersFrame:
 			p.reply(f.StreamID, "200", "via", strconv.Itoa(n))
 		case *http2.DataFrame:

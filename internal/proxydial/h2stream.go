@@ -40,13 +40,16 @@ type stream struct {
 	recvWindow           int64 // what the peer may still send
 	owed                 int64 // read, but not given back to the peer's window
 	sendWindow           int64
-	full                 int64 // the largest that sendWindow has been
 	unread               int64 // sent, and not given back to sendWindow
 
-	// Its share of the connection's window; see h2credit.go.
-	standing bool // it waits for nothing else
-	stood    time.Time
-	extra    int64 // that it may send beyond it
+	// Its share of the connection's window; see h2share.go and h2credit.go.
+	held     int64     // it holds no more
+	moved    time.Time // when it was last seen that the peer took bytes of it
+	standing bool      // it waits for nothing else
+	stood    time.Time // since when, but for what it was let send; or zero
+	trickled bool      // see trickles
+	extra    int64     // that it may hold beyond its share
+	let      time.Time // when it was let beyond it, if it has not moved since; or zero
 
 	recvClosed bool  // END_STREAM came
 	sendClosed bool  // END_STREAM is sent
@@ -66,7 +69,6 @@ func newStream(c *h2Conn, id uint32) *stream {
 		sendable:   sync.NewCond(&c.mu),
 		recvWindow: int64(c.cfg.StreamWindow),
 		sendWindow: c.peerWindow,
-		full:       c.peerWindow,
 	}
 }
 
@@ -105,6 +107,9 @@ func (s *stream) removeLocked() {
 	s.sendable.Broadcast()
 	if s.c.streams[s.id] == s {
 		delete(s.c.streams, s.id)
+		if s.c.beyond == s {
+			s.c.beyond = nil
+		}
 		if len(s.c.streams) == 1 {
 			s.c.wakeWriters() // it may have the whole window now
 		}
@@ -257,7 +262,9 @@ func (s *stream) Write(p []byte) (total int, err error) {
 		}
 		n := min(int64(len(p)), int64(c.peerFrame), s.sendWindow, c.sendWindow, s.shareLeft())
 		if n <= 0 || len(c.out) >= outLimit {
-			c.noteWaiting(s)
+			if c.noteWaiting(s) {
+				continue
+			}
 			s.writers++
 			s.sendable.Wait()
 			s.writers--
@@ -276,7 +283,9 @@ func (s *stream) sendData(p []byte, end bool) {
 	s.c.control = control
 	s.sendWindow -= int64(len(p))
 	s.unread += int64(len(p))
+	s.held += int64(len(p))
 	s.c.sendWindow -= int64(len(p))
+	s.c.busy = s.c.busy || s != s.c.beyond
 }
 
 // CloseWrite ends our direction (END_STREAM), which a proxy makes a FIN (RFC 9113

@@ -176,6 +176,7 @@ func (r *Relay) finish() Result {
 	r.mu.Lock()
 	r.phase = phaseFinished
 	r.disarm()
+	r.unwatch()
 	reason, err := r.forced, r.err
 	if reason == 0 {
 		reason = r.draining

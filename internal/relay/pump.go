@@ -40,6 +40,9 @@ type pump struct {
 	moved    atomic.Int64 // bytes the destination took
 	through  bool         // the source has ended, and all of it was delivered; guarded by relay.mu
 	pacer    *pacer       // nil without rates
+	pacing   atomic.Bool  // it waits for its rate
+	shown    look         // for Relay.UpGoesOn
+	timed    look         // for the timer; guarded by relay.mu
 
 	// tcp replaces the portable copy where the platform can wait for a TCP
 	// source without holding a buffer; otherwise nil. It points to tcpState:
@@ -154,12 +157,13 @@ func (p *pump) holds() bool {
 
 // write delivers b to the destination, as fast as it may.
 func (p *pump) write(b []byte) error {
+	p.waits()
 	if p.pacer == nil {
 		return p.writeNow(b)
 	}
 	for len(b) > 0 {
 		piece := b[:min(len(b), p.pacer.piece())]
-		if err := p.pacer.wait(len(piece)); err != nil {
+		if err := p.waitTurn(len(piece)); err != nil {
 			return err
 		}
 		p.relay.touch() // to wait for one's turn is not to be idle
@@ -169,6 +173,22 @@ func (p *pump) write(b []byte) error {
 		b = b[len(piece):]
 	}
 	return nil
+}
+
+// waits is called before bytes at hand wait, or may: nobody reads from the source
+// meanwhile.
+func (p *pump) waits() {
+	if p.side == ReasonClient {
+		p.relay.watch()
+	}
+}
+
+// waitTurn waits until the rates allow n bytes more.
+func (p *pump) waitTurn(n int) error {
+	p.waits()
+	p.pacing.Store(true)
+	defer p.pacing.Store(false)
+	return p.pacer.wait(n)
 }
 
 // writeNow delivers b and counts what the destination took.

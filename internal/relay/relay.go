@@ -110,7 +110,8 @@ type Relay struct {
 	running atomic.Int32 // pumps that have not ended
 
 	// mu guards what follows. It is taken when a tunnel begins, ends, or its
-	// timer fires: never for a byte.
+	// timer fires: never for a byte, and at
+	// most once a second for those that wait.
 	mu          sync.Mutex
 	phase       uint8
 	first       Reason        // ReasonClient or ReasonOrigin: who ended first
@@ -124,6 +125,11 @@ type Relay struct {
 	resetClient bool          // close the client's side with a reset
 	resetOrigin bool
 	timer       *time.Timer
+	looked      time.Duration // when the timer last looked at what is unsent, from start; negative: never
+	watcher     *time.Timer   // fires where the client has to be looked at; see watch
+
+	socket  *net.TCPConn // the client's; nil if it has none that can be looked at
+	watched atomic.Bool  // watcher is armed
 
 	ticks sync.WaitGroup // timers armed or running: none outlives the relay
 	stop  chan struct{}  // closed with the streams; nil without rates
@@ -141,7 +147,9 @@ func New(client, origin Stream, cfg Config) *Relay {
 		idle:      cfg.IdleTimeout,
 		halfClose: cfg.HalfCloseTimeout,
 		lifetime:  cfg.Lifetime,
+		looked:    -1,
 	}
+	r.socket = watched(r.client)
 	if len(cfg.UpRates) > 0 || len(cfg.DownRates) > 0 {
 		r.stop = make(chan struct{})
 	}

@@ -159,7 +159,7 @@ func (t *tcpPump) deliver() error {
 	}
 	t.waited = false
 	if t.pacer != nil {
-		if err := t.pacer.wait(t.n); err != nil {
+		if err := t.waitTurn(t.n); err != nil {
 			return err
 		}
 		t.waited = true // so that to wait for one's turn is not to be idle
@@ -179,6 +179,7 @@ func (t *tcpPump) onWritable(fd uintptr) bool {
 		n, err := retry(func() (int, error) { return t.put(int(fd)) })
 		if err == unix.EAGAIN {
 			t.waited = true
+			t.waits()
 			return false
 		}
 		if err != nil {

@@ -3,6 +3,7 @@
 package relay
 
 import (
+	"net"
 	"os"
 	"syscall"
 )
@@ -20,6 +21,12 @@ func rawTCP(Stream) syscall.RawConn { return nil }
 func (*tcpPump) canSplice() bool { return false }
 
 func (*tcpPump) copy() (rerr, werr error) { return nil, nil }
+
+// watched is of no use here.
+func watched(Stream) *net.TCPConn { return nil }
+
+// broken is not known here.
+func broken(*net.TCPConn) (failed, closed bool) { return false, false }
 
 // errHiddenReset is a reset that a read reported as the end of the stream.
 var errHiddenReset = os.NewSyscallError("read", syscall.ECONNRESET)

@@ -31,6 +31,48 @@ func rawTCP(s Stream) syscall.RawConn {
 	return raw
 }
 
+// watched returns the socket of a stream whose end can be seen without a read.
+func watched(s Stream) *net.TCPConn { return layers.TCP(s) }
+
+// broken tells whether a connection has failed, such as by a reset, and whether it is
+// closed, be it by a reset whose error was reported already or by an end on both sides.
+func broken(c *net.TCPConn) (failed, closed bool) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false, false
+	}
+	err = raw.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd)}} // errors are always reported
+		n, err := unix.Poll(fds, 0)           // what is interrupted is looked at again
+		failed = err == nil && n > 0 && fds[0].Revents&unix.POLLERR != 0
+		closed = tcpState(fd) == tcpClose
+	})
+	if err != nil {
+		return false, false
+	}
+	return failed, closed && !isMultipath(c)
+}
+
+// tcpState is the state of a socket, 0 if it cannot be told.
+func tcpState(fd uintptr) byte {
+	// The state is the first byte of struct tcp_info; the kernel cuts the answer to
+	// the size asked for.
+	v, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0
+	}
+	var b [4]byte
+	binary.NativeEndian.PutUint32(b[:], uint32(v))
+	return b[0]
+}
+
+// isMultipath tells whether a connection uses Multipath TCP, or may: its state is that
+// of the first subflow, which may end before the connection does.
+func isMultipath(c *net.TCPConn) bool {
+	mptcp, err := c.MultipathTCP()
+	return err != nil || mptcp
+}
+
 // eofHidesReset tells whether a stream whose read returned the end was in fact
 // reset. Linux reports ECONNRESET to one system call only: if that was a write
 // of the opposite direction, the read sees nothing but an end. A socket that
@@ -45,22 +87,7 @@ func eofHidesReset(s Stream) bool {
 	if err != nil {
 		return false
 	}
-	var state byte
-	err = raw.Control(func(fd uintptr) {
-		// The state is the first byte of struct tcp_info; the kernel cuts
-		// the answer to the size asked for.
-		v, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-		if err == nil {
-			var b [4]byte
-			binary.NativeEndian.PutUint32(b[:], uint32(v))
-			state = b[0]
-		}
-	})
-	if err != nil || state != tcpClose {
-		return false
-	}
-	// With Multipath TCP the answer is about the first subflow, which may end
-	// before the connection does.
-	mptcp, err := c.MultipathTCP()
-	return err == nil && !mptcp
+	closed := false
+	err = raw.Control(func(fd uintptr) { closed = tcpState(fd) == tcpClose })
+	return err == nil && closed && !isMultipath(c)
 }

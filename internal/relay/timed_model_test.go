@@ -55,8 +55,7 @@ func (m *timedModel) deadline() (at time.Duration, why Reason) {
 // cut tells which sides must see a reset when a limit or an operator ends the tunnel:
 // those that have not got all of the other one, but for a tunnel that was at rest.
 func (m *timedModel) cut(at time.Duration, why Reason) (sides [2]bool) {
-	keepsTime := m.cfg.IdleTimeout > 0 || m.cfg.HalfCloseTimeout > 0
-	quiet := why == ReasonIdle || m.moved == [2]int64{} || keepsTime && at-m.last >= restTime
+	quiet := why == ReasonIdle || m.moved == [2]int64{} || at-m.last >= restTime
 	if len(m.ended) == 0 && quiet {
 		return sides
 	}

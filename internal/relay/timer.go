@@ -5,7 +5,12 @@ import "time"
 // One timer serves all limits of a relay. A byte that comes in only stores
 // the time (touch); the timer looks at it when it fires and arms itself anew
 // for what is left. So a busy tunnel pays one clock reading per read, and the
-// timer heap is touched once per idle period.
+// timer heap is touched twice per idle period.
+//
+// A peer that reads slowly may take bytes from a socket for long before the socket takes
+// more from the relay. So half of the time before a tunnel would be idle, the timer looks
+// at how far both directions have come (look); if one of them has come further at the
+// end, that counts as bytes that came in then.
 
 // touch notes that bytes came in.
 func (r *Relay) touch() { r.last.Store(int64(time.Since(r.start))) }
@@ -13,9 +18,12 @@ func (r *Relay) touch() { r.last.Store(int64(time.Since(r.start))) }
 // arm sets the timer for the earliest limit, given the time since start.
 // r.mu is held.
 func (r *Relay) arm(now time.Duration) {
-	at, _ := r.deadline()
+	at, reason := r.deadline()
 	if at < 0 {
 		return
+	}
+	if r.mustLook() {
+		at -= r.quietTime(reason) / 2
 	}
 	wait := max(at-now, 0)
 	switch {
@@ -61,12 +69,35 @@ func (r *Relay) deadline() (time.Duration, Reason) {
 	return at, reason
 }
 
+// quietTime is the limit that a reason stands for, if it counts from the last byte.
+func (r *Relay) quietTime(reason Reason) time.Duration {
+	switch reason {
+	case ReasonIdle:
+		return r.idle
+	case ReasonHalfClose:
+		return r.halfClose
+	}
+	return 0
+}
+
+// mustLook reports whether nothing was looked at since the last byte. r.mu is held.
+func (r *Relay) mustLook() bool { return r.looked < time.Duration(r.last.Load()) }
+
+// look notes how far the directions have come, and reports whether that is further than
+// at the last look. r.mu is held.
+func (r *Relay) look(now time.Duration) (further bool) {
+	r.looked = now
+	up := r.up.goesOn(&r.up.timed)
+	return r.down.goesOn(&r.down.timed) || up
+}
+
 // linger starts the half-close limit, once. r.mu is held.
 func (r *Relay) linger() {
 	if r.lingering {
 		return
 	}
 	r.lingering = true
+	r.watchLocked()
 	if r.halfClose > 0 {
 		r.lingerFrom = time.Since(r.start)
 		r.arm(r.lingerFrom)
@@ -83,6 +114,17 @@ func (r *Relay) tick() {
 	}
 	now := time.Since(r.start)
 	at, reason := r.deadline()
+	quiet := r.quietTime(reason)
+	switch {
+	case quiet == 0:
+	case at <= now:
+		if r.look(now) {
+			r.last.Store(int64(now))
+			at = now + quiet
+		}
+	case r.mustLook() && at-quiet/2 <= now:
+		r.look(now)
+	}
 	if at > now {
 		r.arm(now)
 		r.mu.Unlock()

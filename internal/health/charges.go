@@ -1,0 +1,104 @@
+package health
+
+import (
+	"slices"
+	"time"
+)
+
+// charge is what an upstream was charged with of what may be the doing of one host.
+type charge struct {
+	host uint64
+	n    int
+	at   instant // the last time
+}
+
+// charges remembers them, so that one host alone takes no upstream out: the oldest first.
+type charges []charge
+
+// find returns the index of the charge of a host that is not older than window, or -1.
+func (c *charges) find(now instant, window time.Duration, host uint64) int {
+	old := 0
+	for old < len(*c) && now.sub((*c)[old].at) > window {
+		old++
+	}
+	*c = slices.Delete(*c, 0, old)
+	return slices.IndexFunc(*c, func(k charge) bool { return k.host == host })
+}
+
+// add counts one more for a host. Of more hosts than can be remembered, the oldest is
+// forgotten.
+func (c *charges) add(now instant, window time.Duration, host uint64) {
+	n := 0
+	if i := c.find(now, window, host); i >= 0 {
+		n = (*c)[i].n
+		*c = slices.Delete(*c, i, i+1)
+	} else if len(*c) == maxSoftFails {
+		*c = slices.Delete(*c, 0, 1)
+	}
+	*c = append(*c, charge{host, n + 1, now})
+}
+
+// take forgets the charge of a host and returns how many there were.
+func (c *charges) take(now instant, window time.Duration, host uint64) (n int) {
+	if i := c.find(now, window, host); i >= 0 {
+		n = (*c)[i].n
+		*c = slices.Delete(*c, i, i+1)
+	}
+	return n
+}
+
+// charge reports whether a failure that may be the destination's is to be charged to the
+// upstream, and remembers it: of one that has answered others, one for a host within the
+// window.
+func (u *Upstream) charge(now instant, window time.Duration, destination uint64) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	host := hostOf(destination)
+	if u.answeredWithin(now, window) && u.charged.find(now, window, host) >= 0 {
+		return false
+	}
+	u.charged.add(now, window, host)
+	return true
+}
+
+// forgive takes all charges of the host of a destination back, since they turned out to
+// be that one's: they are suspicion, no more. A circuit that would not have opened without
+// them closes.
+func (u *Upstream) forgive(now instant, cfg *UpstreamConfig, destination uint64) Transition {
+	return u.step(func() Reason {
+		host := hostOf(destination)
+		n := u.charged.take(now, cfg.Window, host)
+		if n == 0 {
+			return ""
+		}
+		u.window.takeBack(now, cfg.Window, n)
+		u.dirty.Store(true)
+		u.suspicion.add(now, destination)
+		switch b := &u.breaker; {
+		case b.state == Closed:
+			b.failures = max(b.failures-n, 0)
+			if passed, failed := u.window.counts(now, cfg.Window); b.spared && b.wantsOpen(passed, failed, cfg) == "" {
+				b.spared = false
+			}
+		case b.openedBy == host && !b.auth:
+			b.openings-- // it was none
+			b.close(now)
+			return ReasonDestination
+		}
+		return ""
+	})
+}
+
+// openedBy returns the host whose charges open the circuit that would not open without
+// them; 0: none. Called with mu held.
+func (u *Upstream) openedBy(now instant, cfg *UpstreamConfig) uint64 {
+	passed, failed := u.window.counts(now, cfg.Window)
+	for _, k := range u.charged {
+		without := u.breaker
+		without.failures = max(without.failures-k.n, 0)
+		if now.sub(k.at) <= cfg.Window && without.wantsOpen(passed, max(failed-k.n, 0), cfg) == "" {
+			return k.host
+		}
+	}
+	return 0
+}
