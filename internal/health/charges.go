@@ -25,17 +25,16 @@ func (c *charges) find(now instant, window time.Duration, host uint64) int {
 	return slices.IndexFunc(*c, func(k charge) bool { return k.host == host })
 }
 
-// add counts one more for a host. Of more hosts than can be remembered, the oldest is
+// add counts n more for a host. Of more hosts than can be remembered, the oldest is
 // forgotten.
-func (c *charges) add(now instant, window time.Duration, host uint64) {
-	n := 0
+func (c *charges) add(now instant, window time.Duration, host uint64, n int) {
 	if i := c.find(now, window, host); i >= 0 {
-		n = (*c)[i].n
+		n += (*c)[i].n
 		*c = slices.Delete(*c, i, i+1)
 	} else if len(*c) == maxSoftFails {
 		*c = slices.Delete(*c, 0, 1)
 	}
-	*c = append(*c, charge{host, n + 1, now})
+	*c = append(*c, charge{host, n, now})
 }
 
 // take forgets the charge of a host and returns how many there were.
@@ -57,8 +56,54 @@ func (u *Upstream) charge(now instant, window time.Duration, destination uint64)
 	if u.answeredWithin(now, window) && u.charged.find(now, window, host) >= 0 {
 		return false
 	}
-	u.charged.add(now, window, host)
+	u.charged.add(now, window, host, 1)
 	return true
+}
+
+// withhold remembers a failure for a destination that fails through several members, of
+// one that has answered nothing. It is charged after all if the destination is reached
+// through another one before this one answers. It is false where that is so of many
+// hosts: then it is the upstream.
+func (u *Upstream) withhold(now instant, window time.Duration, destination uint64) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.dirty.Store(true)
+	u.withheld.add(now, window, hostOf(destination), 1)
+	return len(u.withheld) < suspects
+}
+
+// isOwn reports whether what fails here for a destination is known to be the upstream's
+// own doing: others have reached it, and this one answers nothing.
+func (u *Upstream) isOwn(now instant, window time.Duration, destination uint64) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.own.find(now, window, hostOf(destination)) >= 0
+}
+
+// chargeWithheld charges what was withheld of a destination that was reached through
+// another member. What fails for that host through one that answers nothing is its own
+// doing from then on, and so is what it was charged with. Called with mu held.
+func (u *Upstream) chargeWithheld(now instant, cfg *UpstreamConfig, destination uint64) Reason {
+	host := hostOf(destination)
+	n := u.withheld.take(now, cfg.Window, host)
+	if !u.answeredWithin(now, cfg.Window) && n+u.charged.take(now, cfg.Window, host) > 0 {
+		u.own.add(now, cfg.Window, host, 1)
+		if u.breaker.openedBy == host {
+			u.breaker.openedBy = 0
+		}
+	}
+	if n == 0 || u.breaker.state != Closed {
+		return ""
+	}
+	u.breaker.failures += n
+	for range n {
+		u.window.add(now, cfg.Window, false)
+	}
+	passed, failed := u.window.counts(now, cfg.Window)
+	if reason := u.breaker.wantsOpen(passed, failed, cfg); reason != "" {
+		return u.eject(now, cfg, reason)
+	}
+	return ""
 }
 
 // forgive takes all charges of the host of a destination back, since they turned out to
@@ -72,6 +117,9 @@ func (u *Upstream) forgive(now instant, cfg *UpstreamConfig, destination uint64)
 			return ""
 		}
 		u.window.takeBack(now, cfg.Window, n)
+		if !u.answeredWithin(now, cfg.Window) {
+			u.withheld.add(now, cfg.Window, host, n)
+		}
 		u.dirty.Store(true)
 		u.suspicion.add(now, destination)
 		switch b := &u.breaker; {

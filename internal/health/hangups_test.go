@@ -132,6 +132,30 @@ func TestHangUps(t *testing.T) {
 			o(0, g.cfg.Window+1, 1, hungUp("bad.example:80"))
 			o(1, g.cfg.Window+1, 1, hungUp("bad.example:80"))
 		}, "1 2"},
+		{"two members that have not answered in a while, of one host that the third reaches", func(g *Group, o func(int, time.Duration, int, Observation)) {
+			for range 5 {
+				o(0, g.cfg.Window+1, 1, hungUp("good.example:80"))
+				o(1, g.cfg.Window+1, 1, hungUp("good.example:80"))
+				o(2, g.cfg.Window+1, 1, success)
+			}
+		}, "2 | 1"}, // both: the cap keeps one as the last resort
+		{"and that answer another one before", func(g *Group, o func(int, time.Duration, int, Observation)) {
+			other := Observation{Kind: Success, Reached: true, Destination: Destination("other.example:80")}
+			for range 5 {
+				o(0, g.cfg.Window+1, 1, hungUp("good.example:80"))
+				o(1, g.cfg.Window+1, 1, hungUp("good.example:80"))
+				o(0, g.cfg.Window+1, 1, other)
+				o(1, g.cfg.Window+1, 1, other)
+				o(2, g.cfg.Window+1, 1, success)
+			}
+		}, "0 1 2"},
+		{"all of them, of many hosts", func(g *Group, o func(int, time.Duration, int, Observation)) {
+			for d := range 16 {
+				for i := range 3 {
+					o(i, g.cfg.Window+1, 1, hungUp(fmt.Sprintf("good%d.example:80", d)))
+				}
+			}
+		}, "0 | 2"}, // what the cap leaves
 		{"failures that nobody relays", func(_ *Group, o func(int, time.Duration, int, Observation)) {
 			failure := hungUp("bad.example:80")
 			failure.Relayed = false
@@ -252,12 +276,12 @@ func TestHangUpsAreBounded(t *testing.T) {
 func TestChargesAreBounded(t *testing.T) {
 	var c charges
 	for d := range uint64(10 * maxSoftFails) {
-		c.add(1, sec, d+1)
+		c.add(1, sec, d+1, 1)
 	}
 	if len(c) != maxSoftFails || c.take(1, sec, 10*maxSoftFails) != 1 || c.take(1, sec, 1) != 0 {
 		t.Errorf("%d remembered, or not the last ones", len(c))
 	}
-	if c.add(instant(2).add(sec), sec, 1); len(c) != 1 {
+	if c.add(instant(2).add(sec), sec, 1, 1); len(c) != 1 {
 		t.Errorf("%d remembered, of which one is not old", len(c))
 	}
 }

@@ -53,6 +53,7 @@ func (u *Upstream) observe(t instant, cfg *UpstreamConfig, o Observation) (tr Tr
 func (u *Upstream) succeed(now instant, probe bool) Reason {
 	u.connect = false
 	u.suspicion.clear()
+	u.withheld, u.own = u.withheld[:0], u.own[:0]
 	u.asked = 0
 	u.dirty.Store(false)
 	if !probe {
@@ -191,6 +192,9 @@ func (u *Upstream) softFail(now instant, cfg *UpstreamConfig, o Observation, pro
 func (u *Upstream) answeredElsewhere(now instant, cfg *UpstreamConfig, destination uint64) Transition {
 	return u.step(func() Reason {
 		u.suspicion.answeredElsewhere(now, destination)
+		if reason := u.chargeWithheld(now, cfg, destination); reason != "" {
+			return reason
+		}
 		if u.breaker.state == Closed && u.suspicion.convicted() {
 			return u.eject(now, cfg, ReasonElsewhere)
 		}

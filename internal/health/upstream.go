@@ -39,6 +39,8 @@ type Upstream struct {
 	breaker   breaker
 	suspicion suspicion
 	charged   charges
+	withheld  charges // of those that fail through several members
+	own       charges // of those that others have reached
 	asked     instant // a check was asked for because of an unanswered request
 	admin     Admin
 	connect   bool // the last connect failed

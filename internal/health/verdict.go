@@ -25,8 +25,10 @@ type Outcome struct {
 // Observe records how a request through m ended. m may have left the group since.
 //
 // A Relayed Failure, which may be the destination's, counts as a SoftFail where that
-// destination has failed so, or softly, through several members with no answer since. It
-// does, too, where m has answered for another one lately, and no other member is asked or
+// destination has failed so, or softly, through several members with no answer since. If
+// it is reached through another member then, it is charged after all to those that have
+// answered nothing within Window; and so is what else fails through one for which this is
+// so of many hosts. It counts as a SoftFail, too, where m has answered for another one lately, and no other member is asked or
 // the host was charged to m within Window already.
 func (g *Group) Observe(now time.Time, m *Member, o Observation) (out Outcome) {
 	if o.Destination != 0 {
@@ -53,12 +55,22 @@ func (g *Group) weigh(now instant, u *Upstream, o *Observation) (Kind, Transitio
 		return o.Kind, Transition{}
 	}
 	g.soft.add(o.Destination) // so that an answer is noticed
+	answers := u.answeredWithin(now, g.cfg.Window)
+	if mayBe && !answers && u.isOwn(now, g.cfg.Window, o.Destination) {
+		return o.Kind, Transition{}
+	}
 	several, first := g.hangUps.several(now, u, o.Destination)
 	tr := Transition{}
 	if first != nil {
 		tr = first.forgive(now, &g.cfg.UpstreamConfig, o.Destination)
 	}
-	if mayBe && (several || o.Alone && u.answeredWithin(now, g.cfg.Window) || !u.charge(now, g.cfg.Window, o.Destination)) {
+	switch {
+	case !mayBe:
+	case several && !answers:
+		if u.withhold(now, g.cfg.Window, o.Destination) {
+			return SoftFail, tr
+		}
+	case several, o.Alone && answers, !u.charge(now, g.cfg.Window, o.Destination):
 		return SoftFail, tr
 	}
 	return o.Kind, tr
