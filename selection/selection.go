@@ -99,6 +99,7 @@ type Choice struct {
 // request, in whatever Members it appears.
 func (s *Choice) MarkTried(i int) { s.MarkTriedKey(s.Members[i].Key()) }
 
+// MarkTriedKey is MarkTried for a member that need not be among Members.
 func (s *Choice) MarkTriedKey(key uint64) {
 	if s.wasTried(key) {
 		return

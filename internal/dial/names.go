@@ -23,6 +23,7 @@ type Names struct {
 	failed *failedAddrs
 }
 
+// NewNames is what is known of names, beginning with a cache.
 func NewNames(cache *dnscache.Cache) *Names {
 	return &Names{cache: cache, failed: new(failedAddrs)}
 }

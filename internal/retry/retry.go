@@ -106,6 +106,8 @@ type Budget struct {
 	retries  atomic.Int64
 }
 
+// NewBudget returns a budget for a share of the requests in flight, with so many retries
+// of one request at most.
 func NewBudget(share float64, most int) *Budget {
 	return &Budget{share: share, most: most}
 }

@@ -80,6 +80,7 @@ type Config struct {
 	Sockets func() ([]listening.Socket, bool)
 }
 
+// New returns a check.
 func New(c Config) *Check {
 	s := &Check{
 		dials: &allDials, sockets: &allSockets, usage: c.Usage, active: c.Active, listAll: c.Interfaces,
@@ -198,6 +199,7 @@ func (s *Check) listens(addr string) bool {
 	return s.usage("tcp", addr) > 0 || s.usage("tcp4", addr) > 0 || s.usage("tcp6", addr) > 0
 }
 
+// IsLocal reports whether an address is one of this machine.
 func (s *Check) IsLocal(a netip.Addr) bool {
 	if a.IsLoopback() {
 		return true

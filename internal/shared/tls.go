@@ -46,6 +46,7 @@ type numberedRoots struct {
 	roots  weak.Pointer[x509.CertPool] // or they would all stay for ever
 }
 
+// Number returns the number of a set of roots; 0: none, which is the system's.
 func (r *RootSets) Number(roots *x509.CertPool) int {
 	if roots == nil {
 		return 0
