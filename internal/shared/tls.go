@@ -26,19 +26,19 @@ func TLSIdentity(c *tls.Config) string {
 			_, _ = sum.Write(der)
 		}
 	}
-	return hex.EncodeToString(sum.Sum(nil)) + " " + strconv.Itoa(knownRoots.Number(c.RootCAs))
+	return hex.EncodeToString(sum.Sum(nil)) + " " + strconv.Itoa(knownRoots.number(c.RootCAs))
 }
 
 // knownRoots are the sets of roots in use.
-var knownRoots RootSets
+var knownRoots rootSets
 
-// RootSets numbers sets of roots: a set can be compared, but not written down. Equal
+// rootSets numbers sets of roots: a set can be compared, but not written down. Equal
 // sets have one number as long as any of them is in use, by a configuration or by the
 // connections of one before; a number is never given to others.
-type RootSets struct {
+type rootSets struct {
 	mu   sync.Mutex
 	last int
-	Sets []numberedRoots
+	sets []numberedRoots
 }
 
 type numberedRoots struct {
@@ -46,16 +46,16 @@ type numberedRoots struct {
 	roots  weak.Pointer[x509.CertPool] // or they would all stay for ever
 }
 
-// Number returns the number of a set of roots; 0: none, which is the system's.
-func (r *RootSets) Number(roots *x509.CertPool) int {
+// number returns the number of a set of roots; 0: none, which is the system's.
+func (r *rootSets) number(roots *x509.CertPool) int {
 	if roots == nil {
 		return 0
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.Sets = slices.DeleteFunc(r.Sets, func(s numberedRoots) bool { return s.roots.Value() == nil })
+	r.sets = slices.DeleteFunc(r.sets, func(s numberedRoots) bool { return s.roots.Value() == nil })
 	number := 0
-	for _, s := range r.Sets {
+	for _, s := range r.sets {
 		switch known := s.roots.Value(); {
 		case known == roots:
 			return s.number
@@ -67,6 +67,6 @@ func (r *RootSets) Number(roots *x509.CertPool) int {
 		r.last++
 		number = r.last
 	}
-	r.Sets = append(r.Sets, numberedRoots{number, weak.Make(roots)})
+	r.sets = append(r.sets, numberedRoots{number, weak.Make(roots)})
 	return number
 }
