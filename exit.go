@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 
+	"github.com/caddy-egress/egress/internal/destination"
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/target"
@@ -13,17 +14,17 @@ import (
 // and the circuits of the destinations that it leads to.
 type directWay struct {
 	*dial.Dialer
-	circuits *destinations
+	circuits *destination.Path
 }
 
 // dial connects to the destination, with TLS where it is wanted. The result is charged
 // to the destination's circuit.
 func (d *directWay) dial(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
-	report, err := d.circuits.allow(dest, useTLS, health.ProbeLimit)
+	report, err := d.circuits.Allow(dest, useTLS, health.ProbeLimit)
 	if err != nil {
 		return nil, err
 	}
 	conn, err := d.Dialer.Dial(ctx, dest, useTLS)
-	report.tell(err)
+	report.Tell(err)
 	return conn, err
 }

@@ -66,7 +66,7 @@ func TestDialCanceledIsNotCharged(t *testing.T) {
 		if _, err := way.dial(ctx, dest, useTLS); failure.Of(err) != failure.Canceled {
 			t.Errorf("TLS %t: %v", useTLS, err)
 		}
-		if n := way.circuits.count.Load(); n != 0 {
+		if n := way.circuits.Tracked(); n != 0 {
 			t.Errorf("TLS %t: the destination was charged", useTLS)
 		}
 		cancel()

@@ -7,7 +7,6 @@ import (
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/health"
-	"github.com/caddy-egress/egress/internal/target"
 )
 
 // This file contains what is told of the paths of a request, and of the addresses of
@@ -123,7 +122,7 @@ func (out *explainedPath) direct(t *transaction) error {
 		return err
 	}
 	var paused error
-	out.Circuit, paused = d.circuits.look(t.target, t.https)
+	out.Circuit, paused = d.circuits.Look(t.target, t.https)
 	if held := t.holdingLimit(); held != nil {
 		return held
 	}
@@ -176,9 +175,9 @@ func (out *explainedPath) through(t *transaction, g *group) error {
 		out.Group = g.explainDry(t)
 		return nil
 	}
-	out.Circuit, _ = g.destinations.look(t.target, t.https)
-	about := g.destinations.about(t.target, t.https)
-	vias, paused := about.shut()
+	out.Circuit, _ = g.destinations.Look(t.target, t.https)
+	about := g.destinations.About(t.target, t.https)
+	vias, paused := about.Shut()
 	if paused != nil && !slices.ContainsFunc(g.health.Members(), func(m *health.Member) bool { return !slices.Contains(vias, m.Value.(*member).key) }) {
 		out.Group, _ = g.explain(t)
 		return paused
@@ -208,25 +207,4 @@ func (t *transaction) explainAddrs(d *dial.Dialer, order dial.FamilyOrder) (out 
 		out = append(out, a)
 	}
 	return out, err
-}
-
-// look tells of the circuits of a destination, and takes no turn: the state of the first
-// that is not closed, and directly the error that refuses a request.
-func (d *destinations) look(dest target.Target, useTLS bool) (string, error) {
-	if d.off {
-		return "off", nil
-	}
-	r := d.about(dest, useTLS)
-	_, err := r.shut()
-	state := health.Closed
-	if s := d.lookup(d.key(&r)); s != nil {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		for _, w := range s.ways {
-			if state == health.Closed {
-				state = w.circuit.State()
-			}
-		}
-	}
-	return state.String(), err
 }

@@ -5,15 +5,12 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/shared"
-	"github.com/caddy-egress/egress/internal/target"
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
 )
 
@@ -114,39 +111,6 @@ func TestRegistry(t *testing.T) {
 	leaveNext()
 	leaveFar()
 	check("", other, "")
-}
-
-// A look at the circuit of a destination says what a request would meet, and takes no
-// turn from one.
-func TestDestinations_Look(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCircuitTest(t)
-		look := func(dest target.Target, state string, open bool) {
-			t.Helper()
-			got, err := c.look(dest, false)
-			if got != state || (err != nil) != open {
-				t.Errorf("%s: %v; want %s, open %t", got, err, state, open)
-			}
-		}
-		dest := origin(1)
-		look(dest, "closed", false)
-		for range 5 {
-			c.end(dest, errRefused)
-		}
-		look(dest, "open", true)
-		look(origin(2), "closed", false)
-		time.Sleep(3 * time.Second)
-		for range 3 {
-			look(dest, "open", false) // the next request would be the probe
-		}
-		r := c.ask(dest)
-		if r.current.probe == 0 {
-			t.Error("a look has taken the turn of the probe")
-		}
-		look(dest, "half_open", true)
-		r.tell(nil)
-		look(dest, "closed", false)
-	})
 }
 
 func TestMatcherTexts(t *testing.T) {

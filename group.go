@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/destination"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/filewatch"
 	"github.com/caddy-egress/egress/internal/health"
@@ -33,7 +34,7 @@ type group struct {
 	policy       selection.Policy
 	budget       *retry.Budget
 	path         *pathUse
-	destinations *destinations // through this group
+	destinations *destination.Path // through this group
 	targets      map[string]*checkTarget
 	health       *health.Group
 	checker      *health.Checker // nil without active checks, and before they begin

@@ -18,6 +18,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-egress/egress/internal/destination"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
@@ -43,13 +44,12 @@ func TestPathsAreLeftByPanics(t *testing.T) {
 	told := g.destinations
 	tr := throughGroup(t, h, "a.example:80")
 	for range 5 {
-		r := told.about(tr.target, false)
-		if err := r.take(g.health.Members()[0].Value.(*member).key, health.ProbeLimit); err != nil {
+		r := told.About(tr.target, false)
+		if err := r.Take(g.health.Members()[0].Value.(*member).key, health.ProbeLimit); err != nil {
 			t.Fatal(err)
 		}
-		r.tell(failure.Refused)
+		r.Tell(failure.Refused)
 	}
-	state := told.lookup(told.key(&report{dest: tr.target}))
 	for end := time.Now().Add(10 * time.Second); ; {
 		// The circuit opens for two seconds, and then lets one probe through.
 		probing := false
@@ -71,10 +71,8 @@ func TestPathsAreLeftByPanics(t *testing.T) {
 	if n, _ := g.budget.InFlight(); n != 0 {
 		t.Errorf("%d requests are counted", n)
 	}
-	state.mu.Lock()
-	defer state.mu.Unlock()
-	if s := state.ways[0].circuit.State(); s != health.Open {
-		t.Errorf("the turn of the probe was not given back: %s", s)
+	if all := told.Report(); len(all) != 1 || all[0].Circuit != health.Open {
+		t.Errorf("the turn of the probe was not given back: %v", all)
 	}
 }
 
@@ -219,7 +217,7 @@ func TestBlameOfLargeFields(t *testing.T) {
 	err := &proxydial.HeadSizeError{Size: 2, Limit: 1}
 	for name, v := range map[string]verdict{"tunnel": judgeTunnel(t.Context(), err), "exchange": tr.judgeExchange(err)} {
 		e := &upstreamError{verdict: v, err: err}
-		if v.kind != health.Neutral || failure.Of(e) != failure.FieldsSize || e.elsewhere() || e.ownFault() || chargeable(e) {
+		if v.kind != health.Neutral || failure.Of(e) != failure.FieldsSize || e.elsewhere() || e.ownFault() || destination.Chargeable(e) {
 			t.Errorf("%s: %+v", name, v)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/destination"
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/health"
@@ -54,7 +55,7 @@ func TestCheckVia(t *testing.T) {
 func TestNoTurnForAQuestion_Blame(t *testing.T) {
 	for cause, charged := range map[error]bool{dnscache.ErrNoTurn: false, context.DeadlineExceeded: true} {
 		err := &net.DNSError{UnwrapErr: cause, Err: cause.Error(), Name: "origin.test", IsTimeout: charged, IsTemporary: !charged}
-		if chargeable(err) != charged {
+		if destination.Chargeable(err) != charged {
 			t.Errorf("%v: the destination is charged: %t", cause, !charged)
 		}
 		verdict := judgeTunnel(t.Context(), &proxydial.Error{Stage: proxydial.StageDial, Err: err})

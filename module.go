@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-egress/egress/internal/acl"
+	"github.com/caddy-egress/egress/internal/destination"
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/retry"
@@ -155,8 +156,8 @@ type Handler struct {
 	access         *acl.Rules
 	circuit        DestinationCircuit
 	direct         *pathUse
-	reach          string        // identity of the settings by which destinations are reached
-	destinations   *destinations // directly
+	reach          string            // identity of the settings by which destinations are reached
+	destinations   *destination.Path // directly
 	adminAddresses []self.HostPort
 	hosts          map[string]struct{}
 	groups         map[string]*group

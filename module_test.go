@@ -114,8 +114,8 @@ func TestDefaults(t *testing.T) {
 	if d.TLSConfig.InsecureSkipVerify || !reflect.DeepEqual(d.TLSConfig.NextProtos, []string{"http/1.1"}) {
 		t.Errorf("TLS: %+v", d.TLSConfig)
 	}
-	circuit := h.destinations.cfg
-	if h.destinations.off || circuit.Failures != 5 || circuit.Window != 30*time.Second ||
+	circuit := h.circuit.config()
+	if h.circuit.Off || circuit.Failures != 5 || circuit.Window != 30*time.Second ||
 		circuit.OpenFor != 2*time.Second || circuit.MaxOpenFor != 30*time.Second {
 		t.Errorf("circuit %+v", circuit)
 	}
@@ -145,7 +145,7 @@ func TestSettingsOff(t *testing.T) {
 	if h.pool.clients != nil || h.pool.users != nil {
 		t.Error("clients or users are counted without a limit")
 	}
-	if !h.destinations.off {
+	if !h.circuit.Off {
 		t.Error("the circuit is on")
 	}
 	tx := transaction{h: h}
@@ -157,7 +157,7 @@ func TestSettingsOff(t *testing.T) {
 // A pause longer than the usual maximum moves the maximum along.
 func TestCircuitDefaultsFollowOpenFor(t *testing.T) {
 	h, _ := mustLoadModule(t, `{"destination_circuit": {"open_for": "1m"}}`)
-	if got := h.destinations.cfg.MaxOpenFor; got != time.Minute {
+	if got := h.circuit.config().MaxOpenFor; got != time.Minute {
 		t.Errorf("max_open_for is %s", got)
 	}
 }

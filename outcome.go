@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/destination"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/relay"
 )
@@ -111,10 +112,10 @@ func (t *transaction) writeFailure() {
 	}
 }
 
-// retryAfter is when the client may try again, 0 where nothing is known.
+// RetryAfter is when the client may try again, 0 where nothing is known.
 func retryAfter(err error) time.Duration {
-	if c, ok := errors.AsType[*circuitOpenError](err); ok {
-		return max(c.retryAfter, time.Second)
+	if c, ok := errors.AsType[*destination.OpenError](err); ok {
+		return max(c.RetryAfter, time.Second)
 	}
 	switch failure.Of(err) {
 	case failure.Limit, failure.Holding, failure.ClientLogins, failure.Logins:

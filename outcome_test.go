@@ -25,6 +25,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/destination"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/proxydial"
@@ -56,7 +57,7 @@ func TestClassify(t *testing.T) {
 		{"self", fmt.Errorf("%w: here", failure.Loop), 508, "proxy_loop_detected", "policy"},
 		{"limit", &connpool.LimitError{Scope: connpool.ScopeConns}, 503, "connection_limit_reached", "proxy"},
 		{"limit after waiting", &connpool.LimitError{Timeout: true}, 503, "connection_limit_reached", "proxy"},
-		{"circuit", &circuitOpenError{"x:80", time.Second}, 503, "destination_unavailable", "origin"},
+		{"circuit", &destination.OpenError{RetryAfter: time.Second}, 503, "destination_unavailable", "origin"},
 
 		{"no such host", &net.DNSError{Err: "no such host", IsNotFound: true}, 502, "dns_error", "dns"},
 		{"server failure", &net.DNSError{Err: "server misbehaving", IsTemporary: true}, 502, "dns_error", "dns"},
@@ -196,11 +197,11 @@ func TestRetryAfter(t *testing.T) {
 		err  error
 		want string
 	}{
-		{&circuitOpenError{"x:80", 2 * time.Second}, "2"},
-		{&circuitOpenError{"x:80", 2*time.Second + 1}, "3"},
-		{&circuitOpenError{"x:80", time.Millisecond}, "1"},
-		{&circuitOpenError{"x:80", 0}, "1"},
-		{fmt.Errorf("wrapped: %w", &circuitOpenError{"x:80", time.Minute}), "60"},
+		{&destination.OpenError{RetryAfter: 2 * time.Second}, "2"},
+		{&destination.OpenError{RetryAfter: 2*time.Second + 1}, "3"},
+		{&destination.OpenError{RetryAfter: time.Millisecond}, "1"},
+		{&destination.OpenError{RetryAfter: 0}, "1"},
+		{fmt.Errorf("wrapped: %w", &destination.OpenError{RetryAfter: time.Minute}), "60"},
 		{&connpool.LimitError{}, "1"},
 		{opError(syscall.EMFILE), "1"},
 		{&holdingError{"max_per_user"}, "1"},

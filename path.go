@@ -6,6 +6,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/destination"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
@@ -27,7 +28,7 @@ type paths struct {
 	reached   bool // the current attempt through a member has reached the destination
 	answered  bool // the current attempt has brought a head of a response
 	stood     bool // the current attempt has got a connection to the destination
-	report    report
+	report    destination.Charge
 	shut      error // members are passed over, through which the destination fails
 }
 
@@ -51,7 +52,7 @@ func (t *transaction) enter() error {
 	if err := t.checkBehind(); err != nil {
 		return err
 	}
-	t.paths.report = g.destinations.about(t.target, t.https)
+	t.paths.report = g.destinations.About(t.target, t.https)
 	g.budget.Begin()
 	return nil
 }
@@ -79,7 +80,7 @@ func (t *transaction) leaveGroup(err error) {
 	if _, malformed := errors.AsType[*h1.ProtocolError](err); malformed && t.paths.answered {
 		err = nil // it has answered; what its answer was is no matter of reaching it
 	}
-	t.paths.report.settle(err, t.unreached(err))
+	t.paths.report.Settle(err, t.unreached(err))
 }
 
 // unreached reports whether err, of an attempt through an upstream, says that the
@@ -106,7 +107,7 @@ func (t *transaction) connected() {
 	}
 	t.paths.stood = true
 	if !t.out.reused {
-		t.paths.report.tell(nil)
+		t.paths.report.Tell(nil)
 	}
 }
 
@@ -115,9 +116,9 @@ func (t *transaction) connected() {
 func (t *transaction) stands(status int) {
 	t.retries.End()
 	if f := t.out.failure; f != nil {
-		t.paths.report.settle(f, f.Unreached()) // it was the upstream that has answered, to say that it failed
+		t.paths.report.Settle(f, f.Unreached()) // it was the upstream that has answered, to say that it failed
 	} else {
-		t.paths.report.tell(nil)
+		t.paths.report.Tell(nil)
 	}
 	if t.paths.current.member != nil {
 		v := judgeRelayed(status, t.absolute())
@@ -170,7 +171,7 @@ func (t *transaction) overTarget(try func() error) error {
 			return last
 		}
 		if !t.again {
-			t.paths.report.end(last, t.unreached(last))
+			t.paths.report.End(last, t.unreached(last))
 		}
 		if err := t.pauseBetween(); err != nil {
 			return err
@@ -192,7 +193,7 @@ func (t *transaction) choosePath() error {
 	if t.paths.selection == nil {
 		t.paths.selection = t.newSelection()
 		var vias []uint64
-		vias, t.paths.shut = t.paths.report.shut()
+		vias, t.paths.shut = t.paths.report.Shut()
 		for _, via := range vias {
 			t.paths.selection.MarkTriedKey(via)
 		}
@@ -220,7 +221,7 @@ func (t *transaction) pick(g *group) (path, error) {
 		if err != nil {
 			return path{}, cmp.Or(t.paths.shut, err)
 		}
-		if err = t.paths.report.take(p.key, turn); err == nil || p.probe != 0 {
+		if err = t.paths.report.Take(p.key, turn); err == nil || p.probe != 0 {
 			return p, nil // the probe of a member is not put off
 		}
 		t.paths.shut = err // since just now

@@ -5,8 +5,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
-	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/destination"
 	"github.com/caddy-egress/egress/internal/quantile"
 	"github.com/caddy-egress/egress/internal/shared"
 )
@@ -19,7 +19,7 @@ import (
 // reached on the path: another handler may have other access rules, and with other
 // upstreams a destination that could not be reached is perhaps well.
 type pathState struct {
-	circuits *circuits
+	circuits *destination.Circuits
 	connect  quantile.Estimator                // of the time it takes to connect through the group, for hedging
 	source   atomic.Pointer[[]upstreamAddress] // what the dynamic source of the group told last
 }
@@ -39,14 +39,8 @@ func usePath(circuit DestinationCircuit, identity ...any) (*pathUse, error) {
 		return nil, err
 	}
 	return pathStates.Use(key, func() (*pathState, error) {
-		return &pathState{circuits: newCircuits(circuit)}, nil
+		return &pathState{circuits: destination.New(circuit.config(), circuit.Off)}, nil
 	})
-}
-
-// destinations are the circuits of the path, as this configuration sees them. via is
-// the group, "" for the direct path.
-func (s *pathState) destinations(via string, logger *zap.Logger) *destinations {
-	return &destinations{s.circuits, via, logger}
 }
 
 // acquireDirect loads the state of the direct path.
@@ -57,7 +51,7 @@ func (h *Handler) acquireDirect(t *Transport) (err error) {
 	if h.direct, err = usePath(h.circuit, h.place(), h.reach); err != nil {
 		return err
 	}
-	h.destinations = h.direct.Value.destinations("", h.logger.Named("health"))
+	h.destinations = h.direct.Value.circuits.Path("", h.logger.Named("health"))
 	return nil
 }
 
@@ -70,7 +64,7 @@ func (g *group) acquirePath(h *Handler) (err error) {
 	if err != nil {
 		return err
 	}
-	g.destinations = g.path.Value.destinations(g.name, h.logger.Named("health"))
+	g.destinations = g.path.Value.circuits.Path(g.name, h.logger.Named("health"))
 	return nil
 }
 

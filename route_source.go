@@ -39,6 +39,6 @@ func (r *Route) provisionSource(h *Handler) error {
 	if r.path, err = usePath(h.circuit, h.place(), h.reach, d.ID.Value()); err != nil {
 		return err
 	}
-	r.dialer = &directWay{d, r.path.Value.destinations("", h.destinations.logger)}
+	r.dialer = &directWay{d, r.path.Value.circuits.Path("", h.logger.Named("health"))}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -21,7 +22,7 @@ func TestRouteSource_Circuits(t *testing.T) {
 	expect := func(h *Handler, when string, states ...string) {
 		t.Helper()
 		for i, want := range states {
-			if got, _ := h.Routes[i].dialer.circuits.look(dest, false); got != want {
+			if got, _ := h.Routes[i].dialer.circuits.Look(dest, false); got != want {
 				t.Errorf("%s: circuit of route %d is %s, want %s", when, i, got, want)
 			}
 		}
@@ -29,11 +30,11 @@ func TestRouteSource_Circuits(t *testing.T) {
 	before := poolCount()
 	old, endOld := mustLoadModule(t, config)
 	for range 5 {
-		r, err := old.Routes[0].dialer.circuits.allow(dest, false, time.Minute)
+		r, err := old.Routes[0].dialer.circuits.Allow(dest, false, time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.tell(errRefused)
+		r.Tell(failure.Refused)
 	}
 	expect(old, "after failures of the first", "open", "open", "closed", "closed", "closed")
 	renewed, end := mustLoadModule(t, config)

@@ -158,7 +158,7 @@ func TestEverythingIsSettled(t *testing.T) {
 	defer end()
 	g := h.groups["default"]
 	core, logs := observer.New(zap.DebugLevel)
-	g.logger, g.destinations.logger = zap.New(core), zap.New(core)
+	g.logger, g.destinations = zap.New(core), g.destinations.Path("default", zap.New(core))
 	var handlers sync.WaitGroup
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handlers.Add(1)
@@ -256,17 +256,11 @@ func unsettled(h *Handler, g *group) string {
 			all = append(all, fmt.Errorf("upstream %d is half-open", i))
 		}
 	}
-	g.destinations.states.Range(func(key, v any) bool {
-		s := v.(*destinationState)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		for _, w := range s.ways {
-			if w.circuit.State() == health.HalfOpen {
-				all = append(all, fmt.Errorf("%s is half-open", key))
-			}
+	for _, d := range g.destinations.Report() {
+		if d.Circuit == health.HalfOpen {
+			all = append(all, fmt.Errorf("%s is half-open", d.Name))
 		}
-		return true
-	})
+	}
 	if err := errors.Join(all...); err != nil {
 		return err.Error()
 	}

@@ -83,7 +83,7 @@ func (h *Handler) takenFrom(before *Handler) takeover {
 
 func (t *takeover) countCircuits(u *pathUse) {
 	if u.Kept {
-		t.circuits += int(u.Value.circuits.count.Load())
+		t.circuits += u.Value.circuits.Tracked()
 	}
 }
 

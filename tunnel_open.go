@@ -108,8 +108,7 @@ func (t *transaction) openVia(slot *tunnelSlot) (farEnd, error) {
 	}
 	won := t.race(p)
 	if won.path.key != p.key {
-		t.paths.report.end(context.Canceled, false)
-		t.paths.report.current = passage{via: won.path.key}
+		t.paths.report.Through(won.path.key)
 	}
 	t.paths.current = won.path
 	t.out.upstream = won.path.name

@@ -79,6 +79,7 @@ type h2Conn struct {
 	starving    *time.Timer
 	starved     bool // starving runs
 	starvedAt   time.Time
+	ended       bool // a tunnel was reset for others since the peer has given anything back
 
 	// How tunnels share sendWindow; see h2credit.go.
 	share   *time.Timer

@@ -117,9 +117,8 @@ func (c *h2Conn) lookAtShares() {
 		c.lookSoon()
 	}
 	if c.starved {
-		if now.Sub(c.starvedAt) < c.cfg.ShareWait {
-			c.heardSince(c.starvedAt) // asks, so that it is known by the next look
-		} else if s := c.blocking(c.starvedAt); s != nil && c.leastWaiting(s) != nil {
+		c.heardSince(c.starvedAt) // asks, so that it is known by the next look
+		if s := c.blocking(c.starvedAt); s != nil && now.Sub(c.starvedAt) >= c.cfg.ShareWait && c.leastWaiting(s) != nil {
 			c.endStalled(s, c.starvedAt)
 		}
 		return

@@ -59,6 +59,7 @@ func (c *h2Conn) windowGiven(n int64) error {
 		}
 		c.holdAtMost(before-n, before)
 	}
+	c.ended = false
 	if c.starved {
 		c.starved = false
 		c.starving.Stop()
@@ -107,7 +108,11 @@ func (s *stream) windowGiven(n int64) {
 func (c *h2Conn) noteWaiting(s *stream) bool {
 	if !c.starved && s.sendWindow > 0 && c.sendWindow <= 0 {
 		c.starved, c.starvedAt = true, time.Now()
-		c.starving.Reset(c.cfg.StarveTimeout)
+		wait := c.cfg.StarveTimeout
+		if c.ended { // and it was not enough
+			wait = c.cfg.ShareWait
+		}
+		c.starving.Reset(wait)
 		c.lookSoon()
 	}
 	return c.noteStanding(s)
@@ -126,7 +131,7 @@ func (c *h2Conn) endStarving() {
 		c.starved = false
 		c.wakeWriters() // they note that they starve, if they still do
 	} else if !c.endStalled(s, c.starvedAt) {
-		c.starving.Reset(c.cfg.StarveTimeout)
+		c.starving.Reset(c.cfg.ShareWait) // it was asked just now
 	}
 }
 
@@ -136,7 +141,7 @@ func (c *h2Conn) endStalled(s *stream, since time.Time) bool {
 	if !c.heardSince(since) {
 		return false
 	}
-	c.starved = false
+	c.starved, c.ended = false, true
 	c.starving.Stop()
 	s.resetLocked(http2.ErrCodeCancel, errStalled)
 	c.wakeWriters() // they note that they starve, if they still do

@@ -1,4 +1,4 @@
-package egress
+package destination
 
 import (
 	"context"
@@ -24,16 +24,31 @@ import (
 	"github.com/caddy-egress/egress/internal/target"
 )
 
+// exchangeTime is how long an exchange has the turn of the probe.
+const exchangeTime = time.Second
+
+// waitOf is how long a request is to wait that was refused.
+func waitOf(err error) time.Duration {
+	e, ok := errors.AsType[*OpenError](err)
+	if !ok {
+		return 0
+	}
+	return max(e.RetryAfter, time.Second)
+}
+
+// testConfig are the defaults of the configuration.
+var testConfig = health.CircuitConfig{Failures: 5, Window: 30 * time.Second, OpenFor: 2 * time.Second, MaxOpenFor: 30 * time.Second}
+
 // circuitTest is a set of destinations with the default settings.
 type circuitTest struct {
 	*testing.T
-	*destinations
+	*Path
 	logs *observer.ObservedLogs
 }
 
 func newCircuitTest(t *testing.T) *circuitTest {
 	core, logs := observer.New(zap.DebugLevel)
-	return &circuitTest{t, &destinations{newCircuits((*DestinationCircuit)(nil).withDefaults()), "", zap.New(core)}, logs}
+	return &circuitTest{t, &Path{New(testConfig, false), "", zap.New(core)}, logs}
 }
 
 // origin is a destination that a test speaks of by number.
@@ -44,9 +59,9 @@ func origin(n int) target.Target {
 var errRefused = &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 
 // ask asks for a destination that must be let through.
-func (c *circuitTest) ask(dest target.Target) report {
+func (c *circuitTest) ask(dest target.Target) Charge {
 	c.Helper()
-	report, err := c.allow(dest, false, health.ProbeLimit)
+	report, err := c.Allow(dest, false, health.ProbeLimit)
 	if err != nil {
 		c.Fatalf("refused: %v", err)
 	}
@@ -57,21 +72,21 @@ func (c *circuitTest) ask(dest target.Target) report {
 func (c *circuitTest) end(dest target.Target, err error) {
 	c.Helper()
 	r := c.ask(dest)
-	r.tell(err)
+	r.Tell(err)
 }
 
 // refused asks for a destination that must be refused, and returns for how
 // long.
 func (c *circuitTest) refused(dest target.Target) time.Duration {
 	c.Helper()
-	_, err := c.allow(dest, false, health.ProbeLimit)
+	_, err := c.Allow(dest, false, health.ProbeLimit)
 	if err == nil {
 		c.Fatal("let through")
 	}
 	if f := failure.Of(err); f != failure.Circuit || f.Status != 503 {
 		c.Errorf("refused as %d %s", f.Status, f.Type)
 	}
-	after := retryAfter(err)
+	after := waitOf(err)
 	if after < time.Second {
 		c.Errorf("may be tried again after %s", after)
 	}
@@ -118,7 +133,7 @@ func TestCircuitOpensAndCloses(t *testing.T) {
 		for range 50 {
 			c.refused(dest)
 		}
-		probe.tell(nil)
+		probe.Tell(nil)
 		for range 50 {
 			c.end(dest, nil)
 		}
@@ -174,7 +189,7 @@ func TestCircuitUnsettledProbe(t *testing.T) {
 					probe := c.ask(dest)
 					c.refused(dest)
 					time.Sleep(waited)
-					probe.tell(err)
+					probe.Tell(err)
 					after, want := c.refused(dest), max(waited, 2*time.Second)
 					if after != want {
 						t.Errorf("open for %s after a probe that has waited %s", after, waited)
@@ -195,9 +210,9 @@ func TestCircuitSlowProbe(t *testing.T) {
 		for _, slow := range []error{nil, errRefused} {
 			c.fail(dest, 5)
 			time.Sleep(2 * time.Second)
-			var first report
+			var first Charge
 			for n := range 3 {
-				r, err := c.allow(dest, false, exchangeTurn)
+				r, err := c.Allow(dest, false, exchangeTime)
 				if err != nil {
 					t.Fatalf("%d: %v", n, err)
 				}
@@ -205,9 +220,9 @@ func TestCircuitSlowProbe(t *testing.T) {
 					first = r
 				}
 				c.refused(dest)
-				time.Sleep(exchangeTurn)
+				time.Sleep(exchangeTime)
 			}
-			first.tell(slow) // it still counts
+			first.Tell(slow) // it still counts
 			if slow != nil {
 				if after := c.refused(dest); after != 3200*time.Millisecond {
 					t.Errorf("open for %s after the failure of the first probe", after)
@@ -229,9 +244,9 @@ func TestCircuitLostProbe(t *testing.T) {
 		lost := c.ask(dest)
 		time.Sleep(health.ProbeLimit)
 		probe := c.ask(dest)
-		lost.tell(context.Canceled) // of a turn that is over
+		lost.Tell(context.Canceled) // of a turn that is over
 		c.refused(dest)
-		probe.tell(nil)
+		probe.Tell(nil)
 		c.tracked(0)
 	})
 }
@@ -242,19 +257,19 @@ func TestCircuitForgotten(t *testing.T) {
 		c, dest := newCircuitTest(t), origin(1)
 		c.fail(dest, 5)
 		time.Sleep(2 * time.Second)
-		lost := []report{c.ask(dest)}
+		lost := []Charge{c.ask(dest)}
 		time.Sleep(health.ProbeLimit)
 		lost = append(lost, c.ask(dest))
 		c.forget(c.key(&lost[0]), c.lookup(c.key(&lost[0])))
 		c.fail(dest, 5)
 		time.Sleep(2 * time.Second)
 		probe := c.ask(dest)
-		lost[0].tell(errRefused)
-		lost[1].tell(context.Canceled)
+		lost[0].Tell(errRefused)
+		lost[1].Tell(context.Canceled)
 		if after := c.refused(dest); after != time.Second {
 			t.Errorf("open for %s: the probe of another circuit counts", after)
 		}
-		probe.tell(nil)
+		probe.Tell(nil)
 		c.tracked(0)
 	})
 }
@@ -335,27 +350,27 @@ func TestCircuitWindow(t *testing.T) {
 func TestCircuitLateResults(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, dest := newCircuitTest(t), origin(1)
-		late := []report{c.ask(dest), c.ask(dest), c.ask(dest)}
+		late := []Charge{c.ask(dest), c.ask(dest), c.ask(dest)}
 		c.fail(dest, 5)
-		late[0].tell(errRefused)
-		late[1].tell(context.Canceled)
+		late[0].Tell(errRefused)
+		late[1].Tell(context.Canceled)
 		if after := c.refused(dest); after != 2*time.Second {
 			t.Errorf("open for %s", after)
 		}
-		late[2].tell(nil)
+		late[2].Tell(nil)
 		c.ask(dest)
 		c.tracked(0)
 	})
 }
 
 func TestCircuitOff(t *testing.T) {
-	d := &destinations{newCircuits(DestinationCircuit{Off: true}), "", zap.NewNop()}
+	d := &Path{New(health.CircuitConfig{}, true), "", zap.NewNop()}
 	for range 20 {
-		report, err := d.allow(origin(1), false, health.ProbeLimit)
+		report, err := d.Allow(origin(1), false, health.ProbeLimit)
 		if err != nil {
 			t.Fatal(err)
 		}
-		report.tell(errRefused)
+		report.Tell(errRefused)
 	}
 	if n := d.count.Load(); n != 0 {
 		t.Errorf("%d destinations tracked", n)
@@ -381,7 +396,7 @@ func TestCircuitTracksSoMany(t *testing.T) {
 		c.fail(origin(maxDestinations+1), 5)
 		c.refused(origin(maxDestinations + 1))
 		c.refused(origin(0))
-		probe.tell(errRefused)
+		probe.Tell(errRefused)
 		c.tracked(2)
 	})
 }
@@ -414,12 +429,12 @@ func TestCircuitMemoryIsBounded(t *testing.T) {
 		for range 8 {
 			wg.Go(func() {
 				for n := next.Add(1) - 1; int(n) < to; n = next.Add(1) - 1 {
-					report, err := c.allow(origin(int(n)), false, health.ProbeLimit)
+					report, err := c.Allow(origin(int(n)), false, health.ProbeLimit)
 					if err != nil {
 						t.Error(err)
 						return
 					}
-					report.tell(errRefused)
+					report.Tell(errRefused)
 				}
 			})
 		}
@@ -454,7 +469,7 @@ func TestCircuitSweepsOnceASecond(t *testing.T) {
 			t.Fatal("a full table was not swept")
 		}
 		c.states.Range(func(_, v any) bool {
-			v.(*destinationState).last = time.Time{} // as if long ago
+			v.(*state).last = time.Time{} // as if long ago
 			return true
 		})
 		if c.sweep(time.Now()) {
@@ -480,24 +495,24 @@ func TestCircuitConcurrently(t *testing.T) {
 			for i := range 2_000 {
 				n := (g + i) % origins
 				dest := origin(n)
-				report := c.about(dest, false)
+				report := c.About(dest, false)
 				if i%5 == 0 {
-					_, _ = report.shut()
+					_, _ = report.Shut()
 				}
-				if report.take(uint64(i%members), health.ProbeLimit) != nil {
+				if report.Take(uint64(i%members), health.ProbeLimit) != nil {
 					continue
 				}
 				if i%11 == 0 {
-					report.end(errRefused, true)
-					_ = report.take(uint64((i+1)%members), exchangeTurn)
+					report.End(errRefused, true)
+					_ = report.Take(uint64((i+1)%members), exchangeTime)
 				}
 				switch i % 7 {
 				case 0:
-					report.tell(nil)
+					report.Tell(nil)
 				case 1:
-					report.tell(context.Canceled)
+					report.Tell(context.Canceled)
 				default:
-					report.tell(errRefused)
+					report.Tell(errRefused)
 				}
 			}
 		})
@@ -505,9 +520,9 @@ func TestCircuitConcurrently(t *testing.T) {
 	wg.Wait()
 	for n := range origins * members {
 		for {
-			report := c.about(origin(n/members), false)
-			if report.take(uint64(n%members), health.ProbeLimit) == nil {
-				report.tell(nil)
+			report := c.About(origin(n/members), false)
+			if report.Take(uint64(n%members), health.ProbeLimit) == nil {
+				report.Tell(nil)
 				break
 			}
 		}
@@ -521,14 +536,14 @@ func TestCircuitOneProbeOfMany(t *testing.T) {
 		c, dest := newCircuitTest(t), origin(1)
 		c.fail(dest, 5)
 		for range 10 {
-			_, err := c.allow(dest, false, health.ProbeLimit)
-			time.Sleep(retryAfter(err))
+			_, err := c.Allow(dest, false, health.ProbeLimit)
+			time.Sleep(waitOf(err))
 			var through atomic.Int32
-			probe := make(chan report, 100)
+			probe := make(chan Charge, 100)
 			var wg sync.WaitGroup
 			for range 100 {
 				wg.Go(func() {
-					if r, err := c.allow(dest, false, health.ProbeLimit); err == nil {
+					if r, err := c.Allow(dest, false, health.ProbeLimit); err == nil {
 						through.Add(1)
 						probe <- r
 					}
@@ -539,7 +554,7 @@ func TestCircuitOneProbeOfMany(t *testing.T) {
 				t.Fatalf("%d requests went through", n)
 			}
 			last := <-probe
-			last.tell(errRefused)
+			last.Tell(errRefused)
 		}
 	})
 }
@@ -559,22 +574,22 @@ func TestCircuitOfMembers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, dest := newCircuitTest(t), origin(1)
 		through := func(err error, vias ...uint64) error {
-			r := c.about(dest, false)
+			r := c.About(dest, false)
 			for i, via := range vias {
-				if err := r.take(via, exchangeTurn); err != nil {
+				if err := r.Take(via, exchangeTime); err != nil {
 					return err
 				}
 				if i < len(vias)-1 {
-					r.end(errRefused, true)
+					r.End(errRefused, true)
 				}
 			}
-			r.tell(err)
+			r.Tell(err)
 			return nil
 		}
 		shut := func(want ...uint64) {
 			t.Helper()
-			r := c.about(dest, false)
-			vias, err := r.shut()
+			r := c.About(dest, false)
+			vias, err := r.Shut()
 			if !slices.Equal(vias, want) || (err != nil) != (len(want) > 0) {
 				t.Errorf("shut through %v, want %v: %v", vias, want, err)
 			}
@@ -625,12 +640,45 @@ func TestCircuitOfMembers(t *testing.T) {
 		for via := range uint64(100) {
 			_ = through(errRefused, 100+via)
 		}
-		r := c.about(dest, false)
-		if vias, _ := r.shut(); len(vias) != maxWays {
+		r := c.About(dest, false)
+		if vias, _ := r.Shut(); len(vias) != maxWays {
 			t.Errorf("%d circuits", len(vias))
 		}
 		if err := through(nil, 150); err == nil {
 			t.Error("let through")
 		}
+	})
+}
+
+// A look at the circuit of a destination says what a request would meet, and takes no
+// turn from one.
+func TestDestinations_Look(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCircuitTest(t)
+		look := func(dest target.Target, state string, open bool) {
+			t.Helper()
+			got, err := c.Look(dest, false)
+			if got != state || (err != nil) != open {
+				t.Errorf("%s: %v; want %s, open %t", got, err, state, open)
+			}
+		}
+		dest := origin(1)
+		look(dest, "closed", false)
+		for range 5 {
+			c.end(dest, errRefused)
+		}
+		look(dest, "open", true)
+		look(origin(2), "closed", false)
+		time.Sleep(3 * time.Second)
+		for range 3 {
+			look(dest, "open", false) // the next request would be the probe
+		}
+		r := c.ask(dest)
+		if r.current.probe == 0 {
+			t.Error("a look has taken the turn of the probe")
+		}
+		look(dest, "half_open", true)
+		r.Tell(nil)
+		look(dest, "closed", false)
 	})
 }

@@ -1,0 +1,148 @@
+package destination
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/caddy-egress/egress/internal/failure"
+	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/target"
+)
+
+// Charge tells the circuit how the attempts that it allowed ended. The zero value
+// has nothing to tell.
+type Charge struct {
+	to      *Path
+	dest    target.Target
+	tls     bool
+	current passage
+	failed  []passage // that came before, through other members
+}
+
+// passage is an attempt at a destination on one way.
+type passage struct {
+	via   uint64
+	way   *way // of which it has the turn of the probe; nil: of none
+	probe health.Token
+}
+
+// Tell charges the result, if it is one that the destination is to blame for. It
+// must be called exactly once; what is told after that is not heard.
+func (r *Charge) Tell(err error) { r.Settle(err, Chargeable(err)) }
+
+// Settle is tell where it is known whether the destination is to blame.
+func (r *Charge) Settle(err error, charge bool) {
+	d := r.to
+	if d == nil {
+		return
+	}
+	r.End(err, charge)
+	r.to = nil
+	if len(r.failed) > 0 {
+		d.failure(r, err)
+	}
+	if err == nil {
+		d.success(r)
+	}
+}
+
+// End ends the current attempt, which may be followed by others.
+func (r *Charge) End(err error, charge bool) {
+	a := r.current
+	switch {
+	case r.to == nil || err == nil:
+	case charge:
+		r.failed = append(r.failed, a)
+	case a.probe != 0:
+		s := r.to.lookup(r.to.key(r))
+		if s == nil {
+			return
+		}
+		s.mu.Lock()
+		if s.way(a.via) == a.way { // or it was forgotten in the meantime
+			a.way.circuit.Unsettled(time.Now(), a.probe)
+		}
+		s.mu.Unlock()
+	}
+}
+
+// Take is allow for an attempt through a member.
+func (r *Charge) Take(via uint64, turn time.Duration) error {
+	r.current = passage{via: via}
+	d := r.to
+	if d == nil || d.count.Load() == 0 {
+		return nil // the usual case costs no key
+	}
+	key := d.key(r)
+	s := d.lookup(key)
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	s.last = now
+	w := s.way(via)
+	if w == nil {
+		return nil
+	}
+	ok, probe, wait := w.circuit.Allow(now, turn)
+	switch {
+	case !ok:
+		return &OpenError{destination: key, RetryAfter: wait}
+	case probe != 0:
+		r.current.way, r.current.probe = w, probe
+	}
+	return nil
+}
+
+// Through makes another member the one that the current attempt goes through: what it
+// held of the one before says nothing.
+func (r *Charge) Through(via uint64) {
+	r.End(context.Canceled, false)
+	r.current = passage{via: via}
+}
+
+// Shut returns the members through which the destination is not to be asked for now, and
+// the error where nobody else is left.
+func (r *Charge) Shut() (vias []uint64, err error) {
+	d := r.to
+	if d == nil || d.count.Load() == 0 {
+		return nil, nil
+	}
+	key := d.key(r)
+	s := d.lookup(key)
+	if s == nil {
+		return nil, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now, least := time.Now(), time.Duration(0)
+	s.last = now
+	for _, w := range s.ways {
+		if wait := w.circuit.Shut(now); wait > 0 {
+			vias = append(vias, w.via)
+			if least == 0 || wait < least {
+				least = wait
+			}
+		}
+	}
+	if least > 0 {
+		err = &OpenError{destination: key, RetryAfter: least}
+	}
+	return vias, err
+}
+
+// Chargeable reports whether the destination is to blame for a dial that has failed: not
+// for what the client, policy or this proxy's own limits did.
+func Chargeable(err error) bool {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return false
+	}
+	switch failure.Of(err).Blame {
+	case failure.BlameOrigin, failure.BlameDNS, failure.BlameNetwork:
+		return true
+	}
+	return false
+}
