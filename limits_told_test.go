@@ -64,3 +64,15 @@ func TestNoTurnForAQuestion_Blame(t *testing.T) {
 		}
 	}
 }
+
+// Squid 5.7 says that reading has failed, without an error of the system, for a name
+// that has no addresses.
+func TestBlame_SquidWithoutAddresses(t *testing.T) {
+	for words, want := range map[string]*failure.Failure{
+		"ERR_READ_ERROR 0": failure.DNS, "ERR_READ_ERROR 104": failure.Terminated, "ERR_DNS_FAIL 0": failure.DNS,
+	} {
+		if v := judgeReply(&proxydial.Reply{Status: 502, SquidError: words}); v.failure != want || v.kind != health.Success {
+			t.Errorf("%s: %v, %v", words, v.kind, v.failure)
+		}
+	}
+}

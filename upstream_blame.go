@@ -162,8 +162,11 @@ func judgeNamed(r *proxydial.Reply) (verdict, bool) {
 		return verdict{kind: health.SoftFail, failure: failure.UpstreamGateway}, true
 	}
 	if r.SquidError != "" {
-		name, _, _ := strings.Cut(r.SquidError, " ")
+		name, errno, _ := strings.Cut(r.SquidError, " ")
 		switch f, ok := squidFailures[name]; {
+		case name == "ERR_READ_ERROR" && errno == "0":
+			// It has read nothing: so Squid 5.7 answers for a name without addresses.
+			return verdict{kind: health.Success, failure: failure.DNS}, true
 		case ok:
 			return verdict{kind: health.Success, failure: f}, true
 		case name == "ERR_SOCKET_FAILURE":
