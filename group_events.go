@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,7 +20,7 @@ type eventQueue struct {
 	ctx caddy.Context
 
 	// started is set when all apps run. Before that the events app still takes
-	// subscriptions, and must not be asked for any.
+	// subscriptions, and must not be asked for any: events wait.
 	started atomic.Bool
 
 	mu       sync.Mutex
@@ -34,13 +35,39 @@ type queuedEvent struct {
 
 // add emits an event, if anybody is interested.
 func (q *eventQueue) add(name string, data map[string]any) {
-	if !q.started.Load() || !q.app.ShouldEmit(name) {
+	if q.started.Load() && !q.app.ShouldEmit(name) {
 		return
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.waiting = append(q.waiting, queuedEvent{name, data})
-	if !q.emitting {
+	switch {
+	case q.started.Load():
+		q.waiting = append(q.waiting, queuedEvent{name, data})
+		q.run()
+	case len(q.waiting) < maxEarlyEvents:
+		q.waiting = append(q.waiting, queuedEvent{name, data})
+	}
+}
+
+// maxEarlyEvents bounds the events of a configuration that does not run yet, and perhaps
+// never will.
+const maxEarlyEvents = 64
+
+// start emits what has waited. It reports false if it was called before.
+func (q *eventQueue) start() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.started.Swap(true) {
+		return false
+	}
+	q.waiting = slices.DeleteFunc(q.waiting, func(e queuedEvent) bool { return !q.app.ShouldEmit(e.name) })
+	q.run()
+	return true
+}
+
+// run emits what waits. mu is held.
+func (q *eventQueue) run() {
+	if len(q.waiting) > 0 && !q.emitting {
 		q.emitting = true
 		go q.emit()
 	}

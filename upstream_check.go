@@ -74,7 +74,7 @@ func (g *group) checkerConfig() health.CheckerConfig {
 func (g *group) start() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed || g.events.started.Swap(true) {
+	if g.closed || !g.events.start() {
 		return
 	}
 	for _, m := range g.members {
