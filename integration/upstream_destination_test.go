@@ -47,7 +47,7 @@ const quickCircuit = "destination_circuit {\n failures 2\n window 10m\n open_for
 // destination: a client that provokes it for one path does not keep the others out.
 func TestGroupCircuit_WhatIsNotCharged(t *testing.T) {
 	squid := func(code string) string {
-		return "HTTP/1.1 502 x\r\nX-Squid-Error: " + code + " 0\r\nVia: 1.1 sq (squid/6)\r\nContent-Length: 0\r\n\r\n"
+		return "HTTP/1.1 502 x\r\nX-Squid-Error: " + code + " 104\r\nVia: 1.1 sq (squid/6)\r\nContent-Length: 0\r\n\r\n"
 	}
 	named := func(kind string) string {
 		return "HTTP/1.1 502 x\r\nProxy-Status: up; error=" + kind + "\r\nContent-Length: 0\r\n\r\n"
