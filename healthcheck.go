@@ -16,9 +16,9 @@ import (
 // After the pause the next request is the one probe; its result closes the
 // circuit or opens it again for longer. One that ends without a result, or has none
 // after 30 seconds, opens it again for as long as before, and at least for as long as
-// it has waited. The head of a response is the result of an exchange. Through a group, an
-// exchange with a body, whose client may take its time, is the probe only where no other
-// request comes for as long as the circuit was open.
+// it has waited. Through a group, the tunnel that stands is the result; where the upstream
+// is asked in absolute form, nothing tells before the head of the response that the
+// destination was reached, and another request may be the probe after a second.
 //
 // Only what happens before the first byte of the client's request was sent
 // counts (resolving, connecting, the TLS handshake): a client that provokes

@@ -5,13 +5,9 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
-	"math/big"
-	"net"
 	"os"
 	"testing"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -77,7 +73,7 @@ func writeCertificates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := x509.CreateCertificate(rand.Reader, certTemplate(), certTemplate(), &key.PublicKey, key)
+	cert, err := x509.CreateCertificate(rand.Reader, fixture.CertTemplate(), fixture.CertTemplate(), &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,21 +104,4 @@ func writeCertificates(t *testing.T) {
 	t.Setenv("PROXY_URL", "https://pages.example.com")
 	t.Setenv("PROXY_USER", "user")
 	t.Setenv("PROXY_PASSWORD", "password")
-}
-
-// certTemplate is a certificate for origin.test, 127.0.0.1 and ::1 that is its
-// own authority.
-func certTemplate() *x509.Certificate {
-	return &x509.Certificate{
-		SerialNumber:          big.NewInt(1),
-		Subject:               pkix.Name{CommonName: "egress test"},
-		NotBefore:             time.Now().Add(-time.Hour),
-		NotAfter:              time.Now().Add(time.Hour),
-		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		BasicConstraintsValid: true,
-		IsCA:                  true,
-		DNSNames:              []string{"origin.test"},
-		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
-	}
 }

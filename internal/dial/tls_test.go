@@ -36,7 +36,7 @@ func tlsOriginAt(t *testing.T, change func(*tls.Config), hosts ...string) (uint1
 	if err != nil {
 		t.Fatal(err)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, certTemplate(), certTemplate(), &key.PublicKey, key)
+	der, err := x509.CreateCertificate(rand.Reader, fixture.CertTemplate(), fixture.CertTemplate(), &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
 	}
