@@ -173,7 +173,7 @@ func TestGroup_PickWhileClosing(t *testing.T) {
 func TestExplainGroup_Holding(t *testing.T) {
 	h, cleanUp := groupHandler(t, `{"upstreams": [{"url": "http://127.0.0.1:1"}]}`)
 	defer cleanUp()
-	h.pool.clients, h.transport.MaxPerClient = holdings.New[string](1), 1
+	h.pool, h.transport.MaxPerClient = newOriginPool(h.transport.poolConfig(), 1, 0), 1
 	ask := func() *explanation {
 		t.Helper()
 		e, err := h.explain(t.Context(), &explainRequest{URL: "http://a.example/"})
@@ -186,10 +186,11 @@ func TestExplainGroup_Holding(t *testing.T) {
 	if e := ask(); e.Verdict != verdictAllowed {
 		t.Fatalf("%+v", e)
 	}
-	if !h.pool.clients.Acquire(client) {
-		t.Fatal("the client holds something")
+	held, err := h.pool.hold(client, "")
+	if err != nil {
+		t.Fatal(err)
 	}
-	defer h.pool.clients.Release(client)
+	defer held.letGo()
 	if e := ask(); e.Verdict == verdictAllowed || e.Status != 503 {
 		t.Errorf("%s %d, though the next exchange would be refused", e.Verdict, e.Status)
 	}

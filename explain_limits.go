@@ -79,11 +79,13 @@ func (t *transaction) limits() (out explainedLimits) {
 		return out
 	}
 	p, cfg := t.h.pool, &t.h.transport
-	if p.clients != nil {
-		out.add("max_per_client", cfg.MaxPerClient, count(func() int { return p.clients.Count(client) }), 0)
+	ofClient, ofUser := p.held(client, user)
+	clients, users := p.counts()
+	if clients {
+		out.add("max_per_client", cfg.MaxPerClient, count(func() int { return ofClient }), 0)
 	}
-	if p.users != nil && user != "" {
-		out.add("max_per_user", cfg.MaxPerUser, count(func() int { return p.users.Count(user) }), 0)
+	if users && user != "" {
+		out.add("max_per_user", cfg.MaxPerUser, count(func() int { return ofUser }), 0)
 	}
 	return out
 }

@@ -155,7 +155,7 @@ func (t *transaction) choose() (*lease, error) {
 // giveBack ends an exchange whose connection can carry another one.
 func (t *transaction) giveBack(l *lease, resp h1.Response) {
 	switch {
-	case t.currentPool().retired.Load(), t.absolute() && t.paths.current.health.single.Load(), t.bound && t.paths.current.member != nil:
+	case t.currentPool().isRetired(), t.absolute() && t.paths.current.health.single.Load(), t.bound && t.paths.current.member != nil:
 		l.Discard()
 	case t.bound:
 		t.pin(l, keepFor(resp.KeepAlive))

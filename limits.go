@@ -26,50 +26,73 @@ func (e *holdingError) Error() string {
 	return fmt.Sprintf("client has as many requests under way as it may (%s)", e.setting)
 }
 
-// holding is what a request counts against.
+// holding is what a request counts against. The zero value counts against nothing.
 type holding struct {
-	taken        bool
-	client, user string // "" where none is counted
+	pool         *originPool // nil where nothing is held
+	client, user string      // "" where none is counted
+}
+
+// counts reports whether a pool limits what a client, and what a user, may hold.
+func (p *originPool) counts() (clients, users bool) { return p.clients != nil, p.users != nil }
+
+// hold counts a request of a client and its user, each of which may be "" for nobody, or
+// refuses it with a holdingError.
+func (p *originPool) hold(client, user string) (holding, error) {
+	if !acquireHolding(p.clients, client) {
+		return holding{}, &holdingError{"max_per_client"}
+	}
+	if !acquireHolding(p.users, user) {
+		releaseHolding(p.clients, client)
+		return holding{}, &holdingError{"max_per_user"}
+	}
+	return holding{p, client, user}, nil
+}
+
+// taken reports whether anything is held.
+func (h *holding) taken() bool { return h.pool != nil }
+
+// letGo ends what is held, if anything is.
+func (h *holding) letGo() {
+	if h.pool != nil {
+		releaseHolding(h.pool.clients, h.client)
+		releaseHolding(h.pool.users, h.user)
+		*h = holding{}
+	}
+}
+
+// held are the requests that count against a client, and against a user.
+func (p *originPool) held(client, user string) (ofClient, ofUser int) {
+	if p.clients != nil {
+		ofClient = p.clients.Count(client)
+	}
+	if p.users != nil {
+		ofUser = p.users.Count(user)
+	}
+	return ofClient, ofUser
 }
 
 // hold counts the request against the limits of its client and its user, once
 // however often it is called. letGo ends it.
-func (t *transaction) hold() error {
-	p := t.h.pool
-	if t.held.taken || p.clients == nil && p.users == nil {
+func (t *transaction) hold() (err error) {
+	clients, users := t.h.pool.counts()
+	if t.held.taken() || !clients && !users {
 		return nil
 	}
-	held := holding{taken: true}
-	if p.clients != nil {
-		held.client = clientIP(t.r)
+	var client, user string
+	if clients {
+		client = clientIP(t.r)
 	}
-	if p.users != nil {
-		held.user = t.authenticatedUser()
+	if users {
+		user = t.authenticatedUser()
 	}
-	if !acquireHolding(p.clients, held.client) {
-		return &holdingError{"max_per_client"}
-	}
-	if !acquireHolding(p.users, held.user) {
-		releaseHolding(p.clients, held.client)
-		return &holdingError{"max_per_user"}
-	}
-	t.held = held
-	return nil
+	t.held, err = t.h.pool.hold(client, user)
+	return err
 }
 
 // clientIP is the address of the client as Caddy's {client_ip} has it.
 func clientIP(r *http.Request) string {
 	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
 	return ip
-}
-
-// letGo ends what hold has begun, if it has.
-func (t *transaction) letGo() {
-	if t.held.taken {
-		releaseHolding(t.h.pool.clients, t.held.client)
-		releaseHolding(t.h.pool.users, t.held.user)
-		t.held = holding{}
-	}
 }
 
 // acquireHolding counts a holder where there is a limit and the holder is known.

@@ -197,7 +197,7 @@ func (f *memberFactory) connect(s *upstreamSpec, made *madeTLS) (*upstreamConns,
 	}
 	pool.MaxPendingPerKey = pool.MaxPending
 	pool.Shards = 1
-	c.pool = &originPool{Pool: connpool.New[poolKey, *originConn](pool)}
+	c.pool = newOriginPool(pool, 0, 0)
 	if f.h.dry {
 		return c, nil
 	}

@@ -375,7 +375,7 @@ func TestCleanup(t *testing.T) {
 		if n := references(id); n != 1 {
 			t.Errorf("%d references, want that of the other handler", n)
 		}
-		if other.pool.retired.Load() {
+		if other.pool.isRetired() {
 			t.Error("the pool of the other handler is retired")
 		}
 	})
@@ -415,14 +415,14 @@ func TestPoolOverReload(t *testing.T) {
 			if n := references(oldID); n != want {
 				t.Errorf("%d references to the old pool, want %d", n, want)
 			}
-			if retired := oldPool.retired.Load(); retired == tc.same {
+			if retired := oldPool.isRetired(); retired == tc.same {
 				t.Errorf("old pool retired: %v", retired)
 			}
 			endNew()
 			if n := references(newID); n != 0 {
 				t.Errorf("%d references at the end", n)
 			}
-			if !newPool.retired.Load() {
+			if !newPool.isRetired() {
 				t.Error("the pool is not retired at the end")
 			}
 		})

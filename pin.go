@@ -132,7 +132,7 @@ func (p *pins) put(client net.Conn, who pinUser, origin poolKey, l *lease, keep 
 	return true
 }
 
-// descriptors.MakeRoom removes what is in the way of one more pin: one for the same, and the
+// makeRoom removes what is in the way of one more pin: one for the same, and the
 // longest idle ones where a limit is reached. p.mu is held.
 func (p *pins) makeRoom(client net.Conn, who pinUser, origin poolKey) (evicted []*pin) {
 	evict := func(e *pin) {
@@ -174,6 +174,12 @@ func (p *pins) all() func(yield func(*pin) bool) {
 		}
 	}
 }
+
+// most is how many pins there may be.
+func (p *pins) most() int { return p.max }
+
+// any reports whether there is a pin at all.
+func (p *pins) any() bool { return p.n.Load() > 0 }
 
 // insert adds e as the one used last. p.mu is held.
 func (p *pins) insert(e *pin) {
@@ -275,7 +281,7 @@ func (t *transaction) pinUser() pinUser { return pinUser{t.user, clientIP(t.r)} 
 // takePinned gets the connection that is pinned to this client for its origin, if
 // there is one that is alive and that the rules still allow.
 func (t *transaction) takePinned() *lease {
-	if t.h.pins.n.Load() == 0 {
+	if !t.h.pins.any() {
 		return nil
 	}
 	client := t.clientConn()

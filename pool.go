@@ -40,19 +40,24 @@ type originPool struct {
 	*connpool.Pool[poolKey, *originConn]
 	clients *holdings.Counter[string] // by IP address; nil where there is no limit
 	users   *holdings.Counter[string] // nil where there is no limit
-	retired atomic.Bool
+	gone    atomic.Bool
 }
 
-func newOriginPool(t *Transport) *originPool {
-	p := &originPool{Pool: connpool.New[poolKey, *originConn](t.poolConfig())}
-	if t.MaxPerClient > 0 {
-		p.clients = holdings.New[string](t.MaxPerClient)
+// newOriginPool makes a pool. perClient and perUser are how many requests one client, and
+// one user, may have under way over its connections; 0 is no limit.
+func newOriginPool(cfg connpool.Config, perClient, perUser int) *originPool {
+	p := &originPool{Pool: connpool.New[poolKey, *originConn](cfg)}
+	if perClient > 0 {
+		p.clients = holdings.New[string](perClient)
 	}
-	if t.MaxPerUser > 0 {
-		p.users = holdings.New[string](t.MaxPerUser)
+	if perUser > 0 {
+		p.users = holdings.New[string](perUser)
 	}
 	return p
 }
+
+// isRetired reports whether no configuration uses the pool any more.
+func (p *originPool) isRetired() bool { return p.gone.Load() }
 
 // originConn is a pooled connection with what a request that takes it must
 // know.
@@ -67,7 +72,7 @@ type originConn struct {
 // idle in it. It is not closed, because requests of the old configuration may
 // still be under way, and may still need a connection.
 func (p *originPool) Destruct() error {
-	p.retired.Store(true)
+	p.gone.Store(true)
 	p.Retire()
 	return nil
 }
@@ -111,7 +116,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		return err
 	}
 	h.names = h.namesUse.Value
-	h.poolUse, err = pools.Use(id, func() (*originPool, error) { return newOriginPool(&t), nil })
+	h.poolUse, err = pools.Use(id, func() (*originPool, error) { return newOriginPool(t.poolConfig(), t.MaxPerClient, t.MaxPerUser), nil })
 	if err != nil {
 		return err
 	}

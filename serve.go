@@ -260,7 +260,7 @@ func (t *transaction) leave() {
 	if t.upload != nil {
 		t.upload.join(!t.aborted)
 	}
-	t.letGo()
+	t.held.letGo()
 	if !t.bodyRead && t.r.ProtoMajor == 1 {
 		_ = http.NewResponseController(t.w).SetReadDeadline(longAgo)
 	}
