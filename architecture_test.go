@@ -61,7 +61,8 @@ var house = map[string]room{
 	"internal/shared":      {floor: subjects, caddy: true},
 	"internal/words":       {floor: subjects, beside: []string{"internal/plaintext"}, caddy: true},
 
-	"internal/dial": {floor: waysOut},
+	"internal/dial":   {floor: waysOut},
+	"internal/origin": {floor: waysOut},
 
 	"selection": {floor: publicly, caddy: true},
 

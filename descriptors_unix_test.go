@@ -133,8 +133,8 @@ func testUnderPressure(t *testing.T, origins []string) {
 	if n := descriptors.Idle.Idle(); n != idle-min(idle, descriptors.ReclaimBatch) {
 		t.Errorf("%d connections idle after %d and a dial to an upstream", n, idle)
 	}
-	if h.pins.most() > share {
-		t.Errorf("%d connections may be pinned", h.pins.most())
+	if h.pins.Most() > share {
+		t.Errorf("%d connections may be pinned", h.pins.Most())
 	}
 
 	// With nothing left to close, the limit is ours, and the answer says so.

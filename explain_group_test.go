@@ -10,7 +10,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/caddy-egress/egress/internal/health"
-	"github.com/caddy-egress/egress/internal/holdings"
+	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/selection"
 )
 
@@ -173,7 +173,7 @@ func TestGroup_PickWhileClosing(t *testing.T) {
 func TestExplainGroup_Holding(t *testing.T) {
 	h, cleanUp := groupHandler(t, `{"upstreams": [{"url": "http://127.0.0.1:1"}]}`)
 	defer cleanUp()
-	h.pool, h.transport.MaxPerClient = newOriginPool(h.transport.poolConfig(), 1, 0), 1
+	h.pool, h.transport.MaxPerClient = origin.New(h.transport.poolConfig(), 1, 0), 1
 	ask := func() *explanation {
 		t.Helper()
 		e, err := h.explain(t.Context(), &explainRequest{URL: "http://a.example/"})
@@ -186,11 +186,11 @@ func TestExplainGroup_Holding(t *testing.T) {
 	if e := ask(); e.Verdict != verdictAllowed {
 		t.Fatalf("%+v", e)
 	}
-	held, err := h.pool.hold(client, "")
+	held, err := h.pool.Hold(client, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer held.letGo()
+	defer held.LetGo()
 	if e := ask(); e.Verdict == verdictAllowed || e.Status != 503 {
 		t.Errorf("%s %d, though the next exchange would be refused", e.Verdict, e.Status)
 	}

@@ -79,8 +79,8 @@ func (t *transaction) limits() (out explainedLimits) {
 		return out
 	}
 	p, cfg := t.h.pool, &t.h.transport
-	ofClient, ofUser := p.held(client, user)
-	clients, users := p.counts()
+	ofClient, ofUser := p.Held(client, user)
+	clients, users := p.Counts()
 	if clients {
 		out.add("max_per_client", cfg.MaxPerClient, count(func() int { return ofClient }), 0)
 	}

@@ -134,16 +134,10 @@ func (out *explainedPath) direct(t *transaction) error {
 
 // holdingLimit is hold for somebody who holds nothing.
 func (t *transaction) holdingLimit() error {
-	p, cfg := t.h.pool, &t.h.transport
-	client, user := clientIP(t.r), t.authenticatedUser()
-	switch {
-	case t.kind != isExchange:
-	case p.clients != nil && client != "" && p.clients.Count(client) >= cfg.MaxPerClient:
-		return &holdingError{"max_per_client"}
-	case p.users != nil && user != "" && p.users.Count(user) >= cfg.MaxPerUser:
-		return &holdingError{"max_per_user"}
+	if t.kind != isExchange {
+		return nil
 	}
-	return nil
+	return t.h.pool.WouldHold(clientIP(t.r), t.authenticatedUser())
 }
 
 // through explains the way through a group.

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/caddy-egress/egress/internal/dial"
+	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/testkit/freeport"
 )
 
@@ -55,7 +56,7 @@ func (failingHandler) ServeHTTP(http.ResponseWriter, *http.Request, caddyhttp.Ha
 
 // usagePools are all in which state outlives a configuration.
 var usagePools = map[string]interface{ Holders() map[string]int }{
-	"pools": pools, "nameStates": dial.SharedNames, "pathStates": pathStates, "tunnelBooks": tunnelBooks,
+	"pools": origin.Shared, "nameStates": dial.SharedNames, "pathStates": pathStates, "tunnelBooks": tunnelBooks,
 	"upstreamHealths": upstreamHealths, "upstreamPools": upstreamPools,
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/retry"
 )
 
@@ -128,7 +129,7 @@ func (t *transaction) attempt(head []byte) error {
 
 // choose gets the connection for an attempt: the one that is pinned to this
 // client, or one of the pool. A second attempt is made on a fresh one.
-func (t *transaction) choose() (*lease, error) {
+func (t *transaction) choose() (*origin.Lease, error) {
 	first := t.out.attempts == 0
 	t.out.attempts++
 	t.out.reused, t.paths.answered, t.paths.stood = false, false, false
@@ -153,9 +154,9 @@ func (t *transaction) choose() (*lease, error) {
 }
 
 // giveBack ends an exchange whose connection can carry another one.
-func (t *transaction) giveBack(l *lease, resp h1.Response) {
+func (t *transaction) giveBack(l *origin.Lease, resp h1.Response) {
 	switch {
-	case t.currentPool().isRetired(), t.absolute() && t.paths.current.health.single.Load(), t.bound && t.paths.current.member != nil:
+	case t.currentPool().Retired(), t.absolute() && t.paths.current.health.single.Load(), t.bound && t.paths.current.member != nil:
 		l.Discard()
 	case t.bound:
 		t.pin(l, keepFor(resp.KeepAlive))

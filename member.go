@@ -16,11 +16,11 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
-	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/selection"
@@ -197,7 +197,7 @@ func (f *memberFactory) connect(s *upstreamSpec, made *madeTLS) (*upstreamConns,
 	}
 	pool.MaxPendingPerKey = pool.MaxPending
 	pool.Shards = 1
-	c.pool = newOriginPool(pool, 0, 0)
+	c.pool = origin.New(pool, 0, 0)
 	if f.h.dry {
 		return c, nil
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/destination"
 	"github.com/caddy-egress/egress/internal/dial"
+	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/retry"
 	"github.com/caddy-egress/egress/internal/self"
@@ -162,10 +163,10 @@ type Handler struct {
 	hosts          map[string]struct{}
 	groups         map[string]*group
 	unrouted       *Route // where there are no routes
-	poolUse        *shared.Use[*originPool]
+	poolUse        *shared.Use[*origin.Pool]
 	names          *dial.Names
 	namesUse       *shared.Use[*dial.Names]
-	pool           *originPool
+	pool           *origin.Pool
 	transport      Transport
 	tunnel         Tunnel
 	tunnels        *tunnelUse
@@ -176,7 +177,7 @@ type Handler struct {
 	dialer         *directWay
 	via            viaNames
 	retryBudget    *retry.Budget
-	pins           *pins
+	pins           *origin.Pins
 	dry            bool // provisioned to be explained only: nothing is dialed or watched
 	leaveRegistry  func()
 }
@@ -210,10 +211,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 			return err
 		}
 	}
-	h.retryBudget, h.pins = retry.NewBudget(retry.BudgetShare, retry.MaxDirect), newPins(h.transport.poolConfig())
+	h.retryBudget, h.pins = retry.NewBudget(retry.BudgetShare, retry.MaxDirect), origin.NewPins(h.transport.poolConfig())
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
 		h.server = server
-		h.pins.follow(server)
+		followPins(h.pins, server)
 		setWindows(server)
 		h.warnAboutServer(server)
 	}

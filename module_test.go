@@ -16,6 +16,7 @@ import (
 	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/listening"
+	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/self"
 	"github.com/caddy-egress/egress/internal/shared"
 )
@@ -60,13 +61,13 @@ func mustLoadModule(t *testing.T, config string) (*Handler, func()) {
 
 // references is how many handlers hold the pool of that name.
 func references(id string) int {
-	return pools.Holders()[id]
+	return origin.Shared.Holders()[id]
 }
 
 // poolCount is how many things are held over reloads: pools, and what is known of
 // names and of paths.
 func poolCount() int {
-	return len(pools.All()) + len(dial.SharedNames.All()) + len(pathStates.All())
+	return len(origin.Shared.All()) + len(dial.SharedNames.All()) + len(pathStates.All())
 }
 
 func TestDefaults(t *testing.T) {
@@ -96,7 +97,7 @@ func TestDefaults(t *testing.T) {
 	if got := h.transport.poolConfig(); got != wantPool {
 		t.Errorf("pool\n got %+v\nwant %+v", got, wantPool)
 	}
-	if h.pool.clients != nil || h.pool.users != nil {
+	if clients, users := h.pool.Counts(); clients || users {
 		t.Error("clients or users are counted without a limit")
 	}
 	if got := h.transport.unsafeIdle(); got != 2*time.Second {
@@ -142,7 +143,7 @@ func TestSettingsOff(t *testing.T) {
 	if got := h.transport.poolConfig(); got != want {
 		t.Errorf("pool\n got %+v\nwant %+v", got, want)
 	}
-	if h.pool.clients != nil || h.pool.users != nil {
+	if h.pool.Clients != nil || h.pool.Users != nil {
 		t.Error("clients or users are counted without a limit")
 	}
 	if !h.circuit.Off {
@@ -375,7 +376,7 @@ func TestCleanup(t *testing.T) {
 		if n := references(id); n != 1 {
 			t.Errorf("%d references, want that of the other handler", n)
 		}
-		if other.pool.isRetired() {
+		if other.pool.Retired() {
 			t.Error("the pool of the other handler is retired")
 		}
 	})
@@ -415,14 +416,14 @@ func TestPoolOverReload(t *testing.T) {
 			if n := references(oldID); n != want {
 				t.Errorf("%d references to the old pool, want %d", n, want)
 			}
-			if retired := oldPool.isRetired(); retired == tc.same {
+			if retired := oldPool.Retired(); retired == tc.same {
 				t.Errorf("old pool retired: %v", retired)
 			}
 			endNew()
 			if n := references(newID); n != 0 {
 				t.Errorf("%d references at the end", n)
 			}
-			if !newPool.isRetired() {
+			if !newPool.Retired() {
 				t.Error("the pool is not retired at the end")
 			}
 		})
@@ -434,15 +435,15 @@ func TestPoolOverReload(t *testing.T) {
 func TestHoldingsOverReload(t *testing.T) {
 	const config = `{"transport": {"max_per_client": 2, "max_per_user": 3}}`
 	old, endOld := mustLoadModule(t, config)
-	if !old.pool.clients.Acquire("192.0.2.1") || !old.pool.users.Acquire("ada") {
+	if !old.pool.Clients.Acquire("192.0.2.1") || !old.pool.Users.Acquire("ada") {
 		t.Fatal("refused the first")
 	}
 	renewed, _ := mustLoadModule(t, config)
 	endOld()
-	if n, u := renewed.pool.clients.Count("192.0.2.1"), renewed.pool.users.Count("ada"); n != 1 || u != 1 {
+	if n, u := renewed.pool.Clients.Count("192.0.2.1"), renewed.pool.Users.Count("ada"); n != 1 || u != 1 {
 		t.Errorf("after the reload the client holds %d, the user %d", n, u)
 	}
-	if !renewed.pool.clients.Acquire("192.0.2.1") || renewed.pool.clients.Acquire("192.0.2.1") {
+	if !renewed.pool.Clients.Acquire("192.0.2.1") || renewed.pool.Clients.Acquire("192.0.2.1") {
 		t.Error("another limit after the reload")
 	}
 }

@@ -6,79 +6,19 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
-	"sync/atomic"
 	"time"
-	"unique"
 
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/h1"
-	"github.com/caddy-egress/egress/internal/holdings"
+	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/retry"
 	"github.com/caddy-egress/egress/internal/self"
 	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/target"
 )
-
-// poolKey is what connections are pooled by. Access rules are no part of it:
-// the address of a pooled connection is checked against the rules of the
-// request that takes it.
-type poolKey struct {
-	tls  bool
-	host string
-	port uint16
-	slot uint32                // of sources that are kept apart by user
-	from unique.Handle[string] // where a route leaves in a way of its own
-}
-
-// originPool holds connections to origins. It lives in a caddy.UsagePool, so
-// that a reload which leaves the transport as it is keeps its connections.
-type originPool struct {
-	*connpool.Pool[poolKey, *originConn]
-	clients *holdings.Counter[string] // by IP address; nil where there is no limit
-	users   *holdings.Counter[string] // nil where there is no limit
-	gone    atomic.Bool
-}
-
-// newOriginPool makes a pool. perClient and perUser are how many requests one client, and
-// one user, may have under way over its connections; 0 is no limit.
-func newOriginPool(cfg connpool.Config, perClient, perUser int) *originPool {
-	p := &originPool{Pool: connpool.New[poolKey, *originConn](cfg)}
-	if perClient > 0 {
-		p.clients = holdings.New[string](perClient)
-	}
-	if perUser > 0 {
-		p.users = holdings.New[string](perUser)
-	}
-	return p
-}
-
-// isRetired reports whether no configuration uses the pool any more.
-func (p *originPool) isRetired() bool { return p.gone.Load() }
-
-// originConn is a pooled connection with what a request that takes it must
-// know.
-type originConn struct {
-	*h1.Conn
-	addr netip.Addr // that was dialed
-	self bool       // a listener of this process was there at that time
-	told netip.Addr // of the destination, that an upstream was told instead of a name
-}
-
-// Destruct retires the pool when no configuration uses it any more: nothing stays
-// idle in it. It is not closed, because requests of the old configuration may
-// still be under way, and may still need a connection.
-func (p *originPool) Destruct() error {
-	p.gone.Store(true)
-	p.Retire()
-	return nil
-}
-
-// pools are the pools by the settings that matter to them.
-var pools = shared.NewPool[*originPool]()
 
 // poolID names the settings that a pool belongs to, beside what was in the files that
 // they name.
@@ -116,7 +56,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		return err
 	}
 	h.names = h.namesUse.Value
-	h.poolUse, err = pools.Use(id, func() (*originPool, error) { return newOriginPool(t.poolConfig(), t.MaxPerClient, t.MaxPerUser), nil })
+	h.poolUse, err = origin.Shared.Use(id, func() (*origin.Pool, error) { return origin.New(t.poolConfig(), t.MaxPerClient, t.MaxPerUser), nil })
 	if err != nil {
 		return err
 	}
@@ -156,26 +96,24 @@ func (h *Handler) releaseTransport() error {
 	return errors.Join(errs...)
 }
 
-type lease = connpool.Lease[poolKey, *originConn]
-
 // acquire gets a connection for an exchange: an idle one that passes the access
 // rules of this request, or a new one. With fresh, only a new one.
-func (t *transaction) acquire(fresh bool) (*lease, error) {
+func (t *transaction) acquire(fresh bool) (*origin.Lease, error) {
 	if err := t.hold(); err != nil {
 		return nil, err
 	}
-	return t.get(t.h.pool.Pool, t.poolKey(), connpool.Request[*originConn]{By: (*originRequest)(t)}, fresh)
+	return t.get(t.h.pool.Pool, t.poolKey(), connpool.Request[*origin.Conn]{By: (*originRequest)(t)}, fresh)
 }
 
-// poolKey is what direct connections for this request are pooled by: they lead to
+// Key is what direct connections for this request are pooled by: they lead to
 // its origin, and come from where its own would.
-func (t *transaction) poolKey() poolKey {
-	return poolKey{tls: t.https, host: t.target.Host, port: t.target.Port, slot: t.slot, from: t.route.dialer.ID}
+func (t *transaction) poolKey() origin.Key {
+	return origin.Key{TLS: t.https, Host: t.target.Host, Port: t.target.Port, Slot: t.slot, From: t.route.dialer.ID}
 }
 
 // get takes a connection from a pool: one that suits the request, or, with fresh,
 // a new one.
-func (t *transaction) get(pool *connpool.Pool[poolKey, *originConn], key poolKey, req connpool.Request[*originConn], fresh bool) (*lease, error) {
+func (t *transaction) get(pool *connpool.Pool[origin.Key, *origin.Conn], key origin.Key, req connpool.Request[*origin.Conn], fresh bool) (*origin.Lease, error) {
 	switch {
 	case fresh:
 		req.MaxIdle = -1
@@ -191,7 +129,7 @@ func (t *transaction) get(pool *connpool.Pool[poolKey, *originConn], key poolKey
 	if !l.Reused() {
 		t.out.dial = time.Since(start)
 	}
-	t.out.remote = l.Conn().addr
+	t.out.remote = l.Conn().Addr
 	return l, nil
 }
 
@@ -201,13 +139,13 @@ func (t *transaction) get(pool *connpool.Pool[poolKey, *originConn], key poolKey
 type originRequest transaction
 
 // Dial implements connpool.Requester.
-func (t *originRequest) Dial(ctx context.Context) (*originConn, error) {
+func (t *originRequest) Dial(ctx context.Context) (*origin.Conn, error) {
 	conn, err := t.route.dialer.dial(dial.WithSlot(ctx, t.slot), t.target, t.https)
 	if err != nil {
 		return nil, err
 	}
 	addr := dial.RemoteAddr(conn)
-	return &originConn{Conn: t.h.h1Conn(conn), addr: addr, self: t.h.dialer.Self.IsSelf(addr, t.target.Port)}, nil
+	return &origin.Conn{Conn: t.h.h1Conn(conn), Addr: addr, Self: t.h.dialer.Self.IsSelf(addr, t.target.Port)}, nil
 }
 
 // h1Conn is HTTP/1.1 on a new connection.
@@ -220,17 +158,17 @@ func (h *Handler) h1Conn(conn net.Conn) *h1.Conn {
 }
 
 // Accept implements connpool.Requester.
-func (t *originRequest) Accept(c *originConn) bool { return t.h.accepts(c, t.target) }
+func (t *originRequest) Accept(c *origin.Conn) bool { return t.h.accepts(c, t.target) }
 
 // accepts reports whether the rules of this handler allow a pooled connection,
 // which a request with other rules may have opened.
-func (h *Handler) accepts(c *originConn, dest target.Target) bool {
+func (h *Handler) accepts(c *origin.Conn, dest target.Target) bool {
 	rules := h.access.Now()
-	return rules.CheckAddr(dest, c.addr) == nil && (!c.self || rules.OpensSelf(c.addr, dest.Port))
+	return rules.CheckAddr(dest, c.Addr) == nil && (!c.Self || rules.OpensSelf(c.Addr, dest.Port))
 }
 
 // Interface guards
 var (
-	_ caddy.Destructor                = (*originPool)(nil)
-	_ connpool.Requester[*originConn] = (*originRequest)(nil)
+	_ caddy.Destructor                 = (*origin.Pool)(nil)
+	_ connpool.Requester[*origin.Conn] = (*originRequest)(nil)
 )

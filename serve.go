@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/failure"
+	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/retry"
 	"github.com/caddy-egress/egress/internal/target"
 )
@@ -53,11 +54,11 @@ type transaction struct {
 	upload      *upload   // nil where there is no body, or none was asked for
 	slot        uint32    // of the local addresses that are kept apart by user
 	retries     retry.Retries
-	bound       bool    // the connection to the origin is this client's own
-	committed   bool    // the client has been sent the head of a response
-	aborted     bool    // the client's connection or stream is about to be broken
-	held        holding // counted against the client's limits
-	bodyRead    bool    // the client's body was read to its clean end, or there is none
+	bound       bool           // the connection to the origin is this client's own
+	committed   bool           // the client has been sent the head of a response
+	aborted     bool           // the client's connection or stream is about to be broken
+	held        origin.Holding // counted against the client's limits
+	bodyRead    bool           // the client's body was read to its clean end, or there is none
 	out         outcome
 }
 
@@ -260,7 +261,7 @@ func (t *transaction) leave() {
 	if t.upload != nil {
 		t.upload.join(!t.aborted)
 	}
-	t.held.letGo()
+	t.held.LetGo()
 	if !t.bodyRead && t.r.ProtoMajor == 1 {
 		_ = http.NewResponseController(t.w).SetReadDeadline(longAgo)
 	}

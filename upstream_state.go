@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/shared"
 )
@@ -45,7 +46,7 @@ func (*upstreamHealth) Destruct() error { return nil }
 // and those of its dialer for tunnels. They stay as long as every setting does
 // that matters to them.
 type upstreamConns struct {
-	pool   *originPool
+	pool   *origin.Pool
 	dialer *proxydial.Dialer
 	dial   func(context.Context) (net.Conn, error) // to the upstream's address
 	from   *dial.Sources                           // that dial leaves from

@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/retry"
 	"github.com/caddy-egress/egress/internal/target"
@@ -39,7 +40,7 @@ type viaRequest struct {
 }
 
 // Dial implements connpool.Requester.
-func (v *viaRequest) Dial(ctx context.Context) (*originConn, error) {
+func (v *viaRequest) Dial(ctx context.Context) (*origin.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(v.member.group.lb.AttemptTimeout))
 	defer cancel()
 	conn, told, err := v.connect(dial.WithSlot(ctx, v.slot))
@@ -51,7 +52,7 @@ func (v *viaRequest) Dial(ctx context.Context) (*originConn, error) {
 			return nil, err
 		}
 	}
-	return &originConn{Conn: v.h.h1Conn(conn), addr: dial.RemoteAddr(conn), told: told}, nil
+	return &origin.Conn{Conn: v.h.h1Conn(conn), Addr: dial.RemoteAddr(conn), Told: told}, nil
 }
 
 // connect returns the connection to the upstream, or through it, and the address of
@@ -84,11 +85,11 @@ func (v *viaRequest) connect(ctx context.Context) (net.Conn, netip.Addr, error) 
 // upstream's, which no access rule is about, but it must be known to carry further
 // exchanges, and an address of the destination that
 // was looked up for a request with other rules is checked again.
-func (v *viaRequest) Accept(c *originConn) bool {
+func (v *viaRequest) Accept(c *origin.Conn) bool {
 	if v.absolute && v.member.health.single.Load() {
 		return false
 	}
-	return !c.told.IsValid() || v.h.dialer.Check(v.dest, c.told) == nil
+	return !c.Told.IsValid() || v.h.dialer.Check(v.dest, c.Told) == nil
 }
 
 // dialTunnel opens a tunnel to dest through a member.
@@ -123,7 +124,7 @@ func (t *transaction) absolute() bool {
 }
 
 // acquireVia gets a connection for an exchange through the current upstream.
-func (t *transaction) acquireVia(fresh bool) (*lease, error) {
+func (t *transaction) acquireVia(fresh bool) (*origin.Lease, error) {
 	if err := t.hold(); err != nil {
 		return nil, err
 	}
@@ -132,21 +133,21 @@ func (t *transaction) acquireVia(fresh bool) (*lease, error) {
 	if !v.absolute {
 		v.via, v.version = slices.Clone(t.r.Header["Via"]), versionIndex(t.r)
 	}
-	key := poolKey{tls: t.https, host: t.target.Host, port: t.target.Port}
+	key := origin.Key{TLS: t.https, Host: t.target.Host, Port: t.target.Port}
 	if v.absolute {
-		key = poolKey{}
+		key = origin.Key{}
 	}
 	v.slot = t.slotOf(m.conns.from)
-	key.slot = v.slot
+	key.Slot = v.slot
 	if m.spec.ProxyProtocol != "" {
 		v.client = t.clientAddrs()
-		key.host += " " + v.client.Source.Addr().String() // a connection has told whose it is
+		key.Host += " " + v.client.Source.Addr().String() // a connection has told whose it is
 	}
-	return t.get(m.conns.pool.Pool, key, connpool.Request[*originConn]{By: v}, fresh)
+	return t.get(m.conns.pool.Pool, key, connpool.Request[*origin.Conn]{By: v}, fresh)
 }
 
 // poolOf is the pool that the connection of the current path belongs to.
-func (t *transaction) currentPool() *originPool {
+func (t *transaction) currentPool() *origin.Pool {
 	if m := t.paths.current.member; m != nil {
 		return m.conns.pool
 	}

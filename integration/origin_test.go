@@ -93,7 +93,7 @@ func (o *rawOrigin) count() int {
 // url is an http URL of the origin.
 func (o *rawOrigin) url(path string) string { return "http://" + o.addr + path }
 
-// originConn is one connection at an origin.
+// Conn is one connection at an origin.
 type originConn struct {
 	net.Conn
 	t      *testing.T

@@ -1,0 +1,74 @@
+package origin
+
+import (
+	"net/netip"
+	"sync/atomic"
+	"unique"
+
+	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/holdings"
+	"github.com/caddy-egress/egress/internal/shared"
+)
+
+// Key is what connections are pooled by. Access rules are no part of it:
+// the address of a pooled connection is checked against the rules of the
+// request that takes it.
+type Key struct {
+	TLS  bool   // towards the origin
+	Host string // of the origin; empty for a parent that is spoken to in absolute form
+	Port uint16
+	Slot uint32                // of sources that are kept apart by user
+	From unique.Handle[string] // where a route leaves in a way of its own
+}
+
+// Pool holds connections to origins. It lives in a caddy.UsagePool, so
+// that a reload which leaves the transport as it is keeps its connections.
+type Pool struct {
+	*connpool.Pool[Key, *Conn]
+	clients *holdings.Counter[string] // by IP address; nil where there is no limit
+	users   *holdings.Counter[string] // nil where there is no limit
+	most    struct{ perClient, perUser int }
+	gone    atomic.Bool
+}
+
+// New makes a pool. perClient and perUser are how many requests one client, and
+// one user, may have under way over its connections; 0 is no limit.
+func New(cfg connpool.Config, perClient, perUser int) *Pool {
+	p := &Pool{Pool: connpool.New[Key, *Conn](cfg)}
+	p.most.perClient, p.most.perUser = perClient, perUser
+	if perClient > 0 {
+		p.clients = holdings.New[string](perClient)
+	}
+	if perUser > 0 {
+		p.users = holdings.New[string](perUser)
+	}
+	return p
+}
+
+// Retired reports whether no configuration uses the pool any more.
+func (p *Pool) Retired() bool { return p.gone.Load() }
+
+// Conn is a pooled connection with what a request that takes it must
+// know.
+type Conn struct {
+	*h1.Conn
+	Addr netip.Addr // that was dialed
+	Self bool       // a listener of this process was there at that time
+	Told netip.Addr // of the destination, that an upstream was told instead of a name
+}
+
+// Destruct retires the pool when no configuration uses it any more: nothing stays
+// idle in it. It is not closed, because requests of the old configuration may
+// still be under way, and may still need a connection.
+func (p *Pool) Destruct() error {
+	p.gone.Store(true)
+	p.Retire()
+	return nil
+}
+
+// Shared are the pools by the settings that matter to them.
+var Shared = shared.NewPool[*Pool]()
+
+// Lease is a connection that was taken from a pool, until it is given back.
+type Lease = connpool.Lease[Key, *Conn]
