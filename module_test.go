@@ -143,7 +143,7 @@ func TestSettingsOff(t *testing.T) {
 	if got := h.transport.poolConfig(); got != want {
 		t.Errorf("pool\n got %+v\nwant %+v", got, want)
 	}
-	if h.pool.Clients != nil || h.pool.Users != nil {
+	if clients, users := h.pool.Counts(); clients || users {
 		t.Error("clients or users are counted without a limit")
 	}
 	if !h.circuit.Off {
@@ -435,15 +435,16 @@ func TestPoolOverReload(t *testing.T) {
 func TestHoldingsOverReload(t *testing.T) {
 	const config = `{"transport": {"max_per_client": 2, "max_per_user": 3}}`
 	old, endOld := mustLoadModule(t, config)
-	if !old.pool.Clients.Acquire("192.0.2.1") || !old.pool.Users.Acquire("ada") {
+	if _, err := old.pool.Hold("192.0.2.1", "ada"); err != nil {
 		t.Fatal("refused the first")
 	}
 	renewed, _ := mustLoadModule(t, config)
 	endOld()
-	if n, u := renewed.pool.Clients.Count("192.0.2.1"), renewed.pool.Users.Count("ada"); n != 1 || u != 1 {
+	if n, u := renewed.pool.Held("192.0.2.1", "ada"); n != 1 || u != 1 {
 		t.Errorf("after the reload the client holds %d, the user %d", n, u)
 	}
-	if !renewed.pool.Clients.Acquire("192.0.2.1") || renewed.pool.Clients.Acquire("192.0.2.1") {
+	_, second := renewed.pool.Hold("192.0.2.1", "")
+	if _, third := renewed.pool.Hold("192.0.2.1", ""); second != nil || third == nil {
 		t.Error("another limit after the reload")
 	}
 }
