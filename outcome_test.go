@@ -96,7 +96,7 @@ func TestClassify(t *testing.T) {
 		{"canceled dial", &net.OpError{Op: "dial", Err: context.Canceled}, 499, "", "client"},
 		{"canceled handshake", &failure.TLSError{Err: context.Canceled}, 499, "", "client"},
 		{"fields over the limit of an upstream", &proxydial.HeadSizeError{Size: 2, Limit: 1}, 431, "http_request_error", "client"},
-		{"limit of the client", &origin.HoldingError{"max_per_client"}, 503, "connection_limit_reached", "client"},
+		{"limit of the client", &origin.HoldingError{Setting: "max_per_client"}, 503, "connection_limit_reached", "client"},
 		{"no descriptors to resolve", &net.DNSError{Err: "dial udp", UnwrapErr: opError(syscall.EMFILE)}, 503, "connection_limit_reached", "proxy"},
 		{"no descriptors", opError(syscall.EMFILE), 503, "connection_limit_reached", "proxy"},
 		{"no descriptors on the system", opError(syscall.ENFILE), 503, "connection_limit_reached", "proxy"},
@@ -205,7 +205,7 @@ func TestRetryAfter(t *testing.T) {
 		{fmt.Errorf("wrapped: %w", &destination.OpenError{RetryAfter: time.Minute}), "60"},
 		{&connpool.LimitError{}, "1"},
 		{opError(syscall.EMFILE), "1"},
-		{&origin.HoldingError{"max_per_user"}, "1"},
+		{&origin.HoldingError{Setting: "max_per_user"}, "1"},
 		{failure.Refused, ""},
 		{acl.DenyLoopback, ""},
 	} {
