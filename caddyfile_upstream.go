@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/internal/words"
 	"github.com/caddy-egress/egress/selection"
 )
@@ -72,7 +73,7 @@ func validUpstreamURL(s string) error {
 	if strings.Contains(s, "{") {
 		return nil
 	}
-	_, err := parseUpstreamURL(s, "")
+	_, err := upstream.ParseURL(s, "")
 	return err
 }
 
@@ -109,7 +110,7 @@ func (g *UpstreamGroup) unmarshal(d *caddyfile.Dispenser) error {
 		"upstream":    func() error { return g.unmarshalUpstream(d) },
 		"file":        func() error { return words.Text(d, &g.File) },
 		"dynamic":     func() error { return g.unmarshalDynamic(d) },
-		"scheme":      func() error { return words.OneOf(d, &g.Scheme, upstreamSchemes...) },
+		"scheme":      func() error { return words.OneOf(d, &g.Scheme, upstream.Schemes...) },
 		"credentials": func() error { return credentials(d, &g.Credentials) },
 		"slow_start":  func() error { return words.Duration(d, &g.SlowStart, "off") },
 		"circuit":     func() error { return g.unmarshalCircuit(d) },

@@ -1,6 +1,10 @@
 package egress
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/caddy-egress/egress/internal/upstream"
+)
 
 // Each mistake in the words for upstreams and routes, with what the operator reads.
 func TestCaddyfileErrors_Upstreams(t *testing.T) {
@@ -68,15 +72,15 @@ func TestParseUpstreamLine(t *testing.T) {
 		"socks5+unix:///run/a.sock":        "socks5+unix:///run/a.sock",
 		"http+unix://u:p@/run/a.sock":      "http+unix:///run/a.sock u p",
 	} {
-		a, err := parseUpstreamLine(line, "")
+		a, err := upstream.ParseLine(line, "")
 		if err != nil {
 			t.Errorf("%s: %v", line, err)
 			continue
 		}
 		got := a.String()
-		if a.user != nil {
-			password, _ := a.user.Password()
-			got += " " + a.user.Username() + " " + password
+		if a.User != nil {
+			password, _ := a.User.Password()
+			got += " " + a.User.Username() + " " + password
 		}
 		if got != want {
 			t.Errorf("%s: %s, want %s", line, got, want)
@@ -86,7 +90,7 @@ func TestParseUpstreamLine(t *testing.T) {
 		"192.0.2.1", "proxy.example.com", "host:port", "host:80:user", "2001:db8::1:80", ":80", "ftp://x:1", "http://x:1/y", "x:70000", "a b:80",
 		"[2001:db8::1]", "[2001:db8::1:80", "http://[::1%25eth0]:80",
 	} {
-		if a, err := parseUpstreamLine(line, ""); err == nil {
+		if a, err := upstream.ParseLine(line, ""); err == nil {
 			t.Errorf("%q is accepted as %s", line, a)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/selection"
 )
 
@@ -127,7 +128,7 @@ func (g *group) foresee(t *transaction, v *groupView) []string {
 // resolving is how many of the members are given addresses instead of names.
 func (g *group) resolving() (n int) {
 	for _, m := range g.health.Members() {
-		if m.Value.(*member).spec.addr.scheme == schemeSOCKS5 {
+		if m.Value.(*member).spec.addr.Scheme == upstream.SOCKS5 {
 			n++
 		}
 	}
@@ -139,7 +140,7 @@ func (g *group) resolving() (n int) {
 func (g *group) leavesByTransport() bool {
 	return slices.ContainsFunc(g.health.Members(), func(hm *health.Member) bool {
 		s := hm.Value.(*member).spec
-		return !s.hasSource() && s.addr.socket == ""
+		return !s.hasSource() && s.addr.Socket == ""
 	})
 }
 

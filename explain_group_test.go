@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/origin"
+	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/selection"
 )
 
@@ -54,7 +55,7 @@ func TestExplainGroup(t *testing.T) {
 	byName := make(map[string]*member)
 	for _, m := range g.health.Members() {
 		m := m.Value.(*member)
-		byName[m.spec.addr.host] = m
+		byName[m.spec.addr.Host] = m
 	}
 	check := func(what, next string, order ...string) {
 		t.Helper()
@@ -82,7 +83,7 @@ func TestExplainGroup(t *testing.T) {
 	check("with two taken out as well", spare, one, spare, two)
 	byName["one"].health.EndTunnel()
 	byName["two"].health.SetAdmin(health.Ready)
-	g.observe(path{member: byName["two"], started: time.Now()}, verdict{kind: health.ConnectFailure}, 1)
+	g.observe(path{member: byName["two"], started: time.Now()}, upstream.Verdict{Kind: health.ConnectFailure}, 1)
 	check("with the circuit of two open", one, one, spare, two)
 	for _, m := range byName {
 		m.health.SetAdmin(health.Drain)

@@ -11,6 +11,7 @@ import (
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/retry"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // requestHeads and copyBuffers are borrowed for an exchange.
@@ -77,12 +78,12 @@ func (t *transaction) attemptVia(head []byte) error {
 	switch {
 	case t.paths.told:
 	case err == nil:
-		t.observed(verdictSuccess)
+		t.observed(upstream.Stands)
 	default:
 		e := t.viaError(err)
-		if !e.stale || !t.out.reused || !t.wouldRetry(e) {
-			e.verdict.alone = !t.hasAnotherWay(e)
-			t.observed(e.verdict) // otherwise the same one is asked again
+		if !e.Stale || !t.out.reused || !t.wouldRetry(e) {
+			e.Verdict.Alone = !t.hasAnotherWay(e)
+			t.observed(e.Verdict) // otherwise the same one is asked again
 		}
 		return e
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/retry"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // This file contains how the head of a response is waited for.
@@ -104,7 +105,7 @@ func (t *transaction) readFinalHead(c *h1.Conn, hd *h1.Head, w *watch) error {
 // first one for the answer, and named itself there alone.
 func (t *transaction) noteHead(hd *h1.Head) {
 	t.bound = t.bound || authenticatesConnection(hd)
-	if t.absolute() && relaysOn(hd) {
+	if t.absolute() && upstream.RelaysOn(hd) {
 		t.paths.current.health.single.Store(true)
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/retry"
+	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/selection"
 )
 
@@ -144,18 +145,18 @@ func memberOf(m selection.Member) *member {
 
 // observe tells the health of the group how an attempt ended, and the operator
 // what follows from it.
-func (g *group) observe(p path, v verdict, destination uint64) {
+func (g *group) observe(p path, v upstream.Verdict, destination uint64) {
 	started := p.started
-	if v.untimed {
+	if v.Untimed {
 		started = time.Time{}
 	}
 	out := g.health.Observe(time.Now(), &p.ref, health.Observation{
-		Kind:        v.kind,
+		Kind:        v.Kind,
 		Destination: destination,
-		RetryAfter:  v.retryAfter,
-		Relayed:     v.relayed,
-		Alone:       v.alone,
-		Reached:     v.reached,
+		RetryAfter:  v.RetryAfter,
+		Relayed:     v.Relayed,
+		Alone:       v.Alone,
+		Reached:     v.Reached,
 		Started:     started,
 		Probe:       p.probe,
 	})

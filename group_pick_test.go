@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/selection"
 )
 
@@ -29,7 +30,7 @@ func TestPick_AllocatesNothing(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				g.observe(p, verdictSuccess, 7)
+				g.observe(p, upstream.Stands, 7)
 			}
 			pick() // makes the view of the members
 			if allocs := testing.AllocsPerRun(100, pick); allocs > 0 {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/filewatch"
 	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // This file contains the sources of members that come and go: lists in files, and
@@ -29,7 +30,7 @@ func (g *group) readFile() ([]*upstreamSpec, error) {
 		if line[0] == '#' {
 			return nil
 		}
-		addr, err := parseUpstreamLine(line, g.cfg.Scheme)
+		addr, err := upstream.ParseLine(line, g.cfg.Scheme)
 		if err != nil {
 			return err
 		}
@@ -121,7 +122,7 @@ func (g *group) followSource() {
 }
 
 // askSource asks the dynamic source where its members are.
-func (g *group) askSource() ([]upstreamAddress, error) {
+func (g *group) askSource() ([]upstream.Address, error) {
 	r, err := http.NewRequestWithContext(g.ctx, http.MethodGet, "http://egress.invalid/", http.NoBody)
 	if err != nil {
 		return nil, err
@@ -131,13 +132,13 @@ func (g *group) askSource() ([]upstreamAddress, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dynamic: %w", err)
 	}
-	addrs := make([]upstreamAddress, 0, len(upstreams))
+	addrs := make([]upstream.Address, 0, len(upstreams))
 	for _, u := range upstreams {
 		host, port, err := net.SplitHostPort(u.Dial)
 		if err != nil {
 			return nil, fmt.Errorf("dynamic: '%s' is not host:port", plaintext.Escaped(u.Dial))
 		}
-		addr, err := parseUpstreamURL(net.JoinHostPort(strings.TrimSuffix(host, "."), port), g.cfg.Scheme)
+		addr, err := upstream.ParseURL(net.JoinHostPort(strings.TrimSuffix(host, "."), port), g.cfg.Scheme)
 		if err != nil {
 			return nil, fmt.Errorf("dynamic: '%s': %w", plaintext.Escaped(u.Dial), err)
 		}
@@ -147,7 +148,7 @@ func (g *group) askSource() ([]upstreamAddress, error) {
 }
 
 // replaceDynamic makes the dynamic members those at the addresses.
-func (g *group) replaceDynamic(addrs []upstreamAddress) error {
+func (g *group) replaceDynamic(addrs []upstream.Address) error {
 	specs, err := g.dynamicSpecs(addrs)
 	if err != nil {
 		return err
@@ -160,7 +161,7 @@ func (g *group) replaceDynamic(addrs []upstreamAddress) error {
 }
 
 // dynamicSpecs completes the members that a source has told.
-func (g *group) dynamicSpecs(addrs []upstreamAddress) ([]*upstreamSpec, error) {
+func (g *group) dynamicSpecs(addrs []upstream.Address) ([]*upstreamSpec, error) {
 	specs := make([]*upstreamSpec, len(addrs))
 	repl := caddy.NewReplacer()
 	for i, addr := range addrs {

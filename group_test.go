@@ -23,6 +23,7 @@ import (
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
+	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/selection"
 )
 
@@ -109,7 +110,7 @@ func TestGroupClosesWhileItChanges(t *testing.T) {
 		for i := range 2 {
 			wg.Go(func() {
 				for n := range 20 {
-					addr, err := parseUpstreamURL(fmt.Sprintf("http://127.0.0.1:%d", 100*i+n+2), "")
+					addr, err := upstream.ParseURL(fmt.Sprintf("http://127.0.0.1:%d", 100*i+n+2), "")
 					if err != nil {
 						t.Error(err)
 						return
@@ -198,12 +199,12 @@ func TestBlameAfterAnAnswer(t *testing.T) {
 	for _, f := range []*failure.Failure{failure.Protocol, failure.Incomplete, failure.Terminated, failure.TLS, failure.TLSAlert} {
 		err := f.Because(errors.New("x"))
 		tr.paths.answered = false
-		if v := tr.judgeExchange(err); v.kind != health.Failure {
-			t.Errorf("%v before an answer: %v", f, v.kind)
+		if v := tr.judgeExchange(err); v.Kind != health.Failure {
+			t.Errorf("%v before an answer: %v", f, v.Kind)
 		}
 		tr.paths.answered = true
-		if v := tr.judgeExchange(err); v.kind != health.Neutral || v.failure != f {
-			t.Errorf("%v after one: %v, %v", f, v.kind, v.failure)
+		if v := tr.judgeExchange(err); v.Kind != health.Neutral || v.Failure != f {
+			t.Errorf("%v after one: %v, %v", f, v.Kind, v.Failure)
 		}
 	}
 }
@@ -215,9 +216,9 @@ func TestBlameOfLargeFields(t *testing.T) {
 	tr := throughGroup(t, h, "a.example:443")
 	tr.paths.current = path{member: h.groups["default"].health.Members()[0].Value.(*member)}
 	err := &proxydial.HeadSizeError{Size: 2, Limit: 1}
-	for name, v := range map[string]verdict{"tunnel": judgeTunnel(t.Context(), err), "exchange": tr.judgeExchange(err)} {
-		e := &upstreamError{verdict: v, err: err}
-		if v.kind != health.Neutral || failure.Of(e) != failure.FieldsSize || e.elsewhere() || e.ownFault() || destination.Chargeable(e) {
+	for name, v := range map[string]upstream.Verdict{"tunnel": upstream.JudgeTunnel(t.Context(), err), "exchange": tr.judgeExchange(err)} {
+		e := &upstream.Error{Verdict: v, Err: err}
+		if v.Kind != health.Neutral || failure.Of(e) != failure.FieldsSize || e.Elsewhere() || e.OwnFault() || destination.Chargeable(e) {
 			t.Errorf("%s: %+v", name, v)
 		}
 	}
@@ -241,7 +242,7 @@ func TestOldGroupsAreCollected(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		g.observe(p, verdictSuccess, 0)
+		g.observe(p, upstream.Stands, 0)
 		return cancel, weak.Make(g)
 	}
 	end, old := load()

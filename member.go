@@ -23,6 +23,7 @@ import (
 	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/shared"
+	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/selection"
 )
 
@@ -100,7 +101,7 @@ func (f *memberFactory) member(s *upstreamSpec, healthID string) (*member, error
 	m := &member{group: f.group, spec: s, name: s.addr.String(), key: hashKey(healthID), fields: s.proxyFields()}
 	var made *madeTLS
 	tlsID := ""
-	if s.addr.scheme == schemeHTTPS {
+	if s.addr.Scheme == upstream.HTTPS {
 		var err error
 		if made, err = f.makeTLS(s.tls); err != nil {
 			return nil, err
@@ -161,7 +162,7 @@ func (f *memberFactory) connect(s *upstreamSpec, made *madeTLS) (*upstreamConns,
 		return nil, err
 	}
 	cfg := proxydial.Config{
-		Scheme:            proxydial.Scheme(s.addr.scheme),
+		Scheme:            proxydial.Scheme(s.addr.Scheme),
 		Dial:              c.dial,
 		MaxTunnelsPerConn: s.MaxTunnelsPerConn,
 		ProxyProtocol:     map[string]int{"v1": 1, "v2": 2}[s.ProxyProtocol],
@@ -177,7 +178,7 @@ func (f *memberFactory) connect(s *upstreamSpec, made *madeTLS) (*upstreamConns,
 	if made != nil {
 		cfg.TLS = made.config.Clone()
 		if cfg.TLS.ServerName == "" {
-			cfg.TLS.ServerName = s.addr.host
+			cfg.TLS.ServerName = s.addr.Host
 		}
 		if s.tls != nil {
 			cfg.TLSTimeout = time.Duration(s.tls.HandshakeTimeout)
@@ -207,8 +208,8 @@ func (f *memberFactory) connect(s *upstreamSpec, made *madeTLS) (*upstreamConns,
 // dialFunc connects to the address of an upstream, and tells c where from. It must not
 // hold on to the handler: the connections outlive its configuration.
 func (f *memberFactory) dialFunc(s *upstreamSpec, c *upstreamConns) (func(context.Context) (net.Conn, error), error) {
-	if s.addr.socket != "" {
-		path, here := s.addr.socket, f.h.dialer.Self
+	if s.addr.Socket != "" {
+		path, here := s.addr.Socket, f.h.dialer.Self
 		return func(ctx context.Context) (net.Conn, error) {
 			if here.OwnsPath(path) {
 				return nil, fmt.Errorf("%w: this server listens on %s", failure.Loop, path)
@@ -229,7 +230,7 @@ func (f *memberFactory) dialFunc(s *upstreamSpec, c *upstreamConns) (func(contex
 		f.h.warnAboutSources(d.Sources)
 	}
 	c.from = d.Sources
-	host, port := s.addr.host, s.addr.port
+	host, port := s.addr.Host, s.addr.Port
 	return func(ctx context.Context) (net.Conn, error) {
 		return d.DialUpstream(ctx, host, port)
 	}, nil

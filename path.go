@@ -11,6 +11,7 @@ import (
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
+	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/selection"
 )
 
@@ -74,7 +75,7 @@ func (t *transaction) leaveGroup(err error) {
 	if g == nil {
 		return
 	}
-	t.observed(verdict{kind: health.Cancelled})
+	t.observed(upstream.Verdict{Kind: health.Cancelled})
 	t.retries.End()
 	g.budget.End()
 	if _, malformed := errors.AsType[*h1.ProtocolError](err); malformed && t.paths.answered {
@@ -121,8 +122,8 @@ func (t *transaction) stands(status int) {
 		t.paths.report.Tell(nil)
 	}
 	if t.paths.current.member != nil {
-		v := judgeRelayed(status, t.absolute())
-		v.untimed = t.upload != nil // it hangs on how fast the client sends
+		v := upstream.JudgeRelayed(status, t.absolute())
+		v.Untimed = t.upload != nil // it hangs on how fast the client sends
 		t.observed(v)
 	}
 }
@@ -247,11 +248,11 @@ func (t *transaction) fallsBack(err error) bool {
 		return false
 	}
 	if _, nobody := errors.AsType[*noUpstreamError](err); !nobody {
-		e, ok := errors.AsType[*upstreamError](err)
+		e, ok := errors.AsType[*upstream.Error](err)
 		if !ok || !t.fallbackTakes(e) {
 			return false
 		}
-		t.resent = t.resent || e.sent
+		t.resent = t.resent || e.Sent
 		if t.upload != nil {
 			t.upload.rewind()
 		}
@@ -268,9 +269,9 @@ func (t *transaction) fallsBack(err error) bool {
 // fallbackTakes reports whether the fallback takes a request that has failed with e. What
 // the group was sent does not leave past all groups: the origin may have brought the
 // failure about, and would get to see our own address.
-func (t *transaction) fallbackTakes(e *upstreamError) bool {
+func (t *transaction) fallbackTakes(e *upstream.Error) bool {
 	direct := t.paths.fallback.group == nil && !t.paths.fallback.deny
-	return e.ownFault() && t.mayRepeat(e) && !(e.sent && direct)
+	return e.OwnFault() && t.mayRepeat(e) && !(e.Sent && direct)
 }
 
 // mayRepeat reports whether the request could be sent again if there were another
@@ -298,12 +299,12 @@ func (t *transaction) pauseBetween() error {
 }
 
 // observed tells the group how the attempt on the current path ended.
-func (t *transaction) observed(v verdict) {
+func (t *transaction) observed(v upstream.Verdict) {
 	p := t.paths.current
 	if p.member == nil || t.paths.told {
 		return
 	}
-	t.paths.told, t.paths.reached = true, v.reached
+	t.paths.told, t.paths.reached = true, v.Reached
 	p.group.observe(p, v, t.destinationNumber())
 }
 

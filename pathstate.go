@@ -9,6 +9,7 @@ import (
 	"github.com/caddy-egress/egress/internal/destination"
 	"github.com/caddy-egress/egress/internal/quantile"
 	"github.com/caddy-egress/egress/internal/shared"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // This file contains what of a path, directly or through a group, outlives a
@@ -20,8 +21,8 @@ import (
 // upstreams a destination that could not be reached is perhaps well.
 type pathState struct {
 	circuits *destination.Circuits
-	connect  quantile.Estimator                // of the time it takes to connect through the group, for hedging
-	source   atomic.Pointer[[]upstreamAddress] // what the dynamic source of the group told last
+	connect  quantile.Estimator                 // of the time it takes to connect through the group, for hedging
+	source   atomic.Pointer[[]upstream.Address] // what the dynamic source of the group told last
 }
 
 // Destruct forgets it. Requests of the last configuration may go on using it.

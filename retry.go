@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/caddy-egress/egress/internal/retry"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // lost describes the attempt that has ended with err; ok is false where nothing can
@@ -17,10 +18,10 @@ func (t *transaction) lost(err error) (a retry.Attempt, ok bool) {
 		Replayable: t.upload == nil || t.upload.replayable(),
 		Resent:     t.resent,
 	}
-	if e, via := errors.AsType[*upstreamError](err); via {
+	if e, via := errors.AsType[*upstream.Error](err); via {
 		a.Upstream = true
-		a.Stale, a.Written = e.stale, e.sent
-		a.Elsewhere = !e.final && e.elsewhere()
+		a.Stale, a.Written = e.Stale, e.Sent
+		a.Elsewhere = !e.Final && e.Elsewhere()
 		a.Exhausted = t.exhausted()
 		return a, a.Stale || a.Elsewhere
 	}

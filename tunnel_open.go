@@ -11,6 +11,7 @@ import (
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/target"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // This file contains how a tunnel gets its far end: directly, or through the
@@ -60,7 +61,7 @@ type tunnelAttempt struct {
 	client proxydial.Client
 	header []h1.Field
 	slot   uint32 // of local addresses that are kept apart by user
-	group  openingOf
+	group  upstream.OpeningOf
 }
 
 // opening is how an attempt ended.
@@ -80,7 +81,7 @@ func (t *transaction) attemptThrough(p path) *tunnelAttempt {
 		client: t.clientAddrs(),
 		header: t.connectFields(),
 		slot:   t.slotOf(p.conns.from),
-		group:  openingOf{t.target.Host, t.target.Port, clientIP(t.r)},
+		group:  upstream.OpeningOf{Host: t.target.Host, Port: t.target.Port, Client: clientIP(t.r)},
 	}
 }
 
@@ -89,10 +90,10 @@ func (a *tunnelAttempt) open(ctx context.Context) opening {
 	ctx, cancel := context.WithTimeout(dial.WithSlot(ctx, a.slot), time.Duration(a.path.group.lb.AttemptTimeout))
 	defer cancel()
 	start := time.Now()
-	if err := a.path.health.openings.enter(a.group); err != nil {
+	if err := a.path.health.openings.Enter(a.group); err != nil {
 		return opening{path: a.path, err: err}
 	}
-	defer a.path.health.openings.leave(a.group)
+	defer a.path.health.openings.Leave(a.group)
 	tunnel, err := a.h.dialTunnel(ctx, a.path.member, a.dest, a.client, a.header)
 	return opening{path: a.path, tunnel: tunnel, err: err, took: time.Since(start)}
 }
@@ -103,8 +104,8 @@ func (t *transaction) openVia(slot *tunnelSlot) (farEnd, error) {
 	p := t.paths.current
 	t.out.attempts++
 	if !p.startTunnel() {
-		t.observed(verdict{kind: health.Neutral})
-		return farEnd{}, &upstreamError{upstream: p.name, verdict: verdict{kind: health.Neutral, failure: failure.UpstreamLimit}, err: errUpstreamFull}
+		t.observed(upstream.Verdict{Kind: health.Neutral})
+		return farEnd{}, &upstream.Error{Upstream: p.name, Verdict: upstream.Verdict{Kind: health.Neutral, Failure: failure.UpstreamLimit}, Err: upstream.ErrFull}
 	}
 	won := t.race(p)
 	if won.path.key != p.key {
@@ -180,7 +181,7 @@ func (t *transaction) hedge() (path, bool) {
 	}
 	if !p.startTunnel() {
 		t.retries.NotBeside()
-		g.observe(p, verdict{kind: health.Neutral}, 0)
+		g.observe(p, upstream.Verdict{Kind: health.Neutral}, 0)
 		return path{}, false
 	}
 	t.paths.tries++
@@ -191,14 +192,14 @@ func (t *transaction) hedge() (path, bool) {
 // ended tells the group how an attempt went.
 func (t *transaction) ended(o opening) opening {
 	g := o.path.group
-	v := judgeTunnel(t.r.Context(), o.err)
+	v := upstream.JudgeTunnel(t.r.Context(), o.err)
 	if o.err != nil {
-		e := &upstreamError{upstream: o.path.name, verdict: v, err: o.err}
-		v.alone = v.relayed && !t.hasAnotherWay(e)
+		e := &upstream.Error{Upstream: o.path.name, Verdict: v, Err: o.err}
+		v.Alone = v.Relayed && !t.hasAnotherWay(e)
 		o.err = e
 	}
 	g.observe(o.path, v, t.destinationNumber())
-	t.paths.told, t.paths.reached = true, v.reached
+	t.paths.told, t.paths.reached = true, v.Reached
 	if o.err == nil {
 		g.path.Value.connect.Add(o.took)
 		return o
@@ -216,7 +217,7 @@ func loseOthers(cancel context.CancelFunc, results <-chan opening, running int) 
 		if o.err == nil {
 			_ = o.tunnel.Conn.Close()
 		}
-		o.path.group.observe(o.path, verdict{kind: health.Cancelled}, 0)
+		o.path.group.observe(o.path, upstream.Verdict{Kind: health.Cancelled}, 0)
 		o.path.health.EndTunnel()
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/internal/words"
 )
 
@@ -194,7 +195,7 @@ func (c *Credentials) check() error {
 // leave to its group. Two specs with the same identity are the same upstream.
 type upstreamSpec struct {
 	Upstream
-	addr        upstreamAddress
+	addr        upstream.Address
 	credentials *Credentials
 	tls         *reverseproxy.TLSConfig // nil unless addr.scheme is https
 }
@@ -211,7 +212,7 @@ func (g *UpstreamGroup) spec(u *Upstream, repl *caddy.Replacer) (*upstreamSpec, 
 	if err != nil {
 		return nil, fmt.Errorf("url: %w", err)
 	}
-	addr, err := parseUpstreamURL(written, g.Scheme)
+	addr, err := upstream.ParseURL(written, g.Scheme)
 	if err != nil {
 		return nil, fmt.Errorf("url: %w", err)
 	}
@@ -219,12 +220,12 @@ func (g *UpstreamGroup) spec(u *Upstream, repl *caddy.Replacer) (*upstreamSpec, 
 }
 
 // specAt completes an upstream whose address has been read.
-func (g *UpstreamGroup) specAt(u *Upstream, addr upstreamAddress, repl *caddy.Replacer) (*upstreamSpec, error) {
+func (g *UpstreamGroup) specAt(u *Upstream, addr upstream.Address, repl *caddy.Replacer) (*upstreamSpec, error) {
 	s := &upstreamSpec{Upstream: *u, addr: addr}
 	if err := s.login(g, repl); err != nil {
 		return nil, fmt.Errorf("%s: credentials: %w", addr, err)
 	}
-	if addr.scheme == schemeHTTPS {
+	if addr.Scheme == upstream.HTTPS {
 		if s.tls = u.TLS; s.tls == nil {
 			s.tls = g.TLS
 		}
@@ -247,15 +248,15 @@ func (g *UpstreamGroup) specAt(u *Upstream, addr upstreamAddress, repl *caddy.Re
 // group.
 func (s *upstreamSpec) login(g *UpstreamGroup, repl *caddy.Replacer) error {
 	c := s.Credentials
-	if s.addr.user != nil {
+	if s.addr.User != nil {
 		if c != nil {
 			return errors.New("they stand in the URL as well")
 		}
 		// As they stand: the placeholders of a URL were replaced in the whole,
 		// and what is in a list was perhaps written by somebody else.
-		password, _ := s.addr.user.Password()
-		s.credentials = &Credentials{s.addr.user.Username(), password}
-		s.addr.user = nil
+		password, _ := s.addr.User.Password()
+		s.credentials = &Credentials{s.addr.User.Username(), password}
+		s.addr.User = nil
 		return s.credentials.check()
 	}
 	if c == nil {
@@ -305,14 +306,14 @@ func (s *upstreamSpec) validate() error {
 }
 
 func (s *upstreamSpec) validateMore() error {
-	socks := s.addr.scheme == schemeSOCKS5 || s.addr.scheme == schemeSOCKS5H
+	socks := s.addr.Scheme == upstream.SOCKS5 || s.addr.Scheme == upstream.SOCKS5H
 	if socks && len(s.Header) > 0 {
 		return errors.New("header: SOCKS has no header fields")
 	}
 	if err := s.canonicalHeader(); err != nil {
 		return err
 	}
-	if s.addr.socket != "" {
+	if s.addr.Socket != "" {
 		switch {
 		case len(s.LocalAddresses) > 0 || s.LocalAddressPick != "":
 			return errors.New("local_addresses: a unix socket has none")
@@ -378,8 +379,8 @@ func checkGroupName(name string) error {
 // validate checks what concerns the group as a whole.
 func (g *UpstreamGroup) validate() error {
 	switch {
-	case g.Scheme != "" && !slices.Contains(upstreamSchemes, g.Scheme):
-		return fmt.Errorf("scheme: unknown scheme '%s': one of %s", plaintext.Escaped(g.Scheme), strings.Join(upstreamSchemes, ", "))
+	case g.Scheme != "" && !slices.Contains(upstream.Schemes, g.Scheme):
+		return fmt.Errorf("scheme: unknown scheme '%s': one of %s", plaintext.Escaped(g.Scheme), strings.Join(upstream.Schemes, ", "))
 	case len(g.DynamicRaw) > 0 && g.Scheme == "":
 		return errors.New("dynamic: a source tells host and port only; scheme must say what its members speak")
 	case len(g.Upstreams) == 0 && g.File == "" && len(g.DynamicRaw) == 0:

@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // This file contains the active checks of upstream proxies: what is asked of them,
@@ -32,7 +33,7 @@ func (g *group) prepareChecks() error {
 	}
 	if checks.Type == checkTLS {
 		for _, m := range g.health.Members() {
-			if m := m.Value.(*member); m.spec.addr.scheme != schemeHTTPS {
+			if m := m.Value.(*member); m.spec.addr.Scheme != upstream.HTTPS {
 				return fmt.Errorf("health_checks.active.type: %s has no TLS to check", m.name)
 			}
 		}
@@ -140,7 +141,7 @@ func (g *group) check(ctx context.Context, hm *health.Member, text string) error
 // checkSelf finds out whether the upstream itself can be connected to.
 func (g *group) checkSelf(ctx context.Context, hm *health.Member) error {
 	m := hm.Value.(*member)
-	if m.spec.addr.scheme == schemeHTTPS {
+	if m.spec.addr.Scheme == upstream.HTTPS {
 		return m.conns.dialer.CheckTLS(ctx)
 	}
 	conn, err := m.conns.dial(ctx)
@@ -158,7 +159,7 @@ func (t *checkTarget) overProxy(m *member) bool {
 
 // speaksHTTP reports whether exchanges go through the upstream in absolute form.
 func (m *member) speaksHTTP() bool {
-	return m.spec.addr.scheme == schemeHTTP || m.spec.addr.scheme == schemeHTTPS
+	return m.spec.addr.Scheme == upstream.HTTP || m.spec.addr.Scheme == upstream.HTTPS
 }
 
 // checkPath gets a connection over which the target is asked: a tunnel to it, or a
@@ -168,7 +169,7 @@ func (m *member) checkPath(ctx context.Context, t *checkTarget) (net.Conn, error
 		return m.conns.dialer.DialProxy(ctx, proxydial.Client{})
 	}
 	to := proxydial.Target{Host: t.dest.Host, Port: t.dest.Port, Addr: t.dest.Addr, Header: m.group.factory.h.viaFields(nil, viaHTTP11)}
-	if m.spec.addr.scheme == schemeSOCKS5 && !t.dest.IsAddr() {
+	if m.spec.addr.Scheme == upstream.SOCKS5 && !t.dest.IsAddr() {
 		addr, err := m.conns.lookup(ctx, t.dest.Host)
 		if err != nil {
 			return nil, err

@@ -12,6 +12,7 @@ import (
 	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/shared"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // This file contains what outlives a configuration of an upstream proxy: its
@@ -25,8 +26,8 @@ type upstreamHealth struct {
 
 	slots    sync.Mutex   // held while a tunnel is counted against a limit
 	checking atomic.Int32 // configurations that check it
-	openings openings
-	single   atomic.Bool // its connections carry one exchange each (see relaysOn)
+	openings upstream.Openings
+	single   atomic.Bool // its connections carry one exchange each (see RelaysOn)
 }
 
 // endChecks is called when a configuration that checked the upstream lets it go.

@@ -19,6 +19,7 @@ import (
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/retry"
 	"github.com/caddy-egress/egress/internal/target"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // This file contains how exchanges go through an upstream proxy: those for http
@@ -106,7 +107,7 @@ func (h *Handler) dialTunnel(ctx context.Context, m *member, dest target.Target,
 // address, which is looked up and checked here; the others what the client has said.
 func (h *Handler) tunnelTarget(ctx context.Context, m *member, dest target.Target) (proxydial.Target, error) {
 	to := proxydial.Target{Host: dest.Host, Port: dest.Port, Addr: dest.Addr}
-	if m.spec.addr.scheme == schemeSOCKS5 && !dest.IsAddr() {
+	if m.spec.addr.Scheme == upstream.SOCKS5 && !dest.IsAddr() {
 		addr, err := h.dialer.Lookup(ctx, dest)
 		if err != nil {
 			return to, err
@@ -201,61 +202,61 @@ func (m *member) setProxyFields(header http.Header) {
 // upstream. The connection of an exchange in absolute form is the upstream's own, so
 // what goes wrong on it before an answer is its fault; that of a tunnel stands, and
 // what goes wrong on it is the origin's.
-func (t *transaction) viaError(err error) *upstreamError {
+func (t *transaction) viaError(err error) *upstream.Error {
 	m := t.paths.current.member
-	if e, ok := errors.AsType[*upstreamError](err); ok {
+	if e, ok := errors.AsType[*upstream.Error](err); ok {
 		return e
 	}
-	e := &upstreamError{upstream: m.name, err: err, verdict: t.judgeExchange(err)}
+	e := &upstream.Error{Upstream: m.name, Err: err, Verdict: t.judgeExchange(err)}
 	if stale, ok := errors.AsType[*retry.StaleError](err); ok {
-		e.sent = stale.Written
-		e.stale = true
+		e.Sent = stale.Written
+		e.Stale = true
 	} else if t.absolute() && errors.Is(err, failure.ErrSilent) {
-		e.sent = true // it may be the upstream that hangs: another one may do better
+		e.Sent = true // it may be the upstream that hangs: another one may do better
 	} else if _, dialing := errors.AsType[*proxydial.Error](err); !dialing && !failure.IsLimit(err) {
-		e.final = true
+		e.Final = true
 	}
 	return e
 }
 
-func (t *transaction) judgeExchange(err error) verdict {
+func (t *transaction) judgeExchange(err error) upstream.Verdict {
 	switch {
 	case t.clientGone():
-		return verdict{kind: health.Cancelled, failure: failure.Canceled}
+		return upstream.Verdict{Kind: health.Cancelled, Failure: failure.Canceled}
 	case failure.IsLimit(err):
-		return verdict{kind: health.Neutral, failure: failure.Limit}
+		return upstream.Verdict{Kind: health.Neutral, Failure: failure.Limit}
 	case errors.Is(err, proxydial.ErrClosed):
-		return verdict{kind: health.Neutral, failure: failure.NoUpstream}
+		return upstream.Verdict{Kind: health.Neutral, Failure: failure.NoUpstream}
 	}
 	if _, ok := errors.AsType[*proxydial.Error](err); ok {
-		return judgeTunnel(t.r.Context(), err)
+		return upstream.JudgeTunnel(t.r.Context(), err)
 	}
 	f := failure.Of(err)
 	if !t.absolute() {
 		if f.Blame == failure.BlamePolicy || f.Blame == failure.BlameDNS || f.Blame == failure.BlameProxy || f.Blame == failure.BlameClient {
-			return verdict{kind: health.Neutral, failure: f}
+			return upstream.Verdict{Kind: health.Neutral, Failure: f}
 		}
-		return verdict{kind: health.Success, failure: f} // the tunnel stood
+		return upstream.Verdict{Kind: health.Success, Failure: f} // the tunnel stood
 	}
 	if t.paths.answered {
 		// It did its job that far. What is wrong with the rest may well be the
 		// origin's doing: it must not be able to take an upstream out.
-		return verdict{kind: health.Neutral, failure: f}
+		return upstream.Verdict{Kind: health.Neutral, Failure: f}
 	}
 	switch f {
 	case failure.Terminated, failure.Incomplete:
 		if t.out.reused {
-			return verdict{kind: health.Neutral, failure: failure.UpstreamTerminated}
+			return upstream.Verdict{Kind: health.Neutral, Failure: failure.UpstreamTerminated}
 		}
-		return verdict{kind: health.Failure, failure: failure.UpstreamTerminated, relayed: true}
+		return upstream.Verdict{Kind: health.Failure, Failure: failure.UpstreamTerminated, Relayed: true}
 	case failure.Protocol:
-		return verdict{kind: health.Failure, failure: failure.UpstreamProtocol, relayed: true}
+		return upstream.Verdict{Kind: health.Failure, Failure: failure.UpstreamProtocol, Relayed: true}
 	case failure.TLS, failure.TLSAlert:
-		return verdict{kind: health.Failure, failure: failure.UpstreamTLS}
+		return upstream.Verdict{Kind: health.Failure, Failure: failure.UpstreamTLS}
 	case failure.HeadTimeout:
-		return verdict{kind: health.ReplyTimeout, failure: failure.HeadTimeout}
+		return upstream.Verdict{Kind: health.ReplyTimeout, Failure: failure.HeadTimeout}
 	}
-	return verdict{kind: health.Neutral, failure: f}
+	return upstream.Verdict{Kind: health.Neutral, Failure: f}
 }
 
 // ownAnswer reports, as an error, an answer that the upstream has made itself: it is
@@ -263,28 +264,28 @@ func (t *transaction) judgeExchange(err error) verdict {
 // done, but for a challenge to us, which is none of the client's business.
 func (t *transaction) ownAnswer(hd *h1.Head) error {
 	reply := proxydial.ReplyOf(hd)
-	if !madeByUpstream(&reply) {
+	if !upstream.MadeByUpstream(&reply) {
 		return nil
 	}
-	e := &upstreamError{
-		upstream: t.paths.current.name,
-		verdict:  judgeAnswer(&reply, t.paths.current.authenticates()),
-		sent:     true, // whatever it says may be the origin's, relayed
-		err:      &proxydial.ReplyError{Reply: reply},
+	e := &upstream.Error{
+		Upstream: t.paths.current.name,
+		Verdict:  upstream.JudgeAnswer(&reply, t.paths.current.authenticates()),
+		Sent:     true, // whatever it says may be the origin's, relayed
+		Err:      &proxydial.ReplyError{Reply: reply},
 	}
 	another := t.hasAnotherWay(e)
-	e.verdict.alone = !another
-	t.observed(e.verdict)
+	e.Verdict.Alone = !another
+	t.observed(e.Verdict)
 	if hd.Status == 407 || another {
 		return e
 	}
-	t.out.failure = e.verdict.failure
+	t.out.failure = e.Verdict.Failure
 	return nil
 }
 
 // hasAnotherWay reports whether the attempt that is about to fail with e can be
 // followed by one through another member, or by the fallback of the route.
-func (t *transaction) hasAnotherWay(e *upstreamError) bool {
+func (t *transaction) hasAnotherWay(e *upstream.Error) bool {
 	if t.wouldRetry(e) && t.paths.to.group.hasAnother(t.paths.selection, t.kind) {
 		return true
 	}

@@ -49,7 +49,7 @@ func TestConnectionThatEndsBeforeTheRequest(t *testing.T) {
 				t.Fatalf("%v: nothing was written", err)
 			}
 			e := tr.viaError(err)
-			if !e.ownFault() || !tr.wouldRetry(e) {
+			if !e.OwnFault() || !tr.wouldRetry(e) {
 				t.Errorf("%v is not retried elsewhere: %+v", err, e)
 			}
 		})

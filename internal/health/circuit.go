@@ -68,7 +68,7 @@ func (c *Circuit) State() State { return c.state }
 // Allow asks whether a request may pass. probe is not zero for the one request that
 // a half-open circuit lets through: its end must be told with Success, Failure or
 // Unsettled. Where it has told nothing after turn, another one is let through beside it;
-// the result of either counts. When the answer is no, retryAfter is how long the circuit
+// the result of either counts. When the answer is no, RetryAfter is how long the circuit
 // stays shut at least.
 func (c *Circuit) Allow(now time.Time, turn time.Duration) (ok bool, probe Token, retryAfter time.Duration) {
 	switch {

@@ -1,4 +1,4 @@
-package egress
+package upstream
 
 import (
 	"fmt"
@@ -20,37 +20,37 @@ import (
 // without a loop, but not before they have taken half of what there is.
 var maxOpening = int(min(max(descriptors.Limit()/4, 256), 8192))
 
-// openings are the tunnels that are being opened through one upstream.
-type openings struct {
+// Openings are the tunnels that are being opened through one upstream.
+type Openings struct {
 	mu      sync.Mutex
-	running map[openingOf]int // guarded by mu
+	running map[OpeningOf]int // guarded by mu
 }
 
-// openingOf is what tunnels have in common that are counted together.
-type openingOf struct {
-	host   string
-	port   uint16
-	client string
+// OpeningOf is what tunnels have in common that are counted together.
+type OpeningOf struct {
+	Host   string
+	Port   uint16
+	Client string
 }
 
 var errOpening = fmt.Errorf("%d tunnels of the client to the destination are being opened through the upstream: it may lead back here", maxOpening)
 
-// enter counts a tunnel, until leave is called. Where there are too many it returns an
+// Enter counts a tunnel, until leave is called. Where there are too many it returns an
 // error, and does not.
-func (o *openings) enter(of openingOf) error {
+func (o *Openings) Enter(of OpeningOf) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.running[of] >= maxOpening {
 		return failure.Limit.Because(errOpening)
 	}
 	if o.running == nil {
-		o.running = make(map[openingOf]int)
+		o.running = make(map[OpeningOf]int)
 	}
 	o.running[of]++
 	return nil
 }
 
-func (o *openings) leave(of openingOf) {
+func (o *Openings) Leave(of OpeningOf) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.running[of]--; o.running[of] == 0 {

@@ -1,4 +1,4 @@
-package egress
+package upstream
 
 import (
 	"net/http"
@@ -16,28 +16,28 @@ import (
 // proxy says about the upstream, and what about the destination. A destination
 // that is dead must never take a healthy upstream out.
 
-// verdict is what one attempt says. The failure's blame decides what the circuit of
+// Verdict is what one attempt says. The failure's blame decides what the circuit of
 // the destination makes of it; kind is for the health of the upstream.
-type verdict struct {
-	kind       health.Kind
-	failure    *failure.Failure
-	retryAfter time.Duration // of an overload
-	relayed    bool          // the fault may be the destination's, passed on
-	alone      bool          // and no other upstream is asked, which would tell
-	reached    bool          // the destination was reached, for certain
-	untimed    bool          // the time it took says nothing about the upstream
+type Verdict struct {
+	Kind       health.Kind
+	Failure    *failure.Failure
+	RetryAfter time.Duration // of an overload
+	Relayed    bool          // the fault may be the destination's, passed on
+	Alone      bool          // and no other upstream is asked, which would tell
+	Reached    bool          // the destination was reached, for certain
+	Untimed    bool          // the time it took says nothing about the upstream
 }
 
-// verdictSuccess is a path that stands.
-var verdictSuccess = verdict{kind: health.Success, reached: true}
+// Stands is a path that stands.
+var Stands = Verdict{Kind: health.Success, Reached: true}
 
-// judgeRelayed judges a response to an exchange that the upstream does not seem to
+// JudgeRelayed judges a response to an exchange that the upstream does not seem to
 // have made. The upstream has done its job; but what a proxy may answer as well, one
 // that leaves no mark on its own errors, does not prove that the origin was reached.
-func judgeRelayed(status int, absolute bool) verdict {
-	v := verdictSuccess
+func JudgeRelayed(status int, absolute bool) Verdict {
+	v := Stands
 	if absolute {
-		v.reached = status < http.StatusInternalServerError && status != http.StatusForbidden &&
+		v.Reached = status < http.StatusInternalServerError && status != http.StatusForbidden &&
 			status != http.StatusProxyAuthRequired && status != http.StatusTooManyRequests
 	}
 	return v
@@ -89,12 +89,12 @@ var squidFailures = map[string]*failure.Failure{
 
 // judgeReply judges an answer of an upstream that is no success: to CONNECT, or to
 // an exchange where it shows that the upstream made it.
-func judgeReply(r *proxydial.Reply) verdict {
+func judgeReply(r *proxydial.Reply) Verdict {
 	switch r.Status {
 	case http.StatusProxyAuthRequired:
-		return verdict{kind: health.AuthFault, failure: failure.UpstreamAuth}
+		return Verdict{Kind: health.AuthFault, Failure: failure.UpstreamAuth}
 	case http.StatusForbidden:
-		return verdict{kind: health.Success, failure: failure.UpstreamDenied}
+		return Verdict{Kind: health.Success, Failure: failure.UpstreamDenied}
 	case http.StatusTooManyRequests:
 		return overloaded(r)
 	}
@@ -106,81 +106,81 @@ func judgeReply(r *proxydial.Reply) verdict {
 		if r.RetryAfter != "" {
 			return overloaded(r)
 		}
-		return verdict{kind: health.SoftFail, failure: failure.UpstreamGateway}
+		return Verdict{Kind: health.SoftFail, Failure: failure.UpstreamGateway}
 	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusRequestURITooLong,
 		http.StatusRequestHeaderFieldsTooLarge, 494: // which nginx says for 431
 		// The client has a part in what the request says: its Via, the destination.
-		return verdict{kind: health.Neutral, failure: failure.UpstreamRequest}
+		return Verdict{Kind: health.Neutral, Failure: failure.UpstreamRequest}
 	}
 	// 502 and 504; and whatever else is no tunnel: tinyproxy says 500 where it cannot
 	// connect, and what is no proxy any more says 404 or 405.
-	return verdict{kind: health.SoftFail, failure: failure.UpstreamGateway}
+	return Verdict{Kind: health.SoftFail, Failure: failure.UpstreamGateway}
 }
 
-// judgeAnswer judges an answer of the upstream to an exchange. All that it shows can have
+// JudgeAnswer judges an answer of the upstream to an exchange. All that it shows can have
 // been written by an origin and relayed. So a 407 is no fault of our credentials, and none
 // at all where we have sent none; an internal error is the upstream's own only without a
 // Via; and what one destination brings about through several upstreams is believed no more.
-func judgeAnswer(r *proxydial.Reply, authenticates bool) verdict {
+func JudgeAnswer(r *proxydial.Reply, authenticates bool) Verdict {
 	v := judgeReply(r)
 	switch {
-	case v.kind == health.AuthFault && !authenticates:
-		v.kind = health.Neutral
-	case v.kind == health.AuthFault:
-		v.kind = health.Failure
-	case v.kind == health.Failure && r.Via != "":
-		v = verdict{kind: health.SoftFail, failure: failure.UpstreamGateway}
+	case v.Kind == health.AuthFault && !authenticates:
+		v.Kind = health.Neutral
+	case v.Kind == health.AuthFault:
+		v.Kind = health.Failure
+	case v.Kind == health.Failure && r.Via != "":
+		v = Verdict{Kind: health.SoftFail, Failure: failure.UpstreamGateway}
 	}
-	v.relayed = true
-	v.retryAfter = min(v.retryAfter, maxRelayedOverload)
+	v.Relayed = true
+	v.RetryAfter = min(v.RetryAfter, maxRelayedOverload)
 	return v
 }
 
 // maxRelayedOverload bounds an overload that may be an origin's, relayed.
 const maxRelayedOverload = 5 * time.Second
 
-func overloaded(r *proxydial.Reply) verdict {
-	return verdict{kind: health.Overload, failure: failure.UpstreamLimit, retryAfter: parseRetryAfter(r.RetryAfter)}
+func overloaded(r *proxydial.Reply) Verdict {
+	return Verdict{Kind: health.Overload, Failure: failure.UpstreamLimit, RetryAfter: parseRetryAfter(r.RetryAfter)}
 }
 
 // judgeNamed judges by what the upstream says of itself.
-func judgeNamed(r *proxydial.Reply) (verdict, bool) {
+func judgeNamed(r *proxydial.Reply) (Verdict, bool) {
 	if kind := r.ProxyError(); kind != "" {
 		switch kind {
 		case "proxy_internal_error", "proxy_internal_response", "proxy_configuration_error":
-			return verdict{kind: health.Failure, failure: failure.UpstreamInternal}, true
+			return Verdict{Kind: health.Failure, Failure: failure.UpstreamInternal}, true
 		case "connection_limit_reached":
 			return overloaded(r), true
 		case "destination_ip_prohibited", "http_request_denied", "http_request_error":
-			return verdict{kind: health.Success, failure: failure.UpstreamDenied}, true
+			return Verdict{Kind: health.Success, Failure: failure.UpstreamDenied}, true
 		case "proxy_loop_detected":
-			return verdict{kind: health.Neutral, failure: failure.Loop}, true
+			return Verdict{Kind: health.Neutral, Failure: failure.Loop}, true
 		}
 		if f, ok := namedFailures[kind]; ok {
-			return verdict{kind: health.Success, failure: f}, true
+			return Verdict{Kind: health.Success, Failure: f}, true
 		}
-		return verdict{kind: health.SoftFail, failure: failure.UpstreamGateway}, true
+		return Verdict{Kind: health.SoftFail, Failure: failure.UpstreamGateway}, true
 	}
 	if r.SquidError != "" {
 		name, errno, _ := strings.Cut(r.SquidError, " ")
 		switch f, ok := squidFailures[name]; {
 		case name == "ERR_READ_ERROR" && errno == "0":
 			// It has read nothing: so Squid 5.7 answers for a name without addresses.
-			return verdict{kind: health.Success, failure: failure.DNS}, true
+			return Verdict{Kind: health.Success, Failure: failure.DNS}, true
 		case ok:
-			return verdict{kind: health.Success, failure: f}, true
+			return Verdict{Kind: health.Success, Failure: f}, true
 		case name == "ERR_SOCKET_FAILURE":
-			return verdict{kind: health.Failure, failure: failure.UpstreamInternal}, true
+			return Verdict{Kind: health.Failure, Failure: failure.UpstreamInternal}, true
 		}
-		return verdict{kind: health.SoftFail, failure: failure.UpstreamGateway}, true
+		return Verdict{Kind: health.SoftFail, Failure: failure.UpstreamGateway}, true
 	}
-	return verdict{}, false
+	return Verdict{}, false
 }
 
-// madeByUpstream reports whether a response to an exchange was made by the upstream
+// MadeByUpstream reports whether a response to an exchange was made by the upstream
 // and not by the origin, or by something before it. Where nothing tells, it is the
 // origin's.
-func madeByUpstream(r *proxydial.Reply) bool {
+func MadeByUpstream(r *proxydial.Reply) bool {
 	switch r.Status {
 	case http.StatusProxyAuthRequired:
 		return r.Authenticate != "" || r.Via == ""
@@ -192,7 +192,7 @@ func madeByUpstream(r *proxydial.Reply) bool {
 	return false
 }
 
-// relaysOn reports whether the upstream goes on relaying behind a response, as tinyproxy
+// RelaysOn reports whether the upstream goes on relaying behind a response, as tinyproxy
 // does (seen in 1.11.1) behind one that has no Content-Length or none but 0, or is
 // informational: an origin that keeps its connection open would get the next request on
 // this one, whoever it is for. Nothing is lost by not using it again: where the origin
@@ -200,7 +200,7 @@ func madeByUpstream(r *proxydial.Reply) bool {
 //
 // An origin can write the same to make connections to its parent be used once. That costs
 // others time; the opposite would cost them their requests.
-func relaysOn(hd *h1.Head) bool {
+func RelaysOn(hd *h1.Head) bool {
 	nearest := ""
 	for i := range hd.Fields {
 		if f := &hd.Fields[i]; f.Name == "Via" && f.Value != "" {

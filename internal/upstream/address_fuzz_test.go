@@ -1,4 +1,4 @@
-package egress
+package upstream
 
 import (
 	"slices"
@@ -21,8 +21,8 @@ func FuzzUpstreamAddress(f *testing.F) {
 	f.Add("SOCKS5://[::1%25lo]", "", "")
 	f.Add("http://a b:1", "x", " ")
 	f.Fuzz(func(t *testing.T, line, user, password string) {
-		for _, scheme := range append([]string{""}, upstreamSchemes...) {
-			for _, parse := range []func(string, string) (upstreamAddress, error){parseUpstreamURL, parseUpstreamLine} {
+		for _, scheme := range append([]string{""}, Schemes...) {
+			for _, parse := range []func(string, string) (Address, error){ParseURL, ParseLine} {
 				if a, err := parse(line, scheme); err == nil {
 					checkUpstreamAddress(t, line, a)
 				}
@@ -37,15 +37,15 @@ func FuzzUpstreamAddress(f *testing.F) {
 	})
 }
 
-func checkUpstreamAddress(t *testing.T, line string, a upstreamAddress) {
-	if !slices.Contains(upstreamSchemes, a.scheme) || (a.socket == "") != (a.host != "" && a.port != 0) {
+func checkUpstreamAddress(t *testing.T, line string, a Address) {
+	if !slices.Contains(Schemes, a.Scheme) || (a.Socket == "") != (a.Host != "" && a.Port != 0) {
 		t.Fatalf("%q is %+v", line, a)
 	}
-	if a.socket != "" {
+	if a.Socket != "" {
 		return // a path may have what would need escapes in a URL
 	}
-	b, err := parseUpstreamURL(a.String(), "")
-	if b.user = a.user; err != nil || a != b {
+	b, err := ParseURL(a.String(), "")
+	if b.User = a.User; err != nil || a != b {
 		t.Fatalf("%q is %v, which is %v, %v", line, a, b, err)
 	}
 }
@@ -57,18 +57,18 @@ func checkUpstreamCredentials(t *testing.T, user, password, scheme string) {
 	password += mark
 	for _, host := range []string{"proxy.test:3128", "[2001:db8::1]:3128", "proxy.test:x", "a b:1", "[::1"} {
 		line := host + ":" + user + ":" + password
-		a, err := parseUpstreamLine(line, scheme)
+		a, err := ParseLine(line, scheme)
 		switch {
 		case err != nil && strings.Contains(err.Error(), mark):
 			t.Fatalf("%q: the error %q has the password", line, err)
 		case strings.Contains(line, "://") || strings.Contains(user, ":") || !strings.HasSuffix(host, "3128"):
 		case err != nil:
 			t.Fatalf("%q: %v", line, err)
-		case a.user == nil:
+		case a.User == nil:
 			t.Fatalf("%q has no user", line)
 		default:
-			if p, _ := a.user.Password(); a.user.Username() != user || p != password {
-				t.Fatalf("%q has the user %q and the password %q", line, a.user.Username(), p)
+			if p, _ := a.User.Password(); a.User.Username() != user || p != password {
+				t.Fatalf("%q has the user %q and the password %q", line, a.User.Username(), p)
 			}
 		}
 		if strings.Contains(a.String(), mark) {

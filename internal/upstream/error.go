@@ -1,0 +1,135 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"io"
+	"syscall"
+
+	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/failure"
+	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/proxydial"
+)
+
+// ErrFull is an upstream that got its last tunnel just now.
+var ErrFull = errors.New("upstream.max_tunnels is reached")
+
+// Error is an attempt through an upstream that has failed.
+type Error struct {
+	Upstream string
+	Verdict  Verdict
+	Sent     bool // the upstream may have acted on the request
+	Stale    bool // the connection ended before any byte of an answer
+	Final    bool // the attempt has got as far as the origin
+	Err      error
+}
+
+func (e *Error) Error() string   { return e.Upstream + ": " + e.Err.Error() }
+func (e *Error) Unwrap() []error { return []error{e.Verdict.Failure, e.Err} }
+
+// OwnFault reports whether it was the upstream that could not serve the request, be
+// it only that our own limits for it are reached.
+func (e *Error) OwnFault() bool {
+	switch e.Verdict.Kind {
+	case health.ConnectFailure, health.Failure, health.AuthFault, health.Overload:
+		return true
+	}
+	switch e.Verdict.Failure {
+	case failure.UpstreamGateway, failure.UpstreamSilent, failure.UpstreamLimit, failure.UpstreamAuth:
+		return true
+	}
+	return failure.IsLimit(e.Err)
+}
+
+// Elsewhere reports whether another upstream might do better.
+func (e *Error) Elsewhere() bool {
+	switch e.Verdict.Failure {
+	case failure.Canceled, failure.UpstreamDenied, failure.Loop, failure.Internal, failure.Target, failure.FieldsSize:
+		return false
+	}
+	return e.Verdict.Kind != health.Cancelled
+}
+
+// JudgeTunnel judges an attempt to open a tunnel through an upstream.
+func JudgeTunnel(ctx context.Context, err error) Verdict {
+	if err == nil {
+		return Stands
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return Verdict{Kind: health.Cancelled, Failure: failure.Canceled}
+	}
+	e, ok := errors.AsType[*proxydial.Error](err)
+	if !ok {
+		return Verdict{Kind: health.Neutral, Failure: failure.Of(err)} // not the upstream's doing: a name that we could not resolve
+	}
+	if v, ok := judgeOwnLimit(err); ok {
+		return v
+	}
+	if e.Stage == proxydial.StageAuth {
+		return Verdict{Kind: health.AuthFault, Failure: failure.UpstreamAuth}
+	}
+	if reply, ok := errors.AsType[*proxydial.ReplyError](err); ok {
+		return judgeReply(&reply.Reply)
+	}
+	if socks, ok := errors.AsType[*proxydial.SOCKSError](err); ok {
+		return judgeSOCKS(socks.Code)
+	}
+	return judgeStage(e)
+}
+
+// judgeOwnLimit finds out whether it was this machine that could not go on.
+func judgeOwnLimit(err error) (Verdict, bool) {
+	if failure.IsAny(err, syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL) && !failure.NoIPv6(err) || errors.Is(err, dnscache.ErrNoTurn) {
+		return Verdict{Kind: health.Neutral, Failure: failure.Limit}, true
+	}
+	if errors.Is(err, failure.Loop) {
+		return Verdict{Kind: health.ConnectFailure, Failure: failure.Loop}, true
+	}
+	return Verdict{}, false
+}
+
+// judgeStage judges an attempt that got no answer.
+func judgeStage(e *proxydial.Error) Verdict {
+	malformed, isMalformed := errors.AsType[*proxydial.MalformedError](e)
+	switch {
+	case e.Retryable:
+		return Verdict{Kind: health.Neutral, Failure: failure.UpstreamTerminated}
+	case e.Stage == proxydial.StageDial && e.Timeout():
+		return Verdict{Kind: health.ConnectFailure, Failure: failure.UpstreamTimeout}
+	case e.Stage <= proxydial.StageProxyProtocol:
+		return Verdict{Kind: health.ConnectFailure, Failure: failure.UpstreamConnect}
+	case e.Stage == proxydial.StageTLS && e.Timeout():
+		return Verdict{Kind: health.ConnectFailure, Failure: failure.UpstreamTimeout}
+	case e.Stage == proxydial.StageTLS:
+		return Verdict{Kind: health.ConnectFailure, Failure: failure.UpstreamTLS}
+	case e.Stage == proxydial.StageAuth:
+		return Verdict{Kind: health.AuthFault, Failure: failure.UpstreamAuth}
+	case e.Timeout() && e.Stage == proxydial.StageReply:
+		return Verdict{Kind: health.ReplyTimeout, Failure: failure.UpstreamSilent}
+	case e.Timeout():
+		return Verdict{Kind: health.ConnectFailure, Failure: failure.UpstreamTimeout}
+	case isMalformed && malformed != nil:
+		return Verdict{Kind: health.Failure, Failure: failure.UpstreamProtocol}
+	case errors.Is(e, io.EOF), errors.Is(e, io.ErrUnexpectedEOF), errors.Is(e, syscall.ECONNRESET), errors.Is(e, syscall.EPIPE):
+		// There are proxies that close where they cannot reach the destination.
+		return Verdict{Kind: health.Failure, Failure: failure.UpstreamTerminated, Relayed: e.Stage == proxydial.StageReply}
+	}
+	return Verdict{Kind: health.Failure, Failure: failure.UpstreamProtocol}
+}
+
+// judgeSOCKS judges a refusal of a SOCKS5 upstream (RFC 1928 §6). That a network or
+// a host is unreachable may be the fault of its own uplink.
+func judgeSOCKS(code proxydial.SOCKSCode) Verdict {
+	switch code {
+	case proxydial.SOCKSNotAllowed:
+		return Verdict{Kind: health.Success, Failure: failure.UpstreamDenied}
+	case proxydial.SOCKSRefused:
+		return Verdict{Kind: health.Success, Failure: failure.Refused}
+	case proxydial.SOCKSGeneralFailure, proxydial.SOCKSNetUnreachable, proxydial.SOCKSHostUnreachable, proxydial.SOCKSTTLExpired:
+		return Verdict{Kind: health.SoftFail, Failure: failure.UpstreamGateway}
+	case proxydial.SOCKSNoMethod, proxydial.SOCKSBadCredentials:
+		return Verdict{Kind: health.AuthFault, Failure: failure.UpstreamAuth}
+	}
+	return Verdict{Kind: health.Failure, Failure: failure.UpstreamProtocol}
+}
