@@ -17,6 +17,7 @@ const (
 	subjects         // one subject each
 	waysOut          // from a name to a connection
 	publicly         // what others build upon
+	parents          // ways out through upstream proxies
 	roof             // configuration, and the door that Caddy opens
 	outside          // programs, benchmarks, tests of the whole
 	equipment        // what only tests, bench and soak import
@@ -65,6 +66,8 @@ var house = map[string]room{
 	"internal/origin": {floor: waysOut},
 
 	"selection": {floor: publicly, caddy: true},
+
+	"internal/upstream": {floor: parents},
 
 	"": {floor: roof, caddy: true},
 

@@ -114,7 +114,7 @@ func (c *clientShares) join(t *transaction) (side *sharedSide, leave func()) {
 		return nil, func() {}
 	}
 	side = newSharedSide()
-	if t.paths.current.member != nil {
+	if t.paths.current.Member != nil {
 		side.limit = upstreamTime
 	}
 	return side, c.enter(conn, side)

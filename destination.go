@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/target"
+	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/internal/words"
 )
 
@@ -27,7 +28,7 @@ const maxHostField = 253 + 1 + 5
 func (t *transaction) showDestination() {
 	var buf [maxHostField]byte
 	shown := buf[:0]
-	if t.kind == isTunnel {
+	if t.use == upstream.Tunnel {
 		shown = t.appendAuthority(shown)
 	} else {
 		shown = t.appendHost(shown)

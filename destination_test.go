@@ -36,7 +36,7 @@ func transactionFor(t *testing.T, method, requestTarget string, change func(*htt
 		t.Fatal(err)
 	}
 	tr := &transaction{h: &Handler{access: fixture.FixedRules(access)}, r: r}
-	tr.kind = tr.classify()
+	tr.use = tr.classify()
 	if err := tr.authorize(); err != nil {
 		t.Fatal(err)
 	}

@@ -197,14 +197,20 @@ func effective(t *testing.T, text string) string {
 		t.Fatal(err)
 	}
 	all := []any{h.transport, h.tunnel, h.circuit}
-	for _, g := range h.groups {
-		healthConfig, err := g.healthConfig(false)
+	for name, g := range h.groups {
+		healthConfig, err := h.Groups[name].healthConfig(false)
 		if err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, policyName(g.policy), g.lb, healthConfig, g.checks)
-		for _, m := range g.health.Members() {
-			all = append(all, m.Value.(*member).spec)
+		checks, err := h.Groups[name].checks()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, policyName(g.Policy()), g.Balancing(), healthConfig, checks)
+		for _, m := range g.Members() {
+			spec := *m.Spec
+			spec.TLS = nil // which has no JSON
+			all = append(all, spec)
 		}
 	}
 	raw, err := json.Marshal(all)

@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"github.com/caddy-egress/egress/internal/failure"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // This file contains requests in TLS early data (RFC 8470): whoever has recorded them
@@ -23,7 +24,7 @@ func cameEarly(r *http.Request) bool {
 // when the handshake is complete. The rest is forwarded with Early-Data, and what the
 // origin says to that is relayed.
 func (t *transaction) checkEarly() error {
-	if t.early = cameEarly(t.r); t.early && (t.kind == isTunnel || !safeMethod(t.r.Method)) {
+	if t.early = cameEarly(t.r); t.early && (t.use == upstream.Tunnel || !safeMethod(t.r.Method)) {
 		return failure.Early
 	}
 	return nil

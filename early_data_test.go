@@ -9,30 +9,31 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/failure"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // A request that must not be done twice is refused while it may be a replay.
 func TestCheckEarly(t *testing.T) {
 	for _, tc := range []struct {
 		method string
-		kind   kind
+		kind   upstream.Use
 		field  []string
 		want   error
 		early  bool
 	}{
-		{"GET", isExchange, nil, nil, false},
-		{"POST", isExchange, nil, nil, false},
-		{"GET", isExchange, []string{"1"}, nil, true},
-		{"GET", isExchange, []string{"0", "x"}, nil, true},
-		{"POST", isExchange, []string{"1"}, failure.Early, true},
-		{"PUT", isExchange, []string{"1"}, failure.Early, true},
-		{"CONNECT", isTunnel, []string{"1"}, failure.Early, true},
+		{"GET", upstream.Exchange, nil, nil, false},
+		{"POST", upstream.Exchange, nil, nil, false},
+		{"GET", upstream.Exchange, []string{"1"}, nil, true},
+		{"GET", upstream.Exchange, []string{"0", "x"}, nil, true},
+		{"POST", upstream.Exchange, []string{"1"}, failure.Early, true},
+		{"PUT", upstream.Exchange, []string{"1"}, failure.Early, true},
+		{"CONNECT", upstream.Tunnel, []string{"1"}, failure.Early, true},
 	} {
 		header := http.Header{}
 		if tc.field != nil {
 			header[earlyDataField] = tc.field
 		}
-		tr := &transaction{kind: tc.kind, r: &http.Request{Method: tc.method, Header: header}}
+		tr := &transaction{use: tc.kind, r: &http.Request{Method: tc.method, Header: header}}
 		if err := tr.checkEarly(); err != tc.want && !errors.Is(err, tc.want) || tr.early != tc.early {
 			t.Errorf("%s %v: %v, early %t", tc.method, tc.field, err, tr.early)
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // This file contains the dry run of a request: its steps are those of ServeHTTP, with
@@ -101,13 +102,13 @@ func (h *Handler) explain(ctx context.Context, asked *explainRequest) (*explanat
 	if h.dry {
 		e.note("the configuration is not running: the use of limits, circuits and the addresses of Caddy's own listeners are not known")
 	}
-	if t.kind = t.classify(); t.kind == notOurs {
+	if t.use = t.classify(); t.use == upstream.NotOurs {
 		e.Kind, e.Verdict = "site", verdictSite
 		e.Authentication = "not asked for: the request is for the site, and goes to the next handler"
 		return e, nil
 	}
 	e.Kind = "exchange"
-	if t.kind == isTunnel {
+	if t.use == upstream.Tunnel {
 		e.Kind = "tunnel"
 	}
 	e.HTTPS, e.Authority = t.https, shownAuthority(t.authority)
@@ -225,7 +226,7 @@ func (e *explanation) chooseRoute(t *transaction) error {
 	if out.Index < 0 {
 		out.To = targetDirect
 		if r.to.group != nil {
-			out.To = r.to.group.name
+			out.To = r.to.group.Name
 		}
 		return nil
 	}

@@ -3,7 +3,6 @@ package egress
 import (
 	"fmt"
 	"math"
-	"slices"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -75,86 +74,34 @@ type upstreamState struct {
 // stateUnknown is the state of upstreams that nobody has looked at.
 const stateUnknown = "unknown (not running)"
 
-// explain tells of the group, and where the request would go. The error is that of
-// pick.
-func (g *group) explain(t *transaction) (*explainedGroup, error) {
+// explainGroup tells of a group, and where the request would go. The error is that of
+// Pick.
+func (t *transaction) explainGroup(g *upstream.Group) (*explainedGroup, error) {
+	f, err := g.Foresee(t.newSelection, t.use)
+	out := &explainedGroup{Policy: policyName(g.Policy()), Panic: f.Panic, Probe: f.Probe}
 	now := time.Now()
-	v := g.viewOf(g.health.Peek(now))
-	out := &explainedGroup{Policy: policyName(g.policy), Panic: v.snapshot.Panic}
-	seen := make(map[*health.Upstream]bool)
-	for _, tier := range v.snapshot.Tiers {
-		for _, m := range tier.Members {
-			seen[m.Upstream] = true
-			out.Upstreams = append(out.Upstreams, m.Value.(*member).explain(now, t, true))
-		}
+	for _, m := range f.InRotation {
+		out.Upstreams = append(out.Upstreams, t.explainMember(m, now, true))
 	}
-	for _, m := range g.health.Members() {
-		if !seen[m.Upstream] {
-			out.Upstreams = append(out.Upstreams, m.Value.(*member).explain(now, t, false))
-		}
+	for _, m := range f.Out {
+		out.Upstreams = append(out.Upstreams, t.explainMember(m, now, false))
 	}
-	if m := g.health.ProbeDue(now, !repeatable(t.newSelection(), t.kind), takesProbe(t.kind)); m != nil {
-		out.Next, out.Probe = []string{m.Value.(*member).name}, true
-		return out, nil
+	for _, m := range f.Next {
+		out.Next = append(out.Next, m.Name)
 	}
-	if out.Next = g.foresee(t, v); len(out.Next) == 0 {
-		return out, g.whyNobody()
-	}
-	return out, nil
-}
-
-// foresee names the members that pick could choose from for a first attempt.
-func (g *group) foresee(t *transaction, v *groupView) []string {
-	s := t.newSelection()
-	for _, tier := range v.tiers(t.kind) {
-		s.Members = tier
-		var eligible []string
-		for i, m := range tier {
-			if s.Eligible(i) {
-				eligible = append(eligible, memberOf(m).name)
-			}
-		}
-		if len(eligible) == 0 {
-			continue
-		}
-		if i, ok := selection.Foresee(g.policy, s); ok && i >= 0 {
-			return []string{memberOf(tier[i]).name}
-		}
-		return eligible
-	}
-	return nil
-}
-
-// resolving is how many of the members are given addresses instead of names.
-func (g *group) resolving() (n int) {
-	for _, m := range g.health.Members() {
-		if m.Value.(*member).spec.addr.Scheme == upstream.SOCKS5 {
-			n++
-		}
-	}
-	return n
-}
-
-// leavesByTransport reports whether there are members that are dialed from where the
-// transport says.
-func (g *group) leavesByTransport() bool {
-	return slices.ContainsFunc(g.health.Members(), func(hm *health.Member) bool {
-		s := hm.Value.(*member).spec
-		return !s.hasSource() && s.addr.Socket == ""
-	})
+	return out, err
 }
 
 // explainDry tells of a group that does not run.
-func (g *group) explainDry(t *transaction) *explainedGroup {
-	out := &explainedGroup{Policy: policyName(g.policy), Upstreams: []explainedUpstream{}}
-	for _, hm := range g.health.Members() {
-		m := hm.Value.(*member)
+func (t *transaction) explainDry(g *upstream.Group) *explainedGroup {
+	out := &explainedGroup{Policy: policyName(g.Policy()), Upstreams: []explainedUpstream{}}
+	for _, m := range g.Members() {
 		out.Upstreams = append(out.Upstreams, explainedUpstream{
-			Upstream: m.name, Priority: m.spec.Priority, Weight: m.spec.Weight, State: stateUnknown,
-			Limits: m.limits(t.kind, false), Source: t.explainSourceTo(m),
+			Upstream: m.Name, Priority: m.Spec.Priority, Weight: m.Spec.Weight, State: stateUnknown,
+			Limits: memberLimits(m, t.use, false), Source: t.explainSourceTo(m),
 		})
 	}
-	if g.source != nil {
+	if g.HasSource() {
 		out.Upstreams = append(out.Upstreams, explainedUpstream{Upstream: "those of the dynamic source", State: stateUnknown, Weight: 1})
 	}
 	return out
@@ -162,26 +109,25 @@ func (g *group) explainDry(t *transaction) *explainedGroup {
 
 // explainSourceTo tells where a member is dialed from, nil where that is not a matter
 // of its own.
-func (t *transaction) explainSourceTo(m *member) *explainedSource {
-	if !m.spec.hasSource() {
+func (t *transaction) explainSourceTo(m *upstream.Member) *explainedSource {
+	if !m.Spec.HasSource() {
 		return nil
 	}
-	return t.explainSource(m.conns.from)
+	return t.explainSource(m.Conns.From)
 }
 
-// explain tells of a member as the request sees it.
-func (m *member) explain(now time.Time, t *transaction, pickable bool) explainedUpstream {
-	kind := t.kind
-	r := m.health.Report(now, m.group.health.Config())
+// explainMember tells of a member as the request sees it.
+func (t *transaction) explainMember(m *upstream.Member, now time.Time, pickable bool) explainedUpstream {
+	r := m.Report(now)
 	s := &upstreamState{
 		Admin: r.Admin.String(), Active: r.Active.String(), Circuit: r.Circuit.String(), AuthFault: r.AuthFault,
 		Exchanges: r.Exchanges, Tunnels: r.Tunnels,
 		Latency: r.Latency.Seconds(), Factor: math.Round(r.Factor*100) / 100,
 	}
 	switch {
-	case kind == isTunnel && m.fullForTunnel():
+	case t.use == upstream.Tunnel && m.Full(t.use):
 		s.Limit = "max_tunnels"
-	case kind == isExchange && m.fullForExchange():
+	case t.use == upstream.Exchange && m.Full(t.use):
 		s.Limit = "max_conns and max_pending"
 	}
 	s.Pickable = pickable && s.Limit == ""
@@ -192,8 +138,8 @@ func (m *member) explain(now time.Time, t *transaction, pickable bool) explained
 		s.LastError = r.LastError.Error()
 	}
 	return explainedUpstream{
-		Upstream: m.name, Priority: m.spec.Priority, Weight: m.spec.Weight,
-		State: s.words(), Limits: m.limits(kind, true), Source: t.explainSourceTo(m), Details: s,
+		Upstream: m.Name, Priority: m.Spec.Priority, Weight: m.Spec.Weight,
+		State: s.words(), Limits: memberLimits(m, t.use, true), Source: t.explainSourceTo(m), Details: s,
 	}
 }
 

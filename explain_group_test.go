@@ -5,7 +5,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
@@ -52,10 +51,9 @@ func TestExplainGroup(t *testing.T) {
 	h, cleanUp := groupHandler(t, tieredGroup)
 	defer cleanUp()
 	g := h.groups["default"]
-	byName := make(map[string]*member)
-	for _, m := range g.health.Members() {
-		m := m.Value.(*member)
-		byName[m.spec.addr.Host] = m
+	byName := make(map[string]*upstream.Member)
+	for _, m := range g.Members() {
+		byName[m.Spec.Addr.Host] = m
 	}
 	check := func(what, next string, order ...string) {
 		t.Helper()
@@ -74,19 +72,28 @@ func TestExplainGroup(t *testing.T) {
 	}
 	const one, two, spare = "http://one:3128", "http://two:3128", "socks5h://spare:1080"
 	check("at first", one+" "+two, one, two, spare)
-	byName["one"].health.StartTunnel()
+	byName["one"].Health.StartTunnel()
 	check("with one at its limit", two, one, two, spare)
 	if s := explainTunnel(t, h).Paths[0].Group.Upstreams[0].State; s != "not checked, at its limit (max_tunnels)" {
 		t.Errorf("state %q", s)
 	}
-	byName["two"].health.SetAdmin(health.Maint)
+	byName["two"].Health.SetAdmin(health.Maint)
 	check("with two taken out as well", spare, one, spare, two)
-	byName["one"].health.EndTunnel()
-	byName["two"].health.SetAdmin(health.Ready)
-	g.observe(path{member: byName["two"], started: time.Now()}, upstream.Verdict{Kind: health.ConnectFailure}, 1)
+	byName["one"].Health.EndTunnel()
+	byName["two"].Health.SetAdmin(health.Ready)
+	for {
+		p, err := g.Pick(new(selection.Choice), upstream.Tunnel)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.Member == byName["two"] {
+			g.Observe(p, upstream.Verdict{Kind: health.ConnectFailure}, 1)
+			break
+		}
+	}
 	check("with the circuit of two open", one, one, spare, two)
 	for _, m := range byName {
-		m.health.SetAdmin(health.Drain)
+		m.Health.SetAdmin(health.Drain)
 	}
 	e := explainTunnel(t, h)
 	want := "no upstream of group 'default' is available: 3 taken out by the operator"
@@ -157,7 +164,7 @@ func TestGroup_PickWhileClosing(t *testing.T) {
 					if i == 10 {
 						begun <- struct{}{}
 					}
-					if _, err := g.pick(new(selection.Choice), isTunnel); err != nil {
+					if _, err := g.Pick(new(selection.Choice), upstream.Tunnel); err != nil {
 						t.Error(err)
 						return
 					}

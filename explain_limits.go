@@ -7,6 +7,7 @@ import (
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // This file contains what is told of the limits that a request counts towards, and of
@@ -69,7 +70,7 @@ func (t *transaction) limits() (out explainedLimits) {
 		}
 		return of()
 	}
-	if t.kind == isTunnel {
+	if t.use == upstream.Tunnel {
 		cfg, book := &t.h.tunnel, t.h.tunnels.Value
 		out.add("max_tunnels", cfg.MaxTunnels, count(func() int { return int(book.total.Load()) }), 0)
 		out.add("max_per_client", cfg.MaxPerClient, count(func() int { return book.clients.Count(client) }), 0)
@@ -92,7 +93,7 @@ func (t *transaction) limits() (out explainedLimits) {
 
 // originLimits are those of direct exchanges with the destination.
 func (t *transaction) originLimits() (out explainedLimits) {
-	if t.kind != isExchange {
+	if t.use != upstream.Exchange {
 		return nil
 	}
 	t.slot = t.slotOf(t.route.dialer.Sources)
@@ -110,18 +111,18 @@ func (t *transaction) originLimits() (out explainedLimits) {
 // unknownStats are those of a pool that does not run.
 var unknownStats = connpool.Stats{Open: -1, Pending: -1}
 
-// limits are those of a member for requests of that kind.
-func (m *member) limits(kind kind, running bool) (out explainedLimits) {
+// memberLimits are those of a member for requests of a use.
+func memberLimits(m *upstream.Member, use upstream.Use, running bool) (out explainedLimits) {
 	stats, tunnels := unknownStats, -1
 	if running {
-		stats, tunnels = m.conns.pool.Stats(), int(m.health.Tunnels())
+		stats, tunnels = m.Conns.Pool.Stats(), int(m.Health.Tunnels())
 	}
 	switch {
-	case kind == isTunnel:
-		out.add("max_tunnels", m.spec.MaxTunnels, tunnels, 0)
-	case m.spec.MaxConns > 0:
-		out.add("max_conns", m.spec.MaxConns, stats.Open, stats.Idle)
-		out.addCapped("max_pending", m.spec.MaxPending, stats.Pending, 0)
+	case use == upstream.Tunnel:
+		out.add("max_tunnels", m.Spec.MaxTunnels, tunnels, 0)
+	case m.Spec.MaxConns > 0:
+		out.add("max_conns", m.Spec.MaxConns, stats.Open, stats.Idle)
+		out.addCapped("max_pending", m.Spec.MaxPending, stats.Pending, 0)
 	}
 	return out
 }

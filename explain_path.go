@@ -6,7 +6,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/failure"
-	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // This file contains what is told of the paths of a request, and of the addresses of
@@ -55,7 +55,7 @@ type explainedAddr struct {
 // request would end.
 func (e *explanation) overPaths(t *transaction) error {
 	e.Limits = t.limits()
-	if t.kind == isTunnel {
+	if t.use == upstream.Tunnel {
 		if err := t.tunnelLimit(); err != nil {
 			return err
 		}
@@ -65,7 +65,7 @@ func (e *explanation) overPaths(t *transaction) error {
 		return err
 	}
 	instead := e.path(t, *t.route.fallback)
-	if _, nobody := errors.AsType[*noUpstreamError](err); nobody {
+	if _, nobody := errors.AsType[*upstream.NobodyError](err); nobody {
 		return instead
 	}
 	return err
@@ -90,7 +90,7 @@ func (t *transaction) tunnelLimit() error {
 }
 
 // path explains one target of the route.
-func (e *explanation) path(t *transaction, to destinationPath) error {
+func (e *explanation) path(t *transaction, to exit) error {
 	out := explainedPath{To: targetDirect}
 	var err error
 	switch {
@@ -99,7 +99,7 @@ func (e *explanation) path(t *transaction, to destinationPath) error {
 	case to.group == nil:
 		err = out.direct(t)
 	default:
-		out.To = to.group.name
+		out.To = to.group.Name
 		err = out.through(t, to.group)
 	}
 	out.Verdict = endsAs(err)
@@ -134,19 +134,19 @@ func (out *explainedPath) direct(t *transaction) error {
 
 // holdingLimit is hold for somebody who holds nothing.
 func (t *transaction) holdingLimit() error {
-	if t.kind != isExchange {
+	if t.use != upstream.Exchange {
 		return nil
 	}
 	return t.h.pool.WouldHold(clientIP(t.r), t.authenticatedUser())
 }
 
 // through explains the way through a group.
-func (out *explainedPath) through(t *transaction, g *group) error {
-	resolving := g.resolving()
+func (out *explainedPath) through(t *transaction, g *upstream.Group) error {
+	resolving := g.Resolving()
 	if !t.target.IsAddr() && !t.h.ResolveNames {
 		out.Rule = t.h.access.Now().AllowedUnresolved(t.target)
 	}
-	if g.leavesByTransport() {
+	if g.LeavesByTransport() {
 		out.Source = t.explainSource(t.h.dialer.Sources)
 	}
 	var unreachable error
@@ -157,27 +157,27 @@ func (out *explainedPath) through(t *transaction, g *group) error {
 		}
 		out.Addresses, unreachable = t.explainAddrs(t.h.dialer.Dialer, order)
 	}
-	t.paths.to = destinationPath{group: g}
+	t.paths.to = exit{group: g}
 	if err := t.checkBehind(); err != nil {
 		out.Rule = ""
 		return err
 	}
-	if resolving > 0 && resolving == len(g.health.Members()) && unreachable != nil {
+	if resolving > 0 && resolving == len(g.Members()) && unreachable != nil {
 		return unreachable // each of them would be given an address
 	}
 	if t.h.dry {
-		out.Group = g.explainDry(t)
+		out.Group = t.explainDry(g)
 		return nil
 	}
-	out.Circuit, _ = g.destinations.Look(t.target, t.https)
-	about := g.destinations.About(t.target, t.https)
+	out.Circuit, _ = g.Destinations().Look(t.target, t.https)
+	about := g.Destinations().About(t.target, t.https)
 	vias, paused := about.Shut()
-	if paused != nil && !slices.ContainsFunc(g.health.Members(), func(m *health.Member) bool { return !slices.Contains(vias, m.Value.(*member).key) }) {
-		out.Group, _ = g.explain(t)
+	if paused != nil && !slices.ContainsFunc(g.Members(), func(m *upstream.Member) bool { return !slices.Contains(vias, m.Key()) }) {
+		out.Group, _ = t.explainGroup(g)
 		return paused
 	}
 	var nobody error
-	out.Group, nobody = g.explain(t)
+	out.Group, nobody = t.explainGroup(g)
 	if nobody != nil {
 		return nobody
 	}

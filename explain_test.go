@@ -12,6 +12,7 @@ import (
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // What is asked must make sense, and says what does not. Nothing of a password is
@@ -44,15 +45,15 @@ func TestExplainRequest_Errors(t *testing.T) {
 func TestExplainRequest_Classified(t *testing.T) {
 	for _, tc := range []struct {
 		asked explainRequest
-		kind  kind
+		kind  upstream.Use
 		https bool
 		dest  string
 	}{
-		{explainRequest{URL: "http://A.example/x"}, isExchange, false, "a.example:80"},
-		{explainRequest{URL: "https://a.example:8443/x", Method: "POST"}, isExchange, true, "a.example:8443"},
-		{explainRequest{Target: "A.example:443"}, isTunnel, false, "a.example:443"},
-		{explainRequest{Target: "[::1]:443"}, isTunnel, false, "[::1]:443"},
-		{explainRequest{URL: "http://site.example/x"}, notOurs, false, ""},
+		{explainRequest{URL: "http://A.example/x"}, upstream.Exchange, false, "a.example:80"},
+		{explainRequest{URL: "https://a.example:8443/x", Method: "POST"}, upstream.Exchange, true, "a.example:8443"},
+		{explainRequest{Target: "A.example:443"}, upstream.Tunnel, false, "a.example:443"},
+		{explainRequest{Target: "[::1]:443"}, upstream.Tunnel, false, "[::1]:443"},
+		{explainRequest{URL: "http://site.example/x"}, upstream.NotOurs, false, ""},
 	} {
 		r, err := tc.asked.request(t.Context())
 		if err != nil {
@@ -63,10 +64,10 @@ func TestExplainRequest_Classified(t *testing.T) {
 			t.Fatal(err)
 		}
 		tr := &transaction{h: &Handler{hosts: map[string]struct{}{"site.example": {}}, access: fixture.FixedRules(access)}, r: r}
-		if tr.kind = tr.classify(); tr.kind != tc.kind || tr.https != tc.https {
-			t.Errorf("%+v: kind %d, https %t", tc.asked, tr.kind, tr.https)
+		if tr.use = tr.classify(); tr.use != tc.kind || tr.https != tc.https {
+			t.Errorf("%+v: kind %d, https %t", tc.asked, tr.use, tr.https)
 		}
-		if tc.kind == notOurs {
+		if tc.kind == upstream.NotOurs {
 			continue
 		}
 		if err := tr.authorize(); err != nil || tr.target.String() != tc.dest {

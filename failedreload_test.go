@@ -23,6 +23,7 @@ import (
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/testkit/freeport"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // This file contains what a configuration leaves behind that fails half-way, and what
@@ -57,7 +58,7 @@ func (failingHandler) ServeHTTP(http.ResponseWriter, *http.Request, caddyhttp.Ha
 // usagePools are all in which state outlives a configuration.
 var usagePools = map[string]interface{ Holders() map[string]int }{
 	"pools": origin.Shared, "nameStates": dial.SharedNames, "pathStates": pathStates, "tunnelBooks": tunnelBooks,
-	"upstreamHealths": upstreamHealths, "upstreamPools": upstreamPools,
+	"upstream.SharedHealth": upstream.SharedHealth, "upstream.SharedConns": upstream.SharedConns,
 }
 
 // heldStates is how often each state is held.

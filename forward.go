@@ -62,7 +62,7 @@ func (t *transaction) exchange() error {
 		if *buf, err = t.appendRequestHead((*buf)[:0]); err != nil {
 			return err
 		}
-		if t.paths.current.member == nil {
+		if t.paths.current.Member == nil {
 			return t.attempt(*buf)
 		}
 		return t.attemptVia(*buf)
@@ -72,8 +72,8 @@ func (t *transaction) exchange() error {
 // attemptVia is an attempt through an upstream, which is told how it went.
 func (t *transaction) attemptVia(head []byte) error {
 	p := t.paths.current
-	p.health.StartExchange()
-	defer p.health.EndExchange()
+	p.Health.StartExchange()
+	defer p.Health.EndExchange()
 	err := t.attempt(head)
 	switch {
 	case t.paths.told:
@@ -134,7 +134,7 @@ func (t *transaction) choose() (*origin.Lease, error) {
 	first := t.out.attempts == 0
 	t.out.attempts++
 	t.out.reused, t.paths.answered, t.paths.stood = false, false, false
-	if t.paths.current.member != nil {
+	if t.paths.current.Member != nil {
 		fresh := t.again
 		t.again = false
 		l, err := t.acquireVia(fresh)
@@ -157,7 +157,7 @@ func (t *transaction) choose() (*origin.Lease, error) {
 // giveBack ends an exchange whose connection can carry another one.
 func (t *transaction) giveBack(l *origin.Lease, resp h1.Response) {
 	switch {
-	case t.currentPool().Retired(), t.absolute() && t.paths.current.health.single.Load(), t.bound && t.paths.current.member != nil:
+	case t.currentPool().Retired(), t.absolute() && t.paths.current.Single(), t.bound && t.paths.current.Member != nil:
 		l.Discard()
 	case t.bound:
 		t.pin(l, keepFor(resp.KeepAlive))

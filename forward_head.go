@@ -106,7 +106,7 @@ func (t *transaction) readFinalHead(c *h1.Conn, hd *h1.Head, w *watch) error {
 func (t *transaction) noteHead(hd *h1.Head) {
 	t.bound = t.bound || authenticatesConnection(hd)
 	if t.absolute() && upstream.RelaysOn(hd) {
-		t.paths.current.health.single.Store(true)
+		t.paths.current.SetSingle()
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/http/httptest"
-	"net/url"
 	"os"
 	"sync"
 	"testing"
@@ -16,7 +15,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-egress/egress/internal/h1"
-	"github.com/caddy-egress/egress/internal/target"
 )
 
 // Informational responses are no sign of an end, but one of life: each lets the origin
@@ -96,29 +94,4 @@ func (o *once) Read(p []byte) (int, error) {
 		return n, io.EOF
 	}
 	return n, nil
-}
-
-// A check by http hears the final response, not an informational one before it.
-func TestCheckHearsTheFinalResponse(t *testing.T) {
-	for answer, healthy := range map[string]bool{
-		"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n": true,
-		"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n":                                              false,
-		"HTTP/1.1 103 Early Hints\r\n\r\n":                                              false,
-		"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n": false,
-	} {
-		near, far := net.Pipe()
-		go func() {
-			_, _ = far.Read(make([]byte, 4096))
-			_, _ = io.WriteString(far, answer)
-			far.Close()
-		}()
-		checks := &activeChecks{}
-		checks.ExpectStatus = 2
-		to := &checkTarget{url: &url.URL{Scheme: "http", Host: "check.test", Path: "/"}, dest: target.Target{Host: "check.test", Port: 80}}
-		m := &member{spec: &upstreamSpec{}}
-		if err := checks.get(t.Context(), near, to, m); (err == nil) != healthy {
-			t.Errorf("%q: %v", answer, err)
-		}
-		near.Close()
-	}
 }

@@ -26,11 +26,11 @@ func TestPick_AllocatesNothing(t *testing.T) {
 			r := &http.Request{}
 			pick := func() {
 				*s = selection.Choice{Request: r, ClientIP: "192.0.2.1", Destination: "origin.test:443"}
-				p, err := g.pick(s, isTunnel)
+				p, err := g.Pick(s, upstream.Tunnel)
 				if err != nil {
 					t.Fatal(err)
 				}
-				g.observe(p, upstream.Stands, 7)
+				g.Observe(p, upstream.Stands, 7)
 			}
 			pick() // makes the view of the members
 			if allocs := testing.AllocsPerRun(100, pick); allocs > 0 {

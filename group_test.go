@@ -10,8 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 	"weak"
@@ -42,11 +40,11 @@ const oneUpstream = `{"groups":{"default":{"upstreams":[{"url":"http://127.0.0.1
 func TestPathsAreLeftByPanics(t *testing.T) {
 	h, _ := mustLoadWithApps(t, fmt.Sprintf(oneUpstream, ""))
 	g := h.groups["default"]
-	told := g.destinations
+	told := g.Destinations()
 	tr := throughGroup(t, h, "a.example:80")
 	for range 5 {
 		r := told.About(tr.target, false)
-		if err := r.Take(g.health.Members()[0].Value.(*member).key, health.ProbeLimit); err != nil {
+		if err := r.Take(g.Members()[0].Key(), health.ProbeLimit); err != nil {
 			t.Fatal(err)
 		}
 		r.Tell(failure.Refused)
@@ -69,7 +67,7 @@ func TestPathsAreLeftByPanics(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	if n, _ := g.budget.InFlight(); n != 0 {
+	if n, _ := g.Budget.InFlight(); n != 0 {
 		t.Errorf("%d requests are counted", n)
 	}
 	if all := told.Report(); len(all) != 1 || all[0].Circuit != health.Open {
@@ -77,67 +75,12 @@ func TestPathsAreLeftByPanics(t *testing.T) {
 	}
 }
 
-// Two that ask for the last slot at once do not refuse each other.
-func TestStartTunnelIsExact(t *testing.T) {
-	h, _ := mustLoadWithApps(t, `{"groups":{"default":{"upstreams":[{"url":"http://127.0.0.1:1","max_tunnels":3}]}}}`)
-	m := h.groups["default"].health.Members()[0].Value.(*member)
-	for range 200 {
-		var wg sync.WaitGroup
-		var got atomic.Int64
-		for range 8 {
-			wg.Go(func() {
-				if m.startTunnel() {
-					got.Add(1)
-				}
-			})
-		}
-		wg.Wait()
-		if got.Load() != 3 || m.health.Tunnels() != 3 {
-			t.Fatalf("%d of 3 slots were taken", got.Load())
-		}
-		for range 3 {
-			m.health.EndTunnel()
-		}
-	}
-}
-
-// A list that changes while its configuration goes leaves nothing behind.
-func TestGroupClosesWhileItChanges(t *testing.T) {
-	for range 100 {
-		h, end := mustLoadWithApps(t, fmt.Sprintf(oneUpstream, ""))
-		g := h.groups["default"]
-		var wg sync.WaitGroup
-		for i := range 2 {
-			wg.Go(func() {
-				for n := range 20 {
-					addr, err := upstream.ParseURL(fmt.Sprintf("http://127.0.0.1:%d", 100*i+n+2), "")
-					if err != nil {
-						t.Error(err)
-						return
-					}
-					s, err := g.cfg.specAt(new(Upstream), addr, nil)
-					if err != nil {
-						t.Error(err)
-						return
-					}
-					_ = g.replace(&g.listed, []*upstreamSpec{s})
-				}
-			})
-		}
-		end()
-		wg.Wait()
-		if n := upstreamStates(); n != 0 {
-			t.Fatalf("%d states are left", n)
-		}
-	}
-}
-
 // What checks found out ends with the last configuration that checks, whatever the
 // order in which configurations begin and end.
 func TestChecksAreForgotten(t *testing.T) {
 	const checks = `,"health_checks":{"active":{"type":"tcp","interval":"1h"}}`
-	down := func(m *member) bool { return m.health.Status().Active == health.Down }
-	one := func(h *Handler) *member { return h.groups["default"].health.Members()[0].Value.(*member) }
+	down := func(m *upstream.Member) bool { return m.Health.Status().Active == health.Down }
+	one := func(h *Handler) *upstream.Member { return h.groups["default"].Members()[0] }
 	checked, endChecked := mustLoadWithApps(t, fmt.Sprintf(oneUpstream, checks))
 	checked.startGroups() // as Caddy does when all apps run
 	m := one(checked)
@@ -157,34 +100,8 @@ func TestChecksAreForgotten(t *testing.T) {
 	if m := one(unchecked); down(m) {
 		t.Error("it stays down, and nobody checks it any more")
 	}
-	if _, err := unchecked.groups["default"].pick(&selection.Choice{Request: httptest.NewRequest("GET", "http://a.example/", nil)}, isExchange); err != nil {
+	if _, err := unchecked.groups["default"].Pick(&selection.Choice{Request: httptest.NewRequest("GET", "http://a.example/", nil)}, upstream.Exchange); err != nil {
 		t.Error(err)
-	}
-}
-
-// What a group says when it has nobody: busy is not broken.
-func TestNobodyIsLeft(t *testing.T) {
-	h, _ := mustLoadWithApps(t, `{"groups":{"default":{"upstreams":[{"url":"http://127.0.0.1:1","max_tunnels":1},{"url":"http://127.0.0.1:2","max_tunnels":1}]}}}`)
-	g := h.groups["default"]
-	for _, m := range g.health.Members() {
-		if !m.Value.(*member).startTunnel() {
-			t.Fatal("no slot")
-		}
-	}
-	_, err := g.pick(new(selection.Choice), isTunnel)
-	if failure.Of(err) != failure.Limit || err.Error() != "no upstream of group 'default' is available: 2 at their limit" {
-		t.Errorf("%v: %v", failure.Of(err), err)
-	}
-	if _, err := g.pick(&selection.Choice{Request: httptest.NewRequest("GET", "http://a.example/", nil)}, isExchange); err != nil {
-		t.Errorf("exchanges have limits of their own: %v", err)
-	}
-	m := g.health.Members()[0]
-	for range 5 {
-		g.health.Observe(time.Now(), m, health.Observation{Kind: health.ConnectFailure})
-	}
-	_, err = g.pick(new(selection.Choice), isTunnel)
-	if failure.Of(err) != failure.NoUpstream || err.Error() != "no upstream of group 'default' is available: 1 with an open circuit, 1 at their limit" {
-		t.Errorf("%v: %v", failure.Of(err), err)
 	}
 }
 
@@ -194,8 +111,8 @@ func TestBlameAfterAnAnswer(t *testing.T) {
 	h, _ := mustLoadWithApps(t, fmt.Sprintf(oneUpstream, ""))
 	g := h.groups["default"]
 	tr := throughGroup(t, h, "a.example:80")
-	tr.kind = isExchange
-	tr.paths.current = path{member: g.health.Members()[0].Value.(*member)}
+	tr.use = upstream.Exchange
+	tr.paths.current = upstream.Attempt{Member: g.Members()[0]}
 	for _, f := range []*failure.Failure{failure.Protocol, failure.Incomplete, failure.Terminated, failure.TLS, failure.TLSAlert} {
 		err := f.Because(errors.New("x"))
 		tr.paths.answered = false
@@ -214,7 +131,7 @@ func TestBlameAfterAnAnswer(t *testing.T) {
 func TestBlameOfLargeFields(t *testing.T) {
 	h, _ := mustLoadWithApps(t, fmt.Sprintf(oneUpstream, ""))
 	tr := throughGroup(t, h, "a.example:443")
-	tr.paths.current = path{member: h.groups["default"].health.Members()[0].Value.(*member)}
+	tr.paths.current = upstream.Attempt{Member: h.groups["default"].Members()[0]}
 	err := &proxydial.HeadSizeError{Size: 2, Limit: 1}
 	for name, v := range map[string]upstream.Verdict{"tunnel": upstream.JudgeTunnel(t.Context(), err), "exchange": tr.judgeExchange(err)} {
 		e := &upstream.Error{Verdict: v, Err: err}
@@ -231,18 +148,18 @@ func TestOldGroupsAreCollected(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	load := func() (func(), weak.Pointer[group]) {
+	load := func() (func(), weak.Pointer[upstream.Group]) {
 		ctx, cancel := caddy.NewContext(base)
 		v, err := ctx.LoadModuleByID("http.handlers.egress", json.RawMessage(fmt.Sprintf(oneUpstream, `,"health_checks":{"active":{"type":"tcp"}}`)))
 		if err != nil {
 			t.Fatal(err)
 		}
 		g := v.(*Handler).groups["default"]
-		p, err := g.pick(new(selection.Choice), isTunnel)
+		p, err := g.Pick(new(selection.Choice), upstream.Tunnel)
 		if err != nil {
 			t.Fatal(err)
 		}
-		g.observe(p, upstream.Stands, 0)
+		g.Observe(p, upstream.Stands, 0)
 		return cancel, weak.Make(g)
 	}
 	end, old := load()
@@ -269,7 +186,7 @@ func TestAnswerTimesAreObserved(t *testing.T) {
 	h, end := mustLoadWithApps(t, `{"groups":{"default":{"upstreams":[{"url":"http://127.0.0.1:`+fmt.Sprint(port)+`"}]}}}`)
 	defer end()
 	g := h.groups["default"]
-	m := g.health.Members()[0].Value.(*member)
+	m := g.Members()[0]
 	tr := throughGroup(t, h, "a.example:80")
 	conn, err := (&viaRequest{h: h, member: m, dest: tr.target, absolute: true}).Dial(t.Context())
 	if err != nil {
@@ -279,17 +196,17 @@ func TestAnswerTimesAreObserved(t *testing.T) {
 	if m.Latency() != 0 {
 		t.Errorf("a latency of %s before an answer", m.Latency())
 	}
-	p, err := g.pick(new(selection.Choice), isTunnel)
+	p, err := g.Pick(new(selection.Choice), upstream.Tunnel)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.startTunnel()
+	p.StartTunnel()
 	o := tr.ended(tr.attemptThrough(p).open(t.Context()))
 	if o.err != nil {
 		t.Fatal(o.err)
 	}
 	_ = o.tunnel.Conn.Close()
-	m.health.EndTunnel()
+	m.Health.EndTunnel()
 	if m.Latency() == 0 {
 		t.Error("nothing was learned from an answer")
 	}

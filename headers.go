@@ -167,7 +167,7 @@ func (t *transaction) appendRequestHead(b []byte) ([]byte, error) {
 		return b, err
 	}
 	if t.absolute() {
-		b = t.paths.current.appendProxyFields(b)
+		b = t.paths.current.AppendFields(b)
 	}
 	if !t.h.HideVia {
 		b = h1.AppendField(b, "Via", t.h.via.request[versionIndex(r)])

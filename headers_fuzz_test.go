@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
+	"github.com/caddy-egress/egress/internal/upstream"
 
 	"github.com/caddy-egress/egress/internal/acl"
 )
@@ -43,7 +44,7 @@ func FuzzRequestHead(f *testing.F) {
 		}
 		r.RemoteAddr = "192.0.2.9:1234"
 		tr := &transaction{h: h, r: r}
-		if tr.kind = tr.classify(); tr.kind != isExchange || tr.authorize() != nil {
+		if tr.use = tr.classify(); tr.use != upstream.Exchange || tr.authorize() != nil {
 			return
 		}
 		tr.bodyRead = r.ContentLength == 0 && len(r.TransferEncoding) == 0

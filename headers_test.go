@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/target"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // exchangeOf is a transaction for a request as net/http reads it from the
@@ -31,7 +32,7 @@ func exchangeOf(t *testing.T, raw string) *transaction {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &transaction{h: h, r: r, kind: isExchange, target: dest, bodyRead: true}
+	return &transaction{h: h, r: r, use: upstream.Exchange, target: dest, bodyRead: true}
 }
 
 // head is the request head that would be sent.

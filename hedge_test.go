@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
+	"github.com/caddy-egress/egress/internal/upstream"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -22,7 +23,7 @@ import (
 // race detector tells.
 func TestHedgeUsesNothingOfTheRequest(t *testing.T) {
 	told := make(chan string, 2) // X-Client of each CONNECT
-	upstream := func(answer bool) uint16 {
+	parent := func(answer bool) uint16 {
 		return serveConns(t, func(conn net.Conn) {
 			br := bufio.NewReader(conn)
 			r, err := http.ReadRequest(br)
@@ -36,10 +37,10 @@ func TestHedgeUsesNothingOfTheRequest(t *testing.T) {
 			_, _ = br.ReadByte() // until the end
 		})
 	}
-	h, _ := mustLoadWithApps(t, hedgingConfig(upstream(false), upstream(true)))
+	h, _ := mustLoadWithApps(t, hedgingConfig(parent(false), parent(true)))
 	g := h.groups["default"]
 	for range 100 {
-		g.path.Value.connect.Add(time.Millisecond) // so that it is known what is slow
+		g.Connected(time.Millisecond) // so that it is known what is slow
 	}
 
 	r := httptest.NewRequest("CONNECT", "http://some.example:443", http.NoBody)
@@ -51,7 +52,7 @@ func TestHedgeUsesNothingOfTheRequest(t *testing.T) {
 	route.Headers = &headers.Handler{Request: &headers.HeaderOps{Set: http.Header{
 		"X-Client": {"{http.vars.team} {http.vars.client_ip} {http.egress.group}"},
 	}}}
-	tr := &transaction{h: h, w: httptest.NewRecorder(), r: r, kind: isTunnel, route: &route, start: time.Now()}
+	tr := &transaction{h: h, w: httptest.NewRecorder(), r: r, use: upstream.Tunnel, route: &route, start: time.Now()}
 	tr.target = fixture.Target(t, "some.example:443")
 	tr.observe()
 
@@ -76,18 +77,18 @@ func TestHedgeUsesNothingOfTheRequest(t *testing.T) {
 }
 
 func hedgingConfig(first, second uint16) string {
-	const upstream = `{"url":"http://127.0.0.1:%d","local_addresses":["127.0.0.1","127.0.0.2"],"local_address_pick":"user_hash"}`
-	return fmt.Sprintf(`{"groups":{"default":{"upstreams":[`+upstream+`,`+upstream+`],`+
+	const member = `{"url":"http://127.0.0.1:%d","local_addresses":["127.0.0.1","127.0.0.2"],"local_address_pick":"user_hash"}`
+	return fmt.Sprintf(`{"groups":{"default":{"upstreams":[`+member+`,`+member+`],`+
 		`"load_balancing":{"selection_policy":{"policy":"first"},"hedge":0.6}}}}`, first, second)
 }
 
 // awaitNone waits until all attempts through a group have ended.
-func awaitNone(t *testing.T, g *group) {
+func awaitNone(t *testing.T, g *upstream.Group) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 		n := int64(0)
-		for _, m := range g.health.Members() {
-			n += m.Value.(*member).health.Tunnels()
+		for _, m := range g.Members() {
+			n += m.Health.Tunnels()
 		}
 		if n == 0 {
 			return

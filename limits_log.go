@@ -9,6 +9,7 @@ import (
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // This file contains how often the log tells, at Warn, that a limit of the proxy's own
@@ -48,8 +49,8 @@ func limitReason(err error) string {
 	if e, ok := errors.AsType[*connpool.LimitError](err); ok {
 		return e.Scope
 	}
-	if e, ok := errors.AsType[*noUpstreamError](err); ok {
-		return "upstreams of " + e.group
+	if e, ok := errors.AsType[*upstream.NobodyError](err); ok {
+		return "upstreams of " + e.Group
 	}
 	for _, limit := range [...]error{errMaxTunnels, errMaxPerClient, errMaxPerUser} {
 		if errors.Is(err, limit) {

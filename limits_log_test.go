@@ -20,7 +20,7 @@ func TestLimitLog(t *testing.T) {
 		tx, logs := failing(nil, "GET")
 		shed := func(err error, times int) {
 			for range times {
-				next := &transaction{h: tx.h, w: httptest.NewRecorder(), r: tx.r, kind: tx.kind, target: tx.target, bodyRead: true}
+				next := &transaction{h: tx.h, w: httptest.NewRecorder(), r: tx.r, use: tx.use, target: tx.target, bodyRead: true}
 				if err := next.finish(err); err != nil {
 					t.Fatal(err)
 				}

@@ -4,6 +4,7 @@ package egress
 
 import (
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -21,8 +22,8 @@ func TestListFile_Pipe(t *testing.T) {
 		t.Errorf("got %v, want %s", err, want)
 	}
 	want = "file: " + pipe + " is not a regular file"
-	g := group{cfg: &UpstreamGroup{File: pipe}}
-	if _, err := g.readFile(); err == nil || err.Error() != want {
+	_, _, err := loadWithApps(t, `{"groups": {"default": {"file": "`+pipe+`"}}}`)
+	if err == nil || !strings.HasSuffix(err.Error(), want) {
 		t.Errorf("upstreams: got %v, want %s", err, want)
 	}
 }

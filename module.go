@@ -24,6 +24,7 @@ import (
 	"github.com/caddy-egress/egress/internal/self"
 	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/target"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 func init() {
@@ -161,7 +162,8 @@ type Handler struct {
 	destinations   *destination.Path // directly
 	adminAddresses []self.HostPort
 	hosts          map[string]struct{}
-	groups         map[string]*group
+	groups         map[string]*upstream.Group
+	groupPaths     map[string]*pathUse
 	unrouted       *Route // where there are no routes
 	poolUse        *shared.Use[*origin.Pool]
 	names          *dial.Names
@@ -297,10 +299,7 @@ func (h *Handler) Cleanup() error {
 		h.access.Stop()
 	}
 	h.releaseTunnels()
-	for _, g := range h.groups {
-		g.close()
-	}
-	return h.releaseTransport()
+	return errors.Join(h.closeGroups(), h.releaseTransport())
 }
 
 func parseHostPort(s string) (self.HostPort, error) {

@@ -32,6 +32,7 @@ import (
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/retry"
 	"github.com/caddy-egress/egress/internal/target"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // opError wraps a system call's error as package net does.
@@ -177,7 +178,7 @@ func failing(w http.ResponseWriter, method string) (*transaction, *observer.Obse
 		h:        &Handler{ServerName: "caddy", Auth: new(Auth), logger: zap.New(core), limitLog: new(limitLog)},
 		w:        w,
 		r:        r,
-		kind:     isExchange,
+		use:      upstream.Exchange,
 		target:   target.Target{Host: "origin.test", Port: 8080},
 		bodyRead: true,
 	}, logs

@@ -19,11 +19,11 @@ import (
 
 // paths are the paths that a request may take, in its order.
 type paths struct {
-	to        destinationPath
-	fallback  *destinationPath
-	left      *group            // that could not serve the request, of which to is the fallback
+	to        exit
+	fallback  *exit
+	left      *upstream.Group   // that could not serve the request, of which to is the fallback
 	selection *selection.Choice // nil as long as no member was chosen
-	current   path
+	current   upstream.Attempt
 	tries     int  // of members of the group
 	told      bool // how the current attempt went
 	reached   bool // the current attempt through a member has reached the destination
@@ -49,12 +49,12 @@ func (t *transaction) enter() error {
 	case g == nil:
 		return nil
 	}
-	t.out.group = g.name
+	t.out.group = g.Name
 	if err := t.checkBehind(); err != nil {
 		return err
 	}
-	t.paths.report = g.destinations.About(t.target, t.https)
-	g.budget.Begin()
+	t.paths.report = g.Destinations().About(t.target, t.https)
+	g.Budget.Begin()
 	return nil
 }
 
@@ -77,7 +77,7 @@ func (t *transaction) leaveGroup(err error) {
 	}
 	t.observed(upstream.Verdict{Kind: health.Cancelled})
 	t.retries.End()
-	g.budget.End()
+	g.Budget.End()
 	if _, malformed := errors.AsType[*h1.ProtocolError](err); malformed && t.paths.answered {
 		err = nil // it has answered; what its answer was is no matter of reaching it
 	}
@@ -92,7 +92,7 @@ func (t *transaction) unreached(err error) bool {
 		return false
 	}
 	f := failure.Of(err)
-	if t.kind != isTunnel && t.absolute() {
+	if t.use != upstream.Tunnel && t.absolute() {
 		_, said := errors.AsType[*proxydial.ReplyError](err)
 		return said && f.Unreached()
 	}
@@ -121,7 +121,7 @@ func (t *transaction) stands(status int) {
 	} else {
 		t.paths.report.Tell(nil)
 	}
-	if t.paths.current.member != nil {
+	if t.paths.current.Member != nil {
 		v := upstream.JudgeRelayed(status, t.absolute())
 		v.Untimed = t.upload != nil // it hangs on how fast the client sends
 		t.observed(v)
@@ -137,8 +137,8 @@ func (t *transaction) overPaths(try func() error) error {
 	}
 	for {
 		err = t.overOneTarget(try)
-		if err == nil && t.paths.left != nil && t.out.failure == nil && (t.paths.current.member == nil || t.paths.reached) {
-			t.paths.left.answeredElsewhere(t.destinationNumber())
+		if err == nil && t.paths.left != nil && t.out.failure == nil && (t.paths.current.Member == nil || t.paths.reached) {
+			t.paths.left.AnsweredElsewhere(t.destinationNumber())
 		}
 		if err == nil || !t.fallsBack(err) {
 			return err
@@ -185,7 +185,7 @@ func (t *transaction) overTarget(try func() error) error {
 func (t *transaction) choosePath() error {
 	g := t.paths.to.group
 	if g == nil {
-		t.paths.current = path{}
+		t.paths.current = upstream.Attempt{}
 		return nil
 	}
 	if t.again {
@@ -205,24 +205,24 @@ func (t *transaction) choosePath() error {
 	}
 	t.paths.current, t.paths.told = p, false
 	t.paths.tries++
-	t.out.upstream = p.name
+	t.out.upstream = p.Name
 	return nil
 }
 
 // pick chooses the next member, of those through which the destination may be asked for.
 // Where members were passed over and nobody is left, it is for that the request fails.
 // (Direct dials ask the circuit themselves.)
-func (t *transaction) pick(g *group) (path, error) {
+func (t *transaction) pick(g *upstream.Group) (upstream.Attempt, error) {
 	turn := exchangeTurn
-	if t.kind == isTunnel {
+	if t.use == upstream.Tunnel {
 		turn = health.ProbeLimit // which stands or fails in time
 	}
 	for {
-		p, err := g.pick(t.paths.selection, t.kind)
+		p, err := g.Pick(t.paths.selection, t.use)
 		if err != nil {
-			return path{}, cmp.Or(t.paths.shut, err)
+			return upstream.Attempt{}, cmp.Or(t.paths.shut, err)
 		}
-		if err = t.paths.report.Take(p.key, turn); err == nil || p.probe != 0 {
+		if err = t.paths.report.Take(p.Key(), turn); err == nil || p.IsProbe() {
 			return p, nil // the probe of a member is not put off
 		}
 		t.paths.shut = err // since just now
@@ -247,7 +247,7 @@ func (t *transaction) fallsBack(err error) bool {
 	if t.paths.fallback == nil || t.clientGone() || t.committed {
 		return false
 	}
-	if _, nobody := errors.AsType[*noUpstreamError](err); !nobody {
+	if _, nobody := errors.AsType[*upstream.NobodyError](err); !nobody {
 		e, ok := errors.AsType[*upstream.Error](err)
 		if !ok || !t.fallbackTakes(e) {
 			return false
@@ -259,7 +259,7 @@ func (t *transaction) fallsBack(err error) bool {
 	}
 	t.paths.left = t.paths.to.group
 	t.paths.to, t.paths.fallback = *t.paths.fallback, nil
-	t.paths.selection, t.paths.current, t.paths.tries = nil, path{}, 0
+	t.paths.selection, t.paths.current, t.paths.tries = nil, upstream.Attempt{}, 0
 	t.retries.Made = 0 // the next target has retries of its own
 	t.again = false
 	t.out.upstream = ""
@@ -285,10 +285,10 @@ func (t *transaction) mayRepeat(err error) bool {
 // pauseBetween waits between two attempts, where the operator wants that.
 func (t *transaction) pauseBetween() error {
 	g := t.paths.to.group
-	if g == nil || g.lb.TryInterval <= 0 || t.again {
+	if g == nil || g.Balancing().TryInterval <= 0 || t.again {
 		return nil
 	}
-	timer := time.NewTimer(time.Duration(g.lb.TryInterval))
+	timer := time.NewTimer(g.Balancing().TryInterval)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -301,26 +301,26 @@ func (t *transaction) pauseBetween() error {
 // observed tells the group how the attempt on the current path ended.
 func (t *transaction) observed(v upstream.Verdict) {
 	p := t.paths.current
-	if p.member == nil || t.paths.told {
+	if p.Member == nil || t.paths.told {
 		return
 	}
 	t.paths.told, t.paths.reached = true, v.Reached
-	p.group.observe(p, v, t.destinationNumber())
+	p.Group.Observe(p, v, t.destinationNumber())
 }
 
 // exhausted reports whether no more members of the group may be tried: as many were,
 // or for as long. The pause before the next attempt counts: no attempt begins later.
 func (t *transaction) exhausted() bool {
 	g := t.paths.to.group
-	return g == nil || t.paths.tries > max(g.lb.Retries, 0) ||
-		time.Since(t.start)+time.Duration(g.lb.TryInterval) > time.Duration(g.lb.TryDuration)
+	return g == nil || t.paths.tries > max(g.Balancing().Retries, 0) ||
+		time.Since(t.start)+g.Balancing().TryInterval > g.Balancing().TryDuration
 }
 
 // takeRetry asks for a retry: of the budget of the group, unless the same path is
 // tried again, on a fresh connection.
 func (t *transaction) takeRetry(samePath bool) bool {
 	if g := t.paths.to.group; g != nil && !samePath {
-		return t.retries.Next(g.budget, &t.retries.Made)
+		return t.retries.Next(g.Budget, &t.retries.Made)
 	}
 	return t.retries.Next(t.h.retryBudget, &t.retries.Again)
 }

@@ -1,13 +1,10 @@
 package egress
 
 import (
-	"sync/atomic"
-
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-egress/egress/internal/destination"
-	"github.com/caddy-egress/egress/internal/quantile"
 	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/upstream"
 )
@@ -21,8 +18,7 @@ import (
 // upstreams a destination that could not be reached is perhaps well.
 type pathState struct {
 	circuits *destination.Circuits
-	connect  quantile.Estimator                 // of the time it takes to connect through the group, for hedging
-	source   atomic.Pointer[[]upstream.Address] // what the dynamic source of the group told last
+	group    upstream.State // nothing where the path is direct
 }
 
 // Destruct forgets it. Requests of the last configuration may go on using it.
@@ -56,17 +52,11 @@ func (h *Handler) acquireDirect(t *Transport) (err error) {
 	return nil
 }
 
-// acquirePath loads the state of the path through the group. It must be called before
-// the modules of the group are loaded, which empties their JSON.
-func (g *group) acquirePath(h *Handler) (err error) {
-	c := g.cfg
-	g.path, err = usePath(h.circuit, h.place(), h.reach, h.ResolveNames,
-		g.name, c.Upstreams, c.File, c.DynamicRaw, c.Scheme, c.Credentials, c.TLS)
-	if err != nil {
-		return err
-	}
-	g.destinations = g.path.Value.circuits.Path(g.name, h.logger.Named("health"))
-	return nil
+// useGroupPath loads the state of the path through a group. It must be called before the
+// modules of the group are loaded, which empties their JSON.
+func (h *Handler) useGroupPath(name string, c *UpstreamGroup) (*pathUse, error) {
+	return usePath(h.circuit, h.place(), h.reach, h.ResolveNames,
+		name, c.Upstreams, c.File, c.DynamicRaw, c.Scheme, c.Credentials, c.TLS)
 }
 
 // reach are the settings that decide which destinations can be reached, and in which

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/internal/words"
 )
 
@@ -227,12 +228,14 @@ func TestUpstream_Placeholders(t *testing.T) {
 			*u = *g.Upstreams[0]
 		}
 		u.URL = "{env.EGRESS_TEST_URL}"
-		s, err := g.spec(u, repl)
-		if err != nil || s.addr.String() != "http://parent.example:3128" || *s.credentials != (Credentials{"bob", "bob{x}"}) {
+		g.Upstreams = []*Upstream{u}
+		all, err := (&specs{group: g, repl: repl}).all()
+		if s := all[0]; err != nil || s.Addr.String() != "http://parent.example:3128" || *s.Login != (upstream.Login{User: "bob", Password: "bob{x}"}) {
 			t.Errorf("%v, %v", s, err)
 		}
 	}
-	if _, err := new(UpstreamGroup).spec(&Upstream{URL: "http://{http.request.host}"}, repl); err == nil {
+	bad := &UpstreamGroup{Upstreams: []*Upstream{{URL: "http://{http.request.host}"}}}
+	if _, err := (&specs{group: bad, repl: repl}).all(); err == nil {
 		t.Error("a placeholder without a value is taken for a URL")
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // setFields puts the end-to-end fields of a response head into header, and extra
@@ -217,7 +218,7 @@ func (t *transaction) closeClientConnection() (sending bool) {
 	if t.r.ProtoMajor != 1 {
 		return false
 	}
-	refusedTunnel := t.kind == isTunnel
+	refusedTunnel := t.use == upstream.Tunnel
 	if !refusedTunnel && t.bodyRead && t.r.ProtoAtLeast(1, 1) {
 		return false
 	}

@@ -14,7 +14,7 @@ func (t *transaction) lost(err error) (a retry.Attempt, ok bool) {
 		ClientGone: t.clientGone(),
 		Retries:    t.retries.Again,
 		Reused:     t.out.reused,
-		Idempotent: t.kind == isTunnel || retry.Idempotent(t.r.Method),
+		Idempotent: t.use == upstream.Tunnel || retry.Idempotent(t.r.Method),
 		Replayable: t.upload == nil || t.upload.replayable(),
 		Resent:     t.resent,
 	}

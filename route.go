@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/internal/words"
 )
 
@@ -83,14 +84,14 @@ type Route struct {
 	written  []string   // the matcher sets, for people
 	dialer   *directWay // for what leaves directly
 	path     *pathUse   // directly, where that differs from the handler's; nil otherwise
-	to       destinationPath
-	fallback *destinationPath // nil for none
+	to       exit
+	fallback *exit // nil for none
 }
 
-// destinationPath is a target of a route.
-type destinationPath struct {
+// exit is a target of a route.
+type exit struct {
 	deny  bool
-	group *group // nil for direct
+	group *upstream.Group // nil for direct
 }
 
 // errNoRoute and errRouteDenies are refusals by routes.
@@ -109,7 +110,7 @@ func (h *Handler) provisionRoutes(ctx caddy.Context) error {
 	}
 	if len(h.Routes) == 0 {
 		used[defaultGroup] = true
-		h.unrouted = &Route{to: destinationPath{group: h.groups[defaultGroup]}, dialer: h.dialer}
+		h.unrouted = &Route{to: exit{group: h.groups[defaultGroup]}, dialer: h.dialer}
 	}
 	for name := range h.Groups {
 		if !used[name] {
@@ -164,21 +165,21 @@ func (h *Handler) provisionRoute(ctx caddy.Context, r *Route, used map[string]bo
 	return r.Headers.Provision(ctx)
 }
 
-func (h *Handler) findTarget(name string, used map[string]bool) (destinationPath, error) {
+func (h *Handler) findTarget(name string, used map[string]bool) (exit, error) {
 	switch name {
 	case targetDirect:
-		return destinationPath{}, nil
+		return exit{}, nil
 	case targetDeny:
-		return destinationPath{deny: true}, nil
+		return exit{deny: true}, nil
 	case "":
-		return destinationPath{}, fmt.Errorf("is empty: %s, %s or the name of a group", targetDirect, targetDeny)
+		return exit{}, fmt.Errorf("is empty: %s, %s or the name of a group", targetDirect, targetDeny)
 	}
 	g, ok := h.groups[name]
 	if !ok {
-		return destinationPath{}, fmt.Errorf("unknown group '%s'%s", plaintext.Escaped(name), words.Suggest(name, h.groups))
+		return exit{}, fmt.Errorf("unknown group '%s'%s", plaintext.Escaped(name), words.Suggest(name, h.groups))
 	}
 	used[name] = true
-	return destinationPath{group: g}, nil
+	return exit{group: g}, nil
 }
 
 // checkHeaderOps refuses changes to fields that are not the operator's.

@@ -18,15 +18,7 @@ import (
 	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/retry"
 	"github.com/caddy-egress/egress/internal/target"
-)
-
-// kind is what a request is to a proxy.
-type kind uint8
-
-const (
-	notOurs    kind = iota // for the site behind the proxy
-	isExchange             // to be forwarded
-	isTunnel               // CONNECT
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // transaction is one request of ours on its way through the handler.
@@ -35,7 +27,7 @@ type transaction struct {
 	w     http.ResponseWriter
 	r     *http.Request
 	start time.Time
-	kind  kind
+	use   upstream.Use
 
 	user        string   // authenticated; empty without authentication
 	credentials []string // for us, that came with the request
@@ -66,7 +58,7 @@ type transaction struct {
 // handler otherwise.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	t := transaction{h: h, w: w, r: r}
-	if t.kind = t.classify(); t.kind == notOurs {
+	if t.use = t.classify(); t.use == upstream.NotOurs {
 		t.keepCredentials()
 		return next.ServeHTTP(w, r)
 	}
@@ -90,7 +82,7 @@ func (h *Handler) serve(t *transaction) error {
 	if err := t.chooseRoute(); err != nil {
 		return t.finish(err)
 	}
-	if t.kind == isTunnel {
+	if t.use == upstream.Tunnel {
 		return t.finish(t.connect())
 	}
 	return t.finish(t.exchange())
@@ -105,7 +97,7 @@ func (h *Handler) serve(t *transaction) error {
 // tunnel, unless it takes this server for the origin; so what is neither for the
 // site nor known to be for https is an exchange, but only where the operator has
 // said what the site is.
-func (t *transaction) classify() kind {
+func (t *transaction) classify() upstream.Use {
 	r := t.r
 	if r.Method == http.MethodConnect {
 		requestTarget, path := connectOnWire(r)
@@ -116,32 +108,32 @@ func (t *transaction) classify() kind {
 		case path != "":
 			// An extended CONNECT (RFC 8441) has a path and asks for another
 			// protocol than a tunnel.
-			return notOurs
+			return upstream.NotOurs
 		}
-		return isTunnel
+		return upstream.Tunnel
 	}
 	if r.URL.Scheme != "" {
 		t.authority, t.https = r.URL.Host, strings.EqualFold(r.URL.Scheme, "https")
 		// User information does not go to the site either: it is refused.
 		if len(t.h.hosts) > 0 && r.URL.User == nil && t.forSite(parsePlain(t.authority)) {
-			return notOurs
+			return upstream.NotOurs
 		}
-		return isExchange
+		return upstream.Exchange
 	}
 	if r.ProtoMajor == 1 {
-		return notOurs
+		return upstream.NotOurs
 	}
 	t.authority = r.Host
 	if len(t.h.hosts) == 0 {
-		return notOurs
+		return upstream.NotOurs
 	}
 	dest := parsePlain(r.Host)
 	if takenForOrigin(t.w, r, dest.Host) || t.forSite(dest) {
-		return notOurs
+		return upstream.NotOurs
 	}
 	// What may have been meant for https is not sent in clear.
 	t.https = dest.Port == 443
-	return isExchange
+	return upstream.Exchange
 }
 
 // parsePlain parses the authority of a request for http; what is malformed is no
@@ -195,7 +187,7 @@ func (t *transaction) begin() {
 	t.start = time.Now()
 	// Caddy and net/http replace and wrap r.Body, also where there is none;
 	// only length and framing tell.
-	t.bodyRead = t.kind == isTunnel || t.r.ContentLength == 0 && len(t.r.TransferEncoding) == 0
+	t.bodyRead = t.use == upstream.Tunnel || t.r.ContentLength == 0 && len(t.r.TransferEncoding) == 0
 	t.body = t.r.Body
 	t.observe()
 	if t.namesUser() {
@@ -275,7 +267,7 @@ var errScheme = errors.New("scheme is neither http nor https")
 func (t *transaction) authorize() error {
 	var err error
 	switch {
-	case t.kind == isTunnel:
+	case t.use == upstream.Tunnel:
 		t.target, err = target.ParseAuthority(t.authority)
 	case t.r.URL.Scheme != "" && !t.https && !strings.EqualFold(t.r.URL.Scheme, "http"):
 		err = errScheme

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // fateful is an upstream proxy that meets each request in another way.
@@ -156,9 +157,8 @@ func TestEverythingIsSettled(t *testing.T) {
 	}
 	h, end := mustLoadWithApps(t, fmt.Sprintf(fatefulGroup, append(at, "127.0.0.1:1")...))
 	defer end()
-	g := h.groups["default"]
 	core, logs := observer.New(zap.DebugLevel)
-	g.logger, g.destinations = zap.New(core), g.destinations.Path("default", zap.New(core))
+	g := regroup(t, h, zap.New(core))
 	var handlers sync.WaitGroup
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handlers.Add(1)
@@ -235,28 +235,53 @@ func askFateful(proxy string, rng func(int) int) {
 	_, _ = io.Copy(io.Discard, c)
 }
 
+// regroup makes the group of a handler anew, with another logger.
+func regroup(t *testing.T, h *Handler, logger *zap.Logger) *upstream.Group {
+	t.Helper()
+	base, err := caddyContext()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := caddy.NewContext(base)
+	t.Cleanup(cancel)
+	cfg := h.Groups["default"]
+	lb := cfg.LoadBalancing.withDefaults()
+	config, err := h.groupConfig(ctx, "default", cfg, &lb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.Logger, config.Destinations = logger, h.groupPaths["default"].Value.circuits.Path("default", logger)
+	g, err := upstream.New(*config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.groups["default"].Close()
+	h.groups["default"], h.unrouted.to.group = g, g
+	return g
+}
+
 // unsettled names what is held though nothing is under way.
-func unsettled(h *Handler, g *group) string {
+func unsettled(h *Handler, g *upstream.Group) string {
 	var all []error
 	count := func(what string, n int64) {
 		if n != 0 {
 			all = append(all, fmt.Errorf("%d %s", n, what))
 		}
 	}
-	requests, retries := g.budget.InFlight()
+	requests, retries := g.Budget.InFlight()
 	count("requests in the budget of the group", requests)
 	count("retries in the budget of the group", retries)
 	requests, retries = h.retryBudget.InFlight()
 	count("requests in the budget of the handler", requests)
 	count("retries in the budget of the handler", retries)
-	for i, m := range g.health.Members() {
-		count("exchanges", m.Upstream.Exchanges())
-		count("tunnels", m.Upstream.Tunnels())
-		if m.Upstream.Status().Circuit == health.HalfOpen {
+	for i, m := range g.Members() {
+		count("exchanges", m.Health.Exchanges())
+		count("tunnels", m.Health.Tunnels())
+		if m.Health.Status().Circuit == health.HalfOpen {
 			all = append(all, fmt.Errorf("upstream %d is half-open", i))
 		}
 	}
-	for _, d := range g.destinations.Report() {
+	for _, d := range g.Destinations().Report() {
 		if d.Circuit == health.HalfOpen {
 			all = append(all, fmt.Errorf("%s is half-open", d.Name))
 		}

@@ -7,9 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/testkit/netns"
-
-	"github.com/caddyserver/caddy/v2"
 )
 
 // An upstream is dialed by an interface of its own, instead of the transport's.
@@ -38,13 +37,13 @@ func TestInterface_Upstream(t *testing.T) {
 	} {
 		h, end := mustLoadWithApps(t, fmt.Sprintf(`{"transport": {%s}, "groups": {"default": {"upstreams": [{"url": "http://%s", %s}]}}}`,
 			tc.transport, ln.Addr(), tc.upstream))
-		m := h.groups["default"].health.Members()[0].Value.(*member)
+		m := h.groups["default"].Members()[0]
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		if !tc.reached { // nobody is there, and nobody answers
 			cancel()
 			ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
 		}
-		conn, err := m.conns.dial(ctx)
+		conn, err := m.Conns.Dialer.DialProxy(ctx, proxydial.Client{})
 		if reached := err == nil; reached != tc.reached {
 			t.Errorf("transport %s, upstream %s: %v", tc.transport, tc.upstream, err)
 		}
@@ -59,21 +58,6 @@ func TestInterface_Upstream(t *testing.T) {
 // What an upstream is dialed by decides which connections it shares over a reload, and
 // is told.
 func TestInterface_UpstreamIdentity(t *testing.T) {
-	specOf := func(device string) *upstreamSpec {
-		t.Helper()
-		g := UpstreamGroup{Upstreams: []*Upstream{{URL: "http://127.0.0.1:1", Interface: device}}}
-		s, err := g.spec(g.Upstreams[0], caddy.NewReplacer())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-	if specOf("").connsID("g", "", "") == specOf("lo").connsID("g", "", "") {
-		t.Error("connections are shared with those by another interface")
-	}
-	if specOf("").healthID("g") != specOf("lo").healthID("g") {
-		t.Error("it is another upstream")
-	}
 	h, cleanUp := groupHandler(t, `{"upstreams": [{"url": "http://127.0.0.1:1", "interface": "lo"}]}`)
 	defer cleanUp()
 	h.dialer.Sources = transportSources(t, Transport{LocalAddresses: []string{"192.0.2.1"}})

@@ -25,7 +25,7 @@ func TestStart_BesideEvents(t *testing.T) {
 	handlers.mu.Lock()
 	g := handlers.entries[len(handlers.entries)-1].groups["parents"]
 	handlers.mu.Unlock()
-	for end := time.Now().Add(10 * time.Second); !g.events.started.Load(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(10 * time.Second); !g.Started(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the group has not begun")
 		}

@@ -4,6 +4,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // This file contains the line in the log that says what a reload has kept.
@@ -69,13 +70,13 @@ func (h *Handler) takenFrom(before *Handler) takeover {
 		}
 	}
 	t.countCircuits(h.direct)
-	for _, g := range h.groups {
-		t.countCircuits(g.path)
-		t.compare(g.current(), before.groups[g.name].current())
+	for name, g := range h.groups {
+		t.countCircuits(h.groupPaths[name])
+		t.compare(g.Current(), before.groups[name].Current())
 	}
 	for name, g := range before.groups {
 		if h.groups[name] == nil {
-			t.compare(nil, g.current())
+			t.compare(nil, g.Current())
 		}
 	}
 	return t
@@ -89,23 +90,23 @@ func (t *takeover) countCircuits(u *pathUse) {
 
 // compare counts the members of a group against those of before. One has changed that
 // keeps its health, but not its connections.
-func (t *takeover) compare(now, before map[string]*member) {
+func (t *takeover) compare(now, before map[string]*upstream.Member) {
 	for id, m := range now {
 		switch old := before[id]; {
 		case old == nil:
 			t.upstreams.added++
-		case old.conns == m.conns:
+		case old.Conns == m.Conns:
 			t.upstreams.kept++
-			t.kept.add(m.conns.pool.Stats())
+			t.kept.add(m.Conns.Pool.Stats())
 		default:
 			t.upstreams.changed++
-			t.left.add(old.conns.pool.Stats())
+			t.left.add(old.Conns.Pool.Stats())
 		}
 	}
 	for id, old := range before {
 		if now[id] == nil {
 			t.upstreams.removed++
-			t.left.add(old.conns.pool.Stats())
+			t.left.add(old.Conns.Pool.Stats())
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/caddy-egress/egress/internal/dial"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // Connections to origins stand on the certificates that were in the files when they were
@@ -30,10 +31,10 @@ func TestUpstreamConnectionsFollowResolver(t *testing.T) {
 		"groups": {"default": {"upstreams": [{"url": "http://proxy.test:8080"}]}}}`
 	t.Chdir(t.TempDir())
 	writeCertificates(t)
-	connections := func() (*upstreamConns, *dial.Names) {
+	connections := func() (*upstream.Conns, *dial.Names) {
 		h, _ := mustLoadWithApps(t, config)
-		for _, m := range h.groups["default"].current() {
-			return m.conns, h.names
+		for _, m := range h.groups["default"].Current() {
+			return m.Conns, h.names
 		}
 		t.Fatal("no member")
 		return nil, nil

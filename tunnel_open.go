@@ -28,7 +28,7 @@ type farEnd struct {
 func (t *transaction) openTunnel(slot *tunnelSlot) (far farEnd, err error) {
 	start := time.Now()
 	err = t.overPaths(func() error {
-		if t.paths.current.member == nil {
+		if t.paths.current.Member == nil {
 			far, err = t.openDirect()
 		} else {
 			far, err = t.openVia(slot)
@@ -56,45 +56,45 @@ func (t *transaction) openDirect() (farEnd, error) {
 // request's context only the end matters here.
 type tunnelAttempt struct {
 	h      *Handler
-	path   path
+	path   upstream.Attempt
 	dest   target.Target
 	client proxydial.Client
 	header []h1.Field
 	slot   uint32 // of local addresses that are kept apart by user
-	group  upstream.OpeningOf
+	group  upstream.Opening
 }
 
 // opening is how an attempt ended.
 type opening struct {
-	path   path
+	path   upstream.Attempt
 	tunnel *proxydial.Tunnel
 	err    error
 	took   time.Duration
 }
 
 // attemptThrough prepares an attempt. It is for the goroutine of the handler.
-func (t *transaction) attemptThrough(p path) *tunnelAttempt {
+func (t *transaction) attemptThrough(p upstream.Attempt) *tunnelAttempt {
 	return &tunnelAttempt{
 		h:      t.h,
 		path:   p,
 		dest:   t.target,
 		client: t.clientAddrs(),
 		header: t.connectFields(),
-		slot:   t.slotOf(p.conns.from),
-		group:  upstream.OpeningOf{Host: t.target.Host, Port: t.target.Port, Client: clientIP(t.r)},
+		slot:   t.slotOf(p.Conns.From),
+		group:  upstream.Opening{Host: t.target.Host, Port: t.target.Port, Client: clientIP(t.r)},
 	}
 }
 
 // open makes the attempt.
 func (a *tunnelAttempt) open(ctx context.Context) opening {
-	ctx, cancel := context.WithTimeout(dial.WithSlot(ctx, a.slot), time.Duration(a.path.group.lb.AttemptTimeout))
+	ctx, cancel := context.WithTimeout(dial.WithSlot(ctx, a.slot), a.path.Group.Balancing().AttemptTimeout)
 	defer cancel()
 	start := time.Now()
-	if err := a.path.health.openings.Enter(a.group); err != nil {
+	if err := a.path.Enter(a.group); err != nil {
 		return opening{path: a.path, err: err}
 	}
-	defer a.path.health.openings.Leave(a.group)
-	tunnel, err := a.h.dialTunnel(ctx, a.path.member, a.dest, a.client, a.header)
+	defer a.path.Leave(a.group)
+	tunnel, err := a.h.dialTunnel(ctx, a.path.Member, a.dest, a.client, a.header)
 	return opening{path: a.path, tunnel: tunnel, err: err, took: time.Since(start)}
 }
 
@@ -103,20 +103,20 @@ func (a *tunnelAttempt) open(ctx context.Context) opening {
 func (t *transaction) openVia(slot *tunnelSlot) (farEnd, error) {
 	p := t.paths.current
 	t.out.attempts++
-	if !p.startTunnel() {
+	if !p.StartTunnel() {
 		t.observed(upstream.Verdict{Kind: health.Neutral})
-		return farEnd{}, &upstream.Error{Upstream: p.name, Verdict: upstream.Verdict{Kind: health.Neutral, Failure: failure.UpstreamLimit}, Err: upstream.ErrFull}
+		return farEnd{}, &upstream.Error{Upstream: p.Name, Verdict: upstream.Verdict{Kind: health.Neutral, Failure: failure.UpstreamLimit}, Err: upstream.ErrFull}
 	}
 	won := t.race(p)
-	if won.path.key != p.key {
-		t.paths.report.Through(won.path.key)
+	if won.path.Key() != p.Key() {
+		t.paths.report.Through(won.path.Key())
 	}
 	t.paths.current = won.path
-	t.out.upstream = won.path.name
+	t.out.upstream = won.path.Name
 	if won.err != nil {
 		return farEnd{}, won.err
 	}
-	slot.upstream = won.path.health
+	slot.upstream = won.path.Health
 	t.out.reused = won.tunnel.Reused
 	return farEnd{conn: won.tunnel.Conn, early: won.tunnel.Early}, nil
 }
@@ -124,12 +124,8 @@ func (t *transaction) openVia(slot *tunnelSlot) (farEnd, error) {
 // race opens the tunnel through p, and after a while through another member too, if
 // the group hedges. It returns the first that stands, or the first failure if none
 // does; all others have been told of and let go.
-func (t *transaction) race(p path) opening {
-	g := p.group
-	delay := time.Duration(0)
-	if g.lb.Hedge > 0 {
-		delay = g.path.Value.connect.At(g.lb.Hedge)
-	}
+func (t *transaction) race(p upstream.Attempt) opening {
+	delay := p.Group.HedgeAfter()
 	first := t.attemptThrough(p)
 	if delay == 0 {
 		return t.ended(first.open(t.r.Context()))
@@ -169,20 +165,20 @@ func (t *transaction) race(p path) opening {
 
 // hedge chooses the member for a second attempt beside the first, if there is one
 // and the budget has room.
-func (t *transaction) hedge() (path, bool) {
+func (t *transaction) hedge() (upstream.Attempt, bool) {
 	g := t.paths.to.group
-	if t.exhausted() || !t.retries.Beside(g.budget) {
-		return path{}, false
+	if t.exhausted() || !t.retries.Beside(g.Budget) {
+		return upstream.Attempt{}, false
 	}
-	p, err := g.pick(t.paths.selection, t.kind)
+	p, err := g.Pick(t.paths.selection, t.use)
 	if err != nil {
 		t.retries.NotBeside()
-		return path{}, false
+		return upstream.Attempt{}, false
 	}
-	if !p.startTunnel() {
+	if !p.StartTunnel() {
 		t.retries.NotBeside()
-		g.observe(p, upstream.Verdict{Kind: health.Neutral}, 0)
-		return path{}, false
+		g.Observe(p, upstream.Verdict{Kind: health.Neutral}, 0)
+		return upstream.Attempt{}, false
 	}
 	t.paths.tries++
 	t.out.attempts++
@@ -191,20 +187,20 @@ func (t *transaction) hedge() (path, bool) {
 
 // ended tells the group how an attempt went.
 func (t *transaction) ended(o opening) opening {
-	g := o.path.group
+	g := o.path.Group
 	v := upstream.JudgeTunnel(t.r.Context(), o.err)
 	if o.err != nil {
-		e := &upstream.Error{Upstream: o.path.name, Verdict: v, Err: o.err}
+		e := &upstream.Error{Upstream: o.path.Name, Verdict: v, Err: o.err}
 		v.Alone = v.Relayed && !t.hasAnotherWay(e)
 		o.err = e
 	}
-	g.observe(o.path, v, t.destinationNumber())
+	g.Observe(o.path, v, t.destinationNumber())
 	t.paths.told, t.paths.reached = true, v.Reached
 	if o.err == nil {
-		g.path.Value.connect.Add(o.took)
+		g.Connected(o.took)
 		return o
 	}
-	o.path.health.EndTunnel()
+	o.path.Health.EndTunnel()
 	return o
 }
 
@@ -217,7 +213,7 @@ func loseOthers(cancel context.CancelFunc, results <-chan opening, running int) 
 		if o.err == nil {
 			_ = o.tunnel.Conn.Close()
 		}
-		o.path.group.observe(o.path, upstream.Verdict{Kind: health.Cancelled}, 0)
-		o.path.health.EndTunnel()
+		o.path.Group.Observe(o.path, upstream.Verdict{Kind: health.Cancelled}, 0)
+		o.path.Health.EndTunnel()
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
+	"github.com/caddy-egress/egress/internal/upstream"
 
 	"go.uber.org/zap"
 	"pgregory.net/rapid"
@@ -36,7 +37,7 @@ func openTestTunnel(t testing.TB, book *tunnelBook, dest, ip string) *testTunnel
 	tr := &transaction{h: &Handler{tunnel: new(Tunnel).withDefaults()}, target: fixture.Target(t, dest)}
 	tun := &testTunnel{slot: tunnelSlot{book: book}, done: make(chan relay.Result, 1)}
 	if ip == "" {
-		tun.slot.upstream = new(upstreamHealth)
+		tun.slot.upstream = new(upstream.Health)
 		tr.out.remote = netip.MustParseAddr("10.9.9.9") // the upstream's
 	} else {
 		tr.out.remote = netip.MustParseAddr(ip)

@@ -14,6 +14,7 @@ import (
 	"github.com/caddy-egress/egress/internal/holdings"
 	"github.com/caddy-egress/egress/internal/relay"
 	"github.com/caddy-egress/egress/internal/shared"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // This file contains what the tunnels of a handler hold together: how many
@@ -126,7 +127,7 @@ type tunnelSlot struct {
 	counted      bool
 	client, user string // "" where none is counted
 	rate         *userRate
-	upstream     *upstreamHealth // of the upstream it goes through, if any
+	upstream     *upstream.Health // of the upstream it goes through, if any
 	live         *liveTunnel
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/target"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // This file contains the configuration of active health checks.
@@ -71,29 +72,29 @@ type ActiveHealthChecks struct {
 	Headers http.Header `json:"headers,omitempty"`
 }
 
-// Types of checks.
-const (
-	checkTCP     = "tcp"
-	checkTLS     = "tls"
-	checkConnect = "connect"
-	checkHTTP    = "http"
-)
-
-var checkTypes = []string{checkTCP, checkTLS, checkHTTP, checkConnect}
-
-// CheckTarget is a target as a check needs it.
-type checkTarget struct {
-	text   string
-	dest   target.Target
-	useTLS bool
-	url    *url.URL // nil where nothing is asked of the target itself
-}
+var checkTypes = []string{upstream.CheckTCP, upstream.CheckTLS, upstream.CheckHTTP, upstream.CheckConnect}
 
 // activeChecks is ActiveHealthChecks after defaults and validation.
 type activeChecks struct {
 	ActiveHealthChecks
-	targets []checkTarget
+	targets []upstream.CheckTarget
 	body    *regexp.Regexp
+}
+
+// checks are the active checks of the group; nil for none.
+func (g *UpstreamGroup) checks() (*upstream.Checks, error) {
+	if g.HealthChecks == nil || g.HealthChecks.Active == nil {
+		return nil, nil
+	}
+	c, err := g.HealthChecks.Active.prepare()
+	if err != nil {
+		return nil, fmt.Errorf("health_checks.active.%w", err)
+	}
+	return &upstream.Checks{
+		Type: c.Type, Targets: c.targets, Interval: time.Duration(c.Interval), Timeout: time.Duration(c.Timeout),
+		Passes: c.Passes, Fails: c.Fails,
+		ExpectStatus: c.ExpectStatus, ExpectBody: c.ExpectBody, Body: c.body, Headers: c.Headers,
+	}, nil
 }
 
 func (c *ActiveHealthChecks) prepare() (*activeChecks, error) {
@@ -120,27 +121,27 @@ func validCheckTarget(kind, t string) error {
 	return err
 }
 
-func (c *activeChecks) parseTarget(s string) (checkTarget, error) {
+func (c *activeChecks) parseTarget(s string) (upstream.CheckTarget, error) {
 	if !strings.Contains(s, "://") {
-		if c.Type == checkHTTP {
-			return checkTarget{}, errors.New("not a URL")
+		if c.Type == upstream.CheckHTTP {
+			return upstream.CheckTarget{}, errors.New("not a URL")
 		}
 		dest, err := target.ParseAuthority(s)
-		return checkTarget{text: dest.String(), dest: dest}, err
+		return upstream.CheckTarget{Text: dest.String(), Dest: dest}, err
 	}
 	u, err := url.Parse(s)
 	if err != nil || u.Host == "" || u.User != nil || u.Fragment != "" {
-		return checkTarget{}, errors.New("not a URL of the form http(s)://host/path")
+		return upstream.CheckTarget{}, errors.New("not a URL of the form http(s)://host/path")
 	}
-	t := checkTarget{text: s, useTLS: u.Scheme == "https"}
-	if c.Type == checkHTTP {
-		t.url = u
+	t := upstream.CheckTarget{Text: s, TLS: u.Scheme == "https"}
+	if c.Type == upstream.CheckHTTP {
+		t.URL = u
 	}
 	switch u.Scheme {
 	case "http":
-		t.dest, err = target.ParseHostPort(u.Host, 80)
+		t.Dest, err = target.ParseHostPort(u.Host, 80)
 	case "https":
-		t.dest, err = target.ParseHostPort(u.Host, 443)
+		t.Dest, err = target.ParseHostPort(u.Host, 443)
 	default:
 		err = errors.New("scheme is neither http nor https")
 	}
@@ -148,7 +149,7 @@ func (c *activeChecks) parseTarget(s string) (checkTarget, error) {
 }
 
 func (c *activeChecks) validate() error {
-	needsTarget := c.Type == checkConnect || c.Type == checkHTTP
+	needsTarget := c.Type == upstream.CheckConnect || c.Type == upstream.CheckHTTP
 	switch {
 	case c.Type == "":
 		return fmt.Errorf("type: is missing: one of %s", strings.Join(checkTypes, ", "))
@@ -166,7 +167,7 @@ func (c *activeChecks) validate() error {
 		return fmt.Errorf("passes: %d is below 1", c.Passes)
 	case c.Fails < 1:
 		return fmt.Errorf("fails: %d is below 1", c.Fails)
-	case c.Type != checkHTTP && (c.ExpectBody != "" || len(c.Headers) > 0 || c.ExpectStatus != 2):
+	case c.Type != upstream.CheckHTTP && (c.ExpectBody != "" || len(c.Headers) > 0 || c.ExpectStatus != 2):
 		return fmt.Errorf("expect_status, expect_body and headers are for checks of type http, not %s", c.Type)
 	case c.ExpectStatus < 1 || c.ExpectStatus > 5 && c.ExpectStatus < 100 || c.ExpectStatus > 599:
 		return fmt.Errorf("expect_status: %d is neither a status nor its first digit", c.ExpectStatus)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/internal/words"
 )
 
@@ -86,6 +87,15 @@ func (l *LoadBalancing) validate() error {
 		return fmt.Errorf("load_balancing.hedge: %v is not above 0.5 and below 1", l.Hedge)
 	}
 	return nil
+}
+
+// engine is what the settings mean for a group.
+func (l *LoadBalancing) engine() upstream.Balancing {
+	return upstream.Balancing{
+		Retries: l.Retries, RetryBudget: *l.RetryBudget,
+		TryDuration: time.Duration(l.TryDuration), TryInterval: time.Duration(l.TryInterval),
+		AttemptTimeout: time.Duration(l.AttemptTimeout), Hedge: l.Hedge,
+	}
 }
 
 // UpstreamCircuit is the passive health of upstreams: what requests meet on

@@ -9,11 +9,13 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // upstreamStates counts the entries of the pools of upstreams.
 func upstreamStates() (n int) {
-	return len(upstreamHealths.All()) + len(upstreamPools.All())
+	return len(upstream.SharedHealth.All()) + len(upstream.SharedConns.All())
 }
 
 // caddyContext is the context of a configuration without anything in it.
@@ -201,10 +203,10 @@ func TestUpstreamStatesAreReleased(t *testing.T) {
 	if n := upstreamStates(); n != 4 {
 		t.Errorf("%d states for two upstreams, want 4", n)
 	}
-	first := h.groups["default"].health.Members()[0].Value.(*member)
+	first := h.groups["default"].Members()[0]
 	h, endNext := mustLoadWithApps(t, config("b"))
-	next := h.groups["default"].health.Members()[0].Value.(*member)
-	if first.health != next.health || first.conns != next.conns {
+	next := h.groups["default"].Members()[0]
+	if first.Health != next.Health || first.Conns != next.Conns {
 		t.Error("health or connections were not taken over")
 	}
 	end()

@@ -2,13 +2,11 @@ package egress
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"net"
 	"net/http"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/dial"
@@ -30,7 +28,7 @@ import (
 // still run when the exchange is over.
 type viaRequest struct {
 	h        *Handler
-	member   *member
+	member   *upstream.Member
 	dest     target.Target
 	https    bool
 	client   proxydial.Client
@@ -42,7 +40,7 @@ type viaRequest struct {
 
 // Dial implements connpool.Requester.
 func (v *viaRequest) Dial(ctx context.Context) (*origin.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(v.member.group.lb.AttemptTimeout))
+	ctx, cancel := context.WithTimeout(ctx, v.member.Group.Balancing().AttemptTimeout)
 	defer cancel()
 	conn, told, err := v.connect(dial.WithSlot(ctx, v.slot))
 	if err != nil {
@@ -60,7 +58,7 @@ func (v *viaRequest) Dial(ctx context.Context) (*origin.Conn, error) {
 // the destination that the upstream was told, if it was one that was looked up here.
 func (v *viaRequest) connect(ctx context.Context) (net.Conn, netip.Addr, error) {
 	if v.absolute {
-		conn, err := v.member.conns.dialer.DialProxy(ctx, v.client)
+		conn, err := v.member.Conns.Dialer.DialProxy(ctx, v.client)
 		return conn, netip.Addr{}, err
 	}
 	to, err := v.h.tunnelTarget(ctx, v.member, v.dest)
@@ -68,7 +66,7 @@ func (v *viaRequest) connect(ctx context.Context) (net.Conn, netip.Addr, error) 
 		return nil, netip.Addr{}, err
 	}
 	to.Header = v.h.viaFields(v.via, v.version)
-	tunnel, err := v.member.conns.dialer.DialTunnel(ctx, to, v.client)
+	tunnel, err := v.member.Conns.Dialer.DialTunnel(ctx, to, v.client)
 	if err != nil {
 		return nil, netip.Addr{}, err
 	}
@@ -87,27 +85,27 @@ func (v *viaRequest) connect(ctx context.Context) (net.Conn, netip.Addr, error) 
 // exchanges, and an address of the destination that
 // was looked up for a request with other rules is checked again.
 func (v *viaRequest) Accept(c *origin.Conn) bool {
-	if v.absolute && v.member.health.single.Load() {
+	if v.absolute && v.member.Single() {
 		return false
 	}
 	return !c.Told.IsValid() || v.h.dialer.Check(v.dest, c.Told) == nil
 }
 
 // dialTunnel opens a tunnel to dest through a member.
-func (h *Handler) dialTunnel(ctx context.Context, m *member, dest target.Target, client proxydial.Client, header []h1.Field) (*proxydial.Tunnel, error) {
+func (h *Handler) dialTunnel(ctx context.Context, m *upstream.Member, dest target.Target, client proxydial.Client, header []h1.Field) (*proxydial.Tunnel, error) {
 	to, err := h.tunnelTarget(ctx, m, dest)
 	if err != nil {
 		return nil, err
 	}
 	to.Header = header
-	return m.conns.dialer.DialTunnel(ctx, to, client)
+	return m.Conns.Dialer.DialTunnel(ctx, to, client)
 }
 
 // tunnelTarget is what a member is told of a destination: a socks5 upstream an
 // address, which is looked up and checked here; the others what the client has said.
-func (h *Handler) tunnelTarget(ctx context.Context, m *member, dest target.Target) (proxydial.Target, error) {
+func (h *Handler) tunnelTarget(ctx context.Context, m *upstream.Member, dest target.Target) (proxydial.Target, error) {
 	to := proxydial.Target{Host: dest.Host, Port: dest.Port, Addr: dest.Addr}
-	if m.spec.addr.Scheme == upstream.SOCKS5 && !dest.IsAddr() {
+	if m.Spec.Addr.Scheme == upstream.SOCKS5 && !dest.IsAddr() {
 		addr, err := h.dialer.Lookup(ctx, dest)
 		if err != nil {
 			return to, err
@@ -120,8 +118,8 @@ func (h *Handler) tunnelTarget(ctx context.Context, m *member, dest target.Targe
 // absolute reports whether the exchange goes through the current upstream in
 // absolute form.
 func (t *transaction) absolute() bool {
-	m := t.paths.current.member
-	return m != nil && !t.https && m.speaksHTTP()
+	m := t.paths.current.Member
+	return m != nil && !t.https && m.SpeaksHTTP()
 }
 
 // acquireVia gets a connection for an exchange through the current upstream.
@@ -129,7 +127,7 @@ func (t *transaction) acquireVia(fresh bool) (*origin.Lease, error) {
 	if err := t.hold(); err != nil {
 		return nil, err
 	}
-	m := t.paths.current.member
+	m := t.paths.current.Member
 	v := &viaRequest{h: t.h, member: m, dest: t.target, https: t.https, absolute: t.absolute()}
 	if !v.absolute {
 		v.via, v.version = slices.Clone(t.r.Header["Via"]), versionIndex(t.r)
@@ -138,37 +136,21 @@ func (t *transaction) acquireVia(fresh bool) (*origin.Lease, error) {
 	if v.absolute {
 		key = origin.Key{}
 	}
-	v.slot = t.slotOf(m.conns.from)
+	v.slot = t.slotOf(m.Conns.From)
 	key.Slot = v.slot
-	if m.spec.ProxyProtocol != "" {
+	if m.Spec.ProxyProtocol != "" {
 		v.client = t.clientAddrs()
 		key.Host += " " + v.client.Source.Addr().String() // a connection has told whose it is
 	}
-	return t.get(m.conns.pool.Pool, key, connpool.Request[*origin.Conn]{By: v}, fresh)
+	return t.get(m.Conns.Pool.Pool, key, connpool.Request[*origin.Conn]{By: v}, fresh)
 }
 
-// poolOf is the pool that the connection of the current path belongs to.
+// currentPool is the pool that the connection of the current path belongs to.
 func (t *transaction) currentPool() *origin.Pool {
-	if m := t.paths.current.member; m != nil {
-		return m.conns.pool
+	if m := t.paths.current.Member; m != nil {
+		return m.Conns.Pool
 	}
 	return t.h.pool
-}
-
-// proxyFields are what an upstream is to be told beside the request.
-func (s *upstreamSpec) proxyFields() (fields []h1.Field) {
-	if c := s.credentials; c != nil {
-		fields = append(fields, h1.Field{
-			Name:  "Proxy-Authorization",
-			Value: "Basic " + base64.StdEncoding.EncodeToString([]byte(c.Username+":"+c.Password)),
-		})
-	}
-	for name, values := range s.Header {
-		for _, v := range values {
-			fields = append(fields, h1.Field{Name: name, Value: v})
-		}
-	}
-	return fields
 }
 
 // proxyFields are the fields that the operator has given the current upstream, in
@@ -177,25 +159,7 @@ func (t *transaction) proxyFields() http.Header {
 	if !t.absolute() {
 		return nil
 	}
-	return t.paths.current.spec.Header
-}
-
-// authenticates reports whether the upstream is sent credentials of the operator's.
-func (m *member) authenticates() bool {
-	return slices.ContainsFunc(m.fields, func(f h1.Field) bool { return http.CanonicalHeaderKey(f.Name) == "Proxy-Authorization" })
-}
-
-func (m *member) appendProxyFields(b []byte) []byte {
-	for i := range m.fields {
-		b = h1.AppendField(b, m.fields[i].Name, m.fields[i].Value)
-	}
-	return b
-}
-
-func (m *member) setProxyFields(header http.Header) {
-	for _, f := range m.fields {
-		header.Add(f.Name, f.Value)
-	}
+	return t.paths.current.Spec.Header
 }
 
 // viaError makes an error of an attempt through an upstream what it is to the
@@ -203,11 +167,11 @@ func (m *member) setProxyFields(header http.Header) {
 // what goes wrong on it before an answer is its fault; that of a tunnel stands, and
 // what goes wrong on it is the origin's.
 func (t *transaction) viaError(err error) *upstream.Error {
-	m := t.paths.current.member
+	m := t.paths.current.Member
 	if e, ok := errors.AsType[*upstream.Error](err); ok {
 		return e
 	}
-	e := &upstream.Error{Upstream: m.name, Err: err, Verdict: t.judgeExchange(err)}
+	e := &upstream.Error{Upstream: m.Name, Err: err, Verdict: t.judgeExchange(err)}
 	if stale, ok := errors.AsType[*retry.StaleError](err); ok {
 		e.Sent = stale.Written
 		e.Stale = true
@@ -268,8 +232,8 @@ func (t *transaction) ownAnswer(hd *h1.Head) error {
 		return nil
 	}
 	e := &upstream.Error{
-		Upstream: t.paths.current.name,
-		Verdict:  upstream.JudgeAnswer(&reply, t.paths.current.authenticates()),
+		Upstream: t.paths.current.Name,
+		Verdict:  upstream.JudgeAnswer(&reply, t.paths.current.Authenticates()),
 		Sent:     true, // whatever it says may be the origin's, relayed
 		Err:      &proxydial.ReplyError{Reply: reply},
 	}
@@ -286,7 +250,7 @@ func (t *transaction) ownAnswer(hd *h1.Head) error {
 // hasAnotherWay reports whether the attempt that is about to fail with e can be
 // followed by one through another member, or by the fallback of the route.
 func (t *transaction) hasAnotherWay(e *upstream.Error) bool {
-	if t.wouldRetry(e) && t.paths.to.group.hasAnother(t.paths.selection, t.kind) {
+	if t.wouldRetry(e) && t.paths.to.group.HasAnother(t.paths.selection, t.use) {
 		return true
 	}
 	return t.paths.fallback != nil && t.fallbackTakes(e)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/retry"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // A new connection to an upstream that has ended, or spoken, before anything was
@@ -37,9 +38,9 @@ func TestConnectionThatEndsBeforeTheRequest(t *testing.T) {
 				t.Fatal(err)
 			}
 			tr := throughGroup(t, h, "a.example:80")
-			tr.r.Method, tr.kind = "POST", isExchange
+			tr.r.Method, tr.use = "POST", upstream.Exchange
 			tr.paths.to = h.unrouted.to
-			tr.paths.current = path{member: h.groups["default"].health.Members()[0].Value.(*member)}
+			tr.paths.current = upstream.Attempt{Member: h.groups["default"].Members()[0]}
 			c := h1.NewConn(conn)
 			c.Begin()
 			defer c.End()

@@ -20,14 +20,14 @@ import (
 // without a loop, but not before they have taken half of what there is.
 var maxOpening = int(min(max(descriptors.Limit()/4, 256), 8192))
 
-// Openings are the tunnels that are being opened through one upstream.
-type Openings struct {
+// openings are the tunnels that are being opened through one upstream.
+type openings struct {
 	mu      sync.Mutex
-	running map[OpeningOf]int // guarded by mu
+	running map[Opening]int // guarded by mu
 }
 
-// OpeningOf is what tunnels have in common that are counted together.
-type OpeningOf struct {
+// Opening is what tunnels have in common that are counted together.
+type Opening struct {
 	Host   string
 	Port   uint16
 	Client string
@@ -35,22 +35,22 @@ type OpeningOf struct {
 
 var errOpening = fmt.Errorf("%d tunnels of the client to the destination are being opened through the upstream: it may lead back here", maxOpening)
 
-// Enter counts a tunnel, until leave is called. Where there are too many it returns an
+// enter counts a tunnel, until leave is called. Where there are too many it returns an
 // error, and does not.
-func (o *Openings) Enter(of OpeningOf) error {
+func (o *openings) enter(of Opening) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.running[of] >= maxOpening {
 		return failure.Limit.Because(errOpening)
 	}
 	if o.running == nil {
-		o.running = make(map[OpeningOf]int)
+		o.running = make(map[Opening]int)
 	}
 	o.running[of]++
 	return nil
 }
 
-func (o *Openings) Leave(of OpeningOf) {
+func (o *openings) leave(of Opening) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.running[of]--; o.running[of] == 0 {

@@ -1,4 +1,4 @@
-package egress
+package upstream
 
 import (
 	"bufio"
@@ -8,14 +8,12 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
-	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // This file contains the active checks of upstream proxies: what is asked of them,
@@ -23,56 +21,52 @@ import (
 
 // prepareChecks reads the checks of the configuration, if it has any. They begin when
 // all apps run.
-func (g *group) prepareChecks() error {
-	if !g.cfg.checked() {
+func (g *Group) prepareChecks() error {
+	checks := g.cfg.Checks
+	if checks == nil {
 		return nil
 	}
-	checks, err := g.cfg.HealthChecks.Active.prepare()
-	if err != nil {
-		return fmt.Errorf("health_checks.active.%w", err)
-	}
-	if checks.Type == checkTLS {
+	if checks.Type == CheckTLS {
 		for _, m := range g.health.Members() {
-			if m := m.Value.(*member); m.spec.addr.Scheme != upstream.HTTPS {
-				return fmt.Errorf("health_checks.active.type: %s has no TLS to check", m.name)
+			if m := m.Value.(*Member); m.Spec.Addr.Scheme != HTTPS {
+				return fmt.Errorf("health_checks.active.type: %s has no TLS to check", m.Name)
 			}
 		}
 	}
-	g.checks = checks
-	g.targets = make(map[string]*checkTarget, len(checks.targets))
-	for i := range checks.targets {
-		t := &checks.targets[i]
-		g.targets[t.text] = t
+	g.targets = make(map[string]*CheckTarget, len(checks.Targets))
+	for i := range checks.Targets {
+		t := &checks.Targets[i]
+		g.targets[t.Text] = t
 	}
 	cfg := g.checkerConfig()
 	return cfg.Validate()
 }
 
 // checkerConfig is what the settings mean to the checker.
-func (g *group) checkerConfig() health.CheckerConfig {
+func (g *Group) checkerConfig() health.CheckerConfig {
 	cfg := health.DefaultCheckerConfig()
-	cfg.Interval = time.Duration(g.checks.Interval)
+	cfg.Interval = g.cfg.Checks.Interval
 	cfg.FastInterval = min(cfg.FastInterval, cfg.Interval)
 	cfg.MaxInterval = max(cfg.MaxInterval, cfg.Interval)
 	cfg.IdleInterval = max(cfg.IdleInterval, cfg.Interval)
-	cfg.Timeout = time.Duration(g.checks.Timeout)
-	cfg.Rise, cfg.Fall = g.checks.Passes, g.checks.Fails
-	cfg.ProvesAuth = g.checks.Type == checkConnect || g.checks.Type == checkHTTP
+	cfg.Timeout = g.cfg.Checks.Timeout
+	cfg.Rise, cfg.Fall = g.cfg.Checks.Passes, g.cfg.Checks.Fails
+	cfg.ProvesAuth = g.cfg.Checks.Type == CheckConnect || g.cfg.Checks.Type == CheckHTTP
 	cfg.Check, cfg.CheckSelf = g.check, g.checkSelf
 	cfg.OnSpared = func(m *health.Member, err error) {
-		g.logger.Warn("no check target is reached through the last upstream in rotation, which answers itself: it stays",
-			zap.String("upstream", m.Value.(*member).name), zap.Error(err))
+		g.cfg.Logger.Warn("no check target is reached through the last upstream in rotation, which answers itself: it stays",
+			zap.String("upstream", m.Value.(*Member).Name), zap.Error(err))
 	}
-	cfg.OnTransition = func(m *health.Member, t health.Transition) { g.tellOne(m.Value.(*member), t) }
-	for i := range g.checks.targets {
-		cfg.Targets = append(cfg.Targets, g.checks.targets[i].text)
+	cfg.OnTransition = func(m *health.Member, t health.Transition) { g.tellOne(m.Value.(*Member), t) }
+	for i := range g.cfg.Checks.Targets {
+		cfg.Targets = append(cfg.Targets, g.cfg.Checks.Targets[i].Text)
 	}
 	return cfg
 }
 
-// start begins with what a configuration does by itself: checks, connections dialed
+// Start begins with what a configuration does by itself: checks, connections dialed
 // ahead, events.
-func (g *group) start() {
+func (g *Group) Start() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed || !g.events.start() {
@@ -81,19 +75,19 @@ func (g *group) start() {
 	for _, m := range g.members {
 		m.start()
 	}
-	if g.checks == nil {
+	if g.cfg.Checks == nil {
 		return
 	}
 	checker, err := health.StartChecker(g.health, g.checkerConfig())
 	if err != nil {
-		g.logger.Error("upstreams are not checked", zap.Error(err)) // it was validated: a bug
+		g.cfg.Logger.Error("upstreams are not checked", zap.Error(err)) // it was validated: a bug
 		return
 	}
 	g.checker = checker
 }
 
 // checkNow has a member checked at once.
-func (g *group) checkNow(m *member) {
+func (g *Group) checkNow(m *Member) {
 	g.mu.Lock()
 	checker := g.checker
 	g.mu.Unlock()
@@ -102,21 +96,18 @@ func (g *group) checkNow(m *member) {
 	}
 }
 
-// checked reports whether the configuration has active checks.
-func (g *UpstreamGroup) checked() bool { return g.HealthChecks != nil && g.HealthChecks.Active != nil }
-
 // check makes one check.
-func (g *group) check(ctx context.Context, hm *health.Member, text string) error {
-	m := hm.Value.(*member)
-	switch g.checks.Type {
-	case checkTCP:
-		conn, err := m.conns.dial(ctx)
+func (g *Group) check(ctx context.Context, hm *health.Member, text string) error {
+	m := hm.Value.(*Member)
+	switch g.cfg.Checks.Type {
+	case CheckTCP:
+		conn, err := m.Conns.dial(ctx)
 		if err != nil {
 			return fmt.Errorf("%w: %w", health.ErrUnreachable, err)
 		}
 		return conn.Close()
-	case checkTLS:
-		return checkError(m.conns.dialer.CheckTLS(ctx))
+	case CheckTLS:
+		return checkError(m.Conns.Dialer.CheckTLS(ctx))
 	}
 	t := g.targets[text]
 	conn, err := m.checkPath(ctx, t)
@@ -126,25 +117,25 @@ func (g *group) check(ctx context.Context, hm *health.Member, text string) error
 	raw := conn
 	defer raw.Close()
 	defer context.AfterFunc(ctx, func() { _ = raw.Close() })()
-	if t.useTLS {
+	if t.TLS {
 		// As for requests: what they trust is what proves that the path works.
-		if conn, err = g.factory.h.dialer.Handshake(ctx, conn, t.dest.Host); err != nil {
+		if conn, err = g.cfg.Dialer.Handshake(ctx, conn, t.Dest.Host); err != nil {
 			return err
 		}
 	}
-	if t.url == nil {
+	if t.URL == nil {
 		return nil
 	}
-	return g.checks.get(ctx, conn, t, m)
+	return g.cfg.Checks.get(ctx, conn, t, m)
 }
 
 // checkSelf finds out whether the upstream itself can be connected to.
-func (g *group) checkSelf(ctx context.Context, hm *health.Member) error {
-	m := hm.Value.(*member)
-	if m.spec.addr.Scheme == upstream.HTTPS {
-		return m.conns.dialer.CheckTLS(ctx)
+func (g *Group) checkSelf(ctx context.Context, hm *health.Member) error {
+	m := hm.Value.(*Member)
+	if m.Spec.Addr.Scheme == HTTPS {
+		return m.Conns.Dialer.CheckTLS(ctx)
 	}
-	conn, err := m.conns.dial(ctx)
+	conn, err := m.Conns.dial(ctx)
 	if err != nil {
 		return err
 	}
@@ -153,30 +144,25 @@ func (g *group) checkSelf(ctx context.Context, hm *health.Member) error {
 
 // overProxy reports whether a page is asked of the upstream itself, in absolute
 // form.
-func (t *checkTarget) overProxy(m *member) bool {
-	return t.url != nil && !t.useTLS && m.speaksHTTP()
-}
-
-// speaksHTTP reports whether exchanges go through the upstream in absolute form.
-func (m *member) speaksHTTP() bool {
-	return m.spec.addr.Scheme == upstream.HTTP || m.spec.addr.Scheme == upstream.HTTPS
+func (t *CheckTarget) overProxy(m *Member) bool {
+	return t.URL != nil && !t.TLS && m.SpeaksHTTP()
 }
 
 // checkPath gets a connection over which the target is asked: a tunnel to it, or a
 // connection to the upstream.
-func (m *member) checkPath(ctx context.Context, t *checkTarget) (net.Conn, error) {
+func (m *Member) checkPath(ctx context.Context, t *CheckTarget) (net.Conn, error) {
 	if t.overProxy(m) {
-		return m.conns.dialer.DialProxy(ctx, proxydial.Client{})
+		return m.Conns.Dialer.DialProxy(ctx, proxydial.Client{})
 	}
-	to := proxydial.Target{Host: t.dest.Host, Port: t.dest.Port, Addr: t.dest.Addr, Header: m.group.factory.h.viaFields(nil, viaHTTP11)}
-	if m.spec.addr.Scheme == upstream.SOCKS5 && !t.dest.IsAddr() {
-		addr, err := m.conns.lookup(ctx, t.dest.Host)
+	to := proxydial.Target{Host: t.Dest.Host, Port: t.Dest.Port, Addr: t.Dest.Addr, Header: m.Group.cfg.Via}
+	if m.Spec.Addr.Scheme == SOCKS5 && !t.Dest.IsAddr() {
+		addr, err := m.Conns.lookup(ctx, t.Dest.Host)
 		if err != nil {
 			return nil, err
 		}
 		to.Addr = addr
 	}
-	tunnel, err := m.conns.dialer.DialTunnel(ctx, to, proxydial.Client{})
+	tunnel, err := m.Conns.Dialer.DialTunnel(ctx, to, proxydial.Client{})
 	if err != nil {
 		return nil, err
 	}
@@ -205,8 +191,8 @@ func checkError(err error) error {
 const maxCheckBody = 64 << 10
 
 // get asks for the page and looks at the answer.
-func (c *activeChecks) get(ctx context.Context, conn net.Conn, t *checkTarget, m *member) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, t.url.String(), http.NoBody)
+func (c *Checks) get(ctx context.Context, conn net.Conn, t *CheckTarget, m *Member) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, t.URL.String(), http.NoBody)
 	if err != nil {
 		return err
 	}
@@ -218,10 +204,10 @@ func (c *activeChecks) get(ctx context.Context, conn net.Conn, t *checkTarget, m
 	write := r.Write
 	if t.overProxy(m) {
 		write = r.WriteProxy
-		for _, f := range m.group.factory.h.viaFields(nil, viaHTTP11) {
+		for _, f := range m.Group.cfg.Via {
 			r.Header.Add(f.Name, f.Value)
 		}
-		m.setProxyFields(r.Header)
+		m.setFields(r.Header)
 	}
 	if err := write(conn); err != nil {
 		return err
@@ -243,7 +229,7 @@ func (c *activeChecks) get(ctx context.Context, conn net.Conn, t *checkTarget, m
 	if err != nil && len(body) == 0 {
 		return err
 	}
-	if !c.body.Match(body) {
+	if !c.Body.Match(body) {
 		return fmt.Errorf("body does not match %q", c.ExpectBody)
 	}
 	return nil

@@ -1,19 +1,13 @@
-package egress
+package upstream
 
 import (
 	"fmt"
-	"net"
-	"net/http"
-	"strings"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
 	"github.com/caddy-egress/egress/internal/filewatch"
 	"github.com/caddy-egress/egress/internal/plaintext"
-	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // This file contains the sources of members that come and go: lists in files, and
@@ -23,18 +17,17 @@ import (
 const maxListLine = 8 << 10
 
 // readFile reads the list of the group. A bad line refuses the whole.
-func (g *group) readFile() ([]*upstreamSpec, error) {
-	var specs []*upstreamSpec
-	repl := caddy.NewReplacer()
+func (g *Group) readFile() ([]*Spec, error) {
+	var specs []*Spec
 	err := plaintext.Lines(g.cfg.File, maxListLine, func(line string) error {
 		if line[0] == '#' {
 			return nil
 		}
-		addr, err := upstream.ParseLine(line, g.cfg.Scheme)
+		addr, err := ParseLine(line, g.cfg.Scheme)
 		if err != nil {
 			return err
 		}
-		s, err := g.cfg.specAt(new(Upstream), addr, repl)
+		s, err := g.cfg.At(addr)
 		specs = append(specs, s)
 		return err
 	})
@@ -46,7 +39,7 @@ func (g *group) readFile() ([]*upstreamSpec, error) {
 
 // reloadFile takes the list over after a change, and reports whether it has. A bad one
 // changes nothing; again says that it was told of before.
-func (g *group) reloadFile(again bool) bool {
+func (g *Group) reloadFile(again bool) bool {
 	listed, err := g.readFile()
 	if err == nil && len(listed) == 0 {
 		err = fmt.Errorf("file: %s has no upstreams", g.cfg.File)
@@ -55,15 +48,15 @@ func (g *group) reloadFile(again bool) bool {
 		err = g.replace(&g.listed, listed)
 	}
 	if err != nil {
-		g.logger.Log(filewatch.Level(again), "list of upstreams cannot be used; the old one stays", zap.Error(err))
+		g.cfg.Logger.Log(filewatch.Level(again), "list of upstreams cannot be used; the old one stays", zap.Error(err))
 		return false
 	}
-	g.logger.Info("list of upstreams changed", zap.String("file", g.cfg.File), zap.Int("upstreams", len(listed)))
+	g.cfg.Logger.Info("list of upstreams changed", zap.String("file", g.cfg.File), zap.Int("upstreams", len(listed)))
 	return true
 }
 
 // replace makes one of the lists another, and the members what the lists say.
-func (g *group) replace(list *[]*upstreamSpec, with []*upstreamSpec) error {
+func (g *Group) replace(list *[]*Spec, with []*Spec) error {
 	g.mu.Lock()
 	before := *list
 	*list = with
@@ -89,7 +82,7 @@ const (
 
 // followSource asks the dynamic source again and again. While it fails, the
 // members it has told last stay.
-func (g *group) followSource() {
+func (g *Group) followSource() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var told time.Time // that it fails; zero while it works
@@ -99,8 +92,8 @@ func (g *group) followSource() {
 			return
 		case <-timer.C:
 		}
-		addrs, err := g.askSource()
-		if g.ctx.Err() != nil {
+		addrs, err := g.cfg.Source()
+		if g.cfg.Context.Err() != nil {
 			return // a reload: an answer that was cut off is nobody's failure
 		}
 		if err == nil {
@@ -109,7 +102,7 @@ func (g *group) followSource() {
 		switch {
 		case err != nil && (told.IsZero() || time.Since(told) >= tellSourceAgain):
 			told = time.Now()
-			g.logger.Error("dynamic source of upstreams failed; the members it told last stay", zap.Error(err))
+			g.cfg.Logger.Error("dynamic source of upstreams failed; the members it told last stay", zap.Error(err))
 		case err == nil:
 			told = time.Time{}
 		}
@@ -121,34 +114,8 @@ func (g *group) followSource() {
 	}
 }
 
-// askSource asks the dynamic source where its members are.
-func (g *group) askSource() ([]upstream.Address, error) {
-	r, err := http.NewRequestWithContext(g.ctx, http.MethodGet, "http://egress.invalid/", http.NoBody)
-	if err != nil {
-		return nil, err
-	}
-	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, nil)
-	upstreams, err := g.source.GetUpstreams(r)
-	if err != nil {
-		return nil, fmt.Errorf("dynamic: %w", err)
-	}
-	addrs := make([]upstream.Address, 0, len(upstreams))
-	for _, u := range upstreams {
-		host, port, err := net.SplitHostPort(u.Dial)
-		if err != nil {
-			return nil, fmt.Errorf("dynamic: '%s' is not host:port", plaintext.Escaped(u.Dial))
-		}
-		addr, err := upstream.ParseURL(net.JoinHostPort(strings.TrimSuffix(host, "."), port), g.cfg.Scheme)
-		if err != nil {
-			return nil, fmt.Errorf("dynamic: '%s': %w", plaintext.Escaped(u.Dial), err)
-		}
-		addrs = append(addrs, addr)
-	}
-	return addrs, nil
-}
-
 // replaceDynamic makes the dynamic members those at the addresses.
-func (g *group) replaceDynamic(addrs []upstream.Address) error {
+func (g *Group) replaceDynamic(addrs []Address) error {
 	specs, err := g.dynamicSpecs(addrs)
 	if err != nil {
 		return err
@@ -156,17 +123,16 @@ func (g *group) replaceDynamic(addrs []upstream.Address) error {
 	if err := g.replace(&g.dynamic, specs); err != nil {
 		return err
 	}
-	g.path.Value.source.Store(&addrs)
+	g.cfg.State.source.Store(&addrs)
 	return nil
 }
 
 // dynamicSpecs completes the members that a source has told.
-func (g *group) dynamicSpecs(addrs []upstream.Address) ([]*upstreamSpec, error) {
-	specs := make([]*upstreamSpec, len(addrs))
-	repl := caddy.NewReplacer()
+func (g *Group) dynamicSpecs(addrs []Address) ([]*Spec, error) {
+	specs := make([]*Spec, len(addrs))
 	for i, addr := range addrs {
 		var err error
-		if specs[i], err = g.cfg.specAt(new(Upstream), addr, repl); err != nil {
+		if specs[i], err = g.cfg.At(addr); err != nil {
 			return nil, fmt.Errorf("dynamic: %w", err)
 		}
 	}

@@ -1,4 +1,4 @@
-package egress
+package upstream
 
 import (
 	"time"
@@ -8,7 +8,6 @@ import (
 
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/retry"
-	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/selection"
 )
 
@@ -23,14 +22,14 @@ type groupView struct {
 
 // look returns the members that may be picked now. It allocates only when they
 // have changed.
-func (g *group) look(now time.Time) *groupView {
+func (g *Group) look(now time.Time) *groupView {
 	return g.viewOf(g.health.Available(now))
 }
 
 // viewOf is the view of a snapshot that was just taken. A group that is closed has
 // none but the one it was left with, which is looked for only now: the members go
 // after it is stored.
-func (g *group) viewOf(s *health.Snapshot) *groupView {
+func (g *Group) viewOf(s *health.Snapshot) *groupView {
 	if v := g.frozen.Load(); v != nil {
 		return v
 	}
@@ -43,8 +42,8 @@ func (g *group) viewOf(s *health.Snapshot) *groupView {
 		exchanges := make([]selection.Member, len(tier.Members))
 		tunnels := make([]selection.Member, len(tier.Members))
 		for i, m := range tier.Members {
-			exchanges[i] = forExchange{m.Value.(*member)}
-			tunnels[i] = forTunnel{m.Value.(*member)}
+			exchanges[i] = forExchange{m.Value.(*Member)}
+			tunnels[i] = forTunnel{m.Value.(*Member)}
 		}
 		v.exchanges = append(v.exchanges, exchanges)
 		v.tunnels = append(v.tunnels, tunnels)
@@ -53,76 +52,76 @@ func (g *group) viewOf(s *health.Snapshot) *groupView {
 	return v
 }
 
-// tiers are the members for requests of a kind, those to be used first in front.
-func (v *groupView) tiers(kind kind) [][]selection.Member {
-	if kind == isTunnel {
+// tiers are the members for requests of a use, those to be used first in front.
+func (v *groupView) tiers(use Use) [][]selection.Member {
+	if use == Tunnel {
 		return v.tunnels
 	}
 	return v.exchanges
 }
 
-// path is how one attempt of a request leaves: through a member, or directly where
+// Attempt is how one attempt of a request leaves: through a member, or directly where
 // there is none.
-type path struct {
-	*member
+type Attempt struct {
+	*Member
 	probe   health.Token
 	started time.Time
 }
 
-// pick chooses the member for the next attempt of a request, one that it has not
+// Pick chooses the member for the next attempt of a request, one that it has not
 // tried. The first attempt may be the probe that a member with an open circuit is
 // waiting for.
-func (g *group) pick(s *selection.Choice, kind kind) (path, error) {
+func (g *Group) Pick(s *selection.Choice, use Use) (Attempt, error) {
 	now := time.Now()
 	if s.Tried() == 0 {
 		probe := g.health.TryProbe
-		if !repeatable(s, kind) || g.health.LeaveProbe(now, s.Destination) {
+		if !repeatable(s, use) || g.health.LeaveProbe(now, s.Destination) {
 			probe = g.health.TryOverdueProbe
 		}
-		if m, token, ok := probe(now, takesProbe(kind)); ok {
-			p := path{member: m.Value.(*member), probe: token, started: now}
+		if m, token, ok := probe(now, takesProbe(use)); ok {
+			p := Attempt{Member: m.Value.(*Member), probe: token, started: now}
 			s.MarkTriedKey(p.key)
 			return p, nil
 		}
 	}
 	v := g.look(now)
-	for _, tier := range v.tiers(kind) {
+	for _, tier := range v.tiers(use) {
 		s.Members = tier
-		if i := g.policy.Select(s); i >= 0 {
+		if i := g.cfg.Policy.Select(s); i >= 0 {
 			s.MarkTried(i)
-			return path{member: memberOf(tier[i]), started: now}, nil
+			return Attempt{Member: memberOf(tier[i]), started: now}, nil
 		}
 	}
-	return path{}, g.whyNobody()
+	return Attempt{}, g.whyNobody()
 }
 
 // repeatable reports whether a request can go elsewhere when an upstream has taken it
 // and failed. One with a body is not counted on: it may be longer than what is kept of
 // it, and the upstream cannot answer before the client has sent it.
-func repeatable(s *selection.Choice, kind kind) bool {
-	return kind == isTunnel || retry.Idempotent(s.Request.Method) && s.Bodyless
+func repeatable(s *selection.Choice, use Use) bool {
+	return use == Tunnel || retry.Idempotent(s.Request.Method) && s.Bodyless
 }
 
-// takesProbe tells which members can take a probe of this kind at once. One that is
+// takesProbe tells which members can take a probe of this use at once. One that is
 // full, or would let it wait for a connection, tells nothing of its health.
-func takesProbe(kind kind) func(*health.Member) bool {
-	if kind == isTunnel {
+func takesProbe(use Use) func(*health.Member) bool {
+	if use == Tunnel {
 		return takesTunnel
 	}
 	return takesExchange
 }
 
-func takesTunnel(m *health.Member) bool { return !m.Value.(*member).fullForTunnel() }
+func takesTunnel(m *health.Member) bool { return !m.Value.(*Member).Full(Tunnel) }
 
 func takesExchange(m *health.Member) bool {
-	u := m.Value.(*member)
-	return u.spec.MaxConns <= 0 || u.health.Exchanges() < int64(u.spec.MaxConns)
+	u := m.Value.(*Member)
+	return u.Spec.MaxConns <= 0 || u.Health.Exchanges() < int64(u.Spec.MaxConns)
 }
 
-// hasAnother reports whether there is a member that the request has not tried.
-func (g *group) hasAnother(s *selection.Choice, kind kind) bool {
+// HasAnother reports whether there is a member that the request has not tried.
+func (g *Group) HasAnother(s *selection.Choice, use Use) bool {
 	v := g.look(time.Now())
-	for _, tier := range v.tiers(kind) {
+	for _, tier := range v.tiers(use) {
 		s.Members = tier
 		for i := range tier {
 			if s.Eligible(i) {
@@ -133,19 +132,19 @@ func (g *group) hasAnother(s *selection.Choice, kind kind) bool {
 	return false
 }
 
-func memberOf(m selection.Member) *member {
+func memberOf(m selection.Member) *Member {
 	switch m := m.(type) {
 	case forExchange:
-		return m.member
+		return m.Member
 	case forTunnel:
-		return m.member
+		return m.Member
 	}
 	return nil
 }
 
-// observe tells the health of the group how an attempt ended, and the operator
+// Observe tells the health of the group how an attempt ended, and the operator
 // what follows from it.
-func (g *group) observe(p path, v upstream.Verdict, destination uint64) {
+func (g *Group) Observe(p Attempt, v Verdict, destination uint64) {
 	started := p.started
 	if v.Untimed {
 		started = time.Time{}
@@ -160,40 +159,40 @@ func (g *group) observe(p path, v upstream.Verdict, destination uint64) {
 		Started:     started,
 		Probe:       p.probe,
 	})
-	g.tell(out.Transitions, p.member)
+	g.tell(out.Transitions, p.Member)
 	switch out.Ask {
 	case health.AskCheck:
-		g.checkNow(p.member)
+		g.checkNow(p.Member)
 	case health.AskWarn:
-		g.logger.Warn("upstream answers, but reaches none of several destinations; a health_check would tell why",
-			zap.String("upstream", p.name))
+		g.cfg.Logger.Warn("upstream answers, but reaches none of several destinations; a health_check would tell why",
+			zap.String("upstream", p.Name))
 	}
 }
 
-// answeredElsewhere tells the health of the group that a destination was reached past
+// AnsweredElsewhere tells the health of the group that a destination was reached past
 // it, by a fallback.
-func (g *group) answeredElsewhere(destination uint64) {
+func (g *Group) AnsweredElsewhere(destination uint64) {
 	g.tell(g.health.AnsweredElsewhere(time.Now(), destination), nil)
 }
 
 // tell logs transitions and emits them as events. Those of the member observed are
 // told also where a reload has taken it out of the group in the meantime.
-func (g *group) tell(transitions []health.Transition, observed *member) {
+func (g *Group) tell(transitions []health.Transition, observed *Member) {
 	for _, t := range transitions {
-		if observed != nil && t.Upstream == &observed.health.Upstream {
+		if observed != nil && t.Upstream == &observed.Health.Upstream {
 			g.tellOne(observed, t)
 			continue
 		}
 		for _, m := range g.health.Members() {
 			if m.Upstream == t.Upstream {
-				g.tellOne(m.Value.(*member), t)
+				g.tellOne(m.Value.(*Member), t)
 			}
 		}
 	}
 }
 
-func (g *group) tellOne(m *member, t health.Transition) {
-	m.conns.dialer.SetUp(t.To.InRotation())
+func (g *Group) tellOne(m *Member, t health.Transition) {
+	m.Conns.Dialer.SetUp(t.To.InRotation())
 	event := t.Event()
 	if event == health.EventNone {
 		return
@@ -209,12 +208,15 @@ func (g *group) tellOne(m *member, t health.Transition) {
 	case health.EventUnhealthy:
 		level, message = zapcore.WarnLevel, "upstream fails its checks: out of rotation"
 	}
-	fields := []zap.Field{zap.String("upstream", m.name), zap.String("reason", string(t.Reason))}
-	if r := m.health.Report(time.Now(), g.health.Config()); r.LastError != nil && t.Reason == health.ReasonCheckFailed {
+	fields := []zap.Field{zap.String("upstream", m.Name), zap.String("reason", string(t.Reason))}
+	if r := m.Report(time.Now()); r.LastError != nil && t.Reason == health.ReasonCheckFailed {
 		fields = append(fields, zap.Error(r.LastError))
 	}
-	if c := g.logger.Check(level, message); c != nil {
+	if c := g.cfg.Logger.Check(level, message); c != nil {
 		c.Write(fields...)
 	}
-	g.events.add(string(event), map[string]any{"group": g.name, "upstream": m.name, "reason": string(t.Reason)})
+	g.events.add(string(event), map[string]any{"group": g.Name, "upstream": m.Name, "reason": string(t.Reason)})
 }
+
+// IsProbe reports whether the attempt is the probe of a member whose circuit is open.
+func (a *Attempt) IsProbe() bool { return a.probe != 0 }

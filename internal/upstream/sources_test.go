@@ -1,22 +1,14 @@
-package egress
+package upstream
 
 import (
 	"context"
 	"errors"
-	"net/http"
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 )
-
-// sourceFunc is a dynamic source.
-type sourceFunc func(*http.Request) ([]*reverseproxy.Upstream, error)
-
-func (f sourceFunc) GetUpstreams(r *http.Request) ([]*reverseproxy.Upstream, error) { return f(r) }
 
 // A source that fails is told of, one that a reload cuts off is not: it has done
 // nothing wrong, and who would be told to act has nothing to do.
@@ -24,19 +16,19 @@ func TestFollowSource_CutOff(t *testing.T) {
 	for name, fails := range map[string]bool{"fails": true, "is cut off": false} {
 		t.Run(name, func(t *testing.T) {
 			core, logs := observer.New(zap.ErrorLevel)
-			ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			asked := make(chan struct{}, 1)
-			g := &group{ctx: ctx, cfg: new(UpstreamGroup), logger: zap.New(core), stop: make(chan struct{})}
-			g.source = sourceFunc(func(r *http.Request) ([]*reverseproxy.Upstream, error) {
+			g := &Group{cfg: Config{Context: ctx, Logger: zap.New(core)}, stop: make(chan struct{})}
+			g.cfg.Source = func() ([]Address, error) {
 				if fails {
 					close(g.stop) // it is asked once
 					return nil, errors.New("no answer")
 				}
 				asked <- struct{}{}
-				<-r.Context().Done()
-				return nil, context.Cause(r.Context())
-			})
+				<-ctx.Done()
+				return nil, context.Cause(ctx)
+			}
 			ended := make(chan struct{})
 			go func() {
 				defer close(ended)

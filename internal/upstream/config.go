@@ -1,0 +1,77 @@
+package upstream
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/destination"
+	"github.com/caddy-egress/egress/internal/dial"
+	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/selection"
+)
+
+// Config is what a group is made of. All of it is mandatory, but where it says so.
+type Config struct {
+	Name      string
+	Policy    selection.Policy
+	Balancing Balancing
+	Health    health.GroupConfig
+	Checks    *Checks // nil for none
+
+	// Static are the members that are always there.
+	Static []*Spec
+	// File is the path of a list of members; empty for none.
+	File string
+	// Scheme is that of the lines in File that have none.
+	Scheme string
+	// Source tells where the members are that come and go; nil for none. It is asked until
+	// Context ends.
+	Source func() ([]Address, error)
+	// At completes a member of File or Source.
+	At func(Address) (*Spec, error)
+
+	// State is what is known of the group from before.
+	State *State
+	// Destinations are those that were asked for through the group.
+	Destinations *destination.Path
+
+	// Dialer is the door that members are reached through.
+	Dialer *dial.Dialer
+	// Pool is that of a member for exchanges, where the settings of a member say nothing else.
+	Pool connpool.Config
+	// Transport is the identity of the settings that Dialer and Pool are made of.
+	Transport string
+	// Via are the fields of CONNECT requests that checks make.
+	Via []h1.Field
+	// WarnOfSources is told from where members are dialed that say so.
+	WarnOfSources func(*dial.Sources)
+
+	// Events take what changes; they are asked for no event before Start.
+	Events Events
+	// Context ends with the configuration.
+	Context context.Context
+	Logger  *zap.Logger
+}
+
+// Balancing says how requests are shared among the members, and what follows when one
+// fails.
+type Balancing struct {
+	Retries        int           // further members that are tried for a request
+	RetryBudget    float64       // share of the requests that may be retried at once
+	TryDuration    time.Duration // after which no further member is tried
+	TryInterval    time.Duration // between two attempts; 0 for none
+	AttemptTimeout time.Duration // of one attempt to connect
+	Hedge          float64       // quantile of the time to connect after which a second one is tried beside; 0 for never
+}
+
+// Events emits events to whoever has subscribed.
+type Events interface {
+	// Wanted reports whether anybody has subscribed to an event.
+	Wanted(name string) bool
+	// Emit calls the subscribers, which may take their time.
+	Emit(name string, data map[string]any)
+}

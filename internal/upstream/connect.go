@@ -1,0 +1,91 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/caddy-egress/egress/internal/descriptors"
+	"github.com/caddy-egress/egress/internal/failure"
+	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/origin"
+	"github.com/caddy-egress/egress/internal/proxydial"
+)
+
+// connect makes the connections of an upstream: none is opened yet, but for those
+// on standby.
+func (g *Group) connect(s *Spec) (*Conns, error) {
+	c := &Conns{lookup: g.cfg.Dialer.ForUpstreams().LookupUnchecked}
+	var err error
+	if c.dial, err = g.dialFunc(s, c); err != nil {
+		return nil, err
+	}
+	cfg := proxydial.Config{
+		Scheme:            proxydial.Scheme(s.Addr.Scheme),
+		Dial:              c.dial,
+		MaxTunnelsPerConn: s.MaxTunnelsPerConn,
+		ProxyProtocol:     map[string]int{"v1": 1, "v2": 2}[s.ProxyProtocol],
+	}
+	if s.Login != nil {
+		cfg.Authenticate, cfg.User, cfg.Password = true, s.Login.User, s.Login.Password
+	}
+	for name, values := range s.Header {
+		for _, v := range values {
+			cfg.Header = append(cfg.Header, h1.Field{Name: name, Value: v})
+		}
+	}
+	if s.TLS != nil {
+		cfg.TLS, cfg.TLSTimeout = s.TLS.Config.Clone(), s.TLS.HandshakeTimeout
+		if cfg.TLS.ServerName == "" {
+			cfg.TLS.ServerName = s.Addr.Host
+		}
+		if cfg.TLS.ServerName == "" && !cfg.TLS.InsecureSkipVerify {
+			return nil, errors.New("tls.server_name: a unix socket needs one")
+		}
+	}
+	if c.Dialer, err = proxydial.New(cfg); err != nil {
+		return nil, err
+	}
+	pool := g.cfg.Pool
+	pool.MaxConnsPerKey, pool.MaxConns, pool.MaxPendingPerKey = 0, max(s.MaxConns, 0), 0
+	pool.MaxPending = max(s.MaxPending, 0)
+	if pool.MaxConns == 0 {
+		pool.MaxPending = 1 << 30 // nobody waits but for the dials of others
+	}
+	pool.MaxPendingPerKey = pool.MaxPending
+	pool.Shards = 1
+	c.Pool = origin.New(pool, 0, 0)
+	return c, c.Dialer.Standby(s.Standby)
+}
+
+// dialFunc connects to the address of an upstream, and tells c where from. It must not
+// hold on to the group: the connections outlive its configuration.
+func (g *Group) dialFunc(s *Spec, c *Conns) (func(context.Context) (net.Conn, error), error) {
+	if s.Addr.Socket != "" {
+		path, here := s.Addr.Socket, g.cfg.Dialer.Self
+		return func(ctx context.Context) (net.Conn, error) {
+			if here.OwnsPath(path) {
+				return nil, fmt.Errorf("%w: this server listens on %s", failure.Loop, path)
+			}
+			d := net.Dialer{Control: descriptors.KeepReserve}
+			conn, err := d.DialContext(ctx, "unix", path)
+			if err != nil && descriptors.MakeRoom(err) {
+				return d.DialContext(ctx, "unix", path)
+			}
+			return conn, err
+		}, nil
+	}
+	d, err := g.cfg.Dialer.ForUpstreams().Leaving(s.PreferIP, s.LocalAddresses, s.LocalAddressPick, s.Interface)
+	if err != nil {
+		return nil, err // of itself it was checked, but not beside the transport
+	}
+	if s.HasSource() {
+		g.cfg.WarnOfSources(d.Sources)
+	}
+	c.From = d.Sources
+	host, port := s.Addr.Host, s.Addr.Port
+	return func(ctx context.Context) (net.Conn, error) {
+		return d.DialUpstream(ctx, host, port)
+	}, nil
+}

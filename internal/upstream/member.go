@@ -1,0 +1,178 @@
+package upstream
+
+import (
+	"hash/fnv"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/shared"
+	"github.com/caddy-egress/egress/selection"
+)
+
+// Member is an upstream proxy of a group: with the settings of one configuration, beside
+// the state that outlives it.
+type Member struct {
+	Group *Group
+	Spec  *Spec
+	Name  string // for people: the URL without credentials
+
+	Health *Health
+	Conns  *Conns
+
+	key    uint64
+	fields []h1.Field // told the upstream beside a request
+	ref    health.Member
+
+	connsUse  *shared.Use[*Conns]
+	healthUse *shared.Use[*Health]
+}
+
+// newMember makes a member, or takes up the state that one of the same identity has
+// left. It is called with the lock of the group held.
+func (g *Group) newMember(s *Spec, healthID string) (*Member, error) {
+	m := &Member{Group: g, Spec: s, Name: s.Addr.String(), key: hashKey(healthID), fields: s.proxyFields()}
+	var err error
+	m.connsUse, err = SharedConns.Use(s.connsID(g.Name, g.cfg.Transport), func() (*Conns, error) { return g.connect(s) })
+	if err != nil {
+		return nil, err
+	}
+	m.healthUse, err = SharedHealth.Use(healthID, func() (*Health, error) { return new(Health), nil })
+	if err != nil {
+		_ = m.connsUse.Release()
+		return nil, err
+	}
+	m.Conns, m.Health = m.connsUse.Value, m.healthUse.Value
+	m.ref = health.Member{Upstream: &m.Health.Upstream, Priority: s.Priority, Value: m}
+	if g.cfg.Checks != nil {
+		m.Health.checking.Add(1)
+	}
+	if g.events.started.Load() {
+		m.start()
+	}
+	return m, nil
+}
+
+// start lets connections be dialed ahead, if any are wanted.
+func (m *Member) start() { m.Conns.Dialer.SetUp(m.Health.Available()) }
+
+// release gives the state back. What is under way through the member goes on.
+func (m *Member) release() {
+	if m.Group.cfg.Checks != nil {
+		if t, last := m.Health.endChecks(); last && t.Upstream != nil {
+			m.Conns.Dialer.SetUp(t.To.InRotation())
+		}
+	}
+	_, _ = m.connsUse.Release(), m.healthUse.Release()
+}
+
+func hashKey(id string) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(id))
+	return h.Sum64()
+}
+
+// SpeaksHTTP reports whether exchanges go through the upstream in absolute form.
+func (m *Member) SpeaksHTTP() bool { return m.Spec.Addr.Scheme == HTTP || m.Spec.Addr.Scheme == HTTPS }
+
+// Authenticates reports whether the upstream is sent credentials of the operator's.
+func (m *Member) Authenticates() bool {
+	return slices.ContainsFunc(m.fields, func(f h1.Field) bool { return http.CanonicalHeaderKey(f.Name) == "Proxy-Authorization" })
+}
+
+// AppendFields appends the fields that the upstream is told beside a request.
+func (m *Member) AppendFields(b []byte) []byte {
+	for i := range m.fields {
+		b = h1.AppendField(b, m.fields[i].Name, m.fields[i].Value)
+	}
+	return b
+}
+
+func (m *Member) setFields(header http.Header) {
+	for _, f := range m.fields {
+		header.Add(f.Name, f.Value)
+	}
+}
+
+// Single reports whether the connections to the upstream carry one exchange each (see
+// RelaysOn).
+func (m *Member) Single() bool { return m.Health.single.Load() }
+
+// SetSingle notes that they do.
+func (m *Member) SetSingle() { m.Health.single.Store(true) }
+
+// full reports whether the member cannot take another request for its limits.
+func (m *Member) full() bool { return m.Full(Exchange) || m.Full(Tunnel) }
+
+// Full reports whether the member cannot take another request of a use for its limits.
+func (m *Member) Full(use Use) bool {
+	if use == Tunnel {
+		return m.Spec.MaxTunnels > 0 && m.Health.Tunnels() >= int64(m.Spec.MaxTunnels)
+	}
+	return m.Spec.MaxConns > 0 && m.Health.Exchanges() >= int64(m.Spec.MaxConns+max(m.Spec.MaxPending, 0))
+}
+
+// StartTunnel takes a slot for a tunnel, if there is one. EndTunnel of its health gives
+// it back.
+func (m *Member) StartTunnel() bool {
+	if m.Spec.MaxTunnels <= 0 {
+		m.Health.StartTunnel()
+		return true
+	}
+	m.Health.slots.Lock() // or two could refuse each other the last one
+	defer m.Health.slots.Unlock()
+	if m.Full(Tunnel) {
+		return false
+	}
+	m.Health.StartTunnel()
+	return true
+}
+
+// Enter counts a tunnel that is being opened through the upstream, until Leave is called.
+// Where there are too many it returns an error, and does not.
+func (m *Member) Enter(of Opening) error { return m.Health.openings.enter(of) }
+
+// Leave ends what Enter has begun.
+func (m *Member) Leave(of Opening) { m.Health.openings.leave(of) }
+
+// Report is what is known of the health of the member.
+func (m *Member) Report(now time.Time) health.Report {
+	return m.Health.Report(now, m.Group.health.Config())
+}
+
+// Key implements selection.Member.
+func (m *Member) Key() uint64 { return m.key }
+
+// Weight implements selection.Member.
+func (m *Member) Weight() int { return m.Spec.Weight }
+
+// Factor implements selection.Member.
+func (m *Member) Factor() float64 { return m.Health.Factor(time.Now(), m.Group.health.Config()) }
+
+// InFlight implements selection.Member.
+func (m *Member) InFlight() int { return int(m.Health.InFlight()) }
+
+// Latency implements selection.Member.
+func (m *Member) Latency() time.Duration { return m.Health.Latency(time.Now()) }
+
+// forExchange and forTunnel are a member as requests of these uses see it: they
+// have different limits.
+type (
+	forExchange struct{ *Member }
+	forTunnel   struct{ *Member }
+)
+
+// Available implements selection.Member. The members that are given to a policy are in
+// rotation; what is left are their limits.
+func (m forExchange) Available() bool { return !m.Full(Exchange) }
+
+// Available implements selection.Member.
+func (m forTunnel) Available() bool { return !m.Full(Tunnel) }
+
+// Interface guards
+var (
+	_ selection.Member = forExchange{}
+	_ selection.Member = forTunnel{}
+)
