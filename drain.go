@@ -37,6 +37,9 @@ const (
 	// drainLinger is how long the peers of such a tunnel may then take to end it
 	// from their side.
 	drainLinger = time.Second
+
+	// drainTime is how long it takes to end tunnels in order, at most.
+	drainTime = drainSettle + drainLinger
 )
 
 // exitFlush is how long the process still runs behind the last tunnel, at most. Its
@@ -68,6 +71,15 @@ func (s *liveTunnels) drainWithin(delay time.Duration, exiting bool) {
 	s.drain = d
 }
 
+// exit has the tunnels ended after a delay since the process exits, also those that
+// come later, and returns how many there are. Nothing gives them more time.
+func (s *liveTunnels) exit(delay time.Duration) (tunnels int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drainWithin(delay, true)
+	return s.count
+}
+
 // endAll ends the tunnels that are there, unless they were given more time.
 func (s *liveTunnels) endAll(d *drain) {
 	s.mu.Lock()
@@ -84,7 +96,7 @@ func (s *liveTunnels) endAll(d *drain) {
 		go l.drain() // with TLS it can take seconds
 	}
 	if len(list) > 0 {
-		drainLogger().Info("tunnels ended whose time was over", zap.Int("tunnels", len(list)))
+		s.logger().Info("tunnels ended whose time was over", zap.Int("tunnels", len(list)))
 	}
 }
 
@@ -93,11 +105,11 @@ func (l *liveTunnel) drain() { l.relay.Drain(relay.ReasonDrain, drainSettle, dra
 // abandoned tells that no configuration holds the book any more, and returns how many
 // tunnels there are that have been given a delay. The last one to go may never have run:
 // then what was set before it came still stands. mu is held.
-func (s *liveTunnels) abandoned(p *tunnelPolicy) int {
+func (s *liveTunnels) abandoned(p *tunnelPolicy, failed bool) int {
 	switch {
 	case s.count == 0:
 		return 0
-	case p.failed && !s.paused.IsZero():
+	case failed && !s.paused.IsZero():
 		s.drainWithin(max(time.Until(s.paused), 0), false)
 		return 0
 	}
@@ -184,13 +196,9 @@ func (h *Handler) drainAtExit(ctx caddy.Context) {
 		if !caddy.Exiting() {
 			return
 		}
-		live.mu.Lock()
-		live.drainWithin(delay, true)
-		tunnels := live.count
-		live.mu.Unlock()
-		if tunnels > 0 {
+		if left := live.exit(delay); left > 0 {
 			drainLogger().Info("exiting; tunnels have a while left",
-				zap.String("handler", name), zap.Int("tunnels", tunnels), zap.Duration("delay", delay))
+				zap.String("handler", name), zap.Int("tunnels", left), zap.Duration("delay", delay))
 		}
 	})
 	// After Shutdown, which does not wait for connections that were taken over,
@@ -207,7 +215,7 @@ func (h *Handler) drainAtExit(ctx caddy.Context) {
 // is the limit, and to end in order takes a moment of it.
 func exitDelay(closeDelay, grace time.Duration) time.Duration {
 	if grace > 0 {
-		return min(closeDelay, max(grace-drainSettle-drainLinger, 0))
+		return min(closeDelay, max(grace-drainTime, 0))
 	}
 	return closeDelay
 }

@@ -2,9 +2,6 @@ package egress
 
 import (
 	"context"
-	"fmt"
-	"slices"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,7 +19,7 @@ type drainTest struct {
 func inDrainTest(t *testing.T, f func(d *drainTest)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		f(&drainTest{t, new(tunnelBook), time.Now()})
+		f(&drainTest{t, newTestBook(), time.Now()})
 	})
 }
 
@@ -60,21 +57,21 @@ func TestDrain_Abandoned(t *testing.T) {
 		live.enter(old)
 		tun := d.open()
 		live.enter(next)
-		live.leave(old)
+		live.leave(old, false)
 		d.lives(tun, time.Hour)
 		failed := after(0)
 		live.enter(failed)
-		live.leave(failed)
+		live.leave(failed, false)
 		d.lives(tun, time.Hour)
 		live.enter(last)
-		live.leave(next)
-		live.leave(last)
+		live.leave(next, false)
+		live.leave(last, false)
 		d.lives(tun, 4*time.Second)
 		live.enter(next) // back
 		d.lives(tun, time.Hour)
 		live.enter(last)
-		live.leave(next)
-		live.leave(last)
+		live.leave(next, false)
+		live.leave(last, false)
 		d.from = time.Now()
 		d.ends(tun, 5*time.Second)
 	})
@@ -84,17 +81,17 @@ func TestDrain_Abandoned(t *testing.T) {
 // than they had: those whose time is over by then end at once.
 func TestDrain_FailedLoad(t *testing.T) {
 	fails := func(live *liveTunnels, after time.Duration) {
-		p := &tunnelPolicy{closeDelay: time.Hour, failed: true}
+		p := &tunnelPolicy{closeDelay: time.Hour}
 		live.enter(p)
 		time.Sleep(after)
-		live.leave(p)
+		live.leave(p, true)
 	}
 	inDrainTest(t, func(d *drainTest) {
 		live := &d.book.live
 		gone := after(10 * time.Second)
 		live.enter(gone)
 		tun := d.open()
-		live.leave(gone)
+		live.leave(gone, false)
 		for range 3 {
 			fails(live, time.Second)
 			d.lives(tun, time.Second)
@@ -106,7 +103,7 @@ func TestDrain_FailedLoad(t *testing.T) {
 		live.enter(gone)
 		tun = d.open()
 		fails(live, time.Second)
-		live.leave(gone)
+		live.leave(gone, false)
 		fails(live, 20*time.Second)
 		d.ends(tun, 21*time.Second)
 
@@ -114,13 +111,13 @@ func TestDrain_FailedLoad(t *testing.T) {
 		d.from = time.Now()
 		live.enter(gone)
 		tun = d.open()
-		live.leave(gone)
+		live.leave(gone, false)
 		d.lives(tun, 5*time.Second)
 		back := after(10 * time.Second)
 		live.enter(back)
 		fails(live, time.Second)
 		d.lives(tun, 20*time.Second)
-		live.leave(back)
+		live.leave(back, false)
 		d.ends(tun, 36*time.Second)
 	})
 }
@@ -131,7 +128,7 @@ func TestDrain_LateTunnel(t *testing.T) {
 		live := &d.book.live
 		gone := after(time.Second)
 		live.enter(gone)
-		live.leave(gone)
+		live.leave(gone, false)
 		d.lives(d.open(), 29*time.Second) // the default of its handler
 		first := d.open()
 		d.ends(first, 30*time.Second)
@@ -148,16 +145,11 @@ func TestDrain_Exit(t *testing.T) {
 		p := after(time.Minute)
 		live.enter(p)
 		tun := d.open()
-		exit := func(delay time.Duration) {
-			live.mu.Lock()
-			defer live.mu.Unlock()
-			live.drainWithin(delay, true)
-		}
-		exit(10 * time.Second)
-		exit(time.Hour) // later than what is set already
+		live.exit(10 * time.Second)
+		live.exit(time.Hour) // later than what is set already
 		live.enter(p)
-		live.leave(p)
-		live.leave(p)
+		live.leave(p, false)
+		live.leave(p, false)
 		gone := make(chan time.Duration, 1)
 		go func() {
 			live.await(context.Background())
@@ -188,10 +180,8 @@ func TestDrain_ExitAfterRemoval(t *testing.T) {
 		p := after(2 * time.Second)
 		live.enter(p)
 		tun := d.open()
-		live.leave(p)
-		live.mu.Lock()
-		live.drainWithin(time.Minute, true)
-		live.mu.Unlock()
+		live.leave(p, false)
+		live.exit(time.Minute)
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		live.await(ctx) // the grace period
@@ -220,88 +210,4 @@ func TestDrain_AwaitsTheLine(t *testing.T) {
 			d.Error("the wait was over before the line was written")
 		}
 	})
-}
-
-func TestExitDelay(t *testing.T) {
-	for _, tc := range []struct{ delay, grace, want time.Duration }{
-		{30 * time.Second, 0, 30 * time.Second},
-		{30 * time.Second, time.Minute, 30 * time.Second},
-		{30 * time.Second, 10 * time.Second, 8900 * time.Millisecond},
-		{30 * time.Second, time.Second, 0},
-		{0, 0, 0},
-	} {
-		if got := exitDelay(tc.delay, tc.grace); got != tc.want {
-			t.Errorf("close_delay %s, grace period %s: %s, want %s", tc.delay, tc.grace, got, tc.want)
-		}
-	}
-}
-
-// identified provisions an HTTP app, dry, and returns what its handlers are known by.
-func identified(t *testing.T, config string) ([]string, error) {
-	t.Helper()
-	found, cleanUp, err := provisionDry([]byte(config))
-	if err != nil {
-		return nil, err
-	}
-	defer cleanUp()
-	_, places := found.byPlace()
-	return places, nil
-}
-
-// A handler is known by its name, or by its place, in which those with names count.
-func TestIdentity(t *testing.T) {
-	const two = `{"apps":{"http":{"servers":{"a":{"listen":["127.0.0.1:1","127.0.0.1:2"],"automatic_https":{"disable":true},` +
-		`"routes":[{"handle":[{"handler":"egress"%s}]},{"handle":[{"handler":"subroute","routes":[{"handle":[{"handler":"egress"%s}]}]}]}]}}}}}`
-	for _, tc := range []struct {
-		first, second string
-		want          []string
-		problem       string
-	}{
-		{"", "", []string{"127.0.0.1:1,127.0.0.1:2#1", "127.0.0.1:1,127.0.0.1:2#2"}, ""},
-		{`,"name":"edge"`, "", []string{"edge", "127.0.0.1:1,127.0.0.1:2#2"}, ""},
-		{`,"name":"a"`, `,"name":"b"`, []string{"a", "b"}, ""},
-		{`,"name":"edge"`, `,"name":"edge"`, nil, `name: "edge" is taken by the handler 127.0.0.1:1,127.0.0.1:2#1; this one is 127.0.0.1:1,127.0.0.1:2#2`},
-	} {
-		got, err := identified(t, fmt.Sprintf(two, tc.first, tc.second))
-		if tc.problem != "" {
-			if err == nil || !strings.Contains(err.Error(), tc.problem) {
-				t.Errorf("%s and %s: %v; want %s", tc.first, tc.second, err, tc.problem)
-			}
-			continue
-		}
-		if err != nil || !slices.Equal(got, tc.want) {
-			t.Errorf("%s and %s: %q, %v; want %q", tc.first, tc.second, got, err, tc.want)
-		}
-	}
-	identitiesMu.Lock()
-	defer identitiesMu.Unlock()
-	if len(configs) > 0 {
-		t.Errorf("%d configurations are remembered", len(configs))
-	}
-}
-
-// Two configurations may have the same name, one after the other.
-func TestIdentity_OverReloads(t *testing.T) {
-	const config = `{"apps":{"http":{"servers":{"a":{"listen":["127.0.0.1:1"],"automatic_https":{"disable":true},"routes":[{"handle":[{"handler":"egress","name":"edge"}]}]}}}}}`
-	first, endFirst, err := provisionDry([]byte(config))
-	if err != nil {
-		t.Fatal(err)
-	}
-	second, endSecond, err := provisionDry([]byte(config))
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, b := first.entries[0], second.entries[0]
-	if a.tunnels.Value != b.tunnels.Value {
-		t.Error("two books")
-	}
-	book := a.tunnels.Value
-	endFirst()
-	if held("edge") != 1 || len(book.live.policies) != 1 {
-		t.Errorf("held by %d, %d policies", held("edge"), len(book.live.policies))
-	}
-	endSecond()
-	if held("edge") != 0 || len(book.live.policies) != 0 {
-		t.Errorf("held by %d, %d policies at the end", held("edge"), len(book.live.policies))
-	}
 }

@@ -288,7 +288,7 @@ func TestFailedReload(t *testing.T) {
 func TestFailedReload_KeepsCloseDelay(t *testing.T) {
 	s := startLive(t)
 	handlers.mu.Lock()
-	live := &handlers.entries[0].tunnels.Value.live
+	book := handlers.entries[0].tunnels.Value
 	handlers.mu.Unlock()
 	with := func(delay string) string { return egressJSON(s.dir, `,"tunnel":{"close_delay":"`+delay+`"}`) }
 	load := func(works bool, handlers ...string) {
@@ -299,12 +299,11 @@ func TestFailedReload_KeepsCloseDelay(t *testing.T) {
 	}
 	expect := func(delay, within time.Duration) {
 		t.Helper()
-		live.mu.Lock()
-		defer live.mu.Unlock()
-		if live.drain == nil {
+		deadline := book.report().Deadline
+		if deadline.IsZero() {
 			t.Fatalf("no end is set, want one in %s", delay)
 		}
-		if left := time.Until(live.drain.at); left > delay || left < delay-within {
+		if left := time.Until(deadline); left > delay || left < delay-within {
 			t.Errorf("the end is in %s, want %s", left, delay)
 		}
 	}

@@ -171,6 +171,7 @@ type Handler struct {
 	tunnels        *tunnelUse
 	leaveIdentity  func() // set with tunnels
 	tunnelPolicy   *tunnelPolicy
+	besides        <-chan struct{} // set with tunnelPolicy: the activeConfig of then
 	limitLog       *limitLog
 	server         *caddyhttp.Server // nil if it is in none
 	dialer         *directWay

@@ -47,6 +47,19 @@ func (t *transaction) connect() error {
 	return t.tunnelStream(far, &slot)
 }
 
+// takeSlot counts the tunnel against the limits of the handler, or refuses it.
+func (t *transaction) takeSlot() (tunnelSlot, error) {
+	var client, user string
+	limits := t.h.tunnel.limits()
+	if limits.PerClient > 0 {
+		client = clientIP(t.r)
+	}
+	if limits.PerUser > 0 || limits.RatePerUser > 0 {
+		user = t.authenticatedUser()
+	}
+	return t.h.tunnels.takeSlot(client, user, limits)
+}
+
 // relayConfig is what timers and rates of the configuration mean for a relay.
 func (t *transaction) relayConfig(slot *tunnelSlot) relay.Config {
 	off := func(d time.Duration) time.Duration { return max(d, 0) }
@@ -94,7 +107,7 @@ func (t *transaction) tunnelConn(far farEnd, slot *tunnelSlot) error {
 		t.h.sayUnknown(unknown.Conn, "tunnels of such clients have no half-close and no reset: the connection is closed instead")
 	}
 	tunnel := relay.New(near, asStream(origin), cfg)
-	t.follow(tunnel, slot)
+	slot.follow(tunnel, t.target, t.out.remote, time.Duration(*t.h.tunnel.CloseDelay))
 	moved := slot.move()
 	tunnel.Start(func(result relay.Result) {
 		moved.releaseAround(func() {

@@ -21,28 +21,26 @@ import (
 // tunnelPolicy is what decides, under one configuration, which tunnels may go on,
 // and for how long when the handler is gone.
 type tunnelPolicy struct {
-	dialer     *dial.Dialer // with the access rules
-	close      bool         // those that may not are ended
-	closeDelay time.Duration
-	handler    string // its identity
-	logger     *zap.Logger
+	// forbids reports whether the rules, as they are now, forbid a tunnel to a
+	// destination that is connected to an address. Through an upstream the address is
+	// not known, and not valid. It is nil where tunnels are kept whatever the rules say.
+	forbids func(target.Target, netip.Addr) bool
 
-	besides <-chan struct{} // see activeConfig: of when this one was provisioned
-	failed  bool            // set before it leaves: it has never been the active one
+	closeDelay time.Duration // from when its handler is gone
+	handler    string        // its identity, for the log
+	logger     *zap.Logger   // of the rules
 }
 
 // followRules lets the access rules follow their files, and the tunnels the rules.
 func (h *Handler) followRules(caddy.Context) error {
 	live := &h.tunnels.Value.live
 	p := &tunnelPolicy{
-		dialer:     h.dialer.Dialer,
-		close:      h.tunnel.OnPolicyChange == policyClose,
+		forbids:    forbiddenTunnels(h.dialer.Dialer, h.tunnel.OnPolicyChange),
 		closeDelay: time.Duration(*h.tunnel.CloseDelay),
 		handler:    h.place(),
 		logger:     h.logger.Named("acl"),
-		besides:    activeConfig(),
 	}
-	h.tunnelPolicy = p
+	h.tunnelPolicy, h.besides = p, activeConfig()
 	live.enter(p)
 	if !h.dry {
 		h.access.Follow(func() { live.changed(p) })
@@ -50,11 +48,27 @@ func (h *Handler) followRules(caddy.Context) error {
 	return nil
 }
 
+// forbiddenTunnels is what tells the tunnels that the access rules forbid; nil where they
+// are kept. It is asked after the tunnel was listed, for the rules of that moment.
+func forbiddenTunnels(d *dial.Dialer, onChange string) func(target.Target, netip.Addr) bool {
+	if onChange != policyClose {
+		return nil
+	}
+	return func(dest target.Target, addr netip.Addr) bool {
+		if addr.IsValid() {
+			return d.Check(dest, addr) != nil
+		}
+		return d.Access.Now().CheckUnresolved(dest) != nil
+	}
+}
+
 // liveTunnels are the tunnels of one handler that stand, whichever configuration
 // they began under. All are listed, since a reload may turn `close` on. A tunnel
 // enters when it is set up and leaves when it is closed; what it relays meets no
 // lock.
 type liveTunnels struct {
+	logger func() *zap.Logger // of when it is called
+
 	mu    sync.Mutex
 	first *liveTunnel // guarded by mu: a doubly linked list
 	count int         // guarded by mu
@@ -82,33 +96,30 @@ type liveTunnel struct {
 // follow lists a tunnel that is about to begin, and ends it at once if the rules
 // have changed since it was dialed so that they forbid it, or if the process exits
 // and the time of tunnels is over.
-func (t *transaction) follow(r *relay.Relay, slot *tunnelSlot) {
-	l := &liveTunnel{relay: r, target: t.target}
+//
+// It is connected to an address, which is not that of the destination if it goes through
+// an upstream. The delay is what it has left if its handler is gone already.
+func (s *tunnelSlot) follow(r *relay.Relay, dest target.Target, addr netip.Addr, delay time.Duration) {
+	l := &liveTunnel{relay: r, target: dest}
 	l.target.Host = strings.Clone(l.target.Host) // not the request that it is cut from
-	if slot.upstream == nil {
-		l.addr = t.out.remote
+	if s.upstream == nil {
+		l.addr = addr
 	}
-	slot.live = l
-	p, over := slot.book.live.add(l, time.Duration(*t.h.tunnel.CloseDelay))
+	s.live = l
+	p, over := s.book.live.add(l, delay)
 	switch {
 	case over:
 		l.drain()
-	case p != nil && p.forbids(l):
+	case p != nil && p.ends(l):
 		r.End(relay.ReasonPolicy)
 	}
 }
 
-// forbids reports whether a tunnel has to end. The list is asked for after the
-// tunnel was listed: a new one that comes too late for that finds the tunnel in the
+// ends reports whether a tunnel has to end. The rules are asked for after the
+// tunnel was listed: new ones that come too late for that find the tunnel in the
 // list.
-func (p *tunnelPolicy) forbids(l *liveTunnel) bool {
-	if !p.close {
-		return false
-	}
-	if l.addr.IsValid() {
-		return p.dialer.Check(l.target, l.addr) != nil
-	}
-	return p.dialer.Access.Now().CheckUnresolved(l.target) != nil
+func (p *tunnelPolicy) ends(l *liveTunnel) bool {
+	return p.forbids != nil && p.forbids(l.target, l.addr)
 }
 
 // add lists a tunnel, and returns the policy that is in force, if there is one, and
@@ -158,22 +169,23 @@ func (s *liveTunnels) enter(p *tunnelPolicy) {
 	s.adopted()
 }
 
-// leave takes a policy away. If it was in force, the next one is from here on.
-func (s *liveTunnels) leave(p *tunnelPolicy) {
+// leave takes a policy away. If it was in force, the next one is from here on. It has
+// failed if its configuration has never been the active one.
+func (s *liveTunnels) leave(p *tunnelPolicy, failed bool) {
 	s.mu.Lock()
 	before := s.inForce()
 	s.policies = slices.DeleteFunc(s.policies, func(q *tunnelPolicy) bool { return q == p })
 	now := s.inForce()
 	left := 0
 	if before != nil && now == nil {
-		left = s.abandoned(p)
+		left = s.abandoned(p, failed)
 	}
-	if !p.failed || now == nil {
+	if !failed || now == nil {
 		s.paused = time.Time{}
 	}
 	s.mu.Unlock()
 	if left > 0 {
-		drainLogger().Info("handler is gone; its tunnels have a while left",
+		s.logger().Info("handler is gone; its tunnels have a while left",
 			zap.String("handler", p.handler), zap.Int("tunnels", left), zap.Duration("close_delay", p.closeDelay))
 	}
 	if now != before {
@@ -193,12 +205,12 @@ func (s *liveTunnels) changed(p *tunnelPolicy) {
 
 // apply ends the tunnels that a policy forbids.
 func (s *liveTunnels) apply(p *tunnelPolicy) {
-	if p == nil || !p.close {
+	if p == nil || p.forbids == nil {
 		return
 	}
 	ended := 0
 	for _, l := range s.all() {
-		if p.forbids(l) {
+		if p.ends(l) {
 			ended++
 			go l.relay.End(relay.ReasonPolicy) // to close TLS can take seconds
 		}

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-egress/egress/internal/dial"
+	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
 
 	"go.uber.org/zap"
@@ -18,11 +18,35 @@ import (
 	"github.com/caddy-egress/egress/internal/target"
 )
 
-// policyOf is a policy with rules such as "deny *.example".
-func policyOf(t testing.TB, onChange string, rules ...string) *tunnelPolicy {
-	d := &dial.Dialer{Access: fixture.FixedRules(fixture.AccessList(t, rules...)), Self: fixture.Self(nil, nil)}
-	return &tunnelPolicy{dialer: d, close: onChange == policyClose, logger: zap.NewNop()}
+// testPolicy is a policy whose rules can be changed.
+type testPolicy struct {
+	tunnelPolicy
+	access *acl.Rules
 }
+
+// policyOf is a policy that ends tunnels by rules such as "deny *.example".
+func policyOf(t testing.TB, rules ...string) *testPolicy {
+	access := fixture.FixedRules(fixture.AccessList(t, rules...))
+	forbids := func(dest target.Target, addr netip.Addr) bool {
+		if addr.IsValid() {
+			return access.Now().CheckAddr(dest, addr) != nil
+		}
+		return access.Now().CheckUnresolved(dest) != nil
+	}
+	return &testPolicy{tunnelPolicy{forbids: forbids, logger: zap.NewNop()}, access}
+}
+
+func newTestBook() *tunnelBook { return newTunnelBook(zap.NewNop) }
+
+// testStream is a connection that cannot be closed for writing alone.
+type testStream struct{ net.Conn }
+
+func (s testStream) CloseWrite() error { return s.Close() }
+
+// noUpstream is one whose tunnels are not counted.
+type noUpstream struct{}
+
+func (noUpstream) EndTunnel() {}
 
 // testTunnel is a tunnel that is listed, and tells its end.
 type testTunnel struct {
@@ -33,20 +57,16 @@ type testTunnel struct {
 // openTestTunnel opens a tunnel to dest at ip, or, without one, through an upstream.
 func openTestTunnel(t testing.TB, book *tunnelBook, dest, ip string) *testTunnel {
 	t.Helper()
-	tr := &transaction{h: &Handler{tunnel: new(Tunnel).withDefaults()}, target: fixture.Target(t, dest)}
 	tun := &testTunnel{slot: tunnelSlot{book: book}, done: make(chan relay.Result, 1)}
 	if ip == "" {
-		tun.slot.upstream = new(upstreamHealth)
-		tr.out.remote = netip.MustParseAddr("10.9.9.9") // the upstream's
-	} else {
-		tr.out.remote = netip.MustParseAddr(ip)
+		tun.slot.upstream = noUpstream{}
+		ip = "10.9.9.9" // the upstream's
 	}
 	client, far := net.Pipe()
 	origin, farther := net.Pipe()
 	t.Cleanup(func() { far.Close(); farther.Close() })
-	r := relay.New(closeOnly{client}, closeOnly{origin}, relay.Config{})
-	tr.follow(r, &tun.slot)
-	tun.slot.upstream = nil // it has no counts to give back
+	r := relay.New(testStream{client}, testStream{origin}, relay.Config{})
+	tun.slot.follow(r, fixture.Target(t, dest), netip.MustParseAddr(ip), 30*time.Second)
 	r.Start(func(result relay.Result) {
 		tun.slot.release()
 		tun.done <- result
@@ -96,64 +116,20 @@ func TestLiveTunnels_Model(t *testing.T) {
 	})
 }
 
-// What a policy forbids: by name, by port, by the address it is connected to; an
-// upstream's address is not that of the destination.
-func TestTunnelPolicy_Forbids(t *testing.T) {
-	for _, tc := range []struct {
-		rules    []string
-		dest, ip string
-		want     bool
-	}{
-		{[]string{"deny *.bad.example"}, "x.bad.example:443", "8.8.8.8", true},
-		{[]string{"deny *.bad.example"}, "good.example:443", "8.8.8.8", false},
-		{[]string{"deny *.bad.example"}, "x.bad.example:443", "", true},
-		{[]string{"deny 8.8.8.0/24"}, "good.example:443", "8.8.8.8", true},
-		{[]string{"deny 8.8.8.0/24"}, "good.example:443", "8.8.4.4", false},
-		{[]string{"deny 8.8.8.0/24"}, "8.8.8.8:443", "", true},
-		{[]string{"deny 8.8.8.8:443"}, "good.example:443", "8.8.8.8", true},
-		{[]string{"deny 8.8.8.8:443"}, "good.example:80", "8.8.8.8", false},
-		{[]string{"deny 10.0.0.0/8"}, "good.example:443", "", false}, // where the upstream is
-		{nil, "good.example:443", "", false},
-		{nil, "good.example:443", "10.0.0.1", true}, // by default
-		{[]string{"allow private"}, "good.example:443", "10.0.0.1", false},
-		{nil, "good.example:25", "8.8.8.8", true},
-	} {
-		l := &liveTunnel{target: fixture.Target(t, tc.dest)}
-		if tc.ip != "" {
-			l.addr = netip.MustParseAddr(tc.ip)
-		}
-		if got := policyOf(t, policyClose, tc.rules...).forbids(l); got != tc.want {
-			t.Errorf("%v, %s at %q: %t", tc.rules, tc.dest, tc.ip, got)
-		}
-		if policyOf(t, policyKeep, tc.rules...).forbids(l) {
-			t.Errorf("%v, %s at %q: forbidden though it is to be kept", tc.rules, tc.dest, tc.ip)
-		}
-	}
-	// A listener of ours is forbidden, unless a rule opens it by address and port.
-	l := &liveTunnel{target: target.Target{Host: "x.example", Port: 8080}, addr: netip.MustParseAddr("127.0.0.1")}
-	for rule, want := range map[string]bool{"allow 127.0.0.0/8": true, "allow 127.0.0.1:8080": false} {
-		p := policyOf(t, policyClose, rule)
-		p.dialer.Self = fixture.Self([]string{"tcp/127.0.0.1:8080"}, nil)
-		if got := p.forbids(l); got != want {
-			t.Errorf("%s, our own listener: %t", rule, got)
-		}
-	}
-}
-
 // The oldest configuration is in force until it goes; the next one judges all
 // tunnels then. One that goes before it was in force judges none.
 func TestLiveTunnels_InForce(t *testing.T) {
-	book := new(tunnelBook)
-	running := policyOf(t, policyClose, "deny never.example")
-	book.live.enter(running)
+	book := newTestBook()
+	running := policyOf(t, "deny never.example")
+	book.live.enter(&running.tunnelPolicy)
 	bad, good := openTestTunnel(t, book, "bad.example:443", "8.8.8.8"), openTestTunnel(t, book, "good.example:443", "8.8.8.8")
 	viaBad := openTestTunnel(t, book, "bad.example:443", "")
 
-	failed := policyOf(t, policyClose, "deny all")
-	book.live.enter(failed)
-	book.live.changed(failed)
+	failed := policyOf(t, "deny all")
+	book.live.enter(&failed.tunnelPolicy)
+	book.live.changed(&failed.tunnelPolicy)
 	openTestTunnel(t, book, "good.example:443", "8.8.8.8")
-	book.live.leave(failed)
+	book.live.leave(&failed.tunnelPolicy, false)
 	if viaBad.slot.live.addr.IsValid() || !good.slot.live.addr.IsValid() {
 		t.Errorf("connected to %v and %v", viaBad.slot.live.addr, good.slot.live.addr)
 	}
@@ -161,9 +137,9 @@ func TestLiveTunnels_InForce(t *testing.T) {
 		t.Fatalf("%d tunnels after a reload that failed", n)
 	}
 
-	next := policyOf(t, policyClose, "deny bad.example")
-	book.live.enter(next)
-	book.live.leave(running)
+	next := policyOf(t, "deny bad.example")
+	book.live.enter(&next.tunnelPolicy)
+	book.live.leave(&running.tunnelPolicy, false)
 	bad.endedByPolicy(t)
 	viaBad.endedByPolicy(t)
 	if n := len(book.live.all()); n != 2 {
@@ -172,10 +148,10 @@ func TestLiveTunnels_InForce(t *testing.T) {
 	// One that was dialed under the old configuration and comes late.
 	openTestTunnel(t, book, "bad.example:443", "8.8.8.8").endedByPolicy(t)
 
-	next.dialer.Access.Put(fixture.AccessList(t, "deny good.example"))
-	book.live.changed(next)
+	next.access.Put(fixture.AccessList(t, "deny good.example"))
+	book.live.changed(&next.tunnelPolicy)
 	good.endedByPolicy(t)
-	book.live.leave(next)
+	book.live.leave(&next.tunnelPolicy, false)
 	if last := openTestTunnel(t, book, "good.example:443", "8.8.8.8"); !book.lists(last) {
 		t.Error("without a configuration, a tunnel is not listed")
 	}
@@ -184,9 +160,9 @@ func TestLiveTunnels_InForce(t *testing.T) {
 // While rules change and tunnels come and go, none is left in the end that the last
 // rules forbid: it was listed in time, or asked the new rules itself.
 func TestLiveTunnels_Race(t *testing.T) {
-	book := new(tunnelBook)
-	p := policyOf(t, policyClose)
-	book.live.enter(p)
+	book := newTestBook()
+	p := policyOf(t)
+	book.live.enter(&p.tunnelPolicy)
 	var wg sync.WaitGroup
 	tunnels := make(chan *testTunnel, 200)
 	for range 4 {
@@ -197,8 +173,8 @@ func TestLiveTunnels_Race(t *testing.T) {
 		})
 	}
 	wg.Go(func() {
-		p.dialer.Access.Put(fixture.AccessList(t, "deny bad.example"))
-		book.live.changed(p)
+		p.access.Put(fixture.AccessList(t, "deny bad.example"))
+		book.live.changed(&p.tunnelPolicy)
 	})
 	wg.Wait()
 	close(tunnels)

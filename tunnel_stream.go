@@ -34,7 +34,7 @@ func (t *transaction) tunnelStream(far farEnd, slot *tunnelSlot) error {
 	client.side = side
 	tunnel := relay.New(client, asStream(origin), cfg)
 	side.follows(tunnel)
-	t.follow(tunnel, slot)
+	slot.follow(tunnel, t.target, t.out.remote, time.Duration(*t.h.tunnel.CloseDelay))
 	result := tunnel.Run()
 	t.out.account(result, t.start)
 	if client.aborted || result.Err != nil {

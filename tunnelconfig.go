@@ -122,6 +122,15 @@ func (t *Tunnel) validate() error {
 	return nil
 }
 
+func (t *Tunnel) limits() tunnelLimits {
+	return tunnelLimits{
+		Tunnels:     t.MaxTunnels,
+		PerClient:   t.MaxPerClient,
+		PerUser:     t.MaxPerUser,
+		RatePerUser: t.RatePerUser,
+	}
+}
+
 func (h *Handler) provisionTunnel(ctx caddy.Context) error {
 	h.tunnel = h.Tunnel.withDefaults()
 	if err := h.tunnel.validate(); err != nil {

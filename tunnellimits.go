@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/failure"
@@ -58,11 +59,56 @@ type tunnelUse struct {
 	giveBack func() // release, as a value made once
 }
 
-func useTunnelBook(key string) (*shared.Use[*tunnelBook], error) {
-	return tunnelBooks.Use(key, func() (*tunnelBook, error) {
-		return &tunnelBook{clients: holdings.New[string](0), users: holdings.New[string](0)}, nil
-	})
+// acquireBook takes a hold on the book with the key, which is made if nobody has it. The
+// logger is asked for when there is something to tell, which may be when the
+// configuration is gone: the function must hold nothing of it.
+func acquireBook(key string, logger func() *zap.Logger) (*tunnelUse, error) {
+	book, err := useTunnelBook(key, logger)
+	if err != nil {
+		return nil, err
+	}
+	use := &tunnelUse{Use: book}
+	use.giveBack = use.release
+	use.parts.Store(1)
+	return use, nil
 }
+
+func useTunnelBook(key string, logger func() *zap.Logger) (*shared.Use[*tunnelBook], error) {
+	return tunnelBooks.Use(key, func() (*tunnelBook, error) { return newTunnelBook(logger), nil })
+}
+
+func newTunnelBook(logger func() *zap.Logger) *tunnelBook {
+	return &tunnelBook{
+		clients: holdings.New[string](0),
+		users:   holdings.New[string](0),
+		live:    liveTunnels{logger: logger},
+	}
+}
+
+// bookReport is what a book holds at a moment.
+type bookReport struct {
+	Tunnels        int       // open, or about to be
+	Configurations int       // that have entered
+	Deadline       time.Time // when the open ones will be ended; 0 while they may go on
+}
+
+// report tells what the book holds now.
+func (b *tunnelBook) report() bookReport {
+	r := bookReport{Tunnels: int(b.total.Load())}
+	b.live.mu.Lock()
+	defer b.live.mu.Unlock()
+	r.Configurations = len(b.live.policies)
+	if b.live.drain != nil {
+		r.Deadline = b.live.drain.at
+	}
+	return r
+}
+
+// ofClient is how many tunnels a client has that are counted; see takeSlot.
+func (b *tunnelBook) ofClient(client string) int { return b.clients.Count(client) }
+
+// ofUser is how many tunnels a user has that are counted; see takeSlot.
+func (b *tunnelBook) ofUser(user string) int { return b.users.Count(user) }
 
 // take adds a part, and returns the book with the function that gives the part
 // back. Where all were given back already, a request that outlived its
@@ -73,7 +119,7 @@ func (u *tunnelUse) take() (*tunnelBook, func(), error) {
 			return u.Value, u.giveBack, nil
 		}
 	}
-	own, err := useTunnelBook(u.Key)
+	own, err := useTunnelBook(u.Key, u.Value.live.logger)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -92,14 +138,11 @@ func (h *Handler) acquireTunnels(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	book, err := useTunnelBook(key)
+	use, err := acquireBook(key, drainLogger)
 	if err != nil {
 		leave()
 		return err
 	}
-	use := &tunnelUse{Use: book}
-	use.giveBack = use.release
-	use.parts.Store(1)
 	h.tunnels, h.leaveIdentity = use, leave
 	return nil
 }
@@ -112,8 +155,7 @@ func (h *Handler) releaseTunnels() {
 	}
 	h.leaveIdentity()
 	if p := h.tunnelPolicy; p != nil {
-		p.failed = p.besides == activeConfig()
-		h.tunnels.Value.live.leave(p)
+		h.tunnels.Value.live.leave(p, h.besides == activeConfig())
 	}
 	h.tunnels.release()
 }
@@ -126,8 +168,10 @@ type tunnelSlot struct {
 	counted      bool
 	client, user string // "" where none is counted
 	rate         *userRate
-	upstream     *upstreamHealth // of the upstream it goes through, if any
-	live         *liveTunnel
+
+	// upstream is what the tunnel goes through; nil if it is direct.
+	upstream interface{ EndTunnel() }
+	live     *liveTunnel
 }
 
 // Refusals, for logs. None is charged to the destination.
@@ -137,48 +181,66 @@ var (
 	errMaxPerUser   = errors.New("the user has as many tunnels as they may (tunnel.max_per_user)")
 )
 
-// takeSlot counts a tunnel that is about to be opened, or refuses it.
-func (t *transaction) takeSlot() (slot tunnelSlot, err error) {
+// tunnelLimits bound the tunnels of a handler. 0 and below are no limit.
+type tunnelLimits struct {
+	Tunnels     int   // at a time
+	PerClient   int   // at a time
+	PerUser     int   // at a time
+	RatePerUser int64 // bytes per second, in each direction by itself
+}
+
+// takeSlot counts a tunnel that is about to be opened, or refuses it. The client and the
+// user are "" where nobody knows them, and are not looked at where they have no limit.
+func (u *tunnelUse) takeSlot(client, user string, limits tunnelLimits) (slot tunnelSlot, err error) {
 	defer func() {
 		if err != nil {
 			slot.release()
 		}
 	}()
-	if slot.book, slot.giveBack, err = t.h.tunnels.take(); err != nil {
+	if slot.book, slot.giveBack, err = u.take(); err != nil {
 		return slot, err
 	}
-	cfg := &t.h.tunnel
-	if cfg.MaxPerClient > 0 {
-		client := clientIP(t.r)
-		if client != "" && !slot.book.clients.AcquireUpTo(client, cfg.MaxPerClient) {
+	if limits.PerClient > 0 {
+		if client != "" && !slot.book.clients.AcquireUpTo(client, limits.PerClient) {
 			return slot, failure.Limit.Because(errMaxPerClient)
 		}
 		slot.client = client
 	}
-	if cfg.MaxPerUser > 0 || cfg.RatePerUser > 0 {
-		if err := slot.takeUser(t.authenticatedUser(), cfg); err != nil {
-			return slot, err
-		}
+	if err := slot.takeUser(user, limits); err != nil {
+		return slot, err
 	}
-	if slot.counted = slot.book.count(cfg.MaxTunnels); !slot.counted {
+	if slot.counted = slot.book.count(limits.Tunnels); !slot.counted {
 		return slot, failure.Limit.Because(errMaxTunnels)
 	}
 	return slot, nil
 }
 
 // takeUser counts the tunnel against the limits of its user, if it has one.
-func (s *tunnelSlot) takeUser(user string, cfg *Tunnel) error {
+func (s *tunnelSlot) takeUser(user string, limits tunnelLimits) error {
 	if user == "" {
 		return nil
 	}
-	if cfg.MaxPerUser > 0 {
-		if !s.book.users.AcquireUpTo(user, cfg.MaxPerUser) {
+	if limits.PerUser > 0 {
+		if !s.book.users.AcquireUpTo(user, limits.PerUser) {
 			return failure.Limit.Because(errMaxPerUser)
 		}
 		s.user = user
 	}
-	if cfg.RatePerUser > 0 {
-		s.rate = s.book.shareRate(user, cfg.RatePerUser)
+	if limits.RatePerUser > 0 {
+		s.rate = s.book.shareRate(user, limits.RatePerUser)
+	}
+	return nil
+}
+
+// refuses is takeSlot for somebody who takes none.
+func (b *tunnelBook) refuses(client, user string, limits tunnelLimits) error {
+	switch {
+	case limits.PerClient > 0 && client != "" && b.clients.Count(client) >= limits.PerClient:
+		return failure.Limit.Because(errMaxPerClient)
+	case limits.PerUser > 0 && user != "" && b.users.Count(user) >= limits.PerUser:
+		return failure.Limit.Because(errMaxPerUser)
+	case limits.Tunnels > 0 && b.total.Load() >= int64(limits.Tunnels):
+		return failure.Limit.Because(errMaxTunnels)
 	}
 	return nil
 }

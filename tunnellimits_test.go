@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/caddy-egress/egress/internal/relay"
 )
 
@@ -19,13 +21,16 @@ func held(key string) int {
 // The book of a handler goes with the last tunnel or the last configuration,
 // whichever goes last, and a request that comes later still finds one.
 func TestTunnelBookIsReleasedByTheLast(t *testing.T) {
-	h, cancel := mustLoadModule(t, `{}`)
-	key, book := h.tunnels.Key, h.tunnels.Value
-	got, giveBack, err := h.tunnels.take()
+	use, err := acquireBook("edge", zap.NewNop)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, book := use.Key, use.Value
+	got, giveBack, err := use.take()
 	if err != nil || got != book || held(key) != 1 {
 		t.Fatalf("%v; another book: %v; held by %d", err, got != book, held(key))
 	}
-	cancel() // the configuration goes
+	use.release() // the configuration goes
 	if held(key) != 1 {
 		t.Errorf("held by %d while a tunnel lives", held(key))
 	}
@@ -33,7 +38,7 @@ func TestTunnelBookIsReleasedByTheLast(t *testing.T) {
 	if held(key) != 0 {
 		t.Errorf("held by %d with nobody left", held(key))
 	}
-	late, giveBack, err := h.tunnels.take()
+	late, giveBack, err := use.take()
 	if err != nil || late == book || held(key) != 1 {
 		t.Errorf("a late request: %v; the book that is gone: %v; held by %d", err, late == book, held(key))
 	}
@@ -120,7 +125,7 @@ func TestUserRateOutlivesTheTunnel(t *testing.T) {
 			r := b.shareRate("ann", bps)
 			client, near := net.Pipe()
 			origin, far := net.Pipe()
-			tunnel := relay.New(asStream(near), asStream(far), relay.Config{DownRates: []*relay.Rate{r.down}})
+			tunnel := relay.New(testStream{near}, testStream{far}, relay.Config{DownRates: []*relay.Rate{r.down}})
 			done := make(chan struct{})
 			tunnel.Start(func(relay.Result) { close(done) })
 			go func() { _, _ = origin.Write(make([]byte, burst/4)) }()
