@@ -76,7 +76,7 @@ func (t *transaction) tunnelLimit() error {
 	if t.h.dry {
 		return nil
 	}
-	return t.h.tunnels.Value.refuses(clientIP(t.r), t.authenticatedUser(), t.h.tunnel.limits())
+	return t.h.tunnels.Value.Refuses(clientIP(t.r), t.authenticatedUser(), t.h.tunnel.limits())
 }
 
 // path explains one target of the route.

@@ -22,6 +22,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/testkit/freeport"
+	"github.com/caddy-egress/egress/internal/tunnels"
 )
 
 // This file contains what a configuration leaves behind that fails half-way, and what
@@ -55,7 +56,7 @@ func (failingHandler) ServeHTTP(http.ResponseWriter, *http.Request, caddyhttp.Ha
 
 // usagePools are all in which state outlives a configuration.
 var usagePools = map[string]interface{ Holders() map[string]int }{
-	"pools": pools, "nameStates": dial.SharedNames, "pathStates": pathStates, "tunnelBooks": tunnelBooks,
+	"pools": pools, "nameStates": dial.SharedNames, "pathStates": pathStates, "tunnelBooks": tunnels.Books,
 	"upstreamHealths": upstreamHealths, "upstreamPools": upstreamPools,
 }
 
@@ -299,7 +300,7 @@ func TestFailedReload_KeepsCloseDelay(t *testing.T) {
 	}
 	expect := func(delay, within time.Duration) {
 		t.Helper()
-		deadline := book.report().Deadline
+		deadline := book.Report().Deadline
 		if deadline.IsZero() {
 			t.Fatalf("no end is set, want one in %s", delay)
 		}

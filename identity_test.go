@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/caddy-egress/egress/internal/tunnels"
 )
 
 // identified provisions an HTTP app, dry, and returns what its handlers are known by.
@@ -68,11 +70,11 @@ func TestIdentity_OverReloads(t *testing.T) {
 	}
 	book := a.tunnels.Value
 	endFirst()
-	if held("edge") != 1 || book.report().Configurations != 1 {
-		t.Errorf("held by %d, %d policies", held("edge"), book.report().Configurations)
+	if tunnels.Books.Holders()["edge"] != 1 || book.Report().Configurations != 1 {
+		t.Errorf("held by %d, %d policies", tunnels.Books.Holders()["edge"], book.Report().Configurations)
 	}
 	endSecond()
-	if held("edge") != 0 || book.report().Configurations != 0 {
-		t.Errorf("held by %d, %d policies at the end", held("edge"), book.report().Configurations)
+	if tunnels.Books.Holders()["edge"] != 0 || book.Report().Configurations != 0 {
+		t.Errorf("held by %d, %d policies at the end", tunnels.Books.Holders()["edge"], book.Report().Configurations)
 	}
 }

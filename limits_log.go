@@ -9,6 +9,7 @@ import (
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/tunnels"
 )
 
 // This file contains how often the log tells, at Warn, that a limit of the proxy's own
@@ -51,7 +52,7 @@ func limitReason(err error) string {
 	if e, ok := errors.AsType[*noUpstreamError](err); ok {
 		return "upstreams of " + e.group
 	}
-	for _, limit := range [...]error{errMaxTunnels, errMaxPerClient, errMaxPerUser} {
+	for _, limit := range [...]error{tunnels.ErrMax, tunnels.ErrMaxPerClient, tunnels.ErrMaxPerUser} {
 		if errors.Is(err, limit) {
 			return limit.Error()
 		}

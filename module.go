@@ -23,6 +23,7 @@ import (
 	"github.com/caddy-egress/egress/internal/self"
 	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/target"
+	"github.com/caddy-egress/egress/internal/tunnels"
 )
 
 func init() {
@@ -168,9 +169,9 @@ type Handler struct {
 	pool           *originPool
 	transport      Transport
 	tunnel         Tunnel
-	tunnels        *tunnelUse
+	tunnels        *tunnels.Use
 	leaveIdentity  func() // set with tunnels
-	tunnelPolicy   *tunnelPolicy
+	tunnelPolicy   *tunnels.Policy
 	besides        <-chan struct{} // set with tunnelPolicy: the activeConfig of then
 	limitLog       *limitLog
 	server         *caddyhttp.Server // nil if it is in none

@@ -55,7 +55,7 @@ func (h *Handler) reportTakeover(before *Handler) {
 }
 
 func (h *Handler) takenFrom(before *Handler) takeover {
-	t := takeover{names: h.names == before.names, tunnels: int64(h.tunnels.Value.report().Tunnels)}
+	t := takeover{names: h.names == before.names, tunnels: int64(h.tunnels.Value.Report().Tunnels)}
 	if h.pool == before.pool {
 		t.kept.add(h.pool.Stats())
 	} else {

@@ -1,4 +1,4 @@
-package egress
+package tunnels
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 // drainTest is a book in a bubble of time.
 type drainTest struct {
 	*testing.T
-	book *tunnelBook
+	book *Book
 	from time.Time
 }
 
@@ -31,7 +31,7 @@ func (d *drainTest) ends(tun *testTunnel, at time.Duration) {
 	d.Helper()
 	result := <-tun.done
 	tun.done <- result
-	if took := time.Since(d.from); result.Reason != relay.ReasonDrain || took < at || took > at+drainSettle+drainLinger {
+	if took := time.Since(d.from); result.Reason != relay.ReasonDrain || took < at || took > at+settle+linger {
 		d.Errorf("ended by %s after %s; want drain after %s", result.Reason, took, at)
 	}
 }
@@ -46,32 +46,32 @@ func (d *drainTest) lives(tun *testTunnel, wait time.Duration) {
 	}
 }
 
-func after(delay time.Duration) *tunnelPolicy { return &tunnelPolicy{closeDelay: delay} }
+func after(delay time.Duration) *Policy { return &Policy{CloseDelay: delay} }
 
 // While a configuration holds the book, or enters it in time, tunnels live; the last
 // one to leave says how long they have from then on.
 func TestDrain_Abandoned(t *testing.T) {
 	inDrainTest(t, func(d *drainTest) {
 		old, next, last := after(0), after(0), after(5*time.Second)
-		live := &d.book.live
-		live.enter(old)
+		live := &d.book.Live
+		live.Enter(old)
 		tun := d.open()
-		live.enter(next)
-		live.leave(old, false)
+		live.Enter(next)
+		live.Leave(old, false)
 		d.lives(tun, time.Hour)
 		failed := after(0)
-		live.enter(failed)
-		live.leave(failed, false)
+		live.Enter(failed)
+		live.Leave(failed, false)
 		d.lives(tun, time.Hour)
-		live.enter(last)
-		live.leave(next, false)
-		live.leave(last, false)
+		live.Enter(last)
+		live.Leave(next, false)
+		live.Leave(last, false)
 		d.lives(tun, 4*time.Second)
-		live.enter(next) // back
+		live.Enter(next) // back
 		d.lives(tun, time.Hour)
-		live.enter(last)
-		live.leave(next, false)
-		live.leave(last, false)
+		live.Enter(last)
+		live.Leave(next, false)
+		live.Leave(last, false)
 		d.from = time.Now()
 		d.ends(tun, 5*time.Second)
 	})
@@ -80,18 +80,18 @@ func TestDrain_Abandoned(t *testing.T) {
 // A configuration that has the handler and fails to load gives its tunnels no more time
 // than they had: those whose time is over by then end at once.
 func TestDrain_FailedLoad(t *testing.T) {
-	fails := func(live *liveTunnels, after time.Duration) {
-		p := &tunnelPolicy{closeDelay: time.Hour}
-		live.enter(p)
+	fails := func(live *List, after time.Duration) {
+		p := &Policy{CloseDelay: time.Hour}
+		live.Enter(p)
 		time.Sleep(after)
-		live.leave(p, true)
+		live.Leave(p, true)
 	}
 	inDrainTest(t, func(d *drainTest) {
-		live := &d.book.live
+		live := &d.book.Live
 		gone := after(10 * time.Second)
-		live.enter(gone)
+		live.Enter(gone)
 		tun := d.open()
-		live.leave(gone, false)
+		live.Leave(gone, false)
 		for range 3 {
 			fails(live, time.Second)
 			d.lives(tun, time.Second)
@@ -100,24 +100,24 @@ func TestDrain_FailedLoad(t *testing.T) {
 
 		// The next one is not concerned by what was.
 		d.from = time.Now()
-		live.enter(gone)
+		live.Enter(gone)
 		tun = d.open()
 		fails(live, time.Second)
-		live.leave(gone, false)
+		live.Leave(gone, false)
 		fails(live, 20*time.Second)
 		d.ends(tun, 21*time.Second)
 
 		// One that runs, and goes, does give it more.
 		d.from = time.Now()
-		live.enter(gone)
+		live.Enter(gone)
 		tun = d.open()
-		live.leave(gone, false)
+		live.Leave(gone, false)
 		d.lives(tun, 5*time.Second)
 		back := after(10 * time.Second)
-		live.enter(back)
+		live.Enter(back)
 		fails(live, time.Second)
 		d.lives(tun, 20*time.Second)
-		live.leave(back, false)
+		live.Leave(back, false)
 		d.ends(tun, 36*time.Second)
 	})
 }
@@ -125,10 +125,10 @@ func TestDrain_FailedLoad(t *testing.T) {
 // A tunnel whose request has outlived the handler has its own time.
 func TestDrain_LateTunnel(t *testing.T) {
 	inDrainTest(t, func(d *drainTest) {
-		live := &d.book.live
+		live := &d.book.Live
 		gone := after(time.Second)
-		live.enter(gone)
-		live.leave(gone, false)
+		live.Enter(gone)
+		live.Leave(gone, false)
 		d.lives(d.open(), 29*time.Second) // the default of its handler
 		first := d.open()
 		d.ends(first, 30*time.Second)
@@ -141,18 +141,18 @@ func TestDrain_LateTunnel(t *testing.T) {
 // when time is over is ended at once. Whoever waits is told when all are gone.
 func TestDrain_Exit(t *testing.T) {
 	inDrainTest(t, func(d *drainTest) {
-		live := &d.book.live
+		live := &d.book.Live
 		p := after(time.Minute)
-		live.enter(p)
+		live.Enter(p)
 		tun := d.open()
-		live.exit(10 * time.Second)
-		live.exit(time.Hour) // later than what is set already
-		live.enter(p)
-		live.leave(p, false)
-		live.leave(p, false)
+		live.Exit(10 * time.Second)
+		live.Exit(time.Hour) // later than what is set already
+		live.Enter(p)
+		live.Leave(p, false)
+		live.Leave(p, false)
 		gone := make(chan time.Duration, 1)
 		go func() {
-			live.await(context.Background())
+			live.Await(context.Background())
 			gone <- time.Since(d.from)
 		}()
 		d.lives(tun, 9*time.Second)
@@ -163,7 +163,7 @@ func TestDrain_Exit(t *testing.T) {
 			d.Errorf("told that all are gone after %s, and the last has ended after %s", at, ended)
 		}
 		begin := time.Now()
-		live.await(context.Background()) // nothing to wait for
+		live.Await(context.Background()) // nothing to wait for
 		if took := time.Since(begin); took > 0 {
 			d.Errorf("waited %s for nothing", took)
 		}
@@ -176,15 +176,15 @@ func TestDrain_Exit(t *testing.T) {
 // at exit.
 func TestDrain_ExitAfterRemoval(t *testing.T) {
 	inDrainTest(t, func(d *drainTest) {
-		live := &d.book.live
+		live := &d.book.Live
 		p := after(2 * time.Second)
-		live.enter(p)
+		live.Enter(p)
 		tun := d.open()
-		live.leave(p, false)
-		live.exit(time.Minute)
+		live.Leave(p, false)
+		live.Exit(time.Minute)
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		live.await(ctx) // the grace period
+		live.Await(ctx) // the grace period
 		d.lives(tun, 0)
 		d.ends(tun, 2*time.Second)
 	})
@@ -193,19 +193,19 @@ func TestDrain_ExitAfterRemoval(t *testing.T) {
 // Waiting does not end before the line of the tunnel is written.
 func TestDrain_AwaitsTheLine(t *testing.T) {
 	inDrainTest(t, func(d *drainTest) {
-		live := &d.book.live
-		live.enter(after(0))
-		slot := tunnelSlot{book: d.book, live: new(liveTunnel)}
-		live.add(slot.live, 0)
+		live, tunnel := &d.book.Live, new(live)
+		live.Enter(after(0))
+		slot := Slot{book: d.book, live: tunnel}
+		live.add(tunnel, 0)
 		written := false
 		go func() {
 			time.Sleep(time.Second)
-			slot.releaseAround(func() {
+			slot.ReleaseAround(func() {
 				time.Sleep(time.Second)
 				written = true
 			})
 		}()
-		live.await(context.Background())
+		live.Await(context.Background())
 		if !written {
 			d.Error("the wait was over before the line was written")
 		}
