@@ -14,7 +14,8 @@ import (
 )
 
 // This file contains the limits that are not of one pool: what one client or
-// user may hold, and what all connections of the process may.
+// user may hold, and what all connections of the process may; and who the client
+// and the user of a request are.
 
 // holdingError refuses a request because its client or user holds as much as
 // it may.
