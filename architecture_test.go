@@ -60,6 +60,7 @@ var house = map[string]room{
 	"internal/retry":       {floor: subjects},
 	"internal/self":        {floor: subjects},
 	"internal/shared":      {floor: subjects, caddy: true},
+	"internal/tunnels":     {floor: subjects, beside: []string{"internal/failure", "internal/shared"}},
 	"internal/words":       {floor: subjects, beside: []string{"internal/plaintext"}, caddy: true},
 
 	"internal/dial":   {floor: waysOut},

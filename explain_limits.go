@@ -72,10 +72,10 @@ func (t *transaction) limits() (out explainedLimits) {
 	}
 	if t.use == upstream.Tunnel {
 		cfg, book := &t.h.tunnel, t.h.tunnels.Value
-		out.add("max_tunnels", cfg.MaxTunnels, count(func() int { return int(book.total.Load()) }), 0)
-		out.add("max_per_client", cfg.MaxPerClient, count(func() int { return book.clients.Count(client) }), 0)
+		out.add("max_tunnels", cfg.MaxTunnels, count(func() int { return book.Report().Tunnels }), 0)
+		out.add("max_per_client", cfg.MaxPerClient, count(func() int { return book.OfClient(client) }), 0)
 		if user != "" {
-			out.add("max_per_user", cfg.MaxPerUser, count(func() int { return book.users.Count(user) }), 0)
+			out.add("max_per_user", cfg.MaxPerUser, count(func() int { return book.OfUser(user) }), 0)
 		}
 		return out
 	}

@@ -76,17 +76,7 @@ func (t *transaction) tunnelLimit() error {
 	if t.h.dry {
 		return nil
 	}
-	cfg, book := &t.h.tunnel, t.h.tunnels.Value
-	client, user := clientIP(t.r), t.authenticatedUser()
-	switch {
-	case cfg.MaxPerClient > 0 && client != "" && book.clients.Count(client) >= cfg.MaxPerClient:
-		return failure.Limit.Because(errMaxPerClient)
-	case cfg.MaxPerUser > 0 && user != "" && book.users.Count(user) >= cfg.MaxPerUser:
-		return failure.Limit.Because(errMaxPerUser)
-	case cfg.MaxTunnels > 0 && book.total.Load() >= int64(cfg.MaxTunnels):
-		return failure.Limit.Because(errMaxTunnels)
-	}
-	return nil
+	return t.h.tunnels.Value.Refuses(clientIP(t.r), t.authenticatedUser(), t.h.tunnel.limits())
 }
 
 // path explains one target of the route.

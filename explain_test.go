@@ -12,6 +12,7 @@ import (
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
+	"github.com/caddy-egress/egress/internal/tunnels"
 	"github.com/caddy-egress/egress/internal/upstream"
 )
 
@@ -80,7 +81,7 @@ func TestExplainRequest_Classified(t *testing.T) {
 // serves, until it leaves.
 func TestRegistry(t *testing.T) {
 	at := func(place string) *Handler {
-		return &Handler{tunnels: &tunnelUse{Use: &shared.Use[*tunnelBook]{Key: place}}}
+		return &Handler{tunnels: &tunnels.Use{Use: &shared.Use[*tunnels.Book]{Key: place}}}
 	}
 	var r registry
 	check := func(place string, want *Handler, problem string) {

@@ -23,6 +23,7 @@ import (
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/testkit/freeport"
+	"github.com/caddy-egress/egress/internal/tunnels"
 	"github.com/caddy-egress/egress/internal/upstream"
 )
 
@@ -57,8 +58,8 @@ func (failingHandler) ServeHTTP(http.ResponseWriter, *http.Request, caddyhttp.Ha
 
 // usagePools are all in which state outlives a configuration.
 var usagePools = map[string]interface{ Holders() map[string]int }{
-	"pools": origin.Shared, "nameStates": dial.SharedNames, "pathStates": pathStates, "tunnelBooks": tunnelBooks,
-	"upstream.SharedHealth": upstream.SharedHealth, "upstream.SharedConns": upstream.SharedConns,
+	"pools": origin.Shared, "nameStates": dial.SharedNames, "pathStates": pathStates, "tunnelBooks": tunnels.Books,
+	"upstreamHealths": upstream.SharedHealth, "upstreamPools": upstream.SharedConns,
 }
 
 // heldStates is how often each state is held.
@@ -290,7 +291,7 @@ func TestFailedReload(t *testing.T) {
 func TestFailedReload_KeepsCloseDelay(t *testing.T) {
 	s := startLive(t)
 	handlers.mu.Lock()
-	live := &handlers.entries[0].tunnels.Value.live
+	book := handlers.entries[0].tunnels.Value
 	handlers.mu.Unlock()
 	with := func(delay string) string { return egressJSON(s.dir, `,"tunnel":{"close_delay":"`+delay+`"}`) }
 	load := func(works bool, handlers ...string) {
@@ -301,12 +302,11 @@ func TestFailedReload_KeepsCloseDelay(t *testing.T) {
 	}
 	expect := func(delay, within time.Duration) {
 		t.Helper()
-		live.mu.Lock()
-		defer live.mu.Unlock()
-		if live.drain == nil {
+		deadline := book.Report().Deadline
+		if deadline.IsZero() {
 			t.Fatalf("no end is set, want one in %s", delay)
 		}
-		if left := time.Until(live.drain.at); left > delay || left < delay-within {
+		if left := time.Until(deadline); left > delay || left < delay-within {
 			t.Errorf("the end is in %s, want %s", left, delay)
 		}
 	}

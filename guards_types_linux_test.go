@@ -18,7 +18,7 @@ import (
 var notGuarded = map[string]string{
 	"h1.Conn":            "an exchange over a connection of the table",
 	"h1.tlsReader":       "reads a connection of the table",
-	"origin.Conn":  "an h1.Conn with its address",
+	"origin.Conn":        "an h1.Conn with its address",
 	"dnscache.stream":    "carries one query at a time, whose answer is told by its ID and question; a broken one is followed by a new one",
 	"dnscache.heardConn": "carries queries of a server over HTTP/2, which pings it",
 	"relay.dead":         "stands in for a stream that was nil",

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
+	"github.com/caddy-egress/egress/internal/tunnels"
 	"github.com/caddy-egress/egress/internal/upstream"
 
 	"github.com/caddyserver/caddy/v2"
@@ -56,7 +57,7 @@ func TestHedgeUsesNothingOfTheRequest(t *testing.T) {
 	tr.target = fixture.Target(t, "some.example:443")
 	tr.observe()
 
-	var slot tunnelSlot
+	var slot tunnels.Slot
 	far, err := tr.openTunnel(&slot)
 	if err != nil {
 		t.Fatal(err)
@@ -67,7 +68,7 @@ func TestHedgeUsesNothingOfTheRequest(t *testing.T) {
 	tr.out.group, tr.out.closeReason = "", "client"
 	tr.r = tr.r.WithContext(context.Background())
 	far.conn.Close()
-	slot.upstream.EndTunnel()
+	slot.Release()
 	for range 2 {
 		if got := <-told; got != "blue 192.0.2.1 default" {
 			t.Errorf("X-Client: %s", got)

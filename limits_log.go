@@ -9,6 +9,7 @@ import (
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/tunnels"
 	"github.com/caddy-egress/egress/internal/upstream"
 )
 
@@ -52,7 +53,7 @@ func limitReason(err error) string {
 	if e, ok := errors.AsType[*upstream.NobodyError](err); ok {
 		return "upstreams of " + e.Group
 	}
-	for _, limit := range [...]error{errMaxTunnels, errMaxPerClient, errMaxPerUser} {
+	for _, limit := range [...]error{tunnels.ErrMax, tunnels.ErrMaxPerClient, tunnels.ErrMaxPerUser} {
 		if errors.Is(err, limit) {
 			return limit.Error()
 		}

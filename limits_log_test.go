@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/failure"
+	"github.com/caddy-egress/egress/internal/tunnels"
 )
 
 // However many requests are shed, one line a second tells of each reason at Warn, with
@@ -42,7 +43,7 @@ func TestLimitLog(t *testing.T) {
 		expect("the first burst", 1, 999, 0)
 		time.Sleep(limitLogPause - 1)
 		shed(pending, 1)
-		shed(failure.Limit.Because(errMaxTunnels), 1)
+		shed(failure.Limit.Because(tunnels.ErrMax), 1)
 		expect("another reason within the second", 1, 1, 0)
 		shed(opError(syscall.EMFILE), 2)
 		expect("a third", 1, 1, 0)

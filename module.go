@@ -24,6 +24,7 @@ import (
 	"github.com/caddy-egress/egress/internal/self"
 	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/target"
+	"github.com/caddy-egress/egress/internal/tunnels"
 	"github.com/caddy-egress/egress/internal/upstream"
 )
 
@@ -171,9 +172,10 @@ type Handler struct {
 	pool           *origin.Pool
 	transport      Transport
 	tunnel         Tunnel
-	tunnels        *tunnelUse
+	tunnels        *tunnels.Use
 	leaveIdentity  func() // set with tunnels
-	tunnelPolicy   *tunnelPolicy
+	tunnelPolicy   *tunnels.Policy
+	besides        <-chan struct{} // set with tunnelPolicy: the activeConfig of then
 	limitLog       *limitLog
 	server         *caddyhttp.Server // nil if it is in none
 	dialer         *directWay

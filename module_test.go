@@ -19,6 +19,7 @@ import (
 	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/self"
 	"github.com/caddy-egress/egress/internal/shared"
+	"github.com/caddy-egress/egress/internal/tunnels"
 )
 
 func TestMain(m *testing.M) {
@@ -150,7 +151,7 @@ func TestSettingsOff(t *testing.T) {
 		t.Error("the circuit is on")
 	}
 	tx := transaction{h: h}
-	if cfg := tx.relayConfig(new(tunnelSlot)); cfg.IdleTimeout != 0 || cfg.HalfCloseTimeout != 0 || cfg.Lifetime != 0 {
+	if cfg := tx.relayConfig(new(tunnels.Slot)); cfg.IdleTimeout != 0 || cfg.HalfCloseTimeout != 0 || cfg.Lifetime != 0 {
 		t.Errorf("tunnel timers %+v", cfg)
 	}
 }

@@ -56,7 +56,7 @@ func (h *Handler) reportTakeover(before *Handler) {
 }
 
 func (h *Handler) takenFrom(before *Handler) takeover {
-	t := takeover{names: h.names == before.names, tunnels: h.tunnels.Value.total.Load()}
+	t := takeover{names: h.names == before.names, tunnels: int64(h.tunnels.Value.Report().Tunnels)}
 	if h.pool == before.pool {
 		t.kept.add(h.pool.Stats())
 	} else {

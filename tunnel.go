@@ -17,6 +17,7 @@ import (
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/relay"
+	"github.com/caddy-egress/egress/internal/tunnels"
 )
 
 // connect serves CONNECT: it connects to the destination first, and only then
@@ -36,7 +37,7 @@ func (t *transaction) connect() error {
 	if err != nil {
 		return err
 	}
-	defer slot.release() // unless it was moved
+	defer slot.Release() // unless it was moved
 	far, err := t.openTunnel(&slot)
 	if err != nil {
 		return err
@@ -47,10 +48,23 @@ func (t *transaction) connect() error {
 	return t.tunnelStream(far, &slot)
 }
 
+// takeSlot counts the tunnel against the limits of the handler, or refuses it.
+func (t *transaction) takeSlot() (tunnels.Slot, error) {
+	var client, user string
+	limits := t.h.tunnel.limits()
+	if limits.PerClient > 0 {
+		client = clientIP(t.r)
+	}
+	if limits.PerUser > 0 || limits.RatePerUser > 0 {
+		user = t.authenticatedUser()
+	}
+	return t.h.tunnels.Take(client, user, limits)
+}
+
 // relayConfig is what timers and rates of the configuration mean for a relay.
-func (t *transaction) relayConfig(slot *tunnelSlot) relay.Config {
+func (t *transaction) relayConfig(slot *tunnels.Slot) relay.Config {
 	off := func(d time.Duration) time.Duration { return max(d, 0) }
-	up, down := slot.rates(t.h.tunnel.RatePerTunnel)
+	up, down := slot.Rates(t.h.tunnel.RatePerTunnel)
 	return relay.Config{
 		UpRates:          up,
 		DownRates:        down,
@@ -70,7 +84,7 @@ const connected = "HTTP/1.1 200 Connection established\r\n\r\n"
 // net/http's buffers and a deep stack alive for as long as the tunnel lives.
 // The access-log line that Caddy would write at that moment is written by us
 // when the tunnel ends.
-func (t *transaction) tunnelConn(far farEnd, slot *tunnelSlot) error {
+func (t *transaction) tunnelConn(far farEnd, slot *tunnels.Slot) error {
 	origin := far.conn
 	line := t.tunnelLog() // looks at the chain of writers, so before Hijack
 	client, early, err := t.hijack()
@@ -94,10 +108,10 @@ func (t *transaction) tunnelConn(far farEnd, slot *tunnelSlot) error {
 		t.h.sayUnknown(unknown.Conn, "tunnels of such clients have no half-close and no reset: the connection is closed instead")
 	}
 	tunnel := relay.New(near, asStream(origin), cfg)
-	t.follow(tunnel, slot)
-	moved := slot.move()
+	slot.Follow(tunnel, t.target, t.out.remote, time.Duration(*t.h.tunnel.CloseDelay))
+	moved := slot.Move()
 	tunnel.Start(func(result relay.Result) {
-		moved.releaseAround(func() {
+		moved.ReleaseAround(func() {
 			if line != nil {
 				line.write(result)
 			}

@@ -11,6 +11,7 @@ import (
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/target"
+	"github.com/caddy-egress/egress/internal/tunnels"
 	"github.com/caddy-egress/egress/internal/upstream"
 )
 
@@ -25,7 +26,7 @@ type farEnd struct {
 }
 
 // openTunnel connects to the destination over the paths of the route.
-func (t *transaction) openTunnel(slot *tunnelSlot) (far farEnd, err error) {
+func (t *transaction) openTunnel(slot *tunnels.Slot) (far farEnd, err error) {
 	start := time.Now()
 	err = t.overPaths(func() error {
 		if t.paths.current.Member == nil {
@@ -100,7 +101,7 @@ func (a *tunnelAttempt) open(ctx context.Context) opening {
 
 // openVia opens the tunnel through the current upstream, and through a second one
 // beside it where the first is slow and the group hedges.
-func (t *transaction) openVia(slot *tunnelSlot) (farEnd, error) {
+func (t *transaction) openVia(slot *tunnels.Slot) (farEnd, error) {
 	p := t.paths.current
 	t.out.attempts++
 	if !p.StartTunnel() {
@@ -116,7 +117,7 @@ func (t *transaction) openVia(slot *tunnelSlot) (farEnd, error) {
 	if won.err != nil {
 		return farEnd{}, won.err
 	}
-	slot.upstream = won.path.Health
+	slot.Upstream = won.path.Health
 	t.out.reused = won.tunnel.Reused
 	return farEnd{conn: won.tunnel.Conn, early: won.tunnel.Early}, nil
 }

@@ -9,11 +9,12 @@ import (
 
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/relay"
+	"github.com/caddy-egress/egress/internal/tunnels"
 )
 
 // tunnelStream relays over the HTTP/2 or HTTP/3 stream of a CONNECT request
 // (RFC 9113 §8.5, RFC 9114 §4.4). The handler lives as long as the tunnel.
-func (t *transaction) tunnelStream(far farEnd, slot *tunnelSlot) error {
+func (t *transaction) tunnelStream(far farEnd, slot *tunnels.Slot) error {
 	origin := far.conn
 	defer overrideIdleTimeouts(t.r)()
 	client := newClientStream(t)
@@ -34,7 +35,7 @@ func (t *transaction) tunnelStream(far farEnd, slot *tunnelSlot) error {
 	client.side = side
 	tunnel := relay.New(client, asStream(origin), cfg)
 	side.follows(tunnel)
-	t.follow(tunnel, slot)
+	slot.Follow(tunnel, t.target, t.out.remote, time.Duration(*t.h.tunnel.CloseDelay))
 	result := tunnel.Run()
 	t.out.account(result, t.start)
 	if client.aborted || result.Err != nil {

@@ -2,10 +2,14 @@ package egress
 
 import (
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-egress/egress/internal/dial"
+	"github.com/caddy-egress/egress/internal/target"
+	"github.com/caddy-egress/egress/internal/tunnels"
 	"github.com/caddy-egress/egress/internal/words"
 )
 
@@ -122,10 +126,79 @@ func (t *Tunnel) validate() error {
 	return nil
 }
 
+// limits are those that the book counts against.
+func (t *Tunnel) limits() tunnels.Limits {
+	return tunnels.Limits{
+		Tunnels:     t.MaxTunnels,
+		PerClient:   t.MaxPerClient,
+		PerUser:     t.MaxPerUser,
+		RatePerUser: t.RatePerUser,
+	}
+}
+
 func (h *Handler) provisionTunnel(ctx caddy.Context) error {
 	h.tunnel = h.Tunnel.withDefaults()
 	if err := h.tunnel.validate(); err != nil {
 		return err
 	}
 	return h.acquireTunnels(ctx)
+}
+
+// acquireTunnels loads the handler's book.
+func (h *Handler) acquireTunnels(ctx caddy.Context) error {
+	key, leave, err := h.identity(ctx)
+	if err != nil {
+		return err
+	}
+	use, err := tunnels.Acquire(key, drainLogger)
+	if err != nil {
+		leave()
+		return err
+	}
+	h.tunnels, h.leaveIdentity = use, leave
+	return nil
+}
+
+// releaseTunnels gives the handler's own part back, if it has one. Requests may
+// still be under way, so the handler keeps what it knows.
+func (h *Handler) releaseTunnels() {
+	if h.tunnels == nil {
+		return
+	}
+	h.leaveIdentity()
+	if p := h.tunnelPolicy; p != nil {
+		h.tunnels.Value.Live.Leave(p, h.besides == activeConfig())
+	}
+	h.tunnels.Release()
+}
+
+// followRules lets the access rules follow their files, and the tunnels the rules.
+func (h *Handler) followRules(caddy.Context) error {
+	live := &h.tunnels.Value.Live
+	p := &tunnels.Policy{
+		Forbids:    forbiddenTunnels(h.dialer.Dialer, h.tunnel.OnPolicyChange),
+		CloseDelay: time.Duration(*h.tunnel.CloseDelay),
+		Handler:    h.place(),
+		Logger:     h.logger.Named("acl"),
+	}
+	h.tunnelPolicy, h.besides = p, activeConfig()
+	live.Enter(p)
+	if !h.dry {
+		h.access.Follow(func() { live.Changed(p) })
+	}
+	return nil
+}
+
+// forbiddenTunnels is what tells the tunnels that the access rules forbid; nil where they
+// are kept. It is asked after the tunnel was listed, for the rules of that moment.
+func forbiddenTunnels(d *dial.Dialer, onChange string) func(target.Target, netip.Addr) bool {
+	if onChange != policyClose {
+		return nil
+	}
+	return func(dest target.Target, addr netip.Addr) bool {
+		if addr.IsValid() {
+			return d.Check(dest, addr) != nil
+		}
+		return d.Access.Now().CheckUnresolved(dest) != nil
+	}
 }
