@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 	"time"
+
+	"github.com/caddy-egress/egress/internal/layers"
 )
 
 // This file contains how a client is seen to have left where net/http does not look:
@@ -16,5 +18,5 @@ const lookInterval = time.Second
 // connection. It takes nothing from that, and reports false where it cannot tell.
 func hungUp(ctx context.Context) func() bool {
 	conn, _ := ctx.Value(clientConnKey{}).(net.Conn)
-	return func() bool { return conn != nil && hasHungUp(conn) }
+	return func() bool { return conn != nil && layers.HungUp(conn) }
 }
