@@ -2,45 +2,19 @@ package egress
 
 import (
 	"context"
-	"errors"
 	"net"
 	"testing"
 
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
 )
 
-// A check ends when its client leaves, also where net/http does not see that: behind a
-// body that was not read.
-func TestAuthChecksEndWithTheirConnections(t *testing.T) {
-	h := newGated(t)
-	defer close(h.gate)
-	go func() { _, _, _, _ = h.login(t.Context(), "192.0.2.1", basicHeader("nobody", "runs")) }()
-	<-h.order
+// The client that a login waits for is that of the request's connection.
+func TestAuthHungUp(t *testing.T) {
 	client, server := fixture.TCPEnds(t)
-	ctx := context.WithValue(t.Context(), clientConnKey{}, net.Conn(server))
-	left := make(chan error, 1)
-	login := func() {
-		_, _, _, err := h.login(ctx, "192.0.2.1", basicHeader("nobody", "waits"))
-		left <- err
-	}
-	go login()
-	waiting := func() bool {
-		h.verifier.queue.mu.Lock()
-		defer h.verifier.queue.mu.Unlock()
-		return h.verifier.queue.waiting == 1
-	}
-	fixture.WaitFor(t, "one that waits", waiting)
-	if _, err := client.Write([]byte("body")); err != nil {
-		t.Fatal(err)
+	gone := hungUp(context.WithValue(t.Context(), clientConnKey{}, net.Conn(server)))
+	if gone() || hungUp(t.Context())() {
+		t.Error("a client that is there is taken for gone")
 	}
 	client.Close()
-	if err := <-left; !errors.Is(err, context.Canceled) {
-		t.Errorf("a client that has left: %v", err)
-	}
-	fixture.WaitFor(t, "none that waits", func() bool { return !waiting() })
-	// One that has left before is not even put into the queue.
-	login()
-	if err := <-left; !errors.Is(err, context.Canceled) {
-		t.Errorf("a client that had left: %v", err)
-	}
+	fixture.WaitFor(t, "seen to have left", gone)
 }
