@@ -53,6 +53,7 @@ var house = map[string]room{
 	"internal/target":     {floor: engines},
 
 	"internal/acl":         {floor: subjects, beside: []string{"internal/failure", "internal/plaintext"}},
+	"internal/auth":        {floor: subjects, beside: []string{"internal/failure", "internal/plaintext"}},
 	"internal/descriptors": {floor: subjects},
 	"internal/destination": {floor: subjects, beside: []string{"internal/failure"}},
 	"internal/failure":     {floor: subjects, beside: []string{"internal/descriptors"}},

@@ -1,24 +1,22 @@
 package egress
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
-	"crypto/subtle"
-	"encoding/base64"
+	"errors"
 	"fmt"
-	"net/http"
+	"net"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/auth"
+	"github.com/caddy-egress/egress/internal/layers"
 	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
-// This file contains who may use the proxy: the user list, the reading of
-// Proxy-Authorization, and the checking of passwords.
+// This file contains the settings of who may use the proxy.
 
 // Auth says who may use the proxy. With at least one user in it, a request
 // without valid credentials in its Proxy-Authorization field (RFC 9110
@@ -41,11 +39,7 @@ type Auth struct {
 	// policies that keep a session on one upstream. Default: none.
 	Session *Session `json:"session,omitempty"`
 
-	users    map[string]*credential
-	stranger credential   // takes the place of a user we do not know
-	classes  []*hashClass // every distinct amount of slow work in users
-	verifier *verifier
-	logger   *zap.Logger
+	users *auth.Users
 }
 
 // Session is where the session of a client is written.
@@ -80,101 +74,66 @@ type BasicUser struct {
 	Password string `json:"password" placeholders:"own"`
 }
 
-// authFailure says why a request is not authenticated, in the words of the
-// placeholder {http.egress.auth_error}. It is empty on success.
-type authFailure string
-
-const (
-	authMissing     authFailure = "missing"      // no Proxy-Authorization
-	authMalformed   authFailure = "malformed"    // doubled, too long, another scheme, or not base64 of user:password
-	authUnknownUser authFailure = "unknown_user" // well-formed, but nobody of that name
-	authBadPassword authFailure = "bad_password" // a user of ours with another password
-)
-
-const (
-	defaultRealm = "Caddy Egress"
-
-	// What a client sends is limited before it is decoded and hashed. No
-	// person types more, and tokens used as passwords fit.
-	maxUsernameBytes = 256
-	maxPasswordBytes = 1024
-
-	// Go allocates what the hash asks for and dies if it cannot. RFC 9106 §4
-	// recommends 2 GiB at most.
-	maxArgon2MemoryKiB = 4 << 20
-)
-
-// credential is a user as the verifier needs it. The plain password is not
-// kept, only its sum under the key of this process.
-type credential struct {
-	name  string
-	hash  []byte        // the slow hash; nil for a plain password
-	class *hashClass    // what checks hash; nil for a plain password
-	known *remembered   // of the slow hash; nil for a plain password
-	sum   credentialSum // of name and plain password; random for a slow hash, so that it never matches
-}
-
-// hashClass is one amount of slow work: all hashes with the same algorithm and
-// the same cost parameters take equally long to check.
-type hashClass struct {
-	comparer caddyauth.Comparer
-	fake     []byte // a hash of this class which no password matches
-	threads  int64  // goroutines that one check keeps busy
-}
+const defaultRealm = "Caddy Egress"
 
 // enabled reports whether anybody has to log in.
 func (a *Auth) enabled() bool { return a != nil && len(a.Basic) > 0 }
 
-// provision checks the user list and prepares it for authenticate. What the
-// user wrote stays as it is.
+// provision checks the user list and prepares it for logins. What the user wrote
+// stays as it is.
 func (a *Auth) provision(ctx caddy.Context, logger *zap.Logger) error {
 	if plaintext.HasControl(a.Realm) {
 		return fmt.Errorf("realm '%s' contains control characters", plaintext.Escaped(a.Realm))
 	}
+	cfg := auth.Config{
+		Hashes: func(algorithm string) (auth.Comparer, error) { return loadHash(ctx, algorithm) },
+		HungUp: hungUp,
+		Logger: logger,
+	}
 	if a.Session != nil {
-		if sep := a.Session.Separator; sep == "" || strings.Contains(sep, ":") || plaintext.HasControl(sep) {
+		cfg.Separator = a.Session.Separator
+		if sep := cfg.Separator; sep == "" || strings.Contains(sep, ":") || plaintext.HasControl(sep) {
 			return fmt.Errorf("session.separator '%s' is empty or has a colon or control character", plaintext.Escaped(sep))
 		}
 	}
-	a.logger = logger
-	if a.verifier == nil {
-		a.verifier = sharedVerifier
-	}
-	a.users = make(map[string]*credential, len(a.Basic))
-	loader := &classLoader{ctx: ctx, verifier: a.verifier, classes: make(map[string]*hashClass)}
 	repl := caddy.NewReplacer()
-	var plain []string
-	for i, u := range a.Basic {
+	for _, u := range a.Basic {
 		// ReplaceKnown leaves the braces of a password alone.
-		name, password := repl.ReplaceKnown(u.Username, ""), repl.ReplaceKnown(u.Password, "")
-		if err := checkUsername(i, name); err != nil {
-			return err
-		}
-		if _, ok := a.users[name]; ok {
-			return fmt.Errorf("basic_auth user '%s' is defined twice", name)
-		}
-		if password == "" && u.Password != "" {
-			return fmt.Errorf("basic_auth user '%s': nothing is left of the password after its placeholders are replaced", name)
-		}
-		cred, err := loader.credential(name, password)
-		if err != nil {
-			return fmt.Errorf("basic_auth user '%s': %w", name, err)
-		}
-		if cred.class == nil {
-			plain = append(plain, name)
-		}
-		a.users[name] = cred
+		cfg.Users = append(cfg.Users, auth.User{Name: repl.ReplaceKnown(u.Username, ""), Password: repl.ReplaceKnown(u.Password, "")})
 	}
-	a.classes = loader.ordered
-	_, _ = rand.Read(a.stranger.sum[:])
-	if len(a.classes) > 0 {
-		a.stranger.hash = a.classes[0].fake
+	users, err := auth.New(cfg)
+	if empty, ok := errors.AsType[*auth.EmptyPasswordError](err); ok && a.Basic[empty.Index].Password != "" {
+		return fmt.Errorf("basic_auth user '%s': nothing is left of the password after its placeholders are replaced", empty.Name)
 	}
-	if len(plain) > 0 {
+	if err != nil {
+		return err
+	}
+	a.users = users
+	if plain := users.Plain(); len(plain) > 0 {
 		logger.Warn("basic_auth passwords are plain text; replace them with the output of 'caddy hash-password'",
 			zap.Strings("users", plain))
 	}
 	return nil
+}
+
+// loadHash loads the module that checks hashes of an algorithm.
+func loadHash(ctx caddy.Context, algorithm string) (auth.Comparer, error) {
+	mod, err := ctx.LoadModuleByID("http.authentication.hashes."+algorithm, nil)
+	if err != nil {
+		return nil, fmt.Errorf("loading password hash module: %w", err)
+	}
+	comparer, ok := mod.(caddyauth.Comparer)
+	if !ok {
+		return nil, fmt.Errorf("password hash module %s compares nothing", algorithm)
+	}
+	return comparer, nil
+}
+
+// hungUp returns what reports whether the client of a request has closed its
+// connection. It takes nothing from that, and reports false where it cannot tell.
+func hungUp(ctx context.Context) func() bool {
+	conn, _ := ctx.Value(clientConnKey{}).(net.Conn)
+	return func() bool { return conn != nil && layers.HungUp(conn) }
 }
 
 // challenge returns the value of Proxy-Authenticate (RFC 7617 §2.1).
@@ -188,144 +147,3 @@ func (a *Auth) challenge() string {
 
 // realmEscaper escapes what a quoted-string cannot hold (RFC 9110 §5.6.4).
 var realmEscaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
-
-// login returns the user that the Proxy-Authorization field of header proves, and
-// the session that the client has named, or why there is none. They are returned
-// only on success, so that nothing of a failed attempt can reach a log. All
-// failures of well-formed credentials cost the same work, whoever they are for.
-// The error is about the work: the client has left, or too many are waiting.
-func (a *Auth) login(ctx context.Context, client string, header http.Header) (user, session string, failed authFailure, err error) {
-	name, password, failed := parseProxyAuthorization(header)
-	if failed != "" {
-		return "", "", failed, nil
-	}
-	cred, name, session := a.find(name)
-	known := cred != nil
-	if !known {
-		cred = &a.stranger
-	}
-	// A stranger cannot match, but known decides all the same: an open door
-	// must not hang on the quality of random bytes.
-	switch matches, err := a.matches(ctx, client, cred, name, password); {
-	case err != nil:
-		return "", "", "", err
-	case !known:
-		return "", "", authUnknownUser, nil
-	case !matches:
-		return "", "", authBadPassword, nil
-	}
-	return cred.name, session, "", nil
-}
-
-// find returns the user whose name the client has sent, whole or with a session
-// behind it, nil for a stranger, and the name without the session.
-func (a *Auth) find(name []byte) (cred *credential, user []byte, session string) {
-	if cred, ok := a.users[string(name)]; ok || a.Session == nil {
-		return cred, name, ""
-	}
-	sep := []byte(a.Session.Separator)
-	for end := len(name); ; {
-		i := bytes.LastIndex(name[:end], sep)
-		if i < 0 {
-			return nil, name, ""
-		}
-		if cred, ok := a.users[string(name[:i])]; ok {
-			return cred, name[:i], string(name[i+len(sep):])
-		}
-		end = i + len(sep) - 1 // the one before it may overlap it
-	}
-}
-
-// matches reports whether password is that of cred. user is the name that the
-// client sent: a stranger has none of its own.
-func (a *Auth) matches(ctx context.Context, client string, cred *credential, user, password []byte) (bool, error) {
-	sum := sumCredential(user, cred.hash, password)
-	if subtle.ConstantTimeCompare(sum[:], cred.sum[:]) == 1 || cred.known.is(&sum) {
-		return true, nil
-	}
-	if len(a.classes) == 0 {
-		return false, nil // plain passwords only: the sum is all the work there is
-	}
-	return a.verifier.verify(ctx, cred.known, sum, func(ctx context.Context) (bool, error) {
-		return a.compareSlowly(ctx, client, cred, password)
-	})
-}
-
-// compareSlowly checks password against the hash of cred. When that fails, it
-// goes on to check against a fake of every other class, so that all failures
-// take one check of each class: with a fake for strangers alone, users with
-// cheaper hashes, or with plain passwords, would be told from them by time.
-func (a *Auth) compareSlowly(ctx context.Context, client string, cred *credential, password []byte) (bool, error) {
-	if cred.class != nil {
-		if same, err := a.compare(ctx, client, cred.class, cred, cred.hash, password); same || err != nil {
-			return same, err
-		}
-	}
-	for _, class := range a.classes {
-		if class != cred.class {
-			if _, err := a.compare(ctx, client, class, cred, class.fake, password); err != nil {
-				return false, err
-			}
-		}
-	}
-	return false, nil
-}
-
-func (a *Auth) compare(ctx context.Context, client string, class *hashClass, cred *credential, hashed, password []byte) (bool, error) {
-	release, err := a.verifier.acquire(ctx, client, class.threads)
-	if err != nil {
-		return false, err
-	}
-	defer release()
-	same, err := class.comparer.Compare(hashed, password)
-	if err != nil {
-		// The error may quote the hash; its user is enough to look for it.
-		a.logger.Error("password hash cannot be compared", zap.String("user", cred.name))
-		return false, nil
-	}
-	return same, nil
-}
-
-// parseProxyAuthorization returns the user and the password in header.
-// RFC 7617 §2: the password may contain colons, the user may not.
-func parseProxyAuthorization(header http.Header) (user, password []byte, failure authFailure) {
-	values := header["Proxy-Authorization"]
-	if len(values) == 0 {
-		return nil, nil, authMissing
-	}
-	if len(values) > 1 {
-		// Whoever comes before or after us may choose the other one.
-		return nil, nil, authMalformed
-	}
-	scheme, encoded, ok := strings.Cut(values[0], " ")
-	if !ok || !strings.EqualFold(scheme, "Basic") {
-		return nil, nil, authMalformed
-	}
-	encoded = strings.Trim(encoded, " ")
-	if len(encoded) > base64.StdEncoding.EncodedLen(maxUsernameBytes+1+maxPasswordBytes) {
-		return nil, nil, authMalformed
-	}
-	decoded, err := base64.StdEncoding.DecodeString(encoded)
-	if err != nil {
-		return nil, nil, authMalformed
-	}
-	colon := bytes.IndexByte(decoded, ':')
-	if colon < 0 || colon > maxUsernameBytes || len(decoded)-colon-1 > maxPasswordBytes {
-		return nil, nil, authMalformed
-	}
-	return decoded[:colon], decoded[colon+1:], ""
-}
-
-func checkUsername(i int, name string) error {
-	switch {
-	case name == "":
-		return fmt.Errorf("basic_auth user number %d has no name", i+1)
-	case plaintext.HasControl(name):
-		return fmt.Errorf("basic_auth user '%s': a user name cannot contain control characters", plaintext.Escaped(name))
-	case strings.Contains(name, ":"):
-		return fmt.Errorf("basic_auth user '%s': a user name cannot contain ':'", name)
-	case len(name) > maxUsernameBytes:
-		return fmt.Errorf("basic_auth user '%s': a user name cannot be longer than %d bytes", name, maxUsernameBytes)
-	}
-	return nil
-}

@@ -11,6 +11,8 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/caddytls"
 	_ "github.com/caddyserver/caddy/v2/modules/filestorage"
 	_ "github.com/caddyserver/caddy/v2/modules/logging"
+
+	"github.com/caddy-egress/egress/internal/testkit/fixture"
 )
 
 // Other directives of the site act only on what is not ours: header, encode,
@@ -18,7 +20,7 @@ import (
 func TestDirectiveOrder(t *testing.T) {
 	for _, other := range []string{
 		`header X-Site yes`, `encode gzip`, `redir /old /new`, "handle {\n respond x\n}", `file_server`, `respond hello`, `reverse_proxy 127.0.0.1:9`,
-		`rewrite * /x`, "basic_auth {\n alice " + bcrypt4 + "\n}", `request_header X-From site`, `try_files {path} /index.html`,
+		`rewrite * /x`, "basic_auth {\n alice " + fixture.Bcrypt4 + "\n}", `request_header X-From site`, `try_files {path} /index.html`,
 	} {
 		word, _, _ := strings.Cut(other, " ")
 		t.Run(word, func(t *testing.T) {

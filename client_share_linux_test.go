@@ -7,12 +7,13 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/relay"
+	"github.com/caddy-egress/egress/internal/testkit/fixture"
 )
 
 // A destination that reads, however slowly, is not stalled: its socket shows it before it
 // takes more.
 func TestSharedSide_GoesOn(t *testing.T) {
-	far, destination := tcpEnds(t)
+	far, destination := fixture.TCPEnds(t)
 	client, near := net.Pipe()
 	side := newSharedSide()
 	r := relay.New(closeOnly{near}, far, relay.Config{})
@@ -34,7 +35,7 @@ func TestSharedSide_GoesOn(t *testing.T) {
 		_, err := io.Copy(io.Discard, destination)
 		read <- err
 	}()
-	waitFor(t, "the destination reads", side.goesOn)
+	fixture.WaitFor(t, "the destination reads", side.goesOn)
 	r.End(relay.ReasonClosed)
 	<-read
 	<-ended

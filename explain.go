@@ -186,8 +186,7 @@ func (e *explanation) note(text string) { e.Notes = append(e.Notes, text) }
 
 // authenticate takes the user as given, as far as there is such a user.
 func (e *explanation) authenticate(t *transaction, asked *explainRequest) error {
-	auth := t.h.Auth
-	if !auth.enabled() {
+	if !t.h.Auth.enabled() {
 		e.Authentication = "nobody has to log in here"
 		if asked.User != "" {
 			e.User = asked.User
@@ -200,8 +199,8 @@ func (e *explanation) authenticate(t *transaction, asked *explainRequest) error 
 		e.Authentication = "users have to log in"
 		return failure.Auth.Because(errors.New("no user was given"))
 	}
-	cred, _, session := auth.find([]byte(asked.User))
-	if cred == nil {
+	user, session, ok := t.h.Auth.users.Find(asked.User)
+	if !ok {
 		e.Authentication = "users have to log in"
 		return failure.Auth.Because(fmt.Errorf("there is no user '%s'", plaintext.Escaped(asked.User)))
 	}
@@ -209,7 +208,7 @@ func (e *explanation) authenticate(t *transaction, asked *explainRequest) error 
 		session = asked.Session
 	}
 	e.Authentication = "the user is taken as given; no password was checked"
-	t.user, t.session = cred.name, session
+	t.user, t.session = user, session
 	e.User, e.Session = t.user, t.session
 	t.setUser(t.user)
 	return nil

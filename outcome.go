@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/auth"
 	"github.com/caddy-egress/egress/internal/destination"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/relay"
@@ -34,7 +35,7 @@ type outcome struct {
 	bytesUp     int64
 	bytesDown   int64
 	closeReason string
-	authFailure authFailure
+	authFailure auth.Failure
 }
 
 // account takes the result of a tunnel into the outcome.

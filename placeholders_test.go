@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-egress/egress/internal/testkit/fixture"
 	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/internal/words"
 )
@@ -211,7 +212,7 @@ func TestAuth_Placeholders(t *testing.T) {
 	t.Setenv("EGRESS_TEST_USER", "bob")
 	t.Setenv("EGRESS_TEST_PASSWORD", "p{x}w")
 	a := newAuth(t, BasicUser{"{env.EGRESS_TEST_USER}", "{env.EGRESS_TEST_PASSWORD}"})
-	if user, _, _ := a.authenticate(basicHeader("bob", "p{x}w")); user != "bob" {
+	if user, _, _ := a.authenticate(fixture.BasicLogin("bob", "p{x}w")); user != "bob" {
 		t.Error("bob cannot log in")
 	}
 }

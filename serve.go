@@ -207,11 +207,10 @@ func (t *transaction) keepCredentials() {
 // authenticate finds out who the client is, and takes the credentials away:
 // they are for us and go no further (RFC 9110 §11.7.2).
 func (t *transaction) authenticate() error {
-	auth := t.h.Auth
 	t.credentials = t.r.Header["Proxy-Authorization"]
 	defer delete(t.r.Header, "Proxy-Authorization")
-	if auth.enabled() {
-		user, session, failed, err := auth.login(t.r.Context(), clientIP(t.r), t.r.Header)
+	if a := t.h.Auth; a.enabled() {
+		user, session, failed, err := a.users.Login(t.r.Context(), clientIP(t.r), t.r.Header)
 		if err != nil {
 			return err
 		}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-egress/egress/internal/testkit/fixture"
 )
 
 // logLine is a line of Caddy's log in JSON.
@@ -94,7 +96,7 @@ func TestWarnings(t *testing.T) {
 		// Open proxies.
 		{"all addresses", "http://:PORT {\negress\n}", nil, true},
 		{"all addresses, spelled out", "http://:PORT {\nbind 0.0.0.0\negress\n}", nil, true},
-		{"with a user", "http://:PORT {\negress {\nbasic_auth alice " + bcrypt4 + "\n}\n}", nil, false},
+		{"with a user", "http://:PORT {\negress {\nbasic_auth alice " + fixture.Bcrypt4 + "\n}\n}", nil, false},
 		{"on purpose", "http://:PORT {\negress {\nallow_unauthenticated\n}\n}", nil, false},
 		{"loopback", "http://:PORT {\nbind 127.0.0.2\negress\n}", nil, false},
 		{"localhost", "http://:PORT {\nbind localhost\negress\n}", nil, false},
@@ -137,7 +139,7 @@ func TestWarnings(t *testing.T) {
 func TestPlainPasswordWarning(t *testing.T) {
 	logFile := filepath.Join(t.TempDir(), "caddy.log")
 	loadCaddy(t, fmt.Sprintf("log {\noutput file %s\nformat json\nlevel DEBUG\n}\n", logFile),
-		fmt.Sprintf("http://:%d {\nbind 127.0.0.1\negress {\nbasic_auth alice hunter-2-secret\nbasic_auth bob %s\n}\n}", freePort(t), bcrypt4))
+		fmt.Sprintf("http://:%d {\nbind 127.0.0.1\negress {\nbasic_auth alice hunter-2-secret\nbasic_auth bob %s\n}\n}", freePort(t), fixture.Bcrypt4))
 	// Caddy writes the whole configuration to its debug log; what counts is that
 	// we do not.
 	var ours strings.Builder
@@ -151,7 +153,7 @@ func TestPlainPasswordWarning(t *testing.T) {
 	if len(lines) != 1 || !strings.HasPrefix(lines[0].Msg, "basic_auth passwords are plain text") || !strings.Contains(log, `"users":["alice"]`) {
 		t.Errorf("%+v", lines)
 	}
-	if strings.Contains(log, "hunter-2-secret") || strings.Contains(log, bcrypt4) {
+	if strings.Contains(log, "hunter-2-secret") || strings.Contains(log, fixture.Bcrypt4) {
 		t.Error("the log has a credential")
 	}
 }

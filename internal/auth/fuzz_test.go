@@ -1,4 +1,4 @@
-package egress
+package auth
 
 import (
 	"encoding/base64"
@@ -37,7 +37,7 @@ func FuzzProxyAuthorization(f *testing.F) {
 // compareBasicAuth reads a field as net/http would, but for spaces around the
 // credentials, and limits.
 func compareBasicAuth(t *testing.T, value string) (user, password string) {
-	u, p, failed := parseProxyAuthorization(http.Header{"Proxy-Authorization": {value}})
+	u, p, failed := parse(http.Header{"Proxy-Authorization": {value}})
 	scheme, encoded, _ := strings.Cut(value, " ")
 	r := http.Request{Header: http.Header{"Authorization": {scheme + " " + strings.Trim(encoded, " ")}}}
 	wantUser, wantPassword, ok := r.BasicAuth()
@@ -49,7 +49,7 @@ func compareBasicAuth(t *testing.T, value string) (user, password string) {
 }
 
 func compareSession(t *testing.T, name, separator string) {
-	a := &Auth{Session: &Session{Separator: separator}, users: map[string]*credential{"ada": {name: "ada"}, "ada-s-b": {name: "ada-s-b"}, "b": {name: "b"}}}
+	a := &Users{separator: separator, users: map[string]*credential{"ada": {name: "ada"}, "ada-s-b": {name: "ada-s-b"}, "b": {name: "b"}}}
 	wantUser, wantSession := "", ""
 	for i := 0; a.users[name] == nil && i+len(separator) <= len(name); i++ {
 		if strings.HasPrefix(name[i:], separator) && a.users[name[:i]] != nil {

@@ -1,4 +1,4 @@
-package egress
+package auth
 
 import (
 	"bytes"
@@ -13,18 +13,19 @@ import (
 	"testing/synctest"
 
 	"github.com/caddy-egress/egress/internal/failure"
+	"github.com/caddy-egress/egress/internal/testkit/fixture"
 )
 
-// gatedAuth is an Auth with one slot whose checks wait for a gate, and say which passwords
+// gatedUsers are Users with one slot whose checks wait for a gate, and say which passwords
 // were checked.
-type gatedAuth struct {
-	*Auth
+type gatedUsers struct {
+	*Users
 	gate  chan struct{}
 	order chan string
 }
 
-func newGated(t *testing.T) *gatedAuth {
-	h := &gatedAuth{Auth: newAuth(t, BasicUser{"bob", bcrypt4}), gate: make(chan struct{}), order: make(chan string, 4*maxChecksWaiting)}
+func newGated(t *testing.T) *gatedUsers {
+	h := &gatedUsers{Users: newTest(t, User{"bob", fixture.Bcrypt4}), gate: make(chan struct{}), order: make(chan string, 4*maxChecksWaiting)}
 	h.verifier.queue.free, h.verifier.nslots = 1, 1
 	h.classes[0].comparer = comparerFunc(func(_, password []byte) (bool, error) {
 		h.order <- string(password)
@@ -35,14 +36,14 @@ func newGated(t *testing.T) *gatedAuth {
 }
 
 // Checks whose clients have left are not made, and hold up nobody.
-func TestAuthChecksEndWithTheirClients(t *testing.T) {
+func TestChecksEndWithTheirClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newGated(t)
 		ctx, leave := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		for i := range 64 {
 			wg.Go(func() {
-				if _, _, _, err := h.login(ctx, "192.0.2.1", basicHeader("nobody", fmt.Sprint(i))); !errors.Is(err, context.Canceled) {
+				if _, _, _, err := h.Login(ctx, "192.0.2.1", fixture.BasicLogin("nobody", fmt.Sprint(i))); !errors.Is(err, context.Canceled) {
 					t.Errorf("a client that has left: %v", err)
 				}
 			})
@@ -56,7 +57,7 @@ func TestAuthChecksEndWithTheirClients(t *testing.T) {
 		}
 		done := make(chan string)
 		go func() {
-			user, _, _, _ := h.login(t.Context(), "192.0.2.1", basicHeader("bob", "secret"))
+			user, _, _, _ := h.Login(t.Context(), "192.0.2.1", fixture.BasicLogin("bob", "secret"))
 			done <- user
 		}()
 		synctest.Wait()
@@ -76,18 +77,18 @@ func TestAuthChecksEndWithTheirClients(t *testing.T) {
 }
 
 // A check that several wait for goes on when the first of them leaves.
-func TestAuthSharedCheckOutlivesOneClient(t *testing.T) {
+func TestSharedCheckOutlivesOneClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newGated(t)
 		ctx, leave := context.WithCancel(t.Context())
 		first, second := make(chan error), make(chan string)
 		go func() {
-			_, _, _, err := h.login(ctx, "192.0.2.1", basicHeader("bob", "secret"))
+			_, _, _, err := h.Login(ctx, "192.0.2.1", fixture.BasicLogin("bob", "secret"))
 			first <- err
 		}()
 		synctest.Wait()
 		go func() {
-			user, _, _, _ := h.login(t.Context(), "192.0.2.2", basicHeader("bob", "secret"))
+			user, _, _, _ := h.Login(t.Context(), "192.0.2.2", fixture.BasicLogin("bob", "secret"))
 			second <- user
 		}()
 		synctest.Wait()
@@ -104,13 +105,13 @@ func TestAuthSharedCheckOutlivesOneClient(t *testing.T) {
 
 // loginMany lets many clients try to log in while one check runs, one after the other,
 // and returns how many were refused in which way.
-func (h *gatedAuth) loginMany(t *testing.T, wg *sync.WaitGroup, n int, client func(i int) string) map[*failure.Failure]int {
+func (h *gatedUsers) loginMany(t *testing.T, wg *sync.WaitGroup, n int, client func(i int) string) map[*failure.Failure]int {
 	var mu sync.Mutex
 	refused := make(map[*failure.Failure]int)
 	for i := range n {
 		wg.Go(func() {
-			if _, _, _, err := h.login(t.Context(), client(i), basicHeader("nobody", client(i)+fmt.Sprint(i))); err != nil {
-				if retryAfter(err) <= 0 {
+			if _, _, _, err := h.Login(t.Context(), client(i), fixture.BasicLogin("nobody", client(i)+fmt.Sprint(i))); err != nil {
+				if f := failure.Of(err); f != failure.Logins && f != failure.ClientLogins {
 					t.Errorf("refused with %v", err)
 				}
 				mu.Lock()
@@ -124,7 +125,7 @@ func (h *gatedAuth) loginMany(t *testing.T, wg *sync.WaitGroup, n int, client fu
 }
 
 // emptied opens the gate and returns the passwords in the order of their checks.
-func (h *gatedAuth) emptied(t *testing.T, wg *sync.WaitGroup) (checked []string) {
+func (h *gatedUsers) emptied(t *testing.T, wg *sync.WaitGroup) (checked []string) {
 	close(h.gate)
 	wg.Wait()
 	close(h.order)
@@ -138,13 +139,13 @@ func (h *gatedAuth) emptied(t *testing.T, wg *sync.WaitGroup) (checked []string)
 }
 
 // Clients take turns: one that guesses holds up another by one check.
-func TestAuthClientsTakeTurns(t *testing.T) {
+func TestClientsTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newGated(t)
 		var wg sync.WaitGroup
 		h.loginMany(t, &wg, 100, func(int) string { return "192.0.2.1" })
 		wg.Go(func() {
-			if user, _, _, _ := h.login(t.Context(), "198.51.100.1", basicHeader("bob", "secret")); user != "bob" {
+			if user, _, _, _ := h.Login(t.Context(), "198.51.100.1", fixture.BasicLogin("bob", "secret")); user != "bob" {
 				t.Errorf("got %q", user)
 			}
 		})
@@ -157,7 +158,7 @@ func TestAuthClientsTakeTurns(t *testing.T) {
 
 // While there is room, many may wait behind one address: an office logs in after a
 // restart. There is a bound on all of them.
-func TestAuthOneAddressMayHaveAllPlaces(t *testing.T) {
+func TestOneAddressMayHaveAllPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newGated(t)
 		var wg sync.WaitGroup
@@ -173,7 +174,7 @@ func TestAuthOneAddressMayHaveAllPlaces(t *testing.T) {
 
 // A few clients that guess passwords take no place from others: who has most waiting
 // gives one up. Addresses of one IPv6 network count together.
-func TestAuthPlacesAreShared(t *testing.T) {
+func TestPlacesAreShared(t *testing.T) {
 	for name, guesser := range map[string]func(i int) string{
 		"five addresses": func(i int) string { return fmt.Sprint("192.0.2.", i%5) },
 		"a /56":          func(i int) string { return fmt.Sprintf("2001:db8:0:%x::1", i%256) },
@@ -213,7 +214,7 @@ func TestAuthPlacesAreShared(t *testing.T) {
 }
 
 // A neighbour in a network shares its places with whoever guesses there.
-func TestAuthPlacesInOneNetwork(t *testing.T) {
+func TestPlacesInOneNetwork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newGated(t)
 		var wg sync.WaitGroup
@@ -226,7 +227,7 @@ func TestAuthPlacesInOneNetwork(t *testing.T) {
 }
 
 // There is a bound on all checks that wait, whatever the addresses.
-func TestAuthWaitingChecksAreBounded(t *testing.T) {
+func TestWaitingChecksAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newGated(t)
 		var wg sync.WaitGroup
@@ -257,10 +258,10 @@ func TestCheckingClient(t *testing.T) {
 }
 
 // A comparer that panics is a failed request, and no end of the process.
-func TestAuthComparerPanics(t *testing.T) {
-	a := newAuth(t, BasicUser{"bob", bcrypt4})
+func TestComparerPanics(t *testing.T) {
+	a := newTest(t, User{"bob", fixture.Bcrypt4})
 	a.classes[0].comparer = comparerFunc(func(_, _ []byte) (bool, error) { panic("no") })
-	if _, _, _, err := a.login(t.Context(), "", basicHeader("bob", "secret")); err == nil || failure.Of(err) != failure.Internal {
+	if _, _, _, err := a.Login(t.Context(), "", fixture.BasicLogin("bob", "secret")); err == nil || failure.Of(err) != failure.Internal {
 		t.Errorf("got %v", err)
 	}
 	if a.verifier.queue.free != 2 || len(a.verifier.flights) != 0 {
@@ -270,24 +271,24 @@ func TestAuthComparerPanics(t *testing.T) {
 
 // What is remembered of a user is pushed out by no other, however many there are and
 // whatever they send, and goes with the last configuration that has the user.
-func TestAuthMemoryOfEachUser(t *testing.T) {
+func TestMemoryOfEachUser(t *testing.T) {
 	long := strings.Repeat("x", 72) // bcrypt looks no further
-	a := newAuth(t, BasicUser{"bob", bcrypt4})
-	a.authenticate(basicHeader("bob", "secret"))
-	many := make([]BasicUser, 2000)
+	a := newTest(t, User{"bob", fixture.Bcrypt4})
+	a.authenticate(fixture.BasicLogin("bob", "secret"))
+	many := make([]User, 2000)
 	for i := range many {
-		many[i] = BasicUser{fmt.Sprint("user", i), bcrypt4}
+		many[i] = User{fmt.Sprint("user", i), fixture.Bcrypt4}
 	}
-	others := newAuthAfter(t, a, many...)
+	others := newAfter(t, a, many...)
 	others.classes[0].comparer = comparerFunc(func(_, password []byte) (bool, error) { return bytes.HasPrefix(password, []byte(long)), nil })
 	for i := range many {
 		for _, tail := range []string{"", "1", "2"} {
-			others.authenticate(basicHeader(many[i].Username, long+tail))
+			others.authenticate(fixture.BasicLogin(many[i].Name, long+tail))
 		}
-		others.authenticate(basicHeader("bob", fmt.Sprint("wrong", i)))
+		others.authenticate(fixture.BasicLogin("bob", fmt.Sprint("wrong", i)))
 	}
 	counters := countComparers(a)
-	if user, _, _ := a.authenticate(basicHeader("bob", "secret")); user != "bob" || takeCounts(counters) != "[0]" {
+	if user, _, _ := a.authenticate(fixture.BasicLogin("bob", "secret")); user != "bob" || takeCounts(counters) != "[0]" {
 		t.Error("bob was forgotten")
 	}
 	v := a.verifier

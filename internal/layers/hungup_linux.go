@@ -1,4 +1,4 @@
-package egress
+package layers
 
 import (
 	"net"
@@ -7,19 +7,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hasHungUp reports whether the other end of a connection has closed or reset it,
-// whatever it has sent before.
-func hasHungUp(conn net.Conn) bool {
+// HungUp reports whether the other end of a connection has closed or reset it, whatever
+// it has sent before. It takes nothing from the connection, and reports false where that
+// cannot be told.
+func HungUp(conn net.Conn) bool {
 	for {
 		if c, ok := conn.(syscall.Conn); ok {
 			raw, err := c.SyscallConn()
 			return err == nil && endAtHand(raw)
 		}
-		c, ok := conn.(interface{ NetConn() net.Conn })
-		if !ok {
-			return false
-		}
-		if conn = c.NetConn(); conn == nil {
+		if conn = below(conn); conn == nil {
 			return false
 		}
 	}

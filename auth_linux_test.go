@@ -1,0 +1,20 @@
+package egress
+
+import (
+	"context"
+	"net"
+	"testing"
+
+	"github.com/caddy-egress/egress/internal/testkit/fixture"
+)
+
+// The client that a login waits for is that of the request's connection.
+func TestAuthHungUp(t *testing.T) {
+	client, server := fixture.TCPEnds(t)
+	gone := hungUp(context.WithValue(t.Context(), clientConnKey{}, net.Conn(server)))
+	if gone() || hungUp(t.Context())() {
+		t.Error("a client that is there is taken for gone")
+	}
+	client.Close()
+	fixture.WaitFor(t, "seen to have left", gone)
+}
