@@ -206,7 +206,7 @@ func (t *transaction) writeOwnLine() {
 	line.write(accessEntry{
 		read:    t.out.bytesUp,
 		size:    int64(rec.Size()),
-		user:    t.authenticatedUser(),
+		user:    t.client.User(),
 		status:  rec.Status(),
 		header:  rec.Header(),
 		secrets: t.serverLogs().ShouldLogCredentials,

@@ -11,7 +11,7 @@ import (
 // clientAddrs are the addresses that a PROXY protocol header tells: that of the client
 // as Caddy's {client_ip} has it, with a port where that is also who has connected, and
 // the one that it has connected to, where both are of one family.
-func (t *transaction) clientAddrs() proxydial.Client {
+func (t *request) clientAddrs() proxydial.Client {
 	var c proxydial.Client
 	addr, ok := t.clientAddr()
 	if !ok {
@@ -35,4 +35,14 @@ func parseAddrPort(s string) netip.AddrPort {
 		return netip.AddrPort{}
 	}
 	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
+}
+
+// clientAddr is Caddy's {client_ip}.
+func (t *request) clientAddr() (netip.Addr, bool) {
+	ip := t.client.IP()
+	if ip == "" {
+		ip, _, _ = net.SplitHostPort(t.r.RemoteAddr)
+	}
+	addr, err := netip.ParseAddr(ip)
+	return addr.Unmap().WithZone(""), err == nil
 }

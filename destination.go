@@ -68,7 +68,7 @@ const hostPlaceholder = "http.request.host"
 // They read the request that Caddy has made, which is not ours where a handler before
 // us has passed on a copy (`tracing` does).
 func (t *transaction) showInPlaceholders() {
-	repl := t.replacer()
+	repl := replacerOf(t.r)
 	if repl == nil {
 		return
 	}
@@ -101,9 +101,9 @@ func portValue(port string) any {
 	return port
 }
 
-// replacer is what replaces the placeholders of this request; nil where there is none.
-func (t *transaction) replacer() *caddy.Replacer {
-	repl, _ := t.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+// replacerOf is what replaces the placeholders of a request; nil where there is none.
+func replacerOf(r *http.Request) *caddy.Replacer {
+	repl, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	return repl
 }
 

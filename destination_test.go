@@ -35,7 +35,7 @@ func transactionFor(t *testing.T, method, requestTarget string, change func(*htt
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr := &transaction{h: &Handler{access: fixture.FixedRules(access)}, r: r}
+	tr := newTransaction(&Handler{proxy: proxy{access: fixture.FixedRules(access)}}, nil, r)
 	tr.use = tr.classify()
 	if err := tr.authorize(); err != nil {
 		t.Fatal(err)
@@ -61,7 +61,7 @@ func TestShowDestination(t *testing.T) {
 		{"CONNECT", "[::1]:443", "[::1]:443", "443"},
 	} {
 		tr := transactionFor(t, tc.method, tc.target, nil)
-		port, _ := tr.replacer().GetString("http.request.port")
+		port, _ := replacerOf(tr.r).GetString("http.request.port")
 		if tr.r.Host != tc.host || port != tc.port {
 			t.Errorf("%s %s: Host %q, port %q", tc.method, tc.target, tr.r.Host, port)
 		}
@@ -86,7 +86,7 @@ func TestShowDestination_Copies(t *testing.T) {
 		"host": "one.two.three", "hostport": "one.two.three:8080", "port": "8080",
 		"host.labels.0": "three", "host.labels.2": "one", "host.labels.3": "",
 	} {
-		if got, _ := tr.replacer().GetString("http.request." + name); got != want {
+		if got, _ := replacerOf(tr.r).GetString("http.request." + name); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
 	}

@@ -33,7 +33,8 @@ func TestCheckEarly(t *testing.T) {
 		if tc.field != nil {
 			header[earlyDataField] = tc.field
 		}
-		tr := &transaction{use: tc.kind, r: &http.Request{Method: tc.method, Header: header}}
+		tr := newTransaction(new(Handler), nil, &http.Request{Method: tc.method, Header: header})
+		tr.use = tc.kind
 		if err := tr.checkEarly(); err != tc.want && !errors.Is(err, tc.want) || tr.early != tc.early {
 			t.Errorf("%s %v: %v, early %t", tc.method, tc.field, err, tr.early)
 		}

@@ -17,7 +17,7 @@ func directly(t *testing.T) *directWay {
 		"acl": [{"subjects": ["127.0.0.0/8"], "allow": true}],
 		"transport": {"hosts_override": {"origin.test": ["127.0.0.1"], "other.test": ["127.0.0.1"]}}
 	}`)
-	return h.dialer
+	return h.proxy.direct
 }
 
 // A destination that keeps failing is not dialed for a while; other

@@ -133,13 +133,13 @@ func (e *explanation) steps(t *transaction, asked *explainRequest) error {
 	}
 	if err != nil {
 		if d, ok := errors.AsType[*acl.Denial](err); ok {
-			e.Rule = &explainedRule{verdictDenied, t.h.access.Now().Denied(d, t.target.Port)}
+			e.Rule = &explainedRule{verdictDenied, t.p.access.Now().Denied(d, t.target.Port)}
 		}
 		return err
 	}
-	e.Rule = &explainedRule{verdictAllowed, t.h.access.Now().AllowedName(t.target)}
+	e.Rule = &explainedRule{verdictAllowed, t.p.access.Now().AllowedName(t.target)}
 	if t.target.IsAddr() {
-		e.Rule.Rule = t.h.access.Now().AllowedAddr(t.target, t.target.Addr)
+		e.Rule.Rule = t.p.access.Now().AllowedAddr(t.target, t.target.Addr)
 	}
 	if err := e.chooseRoute(t); err != nil {
 		return err
@@ -157,7 +157,7 @@ func (e *explanation) steps(t *transaction, asked *explainRequest) error {
 func (e *explanation) conclude(t *transaction, err error) {
 	e.Verdict = endsAs(err)
 	if err != nil {
-		e.Status, e.Reason = failure.Of(err).Status, t.h.access.Now().Reason(err, t.target.Port)
+		e.Status, e.Reason = failure.Of(err).Status, t.p.access.Now().Reason(err, t.target.Port)
 	}
 }
 
@@ -216,16 +216,17 @@ func (e *explanation) authenticate(t *transaction, asked *explainRequest) error 
 
 // chooseRoute finds the route, and tells what has matched.
 func (e *explanation) chooseRoute(t *transaction) error {
-	if err := t.chooseRoute(); err != nil {
+	r, err := t.h.findRoute(t.r)
+	if err != nil {
 		return err
 	}
-	r := t.route
+	t.route = &r.way
 	out := &explainedRoute{Index: slices.Index(t.h.Routes, r), To: r.To, Fallback: r.Fallback}
 	e.Route = out
 	if out.Index < 0 {
 		out.To = targetDirect
-		if r.to.group != nil {
-			out.To = r.to.group.Name
+		if r.way.to.group != nil {
+			out.To = r.way.to.group.Name
 		}
 		return nil
 	}
@@ -253,7 +254,9 @@ func (h *Handler) rehearse(ctx context.Context, asked *explainRequest) (*transac
 		return nil, err
 	}
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, h.server)
-	return &transaction{h: h, r: r, start: time.Now(), bodyRead: true}, nil
+	t := newTransaction(h, nil, r)
+	t.start, t.bodyRead = time.Now(), true
+	return t, nil
 }
 
 func (asked *explainRequest) request(ctx context.Context) (*http.Request, error) {

@@ -63,7 +63,7 @@ func (l explainedLimits) String() string {
 // limits are those that hold on every path of the request: how many tunnels or
 // exchanges there may be, of whom.
 func (t *transaction) limits() (out explainedLimits) {
-	client, user := clientIP(t.r), t.authenticatedUser()
+	client, user := clientIP(t.r), t.client.User()
 	count := func(of func() int) int {
 		if t.h.dry {
 			return -1
@@ -71,7 +71,7 @@ func (t *transaction) limits() (out explainedLimits) {
 		return of()
 	}
 	if t.use == upstream.Tunnel {
-		cfg, book := &t.h.tunnel, t.h.tunnels.Value
+		cfg, book := &t.h.tunnel, t.p.tunnels.Value
 		out.add("max_tunnels", cfg.MaxTunnels, count(func() int { return book.Report().Tunnels }), 0)
 		out.add("max_per_client", cfg.MaxPerClient, count(func() int { return book.OfClient(client) }), 0)
 		if user != "" {
@@ -79,7 +79,7 @@ func (t *transaction) limits() (out explainedLimits) {
 		}
 		return out
 	}
-	p, cfg := t.h.pool, &t.h.transport
+	p, cfg := t.p.pool, &t.h.transport
 	ofClient, ofUser := p.Held(client, user)
 	clients, users := p.Counts()
 	if clients {
@@ -96,8 +96,8 @@ func (t *transaction) originLimits() (out explainedLimits) {
 	if t.use != upstream.Exchange {
 		return nil
 	}
-	t.slot = t.slotOf(t.route.dialer.Sources)
-	cfg, host, all := &t.h.transport, t.h.pool.StatsOf(t.poolKey()), t.h.pool.Stats()
+	t.slot = t.slotOf(t.route.direct.Sources)
+	cfg, host, all := &t.h.transport, t.p.pool.StatsOf(t.poolKey()), t.p.pool.Stats()
 	if t.h.dry {
 		host, all = unknownStats, unknownStats
 	}

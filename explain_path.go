@@ -76,7 +76,7 @@ func (t *transaction) tunnelLimit() error {
 	if t.h.dry {
 		return nil
 	}
-	return t.h.tunnels.Value.Refuses(clientIP(t.r), t.authenticatedUser(), t.h.tunnel.limits())
+	return t.p.tunnels.Value.Refuses(clientIP(t.r), t.client.User(), t.h.tunnel.limits())
 }
 
 // path explains one target of the route.
@@ -94,7 +94,7 @@ func (e *explanation) path(t *transaction, to exit) error {
 	}
 	out.Verdict = endsAs(err)
 	if err != nil {
-		out.Reason = t.h.access.Now().Reason(err, t.target.Port)
+		out.Reason = t.p.access.Now().Reason(err, t.target.Port)
 	}
 	e.Paths = append(e.Paths, out)
 	return err
@@ -102,7 +102,7 @@ func (e *explanation) path(t *transaction, to exit) error {
 
 // direct explains the way past all upstreams.
 func (out *explainedPath) direct(t *transaction) error {
-	d := t.route.dialer
+	d := t.route.direct
 	addrs, err := t.explainAddrs(d.Dialer, d.Sources.Families(d.Order))
 	out.Addresses = addrs
 	if endsAs(err) != verdictDenied {
@@ -127,25 +127,25 @@ func (t *transaction) holdingLimit() error {
 	if t.use != upstream.Exchange {
 		return nil
 	}
-	return t.h.pool.WouldHold(clientIP(t.r), t.authenticatedUser())
+	return t.p.pool.WouldHold(clientIP(t.r), t.client.User())
 }
 
 // through explains the way through a group.
 func (out *explainedPath) through(t *transaction, g *upstream.Group) error {
 	resolving := g.Resolving()
 	if !t.target.IsAddr() && !t.h.ResolveNames {
-		out.Rule = t.h.access.Now().AllowedUnresolved(t.target)
+		out.Rule = t.p.access.Now().AllowedUnresolved(t.target)
 	}
 	if g.LeavesByTransport() {
-		out.Source = t.explainSource(t.h.dialer.Sources)
+		out.Source = t.explainSource(t.p.direct.Sources)
 	}
 	var unreachable error
 	if out.Rule == "" || resolving > 0 {
-		order := t.h.dialer.Order
+		order := t.p.direct.Order
 		if resolving == 0 {
 			order = order.Both() // the upstream decides which it takes
 		}
-		out.Addresses, unreachable = t.explainAddrs(t.h.dialer.Dialer, order)
+		out.Addresses, unreachable = t.explainAddrs(t.p.direct.Dialer, order)
 	}
 	t.paths.to = exit{group: g}
 	if err := t.checkBehind(); err != nil {

@@ -64,7 +64,7 @@ func TestExplainRequest_Classified(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		tr := &transaction{h: &Handler{hosts: map[string]struct{}{"site.example": {}}, access: fixture.FixedRules(access)}, r: r}
+		tr := newTransaction(&Handler{hosts: map[string]struct{}{"site.example": {}}, proxy: proxy{access: fixture.FixedRules(access)}}, nil, r)
 		if tr.use = tr.classify(); tr.use != tc.kind || tr.https != tc.https {
 			t.Errorf("%+v: kind %d, https %t", tc.asked, tr.use, tr.https)
 		}
@@ -81,7 +81,7 @@ func TestExplainRequest_Classified(t *testing.T) {
 // serves, until it leaves.
 func TestRegistry(t *testing.T) {
 	at := func(place string) *Handler {
-		return &Handler{tunnels: &tunnels.Use{Use: &shared.Use[*tunnels.Book]{Key: place}}}
+		return &Handler{proxy: proxy{tunnels: &tunnels.Use{Use: &shared.Use[*tunnels.Book]{Key: place}}}}
 	}
 	var r registry
 	check := func(place string, want *Handler, problem string) {

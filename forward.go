@@ -48,14 +48,15 @@ func (t *transaction) exchange() error {
 	}
 	if !t.bodyRead {
 		t.upload = newUpload(t)
+		t.body = t.upload
 	}
 	// Once: a dial of the first attempt may still run in the second.
-	t.slot = t.slotOf(t.route.dialer.Sources)
+	t.slot = t.slotOf(t.route.direct.Sources)
 	t.bound = namesConnectionAuth(t.r.Header["Authorization"])
-	t.h.retryBudget.Begin()
+	t.p.budget.Begin()
 	defer func() {
 		t.retries.End()
-		t.h.retryBudget.End()
+		t.p.budget.End()
 	}()
 	return t.overPaths(func() (err error) {
 		// The head depends on the path, but its first attempt has none before it.

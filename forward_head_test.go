@@ -64,7 +64,7 @@ func TestInformationalResponsesExtendTheWait(t *testing.T) {
 					if body != "" {
 						tx.bodyRead = false
 						tx.r.ContentLength, tx.r.Method = int64(len(body)), "PUT"
-						tx.body = &once{text: body}
+						tx.reader = &once{text: body}
 						tx.upload = newUpload(tx)
 					}
 					hd := new(h1.Head)

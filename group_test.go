@@ -29,7 +29,8 @@ import (
 func throughGroup(t *testing.T, h *Handler, authority string) *transaction {
 	t.Helper()
 	r := httptest.NewRequest("GET", "http://"+authority+"/", http.NoBody)
-	tr := &transaction{h: h, w: httptest.NewRecorder(), r: r, route: h.unrouted, start: time.Now()}
+	tr := newTransaction(h, httptest.NewRecorder(), r)
+	tr.route, tr.start = &h.unrouted.way, time.Now()
 	tr.target = fixture.Target(t, authority)
 	return tr
 }
@@ -188,7 +189,7 @@ func TestAnswerTimesAreObserved(t *testing.T) {
 	g := h.groups["default"]
 	m := g.Members()[0]
 	tr := throughGroup(t, h, "a.example:80")
-	conn, err := (&viaRequest{h: h, member: m, dest: tr.target, absolute: true}).Dial(t.Context())
+	conn, err := (&viaRequest{p: &h.proxy, member: m, dest: tr.target, absolute: true}).Dial(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,13 +1,9 @@
 package egress
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -102,45 +98,6 @@ func authenticatesConnection(hd *h1.Head) bool {
 	return false
 }
 
-// viaNames are the elements that this proxy adds to Via, by the protocol version
-// that a message was received with.
-type viaNames struct {
-	token    string // random; recognises our own element in a request that comes back
-	request  [4]string
-	response [2]string
-}
-
-// viaVersions are the received-protocol values by the index of version.
-var viaVersions = [4]string{"1.0", "1.1", "2", "3"}
-
-// viaHTTP11 is the index of requests that we make by ourselves.
-const viaHTTP11 = 1
-
-func newViaNames(serverName string) viaNames {
-	var random [8]byte
-	_, _ = rand.Read(random[:]) // never fails
-	v := viaNames{token: "egress-" + hex.EncodeToString(random[:])}
-	for i, version := range viaVersions {
-		v.request[i] = version + " " + serverName + " (" + v.token + ")"
-	}
-	for i := range v.response {
-		v.response[i] = viaVersions[i] + " " + serverName
-	}
-	return v
-}
-
-func versionIndex(r *http.Request) int {
-	switch {
-	case r.ProtoMajor >= 3:
-		return 3
-	case r.ProtoMajor == 2:
-		return 2
-	case r.ProtoMinor >= 1:
-		return 1
-	}
-	return 0
-}
-
 // appendRequestHead writes the head of the request to the origin: method and
 // target, Host from the target (RFC 9112 §3.2.2), the client's end-to-end
 // fields, our Via and Forwarded, and one canonical framing.
@@ -169,8 +126,8 @@ func (t *transaction) appendRequestHead(b []byte) ([]byte, error) {
 	if t.absolute() {
 		b = t.paths.current.AppendFields(b)
 	}
-	if !t.h.HideVia {
-		b = h1.AppendField(b, "Via", t.h.via.request[versionIndex(r)])
+	if !t.p.hideVia {
+		b = h1.AppendField(b, "Via", t.p.via.request[versionIndex(r)])
 	}
 	b = t.appendForwarded(b)
 	if t.early {
@@ -183,7 +140,7 @@ func (t *transaction) appendRequestHead(b []byte) ([]byte, error) {
 // the probe of a circuit, which would learn nothing from it. Header fields of clients
 // were checked by the server; where the route changes them, all is tried.
 func (t *transaction) checkHead(buf []byte) (err error) {
-	if t.requestOps() == nil {
+	if t.requestChange() == nil {
 		_, err = t.requestTarget()
 	} else {
 		_, err = t.appendRequestHead(buf[:0])
@@ -341,16 +298,6 @@ func (t *transaction) appendClient(b []byte) []byte {
 		b = addr.AppendTo(b)
 		return append(b, ']', '"')
 	}
-}
-
-// clientAddr is Caddy's {client_ip}.
-func (t *transaction) clientAddr() (netip.Addr, bool) {
-	ip := clientIP(t.r)
-	if ip == "" {
-		ip, _, _ = net.SplitHostPort(t.r.RemoteAddr)
-	}
-	addr, err := netip.ParseAddr(ip)
-	return addr.Unmap().WithZone(""), err == nil
 }
 
 // maxForwards is the Max-Forwards of a request for which it means something

@@ -33,7 +33,7 @@ func FuzzRequestHead(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	h := &Handler{ServerName: "caddy", Forwarded: "full", via: newViaNames("caddy"), access: fixture.FixedRules(access)}
+	h := &Handler{ServerName: "caddy", Forwarded: "full", proxy: proxy{via: newViaNames("caddy"), access: fixture.FixedRules(access)}}
 	f.Fuzz(func(t *testing.T, raw string) {
 		if len(raw) > 1<<14 {
 			return
@@ -43,7 +43,7 @@ func FuzzRequestHead(f *testing.F) {
 			return
 		}
 		r.RemoteAddr = "192.0.2.9:1234"
-		tr := &transaction{h: h, r: r}
+		tr := newTransaction(h, nil, r)
 		if tr.use = tr.classify(); tr.use != upstream.Exchange || tr.authorize() != nil {
 			return
 		}

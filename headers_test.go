@@ -27,12 +27,14 @@ func exchangeOf(t *testing.T, raw string) *transaction {
 		t.Fatal(err)
 	}
 	r.RemoteAddr = "192.0.2.9:1234"
-	h := &Handler{ServerName: "caddy", Forwarded: "for", via: newViaNames("caddy")}
+	h := &Handler{ServerName: "caddy", Forwarded: "for", proxy: proxy{via: newViaNames("caddy")}}
 	dest, err := target.ParseHostPort(r.URL.Host, 80)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &transaction{h: h, r: r, use: upstream.Exchange, target: dest, bodyRead: true}
+	tr := newTransaction(h, nil, r)
+	tr.use, tr.target, tr.bodyRead = upstream.Exchange, dest, true
+	return tr
 }
 
 // head is the request head that would be sent.
@@ -119,11 +121,11 @@ func TestVia(t *testing.T) {
 	}{{1, 0, "1.0"}, {1, 1, "1.1"}, {2, 0, "2"}, {3, 0, "3"}} {
 		tx := exchangeOf(t, "GET http://origin.test/ HTTP/1.1\r\nHost: origin.test\r\nVia: 1.0 first, 1.1 second\r\n\r\n")
 		tx.r.ProtoMajor, tx.r.ProtoMinor = tc.major, tc.minor
-		want := []string{"1.0 first, 1.1 second", tc.want + " caddy (" + tx.h.via.token + ")"}
+		want := []string{"1.0 first, 1.1 second", tc.want + " caddy (" + tx.h.proxy.via.token + ")"}
 		if got := fieldLines(tx.head(t), "Via"); !slices.Equal(got, want) {
 			t.Errorf("%q, want %q", got, want)
 		}
-		tx.h.HideVia = true
+		tx.h.proxy.hideVia = true
 		if got := fieldLines(tx.head(t), "Via"); !slices.Equal(got, want[:1]) {
 			t.Errorf("hidden: %q", got)
 		}
@@ -149,7 +151,7 @@ func TestLoops(t *testing.T) {
 		{[]string{"1.0 a, " + own.request[0] + ", 1.1 b"}, true},
 	} {
 		tx := exchangeOf(t, "GET http://origin.test/ HTTP/1.1\r\nHost: origin.test\r\n\r\n")
-		tx.h.via = own
+		tx.h.proxy.via = own
 		tx.r.Header["Via"] = tc.via
 		if got := tx.loops(); got != tc.want {
 			t.Errorf("%q: %v", tc.via, got)

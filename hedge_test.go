@@ -53,7 +53,9 @@ func TestHedgeUsesNothingOfTheRequest(t *testing.T) {
 	route.Headers = &headers.Handler{Request: &headers.HeaderOps{Set: http.Header{
 		"X-Client": {"{http.vars.team} {http.vars.client_ip} {http.egress.group}"},
 	}}}
-	tr := &transaction{h: h, w: httptest.NewRecorder(), r: r, use: upstream.Tunnel, route: &route, start: time.Now()}
+	route.way.changes = headerChanges(route.Headers)
+	tr := newTransaction(h, httptest.NewRecorder(), r)
+	tr.use, tr.route, tr.start = upstream.Tunnel, &route.way, time.Now()
 	tr.target = fixture.Target(t, "some.example:443")
 	tr.observe()
 

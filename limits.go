@@ -14,19 +14,19 @@ import (
 
 // hold counts the request against the limits of its client and its user, once
 // however often it is called. LetGo ends it.
-func (t *transaction) hold() (err error) {
-	clients, users := t.h.pool.Counts()
+func (t *request) hold() (err error) {
+	clients, users := t.p.pool.Counts()
 	if t.held.Taken() || !clients && !users {
 		return nil
 	}
 	var client, user string
 	if clients {
-		client = clientIP(t.r)
+		client = t.client.IP()
 	}
 	if users {
-		user = t.authenticatedUser()
+		user = t.client.User()
 	}
-	t.held, err = t.h.pool.Hold(client, user)
+	t.held, err = t.p.pool.Hold(client, user)
 	return err
 }
 
@@ -38,8 +38,8 @@ func clientIP(r *http.Request) string {
 
 // authenticatedUser is the user whom we, or a handler before us, know the client
 // as; "" if nobody does.
-func (t *transaction) authenticatedUser() string {
-	repl, ok := t.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+func authenticatedUser(r *http.Request) string {
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
 		return ""
 	}
@@ -49,9 +49,9 @@ func (t *transaction) authenticatedUser() string {
 
 // slotOf says which of some sources the request leaves from, where they are kept apart:
 // its user's, or that of its client address where there is no user.
-func (t *transaction) slotOf(s *dial.Sources) uint32 {
+func (t *request) slotOf(s *dial.Sources) uint32 {
 	if !s.KeptApart() {
 		return 0
 	}
-	return s.Slot(cmp.Or(t.authenticatedUser(), clientIP(t.r)))
+	return s.Slot(cmp.Or(t.client.User(), t.client.IP()))
 }

@@ -21,7 +21,8 @@ func TestLimitLog(t *testing.T) {
 		tx, logs := failing(nil, "GET")
 		shed := func(err error, times int) {
 			for range times {
-				next := &transaction{h: tx.h, w: httptest.NewRecorder(), r: tx.r, use: tx.use, target: tx.target, bodyRead: true}
+				next := newTransaction(tx.h, httptest.NewRecorder(), tx.r)
+				next.use, next.target, next.bodyRead = tx.use, tx.target, true
 				if err := next.finish(err); err != nil {
 					t.Fatal(err)
 				}

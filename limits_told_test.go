@@ -11,7 +11,7 @@ import (
 // The Via of a request is bounded.
 func TestCheckVia(t *testing.T) {
 	for n, want := range map[int]error{1 << 10: nil, 3 << 10: failure.Via} {
-		tr := &transaction{h: &Handler{via: newViaNames("caddy")}, r: &http.Request{Header: http.Header{"Via": {strings.Repeat("x", n)}}}}
+		tr := newTransaction(&Handler{proxy: proxy{via: newViaNames("caddy")}}, nil, &http.Request{Header: http.Header{"Via": {strings.Repeat("x", n)}}})
 		if err := tr.checkVia(); err != want {
 			t.Errorf("%d bytes: %v", n, err)
 		}

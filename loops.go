@@ -10,12 +10,12 @@ import (
 
 // loops reports whether the request has passed through this handler before: it says so
 // itself, or it has come over a connection that this process has dialed.
-func (t *transaction) loops() bool {
-	if d := t.h.dialer; d != nil && d.Self.IsOwnDial(t.r) {
+func (t *request) loops() bool {
+	if d := t.p.direct; d != nil && d.Self.IsOwnDial(t.r) {
 		return true
 	}
 	for _, v := range t.r.Header["Via"] {
-		if strings.Contains(v, t.h.via.token) {
+		if strings.Contains(v, t.p.via.token) {
 			return true
 		}
 	}
@@ -28,7 +28,7 @@ const maxVia = 2 << 10
 
 // checkVia refuses a request that comes back to this handler, or that has passed through
 // too many others, or says so.
-func (t *transaction) checkVia() error {
+func (t *request) checkVia() error {
 	if t.loops() {
 		return failure.Loop
 	}

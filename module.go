@@ -156,7 +156,7 @@ type Handler struct {
 
 	logger         *zap.Logger
 	accessLogger   *zap.Logger
-	access         *acl.Rules
+	proxy          proxy // what serves the requests
 	circuit        DestinationCircuit
 	direct         *pathUse
 	reach          string            // identity of the settings by which destinations are reached
@@ -169,20 +169,13 @@ type Handler struct {
 	poolUse        *shared.Use[*origin.Pool]
 	names          *dial.Names
 	namesUse       *shared.Use[*dial.Names]
-	pool           *origin.Pool
 	transport      Transport
 	tunnel         Tunnel
-	tunnels        *tunnels.Use
-	leaveIdentity  func() // set with tunnels
+	leaveIdentity  func() // set with the tunnels of proxy
 	tunnelPolicy   *tunnels.Policy
-	besides        <-chan struct{} // set with tunnelPolicy: the activeConfig of then
-	limitLog       *limitLog
+	besides        <-chan struct{}   // set with tunnelPolicy: the activeConfig of then
 	server         *caddyhttp.Server // nil if it is in none
-	dialer         *directWay
-	via            viaNames
-	retryBudget    *retry.Budget
-	pins           *origin.Pins
-	dry            bool // provisioned to be explained only: nothing is dialed or watched
+	dry            bool              // provisioned to be explained only: nothing is dialed or watched
 	leaveRegistry  func()
 }
 
@@ -196,7 +189,9 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 
 // Provision sets up the handler.
 func (h *Handler) Provision(ctx caddy.Context) error {
-	h.logger, h.limitLog = ctx.Logger(), new(limitLog)
+	h.logger = ctx.Logger()
+	h.proxy.logger, h.proxy.limitLog = h.logger, new(limitLog)
+	h.proxy.router, h.proxy.resolveNames, h.proxy.hideVia = h, h.ResolveNames, h.HideVia
 	h.accessLogger = ctx.Logger(accessLogModule{})
 	registry := registryOf(ctx)
 	h.dry = registry != &handlers
@@ -215,10 +210,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 			return err
 		}
 	}
-	h.retryBudget, h.pins = retry.NewBudget(retry.BudgetShare, retry.MaxDirect), origin.NewPins(h.transport.poolConfig())
+	h.proxy.unsafeIdle = h.transport.unsafeIdle()
+	h.proxy.budget, h.proxy.pins = retry.NewBudget(retry.BudgetShare, retry.MaxDirect), origin.NewPins(h.transport.poolConfig())
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
 		h.server = server
-		followPins(h.pins, server)
+		followPins(h.proxy.pins, server)
 		setWindows(server)
 		h.warnAboutServer(server)
 	}
@@ -239,7 +235,7 @@ func (h *Handler) provisionNames(caddy.Context) error {
 	default:
 		return fmt.Errorf("forwarded: unknown value %q: one of off, for, full", h.Forwarded)
 	}
-	h.via = newViaNames(h.ServerName)
+	h.proxy.via = newViaNames(h.ServerName)
 	h.hosts = make(map[string]struct{}, len(h.Hosts))
 	for _, name := range h.Hosts {
 		host, _, err := target.ParseHost(name)
@@ -273,7 +269,7 @@ func (h *Handler) provisionPolicy(caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	h.access = access // from here on Cleanup stops it
+	h.proxy.access = access // from here on Cleanup stops it
 	circuit := h.DestinationCircuit.withDefaults()
 	if err := circuit.validate(); err != nil {
 		return err
@@ -297,8 +293,8 @@ func (h *Handler) Cleanup() error {
 		h.handOver()
 		h.leaveRegistry()
 	}
-	if h.access != nil {
-		h.access.Stop()
+	if h.proxy.access != nil {
+		h.proxy.access.Stop()
 	}
 	h.releaseTunnels()
 	return errors.Join(h.closeGroups(), h.releaseTransport())

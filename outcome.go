@@ -52,19 +52,26 @@ func (o *outcome) account(result relay.Result, start time.Time) {
 	}
 }
 
-// finish accounts for the request and, where it failed, tells the client. It
-// is the last step of every request of ours.
-func (t *transaction) finish(err error) error {
+// conclude accounts for the request, which is over: it has failed with err, if with any.
+// It is the last step behind every door.
+func (t *request) conclude(err error) {
 	t.out.duration = time.Since(t.start)
 	if err == nil {
-		return nil
+		return
 	}
-	t.out.err = err
-	t.out.failure = failure.Of(err)
+	t.out.err, t.out.failure = err, failure.Of(err)
 	if t.r.Context().Err() != nil {
 		t.out.failure = failure.Canceled
 	}
 	t.logFailure()
+}
+
+// finish accounts for the request and, where it failed, tells the client. It
+// is the last step of every request of ours.
+func (t *transaction) finish(err error) error {
+	if t.conclude(err); err == nil {
+		return nil
+	}
 	if t.out.failure.Blame != failure.BlameProxy {
 		t.logAsInfo()
 	}
@@ -129,11 +136,11 @@ func retryAfter(err error) time.Duration {
 // destinations do is Debug: it is in the access log as well. What the operator
 // must look at is a Warn or an Error; of limits and of groups that are out, what is
 // beyond one line a second for each is Debug too.
-func (t *transaction) logFailure() {
+func (t *request) logFailure() {
 	level, withheld := zap.DebugLevel, zap.Skip()
 	switch t.out.failure {
 	case failure.Limit, failure.Logins, failure.NoUpstream:
-		if ok, n := t.h.limitLog.allow(limitReason(t.out.err), time.Now()); ok {
+		if ok, n := t.p.limitLog.allow(limitReason(t.out.err), time.Now()); ok {
 			level = zap.WarnLevel
 			if n > 0 {
 				withheld = zap.Int64("withheld", n)
@@ -142,7 +149,7 @@ func (t *transaction) logFailure() {
 	case failure.Internal, failure.LocalAddress:
 		level = zap.ErrorLevel
 	}
-	if c := t.h.logger.Check(level, "request failed"); c != nil {
+	if c := t.p.logger.Check(level, "request failed"); c != nil {
 		c.Write(
 			zap.String("method", t.r.Method),
 			zap.String("destination", t.target.String()),

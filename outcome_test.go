@@ -174,14 +174,11 @@ func failing(w http.ResponseWriter, method string) (*transaction, *observer.Obse
 	core, logs := observer.New(zap.DebugLevel)
 	r := httptest.NewRequest(method, "http://origin.test:8080/", nil)
 	r = r.WithContext(context.WithValue(r.Context(), caddyhttp.VarsCtxKey, make(map[string]any)))
-	return &transaction{
-		h:        &Handler{ServerName: "caddy", Auth: new(Auth), logger: zap.New(core), limitLog: new(limitLog)},
-		w:        w,
-		r:        r,
-		use:      upstream.Exchange,
-		target:   target.Target{Host: "origin.test", Port: 8080},
-		bodyRead: true,
-	}, logs
+	tx := newTransaction(&Handler{
+		ServerName: "caddy", Auth: new(Auth), proxy: proxy{logger: zap.New(core), limitLog: new(limitLog)},
+	}, w, r)
+	tx.use, tx.target, tx.bodyRead = upstream.Exchange, target.Target{Host: "origin.test", Port: 8080}, true
+	return tx, logs
 }
 
 func answerOf(t *testing.T, err error, method string) *httptest.ResponseRecorder {

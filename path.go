@@ -34,13 +34,13 @@ type paths struct {
 }
 
 // begin starts with the target of the route.
-func (t *transaction) beginPaths() error {
+func (t *request) beginPaths() error {
 	t.paths.to, t.paths.fallback = t.route.to, t.route.fallback
 	return t.enter()
 }
 
 // enter begins with a target of the route.
-func (t *transaction) enter() error {
+func (t *request) enter() error {
 	g := t.paths.to.group
 	t.out.group = ""
 	switch {
@@ -60,17 +60,17 @@ func (t *transaction) enter() error {
 
 // checkBehind applies the rules to a destination that an upstream will resolve: by
 // its name, or, where the operator wants that, by its addresses as we see them.
-func (t *transaction) checkBehind() error {
-	if t.h.ResolveNames {
-		return t.h.dialer.CheckNames(t.r.Context(), t.target)
+func (t *request) checkBehind() error {
+	if t.p.resolveNames {
+		return t.p.direct.CheckNames(t.r.Context(), t.target)
 	}
-	return t.h.access.Now().CheckUnresolved(t.target)
+	return t.p.access.Now().CheckUnresolved(t.target)
 }
 
 // leaveGroup ends what enter has begun, with the result of the request there. An
 // attempt that has told its member nothing until now, such as one whose writer has
 // panicked, or whose head could not be written, has had no result.
-func (t *transaction) leaveGroup(err error) {
+func (t *request) leaveGroup(err error) {
 	g := t.paths.to.group
 	if g == nil {
 		return
@@ -87,7 +87,7 @@ func (t *transaction) leaveGroup(err error) {
 // unreached reports whether err, of an attempt through an upstream, says that the
 // destination cannot be reached. In absolute form nobody knows but the upstream; through
 // a tunnel it was reached when that stood, and TLS with it.
-func (t *transaction) unreached(err error) bool {
+func (t *request) unreached(err error) bool {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return false
 	}
@@ -102,7 +102,7 @@ func (t *transaction) unreached(err error) bool {
 // connected settles what the current attempt holds when it has its connection. Behind a
 // tunnel that was opened just now, the destination was reached: how long the answer takes
 // is no matter of that.
-func (t *transaction) connected() {
+func (t *request) connected() {
 	if t.absolute() {
 		return
 	}
@@ -114,7 +114,7 @@ func (t *transaction) connected() {
 
 // stands settles what the current attempt holds when the head of a response is there:
 // how long the rest takes, and how it ends, is no matter of reaching the destination.
-func (t *transaction) stands(status int) {
+func (t *request) stands(status int) {
 	t.retries.End()
 	if f := t.out.failure; f != nil {
 		t.paths.report.Settle(f, f.Unreached()) // it was the upstream that has answered, to say that it failed
@@ -123,14 +123,14 @@ func (t *transaction) stands(status int) {
 	}
 	if t.paths.current.Member != nil {
 		v := upstream.JudgeRelayed(status, t.absolute())
-		v.Untimed = t.upload != nil // it hangs on how fast the client sends
+		v.Untimed = t.body != nil // it hangs on how fast the client sends
 		t.observed(v)
 	}
 }
 
 // overPaths takes the request over its paths, one after the other, until one of
 // them serves it.
-func (t *transaction) overPaths(try func() error) error {
+func (t *request) overPaths(try func() error) error {
 	err := t.beginPaths()
 	if err != nil {
 		return err
@@ -150,7 +150,7 @@ func (t *transaction) overPaths(try func() error) error {
 }
 
 // overOneTarget is overTarget between enter and leaveGroup.
-func (t *transaction) overOneTarget(try func() error) (err error) {
+func (t *request) overOneTarget(try func() error) (err error) {
 	err = context.Canceled // that is what a writer that panics means: the client has gone
 	defer func() { t.leaveGroup(err) }()
 	err = t.overTarget(try)
@@ -158,7 +158,7 @@ func (t *transaction) overOneTarget(try func() error) (err error) {
 }
 
 // overTarget tries one target of the route: directly, or the members of a group.
-func (t *transaction) overTarget(try func() error) error {
+func (t *request) overTarget(try func() error) error {
 	var last error
 	for {
 		if err := t.choosePath(); err != nil {
@@ -182,7 +182,7 @@ func (t *transaction) overTarget(try func() error) error {
 
 // choosePath finds the path of the next attempt. An attempt that is to be repeated on
 // a fresh connection keeps it.
-func (t *transaction) choosePath() error {
+func (t *request) choosePath() error {
 	g := t.paths.to.group
 	if g == nil {
 		t.paths.current = upstream.Attempt{}
@@ -212,7 +212,7 @@ func (t *transaction) choosePath() error {
 // pick chooses the next member, of those through which the destination may be asked for.
 // Where members were passed over and nobody is left, it is for that the request fails.
 // (Direct dials ask the circuit themselves.)
-func (t *transaction) pick(g *upstream.Group) (upstream.Attempt, error) {
+func (t *request) pick(g *upstream.Group) (upstream.Attempt, error) {
 	turn := exchangeTurn
 	if t.use == upstream.Tunnel {
 		turn = health.ProbeLimit // which stands or fails in time
@@ -230,12 +230,12 @@ func (t *transaction) pick(g *upstream.Group) (upstream.Attempt, error) {
 }
 
 // newSelection is what policies may know of this request.
-func (t *transaction) newSelection() *selection.Choice {
+func (t *request) newSelection() *selection.Choice {
 	return &selection.Choice{
 		Request:     t.r,
 		User:        t.user,
 		Session:     t.session,
-		ClientIP:    clientIP(t.r),
+		ClientIP:    t.client.IP(),
 		Destination: t.target.String(),
 		Bodyless:    t.bodyRead,
 	}
@@ -243,7 +243,7 @@ func (t *transaction) newSelection() *selection.Choice {
 
 // fallsBack moves on to the fallback of the route, where there is one and the
 // group could not serve the request through a fault of its own.
-func (t *transaction) fallsBack(err error) bool {
+func (t *request) fallsBack(err error) bool {
 	if t.paths.fallback == nil || t.clientGone() || t.committed {
 		return false
 	}
@@ -253,8 +253,8 @@ func (t *transaction) fallsBack(err error) bool {
 			return false
 		}
 		t.resent = t.resent || e.Sent
-		if t.upload != nil {
-			t.upload.rewind()
+		if t.body != nil {
+			t.body.rewind()
 		}
 	}
 	t.paths.left = t.paths.to.group
@@ -269,21 +269,21 @@ func (t *transaction) fallsBack(err error) bool {
 // fallbackTakes reports whether the fallback takes a request that has failed with e. What
 // the group was sent does not leave past all groups: the origin may have brought the
 // failure about, and would get to see our own address.
-func (t *transaction) fallbackTakes(e *upstream.Error) bool {
+func (t *request) fallbackTakes(e *upstream.Error) bool {
 	direct := t.paths.fallback.group == nil && !t.paths.fallback.deny
 	return e.OwnFault() && t.mayRepeat(e) && !(e.Sent && direct)
 }
 
 // mayRepeat reports whether the request could be sent again if there were another
 // path for it.
-func (t *transaction) mayRepeat(err error) bool {
+func (t *request) mayRepeat(err error) bool {
 	a, ok := t.lost(err)
 	a.Exhausted = false
 	return ok && a.Retryable()
 }
 
 // pauseBetween waits between two attempts, where the operator wants that.
-func (t *transaction) pauseBetween() error {
+func (t *request) pauseBetween() error {
 	g := t.paths.to.group
 	if g == nil || g.Balancing().TryInterval <= 0 || t.again {
 		return nil
@@ -299,7 +299,7 @@ func (t *transaction) pauseBetween() error {
 }
 
 // observed tells the group how the attempt on the current path ended.
-func (t *transaction) observed(v upstream.Verdict) {
+func (t *request) observed(v upstream.Verdict) {
 	p := t.paths.current
 	if p.Member == nil || t.paths.told {
 		return
@@ -310,7 +310,7 @@ func (t *transaction) observed(v upstream.Verdict) {
 
 // exhausted reports whether no more members of the group may be tried: as many were,
 // or for as long. The pause before the next attempt counts: no attempt begins later.
-func (t *transaction) exhausted() bool {
+func (t *request) exhausted() bool {
 	g := t.paths.to.group
 	return g == nil || t.paths.tries > max(g.Balancing().Retries, 0) ||
 		time.Since(t.start)+g.Balancing().TryInterval > g.Balancing().TryDuration
@@ -318,15 +318,15 @@ func (t *transaction) exhausted() bool {
 
 // takeRetry asks for a retry: of the budget of the group, unless the same path is
 // tried again, on a fresh connection.
-func (t *transaction) takeRetry(samePath bool) bool {
+func (t *request) takeRetry(samePath bool) bool {
 	if g := t.paths.to.group; g != nil && !samePath {
 		return t.retries.Next(g.Budget, &t.retries.Made)
 	}
-	return t.retries.Next(t.h.retryBudget, &t.retries.Again)
+	return t.retries.Next(t.p.budget, &t.retries.Again)
 }
 
 // destinationNumber is what health knows the destination by.
-func (t *transaction) destinationNumber() uint64 {
+func (t *request) destinationNumber() uint64 {
 	if s := t.paths.selection; s != nil {
 		return health.Destination(s.Destination)
 	}

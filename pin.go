@@ -50,18 +50,18 @@ func (t *transaction) pinUser() origin.User { return origin.User{Name: t.user, I
 // takePinned gets the connection that is pinned to this client for its origin, if
 // there is one that is alive and that the rules still allow.
 func (t *transaction) takePinned() *origin.Lease {
-	if !t.h.pins.Any() {
+	if !t.p.pins.Any() {
 		return nil
 	}
 	client := t.clientConn()
 	if client == nil {
 		return nil
 	}
-	l := t.h.pins.Take(client, t.pinUser(), t.poolKey())
+	l := t.p.pins.Take(client, t.pinUser(), t.poolKey())
 	if l == nil {
 		return nil
 	}
-	if c := l.Conn(); !c.Alive() || !t.h.accepts(c, t.target) {
+	if c := l.Conn(); !c.Alive() || !t.p.accepts(c, t.target) {
 		l.Discard()
 		return nil
 	}
@@ -75,7 +75,7 @@ func (t *transaction) takePinned() *origin.Lease {
 // cannot be told from those of others, on HTTP/2 and HTTP/3, it is closed.
 func (t *transaction) pin(l *origin.Lease, keep time.Duration) {
 	client := t.clientConn()
-	if client == nil || !t.h.pins.Put(client, t.pinUser(), t.poolKey(), l, keep) {
+	if client == nil || !t.p.pins.Put(client, t.pinUser(), t.poolKey(), l, keep) {
 		l.Discard()
 	}
 }

@@ -62,7 +62,7 @@ func (t *transaction) writeResponseHead(hd *h1.Head, resp h1.Response) {
 		extra = append(extra, h1.Field{Name: "Content-Length", Value: lengthText(hd, resp.Length)})
 	}
 	if !t.h.HideVia {
-		extra = append(extra, h1.Field{Name: "Via", Value: t.h.via.response[hd.Minor]})
+		extra = append(extra, h1.Field{Name: "Via", Value: t.p.via.response[hd.Minor]})
 	}
 	t.setFields(header, hd, extra)
 	if _, ok := header["Content-Type"]; !ok {
@@ -234,5 +234,5 @@ func (t *transaction) linger() {
 	if rc.Flush() != nil || rc.SetReadDeadline(time.Now().Add(lingerTimeout)) != nil {
 		return
 	}
-	_, _ = io.CopyN(io.Discard, t.body, lingerBytes)
+	_, _ = io.CopyN(io.Discard, t.reader, lingerBytes)
 }

@@ -9,13 +9,13 @@ import (
 
 // lost describes the attempt that has ended with err; ok is false where nothing can
 // be done about it, which is the usual failure.
-func (t *transaction) lost(err error) (a retry.Attempt, ok bool) {
+func (t *request) lost(err error) (a retry.Attempt, ok bool) {
 	a = retry.Attempt{
 		ClientGone: t.clientGone(),
 		Retries:    t.retries.Again,
 		Reused:     t.out.reused,
 		Idempotent: t.use == upstream.Tunnel || retry.Idempotent(t.r.Method),
-		Replayable: t.upload == nil || t.upload.replayable(),
+		Replayable: t.body == nil || t.body.replayable(),
 		Resent:     t.resent,
 	}
 	if e, via := errors.AsType[*upstream.Error](err); via {
@@ -34,22 +34,22 @@ func (t *transaction) lost(err error) (a retry.Attempt, ok bool) {
 
 // wouldRetry reports whether the rules allow the request, whose attempt is about
 // to fail with err, to be sent again.
-func (t *transaction) wouldRetry(err error) bool {
+func (t *request) wouldRetry(err error) bool {
 	a, ok := t.lost(err)
 	return ok && a.Retryable()
 }
 
 // mayRetry reports whether the request, whose last attempt has failed with err,
 // is sent again; if so, its body has been prepared for that.
-func (t *transaction) mayRetry(err error) bool {
+func (t *request) mayRetry(err error) bool {
 	a, ok := t.lost(err)
 	if !ok || !a.Retryable() || !t.takeRetry(a.SamePath()) {
 		return false
 	}
 	t.resent = t.resent || a.Written && !a.SamePath()
 	t.again = a.Upstream && a.SamePath()
-	if t.upload != nil {
-		t.upload.rewind()
+	if t.body != nil {
+		t.body.rewind()
 	}
 	return true
 }

@@ -11,7 +11,6 @@ import (
 
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/plaintext"
-	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/internal/words"
 )
 
@@ -81,17 +80,9 @@ type Route struct {
 	PreferIP string `json:"prefer_ip,omitempty"`
 
 	matchers caddyhttp.MatcherSets
-	written  []string   // the matcher sets, for people
-	dialer   *directWay // for what leaves directly
-	path     *pathUse   // directly, where that differs from the handler's; nil otherwise
-	to       exit
-	fallback *exit // nil for none
-}
-
-// exit is a target of a route.
-type exit struct {
-	deny  bool
-	group *upstream.Group // nil for direct
+	written  []string // the matcher sets, for people
+	path     *pathUse // directly, where that differs from the handler's; nil otherwise
+	way      way
 }
 
 // errNoRoute and errRouteDenies are refusals by routes.
@@ -110,7 +101,7 @@ func (h *Handler) provisionRoutes(ctx caddy.Context) error {
 	}
 	if len(h.Routes) == 0 {
 		used[defaultGroup] = true
-		h.unrouted = &Route{to: exit{group: h.groups[defaultGroup]}, dialer: h.dialer}
+		h.unrouted = &Route{way: way{to: exit{group: h.groups[defaultGroup]}, direct: h.proxy.direct}}
 	}
 	for name := range h.Groups {
 		if !used[name] {
@@ -137,11 +128,11 @@ func (h *Handler) provisionRoute(ctx caddy.Context, r *Route, used map[string]bo
 			return fmt.Errorf("match: host: %w", err)
 		}
 	}
-	if r.to, err = h.findTarget(r.To, used); err != nil {
+	if r.way.to, err = h.findTarget(r.To, used); err != nil {
 		return fmt.Errorf("to: %w", err)
 	}
 	if r.Fallback != "" {
-		if r.to.group == nil {
+		if r.way.to.group == nil {
 			return fmt.Errorf("fallback: '%s' never fails over; only groups do", r.To)
 		}
 		if r.Fallback == r.To {
@@ -151,7 +142,7 @@ func (h *Handler) provisionRoute(ctx caddy.Context, r *Route, used map[string]bo
 		if err != nil {
 			return fmt.Errorf("fallback: %w", err)
 		}
-		r.fallback = &fallback
+		r.way.fallback = &fallback
 	}
 	if err := r.provisionSource(h); err != nil {
 		return err
@@ -162,7 +153,19 @@ func (h *Handler) provisionRoute(ctx caddy.Context, r *Route, used map[string]bo
 	if err := checkHeaderOps(r.Headers); err != nil {
 		return fmt.Errorf("headers: %w", err)
 	}
+	r.way.changes = headerChanges(r.Headers)
 	return r.Headers.Provision(ctx)
+}
+
+// headerChanges are what the settings change, with the placeholders of the request.
+func headerChanges(h *headers.Handler) (c changes) {
+	apply := func(ops *headers.HeaderOps) func(http.Header, *http.Request) {
+		if ops == nil {
+			return nil
+		}
+		return func(header http.Header, r *http.Request) { ops.ApplyTo(header, replacerOf(r)) }
+	}
+	return changes{request: apply(h.Request), response: apply(responseOps(h))}
 }
 
 func (h *Handler) findTarget(name string, used map[string]bool) (exit, error) {
@@ -238,14 +241,13 @@ func responseOps(h *headers.Handler) *headers.HeaderOps {
 	return h.Response.HeaderOps
 }
 
-// chooseRoute finds the route of a request.
-func (t *transaction) chooseRoute() error {
-	r, err := t.h.findRoute(t.r)
+// Route implements router.
+func (h *Handler) Route(r *http.Request) (*way, error) {
+	route, err := h.findRoute(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	t.route = r
-	return nil
+	return &route.way, nil
 }
 
 // findRoute returns the first route that matches.

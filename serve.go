@@ -15,54 +15,52 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/failure"
-	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/retry"
 	"github.com/caddy-egress/egress/internal/target"
 	"github.com/caddy-egress/egress/internal/upstream"
 )
 
-// transaction is one request of ours on its way through the handler.
+// transaction is a request on its way through the handler.
 type transaction struct {
-	h     *Handler
-	w     http.ResponseWriter
-	r     *http.Request
-	start time.Time
-	use   upstream.Use
+	request
+	h *Handler
+	w http.ResponseWriter
 
-	user        string   // authenticated; empty without authentication
-	credentials []string // for us, that came with the request
-	session     string   // that the client has named in its credentials
-	route       *Route
-	paths       paths
-	again       bool        // the next attempt is on a fresh connection of the same path
-	resent      bool        // a request that may have been acted on was sent to another upstream
+	credentials []string    // for us, that came with the request
 	early       bool        // it came, or may have come, in TLS early data
-	https       bool        // the origin is spoken to over TLS
 	authority   string      // as the request has it
 	rawHost     string      // the Host of the request, where that was another spelling
 	ownLine     *accessLine // of the access log, where it is not Caddy's to write
-	target      target.Target
-	body        io.Reader // of the request
-	upload      *upload   // nil where there is no body, or none was asked for
-	slot        uint32    // of the local addresses that are kept apart by user
-	retries     retry.Retries
-	bound       bool           // the connection to the origin is this client's own
-	committed   bool           // the client has been sent the head of a response
-	aborted     bool           // the client's connection or stream is about to be broken
-	held        origin.Holding // counted against the client's limits
-	bodyRead    bool           // the client's body was read to its clean end, or there is none
-	out         outcome
+	reader      io.Reader   // of the body
+	upload      *upload     // nil where there is no body, or none was asked for
+	bound       bool        // the connection to the origin is this client's own
+	aborted     bool        // the client's connection or stream is about to be broken
 }
+
+func newTransaction(h *Handler, w http.ResponseWriter, r *http.Request) *transaction {
+	t := &transaction{h: h, w: w}
+	t.p, t.r, t.client = &h.proxy, r, (*httpClient)(t)
+	return t
+}
+
+// httpClient is the client of a request of Caddy's.
+type httpClient transaction
+
+// IP implements client.
+func (c *httpClient) IP() string { return clientIP(c.r) }
+
+// User implements client.
+func (c *httpClient) User() string { return authenticatedUser(c.r) }
 
 // ServeHTTP serves a request if it is one for a proxy, and hands it to the next
 // handler otherwise.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	t := transaction{h: h, w: w, r: r}
+	t := newTransaction(h, w, r)
 	if t.use = t.classify(); t.use == upstream.NotOurs {
 		t.keepCredentials()
 		return next.ServeHTTP(w, r)
 	}
-	return h.serve(&t)
+	return h.serve(t)
 }
 
 // serve takes a request of ours through its steps.
@@ -188,7 +186,7 @@ func (t *transaction) begin() {
 	// Caddy and net/http replace and wrap r.Body, also where there is none;
 	// only length and framing tell.
 	t.bodyRead = t.use == upstream.Tunnel || t.r.ContentLength == 0 && len(t.r.TransferEncoding) == 0
-	t.body = t.r.Body
+	t.reader = t.r.Body
 	t.observe()
 	if t.namesUser() {
 		t.logSafely()
@@ -233,14 +231,14 @@ func (t *transaction) peekBody() error {
 		return nil
 	}
 	first := make([]byte, 512)
-	n, err := t.body.Read(first)
+	n, err := t.reader.Read(first)
 	switch {
 	case n == 0 && err == io.EOF:
 		t.bodyRead = true
 	case err != nil && err != io.EOF:
 		return failure.Request.Because(err)
 	default:
-		t.body = io.MultiReader(bytes.NewReader(first[:n]), t.body)
+		t.reader = io.MultiReader(bytes.NewReader(first[:n]), t.reader)
 	}
 	return nil
 }
@@ -281,8 +279,8 @@ func (t *transaction) authorize() error {
 		return failure.Target.Because(err)
 	}
 	t.showDestination()
-	return t.h.access.Now().CheckTarget(t.target)
+	return t.p.access.Now().CheckTarget(t.target)
 }
 
 // clientGone reports whether the client has left.
-func (t *transaction) clientGone() bool { return errors.Is(t.r.Context().Err(), context.Canceled) }
+func (t *request) clientGone() bool { return errors.Is(t.r.Context().Err(), context.Canceled) }

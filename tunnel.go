@@ -49,29 +49,23 @@ func (t *transaction) connect() error {
 }
 
 // takeSlot counts the tunnel against the limits of the handler, or refuses it.
-func (t *transaction) takeSlot() (tunnels.Slot, error) {
+func (t *request) takeSlot() (tunnels.Slot, error) {
 	var client, user string
-	limits := t.h.tunnel.limits()
+	limits := t.p.limits
 	if limits.PerClient > 0 {
-		client = clientIP(t.r)
+		client = t.client.IP()
 	}
 	if limits.PerUser > 0 || limits.RatePerUser > 0 {
-		user = t.authenticatedUser()
+		user = t.client.User()
 	}
-	return t.h.tunnels.Take(client, user, limits)
+	return t.p.tunnels.Take(client, user, limits)
 }
 
 // relayConfig is what timers and rates of the configuration mean for a relay.
-func (t *transaction) relayConfig(slot *tunnels.Slot) relay.Config {
-	off := func(d time.Duration) time.Duration { return max(d, 0) }
-	up, down := slot.Rates(t.h.tunnel.RatePerTunnel)
-	return relay.Config{
-		UpRates:          up,
-		DownRates:        down,
-		IdleTimeout:      off(time.Duration(t.h.tunnel.IdleTimeout)),
-		HalfCloseTimeout: off(time.Duration(t.h.tunnel.HalfCloseTimeout)),
-		Lifetime:         off(time.Duration(t.h.tunnel.Timeout)),
-	}
+func (t *request) relayConfig(slot *tunnels.Slot) relay.Config {
+	cfg := t.p.timers
+	cfg.UpRates, cfg.DownRates = slot.Rates(t.p.ratePerTunnel)
+	return cfg
 }
 
 // connected is the answer to CONNECT on HTTP/1.1. It has neither Content-Length
@@ -105,7 +99,7 @@ func (t *transaction) tunnelConn(far farEnd, slot *tunnels.Slot) error {
 	}
 	near := asStream(innermostConn(client))
 	if unknown, ok := near.(closeOnly); ok {
-		t.h.sayUnknown(unknown.Conn, "tunnels of such clients have no half-close and no reset: the connection is closed instead")
+		t.p.sayUnknown(unknown.Conn, "tunnels of such clients have no half-close and no reset: the connection is closed instead")
 	}
 	tunnel := relay.New(near, asStream(origin), cfg)
 	slot.Follow(tunnel, t.target, t.out.remote, time.Duration(*t.h.tunnel.CloseDelay))

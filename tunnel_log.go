@@ -25,7 +25,7 @@ func (t *transaction) tunnelLog() *tunnelLog {
 	if line == nil {
 		return nil
 	}
-	return &tunnelLog{accessLine: *line, user: t.authenticatedUser(), start: t.start, out: t.out}
+	return &tunnelLog{accessLine: *line, user: t.client.User(), start: t.start, out: t.out}
 }
 
 // write writes the line, with the fields that Caddy's own has.

@@ -26,7 +26,7 @@ type farEnd struct {
 }
 
 // openTunnel connects to the destination over the paths of the route.
-func (t *transaction) openTunnel(slot *tunnels.Slot) (far farEnd, err error) {
+func (t *request) openTunnel(slot *tunnels.Slot) (far farEnd, err error) {
 	start := time.Now()
 	err = t.overPaths(func() error {
 		if t.paths.current.Member == nil {
@@ -44,9 +44,9 @@ func (t *transaction) openTunnel(slot *tunnels.Slot) (far farEnd, err error) {
 	return far, nil
 }
 
-func (t *transaction) openDirect() (farEnd, error) {
+func (t *request) openDirect() (farEnd, error) {
 	t.out.attempts++
-	conn, err := t.route.dialer.dial(dial.WithSlot(t.r.Context(), t.slotOf(t.route.dialer.Sources)), t.target, false)
+	conn, err := t.route.direct.dial(dial.WithSlot(t.r.Context(), t.slotOf(t.route.direct.Sources)), t.target, false)
 	return farEnd{conn: conn}, err
 }
 
@@ -56,7 +56,7 @@ func (t *transaction) openDirect() (farEnd, error) {
 // handler writes ends the process. So all of it is computed in advance, and of the
 // request's context only the end matters here.
 type tunnelAttempt struct {
-	h      *Handler
+	p      *proxy
 	path   upstream.Attempt
 	dest   target.Target
 	client proxydial.Client
@@ -74,15 +74,15 @@ type opening struct {
 }
 
 // attemptThrough prepares an attempt. It is for the goroutine of the handler.
-func (t *transaction) attemptThrough(p upstream.Attempt) *tunnelAttempt {
+func (t *request) attemptThrough(p upstream.Attempt) *tunnelAttempt {
 	return &tunnelAttempt{
-		h:      t.h,
+		p:      t.p,
 		path:   p,
 		dest:   t.target,
 		client: t.clientAddrs(),
 		header: t.connectFields(),
 		slot:   t.slotOf(p.Conns.From),
-		group:  upstream.Opening{Host: t.target.Host, Port: t.target.Port, Client: clientIP(t.r)},
+		group:  upstream.Opening{Host: t.target.Host, Port: t.target.Port, Client: t.client.IP()},
 	}
 }
 
@@ -95,13 +95,13 @@ func (a *tunnelAttempt) open(ctx context.Context) opening {
 		return opening{path: a.path, err: err}
 	}
 	defer a.path.Leave(a.group)
-	tunnel, err := a.h.dialTunnel(ctx, a.path.Member, a.dest, a.client, a.header)
+	tunnel, err := a.p.dialTunnel(ctx, a.path.Member, a.dest, a.client, a.header)
 	return opening{path: a.path, tunnel: tunnel, err: err, took: time.Since(start)}
 }
 
 // openVia opens the tunnel through the current upstream, and through a second one
 // beside it where the first is slow and the group hedges.
-func (t *transaction) openVia(slot *tunnels.Slot) (farEnd, error) {
+func (t *request) openVia(slot *tunnels.Slot) (farEnd, error) {
 	p := t.paths.current
 	t.out.attempts++
 	if !p.StartTunnel() {
@@ -125,7 +125,7 @@ func (t *transaction) openVia(slot *tunnels.Slot) (farEnd, error) {
 // race opens the tunnel through p, and after a while through another member too, if
 // the group hedges. It returns the first that stands, or the first failure if none
 // does; all others have been told of and let go.
-func (t *transaction) race(p upstream.Attempt) opening {
+func (t *request) race(p upstream.Attempt) opening {
 	delay := p.Group.HedgeAfter()
 	first := t.attemptThrough(p)
 	if delay == 0 {
@@ -166,7 +166,7 @@ func (t *transaction) race(p upstream.Attempt) opening {
 
 // hedge chooses the member for a second attempt beside the first, if there is one
 // and the budget has room.
-func (t *transaction) hedge() (upstream.Attempt, bool) {
+func (t *request) hedge() (upstream.Attempt, bool) {
 	g := t.paths.to.group
 	if t.exhausted() || !t.retries.Beside(g.Budget) {
 		return upstream.Attempt{}, false
@@ -187,7 +187,7 @@ func (t *transaction) hedge() (upstream.Attempt, bool) {
 }
 
 // ended tells the group how an attempt went.
-func (t *transaction) ended(o opening) opening {
+func (t *request) ended(o opening) opening {
 	g := o.path.Group
 	v := upstream.JudgeTunnel(t.r.Context(), o.err)
 	if o.err != nil {

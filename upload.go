@@ -92,7 +92,7 @@ func (u *upload) run() {
 		return
 	}
 	for !u.clean.Load() {
-		n, err := u.t.body.Read((*buf)[chunkRoom : chunkRoom+uploadPiece])
+		n, err := u.t.reader.Read((*buf)[chunkRoom : chunkRoom+uploadPiece])
 		u.read += int64(n)
 		// Kept even if the attempt has failed meanwhile: a body is sent again
 		// whole or not at all.

@@ -26,13 +26,11 @@ func TestUpload_KeptWhole(t *testing.T) {
 	c := h1.NewConn(ours)
 	c.Begin()
 	defer c.End()
-	tr := &transaction{
-		h: &Handler{transport: Transport{ResponseHeaderTimeout: caddy.Duration(time.Minute)}},
-		r: &http.Request{Method: http.MethodPut, ProtoMajor: 1, ProtoMinor: 1},
-	}
+	tr := newTransaction(&Handler{transport: Transport{ResponseHeaderTimeout: caddy.Duration(time.Minute)}}, nil,
+		&http.Request{Method: http.MethodPut, ProtoMajor: 1, ProtoMinor: 1})
 	u := &upload{t: tr, length: 10}
 	pieces := []string{"hello", "world"}
-	tr.body = readerFunc(func(p []byte) (int, error) {
+	tr.reader = readerFunc(func(p []byte) (int, error) {
 		if len(pieces) == 1 { // the attempt ends meanwhile
 			u.drop.Store(true)
 			_ = c.Close()

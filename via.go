@@ -27,7 +27,7 @@ import (
 // viaRequest is an exchange through an upstream as the pool sees it. Its dial may
 // still run when the exchange is over.
 type viaRequest struct {
-	h        *Handler
+	p        *proxy
 	member   *upstream.Member
 	dest     target.Target
 	https    bool
@@ -47,11 +47,11 @@ func (v *viaRequest) Dial(ctx context.Context) (*origin.Conn, error) {
 		return nil, err
 	}
 	if !v.absolute && v.https {
-		if conn, err = v.h.dialer.Handshake(ctx, conn, v.dest.Host); err != nil {
+		if conn, err = v.p.direct.Handshake(ctx, conn, v.dest.Host); err != nil {
 			return nil, err
 		}
 	}
-	return &origin.Conn{Conn: v.h.h1Conn(conn), Addr: dial.RemoteAddr(conn), Told: told}, nil
+	return &origin.Conn{Conn: v.p.h1Conn(conn), Addr: dial.RemoteAddr(conn), Told: told}, nil
 }
 
 // connect returns the connection to the upstream, or through it, and the address of
@@ -61,11 +61,11 @@ func (v *viaRequest) connect(ctx context.Context) (net.Conn, netip.Addr, error) 
 		conn, err := v.member.Conns.Dialer.DialProxy(ctx, v.client)
 		return conn, netip.Addr{}, err
 	}
-	to, err := v.h.tunnelTarget(ctx, v.member, v.dest)
+	to, err := v.p.tunnelTarget(ctx, v.member, v.dest)
 	if err != nil {
 		return nil, netip.Addr{}, err
 	}
-	to.Header = v.h.viaFields(v.via, v.version)
+	to.Header = v.p.viaFields(v.via, v.version)
 	tunnel, err := v.member.Conns.Dialer.DialTunnel(ctx, to, v.client)
 	if err != nil {
 		return nil, netip.Addr{}, err
@@ -88,12 +88,12 @@ func (v *viaRequest) Accept(c *origin.Conn) bool {
 	if v.absolute && v.member.Single() {
 		return false
 	}
-	return !c.Told.IsValid() || v.h.dialer.Check(v.dest, c.Told) == nil
+	return !c.Told.IsValid() || v.p.direct.Check(v.dest, c.Told) == nil
 }
 
 // dialTunnel opens a tunnel to dest through a member.
-func (h *Handler) dialTunnel(ctx context.Context, m *upstream.Member, dest target.Target, client proxydial.Client, header []h1.Field) (*proxydial.Tunnel, error) {
-	to, err := h.tunnelTarget(ctx, m, dest)
+func (p *proxy) dialTunnel(ctx context.Context, m *upstream.Member, dest target.Target, client proxydial.Client, header []h1.Field) (*proxydial.Tunnel, error) {
+	to, err := p.tunnelTarget(ctx, m, dest)
 	if err != nil {
 		return nil, err
 	}
@@ -103,10 +103,10 @@ func (h *Handler) dialTunnel(ctx context.Context, m *upstream.Member, dest targe
 
 // tunnelTarget is what a member is told of a destination: a socks5 upstream an
 // address, which is looked up and checked here; the others what the client has said.
-func (h *Handler) tunnelTarget(ctx context.Context, m *upstream.Member, dest target.Target) (proxydial.Target, error) {
+func (p *proxy) tunnelTarget(ctx context.Context, m *upstream.Member, dest target.Target) (proxydial.Target, error) {
 	to := proxydial.Target{Host: dest.Host, Port: dest.Port, Addr: dest.Addr}
 	if m.Spec.Addr.Scheme == upstream.SOCKS5 && !dest.IsAddr() {
-		addr, err := h.dialer.Lookup(ctx, dest)
+		addr, err := p.direct.Lookup(ctx, dest)
 		if err != nil {
 			return to, err
 		}
@@ -117,18 +117,18 @@ func (h *Handler) tunnelTarget(ctx context.Context, m *upstream.Member, dest tar
 
 // absolute reports whether the exchange goes through the current upstream in
 // absolute form.
-func (t *transaction) absolute() bool {
+func (t *request) absolute() bool {
 	m := t.paths.current.Member
 	return m != nil && !t.https && m.SpeaksHTTP()
 }
 
 // acquireVia gets a connection for an exchange through the current upstream.
-func (t *transaction) acquireVia(fresh bool) (*origin.Lease, error) {
+func (t *request) acquireVia(fresh bool) (*origin.Lease, error) {
 	if err := t.hold(); err != nil {
 		return nil, err
 	}
 	m := t.paths.current.Member
-	v := &viaRequest{h: t.h, member: m, dest: t.target, https: t.https, absolute: t.absolute()}
+	v := &viaRequest{p: t.p, member: m, dest: t.target, https: t.https, absolute: t.absolute()}
 	if !v.absolute {
 		v.via, v.version = slices.Clone(t.r.Header["Via"]), versionIndex(t.r)
 	}
@@ -146,16 +146,16 @@ func (t *transaction) acquireVia(fresh bool) (*origin.Lease, error) {
 }
 
 // currentPool is the pool that the connection of the current path belongs to.
-func (t *transaction) currentPool() *origin.Pool {
+func (t *request) currentPool() *origin.Pool {
 	if m := t.paths.current.Member; m != nil {
 		return m.Conns.Pool
 	}
-	return t.h.pool
+	return t.p.pool
 }
 
 // proxyFields are the fields that the operator has given the current upstream, in
 // canonical form. The client's own of these names are not for it.
-func (t *transaction) proxyFields() http.Header {
+func (t *request) proxyFields() http.Header {
 	if !t.absolute() {
 		return nil
 	}
@@ -166,7 +166,7 @@ func (t *transaction) proxyFields() http.Header {
 // upstream. The connection of an exchange in absolute form is the upstream's own, so
 // what goes wrong on it before an answer is its fault; that of a tunnel stands, and
 // what goes wrong on it is the origin's.
-func (t *transaction) viaError(err error) *upstream.Error {
+func (t *request) viaError(err error) *upstream.Error {
 	m := t.paths.current.Member
 	if e, ok := errors.AsType[*upstream.Error](err); ok {
 		return e
@@ -183,7 +183,7 @@ func (t *transaction) viaError(err error) *upstream.Error {
 	return e
 }
 
-func (t *transaction) judgeExchange(err error) upstream.Verdict {
+func (t *request) judgeExchange(err error) upstream.Verdict {
 	switch {
 	case t.clientGone():
 		return upstream.Verdict{Kind: health.Cancelled, Failure: failure.Canceled}
@@ -226,7 +226,7 @@ func (t *transaction) judgeExchange(err error) upstream.Verdict {
 // ownAnswer reports, as an error, an answer that the upstream has made itself: it is
 // no answer of the origin. It is relayed all the same where nothing else can be
 // done, but for a challenge to us, which is none of the client's business.
-func (t *transaction) ownAnswer(hd *h1.Head) error {
+func (t *request) ownAnswer(hd *h1.Head) error {
 	reply := proxydial.ReplyOf(hd)
 	if !upstream.MadeByUpstream(&reply) {
 		return nil
@@ -249,7 +249,7 @@ func (t *transaction) ownAnswer(hd *h1.Head) error {
 
 // hasAnotherWay reports whether the attempt that is about to fail with e can be
 // followed by one through another member, or by the fallback of the route.
-func (t *transaction) hasAnotherWay(e *upstream.Error) bool {
+func (t *request) hasAnotherWay(e *upstream.Error) bool {
 	if t.wouldRetry(e) && t.paths.to.group.HasAnother(t.paths.selection, t.use) {
 		return true
 	}

@@ -39,7 +39,7 @@ func TestConnectionThatEndsBeforeTheRequest(t *testing.T) {
 			}
 			tr := throughGroup(t, h, "a.example:80")
 			tr.r.Method, tr.use = "POST", upstream.Exchange
-			tr.paths.to = h.unrouted.to
+			tr.paths.to = h.unrouted.way.to
 			tr.paths.current = upstream.Attempt{Member: h.groups["default"].Members()[0]}
 			c := h1.NewConn(conn)
 			c.Begin()
