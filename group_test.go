@@ -21,6 +21,7 @@ import (
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
+	"github.com/caddy-egress/egress/internal/tunnels"
 	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/selection"
 )
@@ -117,11 +118,11 @@ func TestBlameAfterAnAnswer(t *testing.T) {
 	for _, f := range []*failure.Failure{failure.Protocol, failure.Incomplete, failure.Terminated, failure.TLS, failure.TLSAlert} {
 		err := f.Because(errors.New("x"))
 		tr.paths.answered = false
-		if v := tr.judgeExchange(err); v.Kind != health.Failure {
+		if v := tr.viaError(err).Verdict; v.Kind != health.Failure {
 			t.Errorf("%v before an answer: %v", f, v.Kind)
 		}
 		tr.paths.answered = true
-		if v := tr.judgeExchange(err); v.Kind != health.Neutral || v.Failure != f {
+		if v := tr.viaError(err).Verdict; v.Kind != health.Neutral || v.Failure != f {
 			t.Errorf("%v after one: %v, %v", f, v.Kind, v.Failure)
 		}
 	}
@@ -134,7 +135,7 @@ func TestBlameOfLargeFields(t *testing.T) {
 	tr := throughGroup(t, h, "a.example:443")
 	tr.paths.current = upstream.Attempt{Member: h.groups["default"].Members()[0]}
 	err := &proxydial.HeadSizeError{Size: 2, Limit: 1}
-	for name, v := range map[string]upstream.Verdict{"tunnel": upstream.JudgeTunnel(t.Context(), err), "exchange": tr.judgeExchange(err)} {
+	for name, v := range map[string]upstream.Verdict{"tunnel": upstream.JudgeTunnel(t.Context(), err), "exchange": tr.viaError(err).Verdict} {
 		e := &upstream.Error{Verdict: v, Err: err}
 		if v.Kind != health.Neutral || failure.Of(e) != failure.FieldsSize || e.Elsewhere() || e.OwnFault() || destination.Chargeable(e) {
 			t.Errorf("%s: %+v", name, v)
@@ -186,10 +187,9 @@ func TestAnswerTimesAreObserved(t *testing.T) {
 	})
 	h, end := mustLoadWithApps(t, `{"groups":{"default":{"upstreams":[{"url":"http://127.0.0.1:`+fmt.Sprint(port)+`"}]}}}`)
 	defer end()
-	g := h.groups["default"]
-	m := g.Members()[0]
+	m := h.groups["default"].Members()[0]
 	tr := throughGroup(t, h, "a.example:80")
-	conn, err := (&viaRequest{p: &h.proxy, member: m, dest: tr.target, absolute: true}).Dial(t.Context())
+	conn, err := m.Conns.Dialer.DialProxy(t.Context(), proxydial.Client{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,17 +197,14 @@ func TestAnswerTimesAreObserved(t *testing.T) {
 	if m.Latency() != 0 {
 		t.Errorf("a latency of %s before an answer", m.Latency())
 	}
-	p, err := g.Pick(new(selection.Choice), upstream.Tunnel)
+	tr.use = upstream.Tunnel
+	var slot tunnels.Slot
+	far, err := tr.openTunnel(&slot)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.StartTunnel()
-	o := tr.ended(tr.attemptThrough(p).open(t.Context()))
-	if o.err != nil {
-		t.Fatal(o.err)
-	}
-	_ = o.tunnel.Conn.Close()
-	m.Health.EndTunnel()
+	_ = far.conn.Close()
+	slot.Release()
 	if m.Latency() == 0 {
 		t.Error("nothing was learned from an answer")
 	}

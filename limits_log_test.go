@@ -17,6 +17,7 @@ import (
 // However many requests are shed, one line a second tells of each reason at Warn, with
 // the number of those that it stands for; at Debug each has its line.
 func TestLimitLog(t *testing.T) {
+	const pause = time.Second // between two lines for one reason
 	synctest.Test(t, func(t *testing.T) {
 		tx, logs := failing(nil, "GET")
 		shed := func(err error, times int) {
@@ -42,7 +43,7 @@ func TestLimitLog(t *testing.T) {
 		pending := &connpool.LimitError{Scope: connpool.ScopePending}
 		shed(pending, 1000)
 		expect("the first burst", 1, 999, 0)
-		time.Sleep(limitLogPause - 1)
+		time.Sleep(pause - 1)
 		shed(pending, 1)
 		shed(failure.Limit.Because(tunnels.ErrMax), 1)
 		expect("another reason within the second", 1, 1, 0)
@@ -56,7 +57,7 @@ func TestLimitLog(t *testing.T) {
 			t.Errorf("%d lines at Error, want both", n)
 		}
 		logs.TakeAll()
-		time.Sleep(limitLogPause)
+		time.Sleep(pause)
 		shed(pending, 1)
 		expect("a second later", 1, 0, 2)
 	})
