@@ -14,7 +14,7 @@ import (
 // as sent is sent before.
 func (t *transaction) abort() {
 	t.aborted = true
-	if t.committed && t.out.failure != failure.Canceled {
+	if t.Committed && t.Outcome.Failure != failure.Canceled {
 		t.flush()
 		t.resetHTTP10()
 	}
@@ -25,7 +25,7 @@ func (t *transaction) abort() {
 // connection may be all that tells the end of a body, so a regular end, or TLS's closure
 // alert, would make a part look whole.
 func (t *transaction) resetHTTP10() {
-	if t.r.ProtoMajor != 1 || t.r.ProtoAtLeast(1, 1) {
+	if t.HTTP.ProtoMajor != 1 || t.HTTP.ProtoAtLeast(1, 1) {
 		return
 	}
 	if t.upload != nil {

@@ -28,18 +28,18 @@ const maxHostField = 253 + 1 + 5
 func (t *transaction) showDestination() {
 	var buf [maxHostField]byte
 	shown := buf[:0]
-	if t.use == upstream.Tunnel {
+	if t.Use == upstream.Tunnel {
 		shown = t.appendAuthority(shown)
 	} else {
 		shown = t.appendHost(shown)
 	}
-	if string(shown) == t.r.Host {
+	if string(shown) == t.HTTP.Host {
 		return
 	}
-	t.rawHost = t.r.Host
-	t.r.Host = string(shown)
-	if t.r.URL.Host != "" {
-		t.r.URL.Host = t.r.Host
+	t.rawHost = t.HTTP.Host
+	t.HTTP.Host = string(shown)
+	if t.HTTP.URL.Host != "" {
+		t.HTTP.URL.Host = t.HTTP.Host
 	}
 	t.showInPlaceholders()
 	t.logByDestination()
@@ -47,9 +47,9 @@ func (t *transaction) showDestination() {
 
 // appendAuthority writes the destination as host:port.
 func (t *transaction) appendAuthority(b []byte) []byte {
-	b = appendHostText(b, t.target)
+	b = appendHostText(b, t.Target)
 	b = append(b, ':')
-	return strconv.AppendUint(b, uint64(t.target.Port), 10)
+	return strconv.AppendUint(b, uint64(t.Target.Port), 10)
 }
 
 func appendHostText(b []byte, dest target.Target) []byte {
@@ -68,19 +68,19 @@ const hostPlaceholder = "http.request.host"
 // They read the request that Caddy has made, which is not ours where a handler before
 // us has passed on a copy (`tracing` does).
 func (t *transaction) showInPlaceholders() {
-	repl := replacerOf(t.r)
+	repl := replacerOf(t.HTTP)
 	if repl == nil {
 		return
 	}
-	if hostport, ok := repl.GetString("http.request.hostport"); !ok || hostport == t.r.Host {
+	if hostport, ok := repl.GetString("http.request.hostport"); !ok || hostport == t.HTTP.Host {
 		return
 	}
 	before, _ := repl.GetString(hostPlaceholder)
-	host, port := t.r.Host, ""
-	if h, p, err := net.SplitHostPort(t.r.Host); err == nil {
+	host, port := t.HTTP.Host, ""
+	if h, p, err := net.SplitHostPort(t.HTTP.Host); err == nil {
 		host, port = h, p
 	}
-	repl.Set("http.request.hostport", t.r.Host)
+	repl.Set("http.request.hostport", t.HTTP.Host)
 	repl.Set(hostPlaceholder, host)
 	repl.Set("http.request.port", portValue(port))
 	labels := strings.Split(host, ".")

@@ -24,7 +24,7 @@ func cameEarly(r *http.Request) bool {
 // when the handshake is complete. The rest is forwarded with Early-Data, and what the
 // origin says to that is relayed.
 func (t *transaction) checkEarly() error {
-	if t.early = cameEarly(t.r); t.early && (t.use == upstream.Tunnel || !safeMethod(t.r.Method)) {
+	if t.early = cameEarly(t.HTTP); t.early && (t.Use == upstream.Tunnel || !safeMethod(t.HTTP.Method)) {
 		return failure.Early
 	}
 	return nil

@@ -34,7 +34,7 @@ func TestCheckEarly(t *testing.T) {
 			header[earlyDataField] = tc.field
 		}
 		tr := newTransaction(new(Handler), nil, &http.Request{Method: tc.method, Header: header})
-		tr.use = tc.kind
+		tr.Use = tc.kind
 		if err := tr.checkEarly(); err != tc.want && !errors.Is(err, tc.want) || tr.early != tc.early {
 			t.Errorf("%s %v: %v, early %t", tc.method, tc.field, err, tr.early)
 		}

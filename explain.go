@@ -97,22 +97,22 @@ func (h *Handler) explain(ctx context.Context, asked *explainRequest) (*explanat
 	}
 	e := &explanation{
 		Handler: h.place(), Running: !h.dry,
-		Method: t.r.Method, ClientIP: clientIP(t.r),
+		Method: t.HTTP.Method, ClientIP: clientIP(t.HTTP),
 	}
 	if h.dry {
 		e.note("the configuration is not running: the use of limits, circuits and the addresses of Caddy's own listeners are not known")
 	}
-	if t.use = t.classify(); t.use == upstream.NotOurs {
+	if t.Use = t.classify(); t.Use == upstream.NotOurs {
 		e.Kind, e.Verdict = "site", verdictSite
 		e.Authentication = "not asked for: the request is for the site, and goes to the next handler"
 		return e, nil
 	}
 	e.Kind = "exchange"
-	if t.use == upstream.Tunnel {
+	if t.Use == upstream.Tunnel {
 		e.Kind = "tunnel"
 	}
-	e.HTTPS, e.Authority = t.https, shownAuthority(t.authority)
-	if t.https {
+	e.HTTPS, e.Authority = t.HTTPS, shownAuthority(t.authority)
+	if t.HTTPS {
 		e.note("clients usually ask for https with a tunnel; explain host:port for that")
 	}
 	e.conclude(t, e.steps(t, asked))
@@ -128,23 +128,23 @@ func (e *explanation) steps(t *transaction, asked *explainRequest) error {
 		return err
 	}
 	err := t.authorize()
-	if t.target.Host != "" {
-		e.Destination = t.target.String()
+	if t.Target.Host != "" {
+		e.Destination = t.Target.String()
 	}
 	if err != nil {
 		if d, ok := errors.AsType[*acl.Denial](err); ok {
-			e.Rule = &explainedRule{verdictDenied, t.p.access.Now().Denied(d, t.target.Port)}
+			e.Rule = &explainedRule{verdictDenied, t.Proxy.Access.Now().Denied(d, t.Target.Port)}
 		}
 		return err
 	}
-	e.Rule = &explainedRule{verdictAllowed, t.p.access.Now().AllowedName(t.target)}
-	if t.target.IsAddr() {
-		e.Rule.Rule = t.p.access.Now().AllowedAddr(t.target, t.target.Addr)
+	e.Rule = &explainedRule{verdictAllowed, t.Proxy.Access.Now().AllowedName(t.Target)}
+	if t.Target.IsAddr() {
+		e.Rule.Rule = t.Proxy.Access.Now().AllowedAddr(t.Target, t.Target.Addr)
 	}
 	if err := e.chooseRoute(t); err != nil {
 		return err
 	}
-	if err := t.checkVia(); err != nil {
+	if err := t.CheckVia(); err != nil {
 		return err
 	}
 	if n, ok := t.maxForwards(); ok && n == 0 {
@@ -157,7 +157,7 @@ func (e *explanation) steps(t *transaction, asked *explainRequest) error {
 func (e *explanation) conclude(t *transaction, err error) {
 	e.Verdict = endsAs(err)
 	if err != nil {
-		e.Status, e.Reason = failure.Of(err).Status, t.p.access.Now().Reason(err, t.target.Port)
+		e.Status, e.Reason = failure.Of(err).Status, t.Proxy.Access.Now().Reason(err, t.Target.Port)
 	}
 }
 
@@ -208,25 +208,25 @@ func (e *explanation) authenticate(t *transaction, asked *explainRequest) error 
 		session = asked.Session
 	}
 	e.Authentication = "the user is taken as given; no password was checked"
-	t.user, t.session = user, session
-	e.User, e.Session = t.user, t.session
-	t.setUser(t.user)
+	t.User, t.Session = user, session
+	e.User, e.Session = t.User, t.Session
+	t.setUser(t.User)
 	return nil
 }
 
-// chooseRoute finds the route, and tells what has matched.
+// ChooseRoute finds the route, and tells what has matched.
 func (e *explanation) chooseRoute(t *transaction) error {
-	r, err := t.h.findRoute(t.r)
+	r, err := t.h.findRoute(t.HTTP)
 	if err != nil {
 		return err
 	}
-	t.route = &r.way
+	t.Route = &r.way
 	out := &explainedRoute{Index: slices.Index(t.h.Routes, r), To: r.To, Fallback: r.Fallback}
 	e.Route = out
 	if out.Index < 0 {
 		out.To = targetDirect
-		if r.way.to.group != nil {
-			out.To = r.way.to.group.Name
+		if r.way.To.Group != nil {
+			out.To = r.way.To.Group.Name
 		}
 		return nil
 	}
@@ -234,7 +234,7 @@ func (e *explanation) chooseRoute(t *transaction) error {
 		out.Skipped = append(out.Skipped, fmt.Sprintf("routes[%d]: %s", i, strings.Join(before.written, " | ")))
 	}
 	for i, set := range r.matchers {
-		if ok, err := set.MatchWithError(t.r); err == nil && ok {
+		if ok, err := set.MatchWithError(t.HTTP); err == nil && ok {
 			out.Match = r.written[i]
 			break
 		}
@@ -255,7 +255,7 @@ func (h *Handler) rehearse(ctx context.Context, asked *explainRequest) (*transac
 	}
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, h.server)
 	t := newTransaction(h, nil, r)
-	t.start, t.bodyRead = time.Now(), true
+	t.Start, t.BodyRead = time.Now(), true
 	return t, nil
 }
 

@@ -79,7 +79,7 @@ func (t *transaction) readFinalHead(c *h1.Conn, hd *h1.Head, w *watch) error {
 		if err != nil {
 			return err
 		}
-		t.paths.answered = true
+		t.Ways.Answered = true
 		t.noteHead(hd)
 		if hd.Status >= 200 {
 			return nil
@@ -105,8 +105,8 @@ func (t *transaction) readFinalHead(c *h1.Conn, hd *h1.Head, w *watch) error {
 // first one for the answer, and named itself there alone.
 func (t *transaction) noteHead(hd *h1.Head) {
 	t.bound = t.bound || authenticatesConnection(hd)
-	if t.absolute() && upstream.RelaysOn(hd) {
-		t.paths.current.SetSingle()
+	if t.Absolute() && upstream.RelaysOn(hd) {
+		t.Ways.Current.SetSingle()
 	}
 }
 

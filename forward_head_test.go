@@ -40,7 +40,7 @@ func TestInformationalResponsesExtendTheWait(t *testing.T) {
 					tx := exchangeOf(t, "GET http://origin.test/ HTTP/1.1\r\nHost: origin.test\r\n\r\n")
 					ctx, cancel := context.WithCancel(t.Context())
 					defer cancel()
-					tx.r, tx.w = tx.r.WithContext(ctx), httptest.NewRecorder()
+					tx.HTTP, tx.w = tx.HTTP.WithContext(ctx), httptest.NewRecorder()
 					tx.h.transport.ResponseHeaderTimeout = caddy.Duration(timeout)
 					tx.h.transport.MaxResponseHeader = 64 << 10
 					near, far := net.Pipe()
@@ -62,8 +62,8 @@ func TestInformationalResponsesExtendTheWait(t *testing.T) {
 					c := h1.NewConn(near)
 					c.Begin()
 					if body != "" {
-						tx.bodyRead = false
-						tx.r.ContentLength, tx.r.Method = int64(len(body)), "PUT"
+						tx.BodyRead = false
+						tx.HTTP.ContentLength, tx.HTTP.Method = int64(len(body)), "PUT"
 						tx.reader = &once{text: body}
 						tx.upload = newUpload(tx)
 					}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/plaintext"
@@ -102,14 +103,14 @@ func authenticatesConnection(hd *h1.Head) bool {
 // target, Host from the target (RFC 9112 §3.2.2), the client's end-to-end
 // fields, our Via and Forwarded, and one canonical framing.
 func (t *transaction) appendRequestHead(b []byte) ([]byte, error) {
-	r := t.r
+	r := t.HTTP
 	requestTarget, err := t.requestTarget()
 	if err != nil {
 		return b, err
 	}
 	b = append(b, r.Method...)
 	b = append(b, ' ')
-	if t.absolute() {
+	if t.Absolute() {
 		b = append(b, "http://"...)
 		b = t.appendHost(b)
 		if requestTarget == "*" {
@@ -123,11 +124,11 @@ func (t *transaction) appendRequestHead(b []byte) ([]byte, error) {
 	if b, err = t.appendEndToEnd(b); err != nil {
 		return b, err
 	}
-	if t.absolute() {
-		b = t.paths.current.AppendFields(b)
+	if t.Absolute() {
+		b = t.Ways.Current.AppendFields(b)
 	}
-	if !t.p.hideVia {
-		b = h1.AppendField(b, "Via", t.p.via.request[versionIndex(r)])
+	if !t.Proxy.HideVia {
+		b = h1.AppendField(b, "Via", t.Proxy.Via.Request[core.VersionIndex(r)])
 	}
 	b = t.appendForwarded(b)
 	if t.early {
@@ -140,7 +141,7 @@ func (t *transaction) appendRequestHead(b []byte) ([]byte, error) {
 // the probe of a circuit, which would learn nothing from it. Header fields of clients
 // were checked by the server; where the route changes them, all is tried.
 func (t *transaction) checkHead(buf []byte) (err error) {
-	if t.requestChange() == nil {
+	if t.RequestChange() == nil {
 		_, err = t.requestTarget()
 	} else {
 		_, err = t.appendRequestHead(buf[:0])
@@ -151,7 +152,7 @@ func (t *transaction) checkHead(buf []byte) (err error) {
 // appendEndToEnd writes the client's fields without those that end here.
 func (t *transaction) appendEndToEnd(b []byte) ([]byte, error) {
 	header, options := t.requestHeader()
-	own := t.proxyFields()
+	own := t.ProxyFields()
 	lines := 0
 	for name, values := range header {
 		if hopByHop(name) || name == "Content-Length" || name == "Host" || name == "Max-Forwards" || name == earlyDataField || options.has(name) || own[name] != nil {
@@ -169,10 +170,10 @@ func (t *transaction) appendEndToEnd(b []byte) ([]byte, error) {
 	}
 	if n, ok := t.maxForwards(); ok {
 		b = h1.AppendField(b, "Max-Forwards", strconv.FormatUint(n-1, 10))
-	} else if values := t.r.Header["Max-Forwards"]; len(values) > 0 && h1.ValidField("Max-Forwards", values[0]) {
+	} else if values := t.HTTP.Header["Max-Forwards"]; len(values) > 0 && h1.ValidField("Max-Forwards", values[0]) {
 		b = h1.AppendField(b, "Max-Forwards", values[0])
 	}
-	if wantsTrailers(t.r.Header) {
+	if wantsTrailers(t.HTTP.Header) {
 		// RFC 9110 §10.1.4: who sends TE also lists it in Connection.
 		b = append(b, "TE: trailers\r\nConnection: TE\r\n"...)
 	}
@@ -192,12 +193,12 @@ func wantsTrailers(header http.Header) bool {
 // appendFraming writes the one field that tells how long the body is.
 func (t *transaction) appendFraming(b []byte) []byte {
 	switch {
-	case t.r.ContentLength > 0:
+	case t.HTTP.ContentLength > 0:
 		b = append(b, "Content-Length: "...)
-		b = strconv.AppendInt(b, t.r.ContentLength, 10)
-	case !t.bodyRead, t.upload != nil: // the attempt before may have read it to its end
+		b = strconv.AppendInt(b, t.HTTP.ContentLength, 10)
+	case !t.BodyRead, t.upload != nil: // the attempt before may have read it to its end
 		b = append(b, "Transfer-Encoding: chunked"...)
-	case t.r.Header["Content-Length"] != nil:
+	case t.HTTP.Header["Content-Length"] != nil:
 		// An empty body that the client said in so many words.
 		b = append(b, "Content-Length: 0"...)
 	default:
@@ -208,8 +209,8 @@ func (t *transaction) appendFraming(b []byte) []byte {
 
 // appendHost writes the authority, without a port that is the scheme's own.
 func (t *transaction) appendHost(b []byte) []byte {
-	if t.https && t.target.Port == 443 || !t.https && t.target.Port == 80 {
-		return appendHostText(b, t.target)
+	if t.HTTPS && t.Target.Port == 443 || !t.HTTPS && t.Target.Port == 80 {
+		return appendHostText(b, t.Target)
 	}
 	return t.appendAuthority(b)
 }
@@ -220,16 +221,16 @@ var errRequestTarget = errors.New("space, control character or fragment in the p
 // requestTarget is path and query exactly as the client wrote them. An OPTIONS
 // request for a whole server becomes `*` (RFC 9112 §3.2.4).
 func (t *transaction) requestTarget() (string, error) {
-	target := t.r.RequestURI
+	target := t.HTTP.RequestURI
 	switch {
 	case target == "" || target[0] == '/' || target == "*":
-	case t.r.URL.Scheme != "":
+	case t.HTTP.URL.Scheme != "":
 		target = afterAuthority(target)
 	default:
 		target = ""
 	}
 	switch {
-	case t.r.Method == http.MethodOptions && (target == "" || target == "*"):
+	case t.HTTP.Method == http.MethodOptions && (target == "" || target == "*"):
 		return "*", nil
 	case target == "*":
 		return "", failure.Target.Because(errors.New("* is for OPTIONS only (RFC 9112 section 3.2.4)"))
@@ -243,8 +244,8 @@ func (t *transaction) requestTarget() (string, error) {
 			return "", failure.Target.Because(errRequestTarget)
 		}
 	}
-	if !plaintext.IsToken(t.r.Method) {
-		return "", failure.Request.Because(fmt.Errorf("method %q is no token", t.r.Method))
+	if !plaintext.IsToken(t.HTTP.Method) {
+		return "", failure.Request.Because(fmt.Errorf("method %q is no token", t.HTTP.Method))
 	}
 	return target, nil
 }
@@ -271,7 +272,7 @@ func (t *transaction) appendForwarded(b []byte) []byte {
 	b = t.appendClient(b)
 	if t.h.Forwarded == "full" {
 		b = append(b, ";proto="...)
-		if t.https {
+		if t.HTTPS {
 			b = append(b, "https"...)
 		} else {
 			b = append(b, "http"...)
@@ -287,7 +288,7 @@ func (t *transaction) appendForwarded(b []byte) []byte {
 // address in brackets and quotes, and `unknown` where it is to be hidden or is
 // no address.
 func (t *transaction) appendClient(b []byte) []byte {
-	addr, ok := t.clientAddr()
+	addr, ok := t.ClientAddr()
 	switch {
 	case t.h.HideIP || !ok:
 		return append(b, "unknown"...)
@@ -303,10 +304,10 @@ func (t *transaction) appendClient(b []byte) []byte {
 // maxForwards is the Max-Forwards of a request for which it means something
 // (RFC 9110 §7.6.2).
 func (t *transaction) maxForwards() (uint64, bool) {
-	if t.r.Method != http.MethodTrace && t.r.Method != http.MethodOptions {
+	if t.HTTP.Method != http.MethodTrace && t.HTTP.Method != http.MethodOptions {
 		return 0, false
 	}
-	values := t.r.Header["Max-Forwards"]
+	values := t.HTTP.Header["Max-Forwards"]
 	if len(values) != 1 {
 		return 0, false
 	}

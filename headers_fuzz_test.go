@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
 	"github.com/caddy-egress/egress/internal/upstream"
 
@@ -33,7 +34,7 @@ func FuzzRequestHead(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	h := &Handler{ServerName: "caddy", Forwarded: "full", proxy: proxy{via: newViaNames("caddy"), access: fixture.FixedRules(access)}}
+	h := &Handler{ServerName: "caddy", Forwarded: "full", proxy: core.Proxy{Via: core.NewVia("caddy"), Access: fixture.FixedRules(access)}}
 	f.Fuzz(func(t *testing.T, raw string) {
 		if len(raw) > 1<<14 {
 			return
@@ -44,10 +45,10 @@ func FuzzRequestHead(f *testing.F) {
 		}
 		r.RemoteAddr = "192.0.2.9:1234"
 		tr := newTransaction(h, nil, r)
-		if tr.use = tr.classify(); tr.use != upstream.Exchange || tr.authorize() != nil {
+		if tr.Use = tr.classify(); tr.Use != upstream.Exchange || tr.authorize() != nil {
 			return
 		}
-		tr.bodyRead = r.ContentLength == 0 && len(r.TransferEncoding) == 0
+		tr.BodyRead = r.ContentLength == 0 && len(r.TransferEncoding) == 0
 		if n, ok := tr.maxForwards(); ok && n == 0 {
 			return // is answered here
 		}
@@ -69,9 +70,9 @@ func FuzzRequestHead(f *testing.F) {
 
 // compareRequests holds what is sent against what came.
 func compareRequests(t *testing.T, tr *transaction, came, sent *http.Request) {
-	wantHost := strings.TrimSuffix(tr.target.String(), ":80")
-	if tr.https {
-		wantHost = strings.TrimSuffix(tr.target.String(), ":443")
+	wantHost := strings.TrimSuffix(tr.Target.String(), ":80")
+	if tr.HTTPS {
+		wantHost = strings.TrimSuffix(tr.Target.String(), ":443")
 	}
 	if sent.Method != came.Method || sent.Host != wantHost || sent.ContentLength != came.ContentLength ||
 		!slices.Equal(sent.TransferEncoding, came.TransferEncoding) {

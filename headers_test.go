@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/target"
 	"github.com/caddy-egress/egress/internal/upstream"
@@ -27,13 +28,13 @@ func exchangeOf(t *testing.T, raw string) *transaction {
 		t.Fatal(err)
 	}
 	r.RemoteAddr = "192.0.2.9:1234"
-	h := &Handler{ServerName: "caddy", Forwarded: "for", proxy: proxy{via: newViaNames("caddy")}}
+	h := &Handler{ServerName: "caddy", Forwarded: "for", proxy: core.Proxy{Via: core.NewVia("caddy")}}
 	dest, err := target.ParseHostPort(r.URL.Host, 80)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tr := newTransaction(h, nil, r)
-	tr.use, tr.target, tr.bodyRead = upstream.Exchange, dest, true
+	tr.Use, tr.Target, tr.BodyRead = upstream.Exchange, dest, true
 	return tr
 }
 
@@ -120,8 +121,8 @@ func TestVia(t *testing.T) {
 		want         string
 	}{{1, 0, "1.0"}, {1, 1, "1.1"}, {2, 0, "2"}, {3, 0, "3"}} {
 		tx := exchangeOf(t, "GET http://origin.test/ HTTP/1.1\r\nHost: origin.test\r\nVia: 1.0 first, 1.1 second\r\n\r\n")
-		tx.r.ProtoMajor, tx.r.ProtoMinor = tc.major, tc.minor
-		own := tx.h.proxy.via.request[versionIndex(tx.r)]
+		tx.HTTP.ProtoMajor, tx.HTTP.ProtoMinor = tc.major, tc.minor
+		own := tx.h.proxy.Via.Request[core.VersionIndex(tx.HTTP)]
 		if !strings.HasPrefix(own, tc.want+" caddy (egress-") {
 			t.Errorf("our element is %q", own)
 		}
@@ -129,7 +130,7 @@ func TestVia(t *testing.T) {
 		if got := fieldLines(tx.head(t), "Via"); !slices.Equal(got, want) {
 			t.Errorf("%q, want %q", got, want)
 		}
-		tx.h.proxy.hideVia = true
+		tx.h.proxy.HideVia = true
 		if got := fieldLines(tx.head(t), "Via"); !slices.Equal(got, want[:1]) {
 			t.Errorf("hidden: %q", got)
 		}
@@ -139,8 +140,8 @@ func TestVia(t *testing.T) {
 // A request that comes back is recognised by our own element, in whichever line
 // and place it stands, and that of another proxy of the same name is not.
 func TestLoops(t *testing.T) {
-	own, other := newViaNames("caddy"), newViaNames("caddy")
-	if own.request == other.request {
+	own, other := core.NewVia("caddy"), core.NewVia("caddy")
+	if own.Request == other.Request {
 		t.Fatal("two handlers have the same token")
 	}
 	for _, tc := range []struct {
@@ -149,15 +150,15 @@ func TestLoops(t *testing.T) {
 	}{
 		{nil, false},
 		{[]string{"1.1 caddy"}, false},
-		{[]string{other.request[1]}, false},
-		{[]string{own.request[1]}, true},
-		{[]string{other.request[2], "1.1 x", own.request[3]}, true},
-		{[]string{"1.0 a, " + own.request[0] + ", 1.1 b"}, true},
+		{[]string{other.Request[1]}, false},
+		{[]string{own.Request[1]}, true},
+		{[]string{other.Request[2], "1.1 x", own.Request[3]}, true},
+		{[]string{"1.0 a, " + own.Request[0] + ", 1.1 b"}, true},
 	} {
 		tx := exchangeOf(t, "GET http://origin.test/ HTTP/1.1\r\nHost: origin.test\r\n\r\n")
-		tx.h.proxy.via = own
-		tx.r.Header["Via"] = tc.via
-		if got := tx.checkVia() == failure.Loop; got != tc.want {
+		tx.h.proxy.Via = own
+		tx.HTTP.Header["Via"] = tc.via
+		if got := tx.CheckVia() == failure.Loop; got != tc.want {
 			t.Errorf("%q: %v", tc.via, got)
 		}
 	}
@@ -187,7 +188,7 @@ func TestForwarded(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tx := exchangeOf(t, "GET "+tc.uri+" HTTP/1.1\r\nHost: x\r\n\r\n")
-			tx.r.RemoteAddr, tx.https = tc.client, tc.https
+			tx.HTTP.RemoteAddr, tx.HTTPS = tc.client, tc.https
 			if tc.change != nil {
 				tc.change(tx.h)
 			}
@@ -203,7 +204,7 @@ func TestForwarded(t *testing.T) {
 func TestForwardedClientIP(t *testing.T) {
 	tx := exchangeOf(t, "GET http://origin.test/ HTTP/1.1\r\nHost: x\r\nForwarded: for=198.51.100.1\r\n\r\n")
 	vars := map[string]any{caddyhttp.ClientIPVarKey: "198.51.100.7"}
-	tx.r = tx.r.WithContext(context.WithValue(tx.r.Context(), caddyhttp.VarsCtxKey, vars))
+	tx.HTTP = tx.HTTP.WithContext(context.WithValue(tx.HTTP.Context(), caddyhttp.VarsCtxKey, vars))
 	if got := fieldLines(tx.head(t), "Forwarded"); !slices.Equal(got, []string{"for=198.51.100.1", "for=198.51.100.7"}) {
 		t.Errorf("%q", got)
 	}
@@ -228,7 +229,7 @@ func TestHostIsThatOfTheTarget(t *testing.T) {
 		{"http://192.0.2.1:81/", false, "192.0.2.1:81"},
 	} {
 		tx := exchangeOf(t, "GET "+tc.uri+" HTTP/1.1\r\nHost: elsewhere.test\r\n\r\n")
-		tx.https = tc.https
+		tx.HTTPS = tc.https
 		if got := fieldLines(tx.head(t), "Host"); !slices.Equal(got, []string{tc.want}) {
 			t.Errorf("%s: Host is %q, want %s", tc.uri, got, tc.want)
 		}
@@ -290,8 +291,8 @@ func TestRequestTargetOfStreams(t *testing.T) {
 		{"G\r\nX: y", "/", ""},
 	} {
 		tx := exchangeOf(t, "GET http://origin.test/ HTTP/1.1\r\nHost: x\r\n\r\n")
-		tx.r.ProtoMajor, tx.r.ProtoMinor = 2, 0
-		tx.r.Method, tx.r.RequestURI, tx.r.URL = tc.method, tc.path, &url.URL{Path: tc.path}
+		tx.HTTP.ProtoMajor, tx.HTTP.ProtoMinor = 2, 0
+		tx.HTTP.Method, tx.HTTP.RequestURI, tx.HTTP.URL = tc.method, tc.path, &url.URL{Path: tc.path}
 		got, err := tx.requestTarget()
 		if got != tc.want {
 			t.Errorf("%q %q: %q", tc.method, tc.path, got)
@@ -309,7 +310,7 @@ func TestFieldsAreChecked(t *testing.T) {
 		"X-A": "a\r\nX-B: b", "X-C": "a\x00", "X-D": "a\nb", "X E": "a", "": "a", "X:F": "a", "X-G\r\n": "a",
 	} {
 		tx := exchangeOf(t, "GET http://origin.test/ HTTP/1.1\r\nHost: x\r\n\r\n")
-		tx.r.Header[name] = []string{value}
+		tx.HTTP.Header[name] = []string{value}
 		if b, err := tx.appendRequestHead(nil); err == nil || failure.Of(err) != failure.Request {
 			t.Errorf("%q: %q: %q, %v", name, value, b, err)
 		}
@@ -338,7 +339,7 @@ func TestMaxForwards(t *testing.T) {
 		t.Run(fmt.Sprint(tc.method, tc.values), func(t *testing.T) {
 			tx := exchangeOf(t, tc.method+" http://origin.test/ HTTP/1.1\r\nHost: x\r\n\r\n")
 			if tc.values != nil {
-				tx.r.Header["Max-Forwards"] = tc.values
+				tx.HTTP.Header["Max-Forwards"] = tc.values
 			}
 			n, ok := tx.maxForwards()
 			if last := ok && n == 0; last != tc.last {
@@ -394,10 +395,10 @@ func TestFraming(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tx := exchangeOf(t, tc.raw)
-			tx.bodyRead = tc.bodyRead
+			tx.BodyRead = tc.bodyRead
 			// net/http's server leaves the field where it has read it.
-			if tx.r.ContentLength == 0 && tc.length != nil {
-				tx.r.Header["Content-Length"] = []string{"0"}
+			if tx.HTTP.ContentLength == 0 && tc.length != nil {
+				tx.HTTP.Header["Content-Length"] = []string{"0"}
 			}
 			head := tx.head(t)
 			if got := fieldLines(head, "Content-Length"); !slices.Equal(got, tc.length) {
@@ -416,7 +417,7 @@ func TestFraming(t *testing.T) {
 // The head of another attempt frames a body that was read to its end in the first.
 func TestFraming_OfAnotherAttempt(t *testing.T) {
 	tx := exchangeOf(t, "PUT http://origin.test/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n")
-	tx.upload, tx.bodyRead = new(upload), true
+	tx.upload, tx.BodyRead = new(upload), true
 	if head := tx.head(t); !slices.Equal(fieldLines(head, "Transfer-Encoding"), []string{"chunked"}) {
 		t.Errorf("head %q", head)
 	}

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-egress/egress/internal/acl"
+	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/destination"
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/origin"
@@ -156,7 +157,7 @@ type Handler struct {
 
 	logger         *zap.Logger
 	accessLogger   *zap.Logger
-	proxy          proxy // what serves the requests
+	proxy          core.Proxy // what serves the requests
 	circuit        DestinationCircuit
 	direct         *pathUse
 	reach          string            // identity of the settings by which destinations are reached
@@ -190,8 +191,8 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 // Provision sets up the handler.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
-	h.proxy.logger, h.proxy.limitLog = h.logger, new(limitLog)
-	h.proxy.router, h.proxy.resolveNames, h.proxy.hideVia = h, h.ResolveNames, h.HideVia
+	h.proxy.Logger, h.proxy.Limited = h.logger, new(core.LimitLog)
+	h.proxy.Router, h.proxy.ResolveNames, h.proxy.HideVia = h, h.ResolveNames, h.HideVia
 	h.accessLogger = ctx.Logger(accessLogModule{})
 	registry := registryOf(ctx)
 	h.dry = registry != &handlers
@@ -210,11 +211,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 			return err
 		}
 	}
-	h.proxy.unsafeIdle = h.transport.unsafeIdle()
-	h.proxy.budget, h.proxy.pins = retry.NewBudget(retry.BudgetShare, retry.MaxDirect), origin.NewPins(h.transport.poolConfig())
+	h.proxy.UnsafeIdle = h.transport.unsafeIdle()
+	h.proxy.Budget, h.proxy.Pins = retry.NewBudget(retry.BudgetShare, retry.MaxDirect), origin.NewPins(h.transport.poolConfig())
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
 		h.server = server
-		followPins(h.proxy.pins, server)
+		followPins(h.proxy.Pins, server)
 		setWindows(server)
 		h.warnAboutServer(server)
 	}
@@ -235,7 +236,7 @@ func (h *Handler) provisionNames(caddy.Context) error {
 	default:
 		return fmt.Errorf("forwarded: unknown value %q: one of off, for, full", h.Forwarded)
 	}
-	h.proxy.via = newViaNames(h.ServerName)
+	h.proxy.Via = core.NewVia(h.ServerName)
 	h.hosts = make(map[string]struct{}, len(h.Hosts))
 	for _, name := range h.Hosts {
 		host, _, err := target.ParseHost(name)
@@ -269,7 +270,7 @@ func (h *Handler) provisionPolicy(caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	h.proxy.access = access // from here on Cleanup stops it
+	h.proxy.Access = access // from here on Cleanup stops it
 	circuit := h.DestinationCircuit.withDefaults()
 	if err := circuit.validate(); err != nil {
 		return err
@@ -293,8 +294,8 @@ func (h *Handler) Cleanup() error {
 		h.handOver()
 		h.leaveRegistry()
 	}
-	if h.proxy.access != nil {
-		h.proxy.access.Stop()
+	if h.proxy.Access != nil {
+		h.proxy.Access.Stop()
 	}
 	h.releaseTunnels()
 	return errors.Join(h.closeGroups(), h.releaseTransport())

@@ -35,39 +35,39 @@ func followPins(p *origin.Pins, server *caddyhttp.Server) {
 // client one after another: HTTP/1. It is an identity, never reused by another
 // client as addresses are, and nothing else is done with it here.
 func (t *transaction) clientConn() net.Conn {
-	if t.r.ProtoMajor != 1 {
+	if t.HTTP.ProtoMajor != 1 {
 		return nil
 	}
-	c, _ := t.r.Context().Value(clientConnKey{}).(net.Conn)
+	c, _ := t.HTTP.Context().Value(clientConnKey{}).(net.Conn)
 	if c == nil || reflect.TypeOf(c).Kind() != reflect.Pointer {
 		return nil // no identity
 	}
 	return c
 }
 
-func (t *transaction) pinUser() origin.User { return origin.User{Name: t.user, IP: clientIP(t.r)} }
+func (t *transaction) pinUser() origin.User { return origin.User{Name: t.User, IP: clientIP(t.HTTP)} }
 
 // takePinned gets the connection that is pinned to this client for its origin, if
 // there is one that is alive and that the rules still allow.
 func (t *transaction) takePinned() *origin.Lease {
-	if !t.p.pins.Any() {
+	if !t.Proxy.Pins.Any() {
 		return nil
 	}
 	client := t.clientConn()
 	if client == nil {
 		return nil
 	}
-	l := t.p.pins.Take(client, t.pinUser(), t.poolKey())
+	l := t.Proxy.Pins.Take(client, t.pinUser(), t.PoolKey())
 	if l == nil {
 		return nil
 	}
-	if c := l.Conn(); !c.Alive() || !t.p.accepts(c, t.target) {
+	if c := l.Conn(); !c.Alive() || !t.Proxy.Accepts(c, t.Target) {
 		l.Discard()
 		return nil
 	}
 	t.bound = true
-	t.out.reused = true
-	t.out.remote = l.Conn().Addr
+	t.Outcome.Reused = true
+	t.Outcome.Remote = l.Conn().Addr
 	return l
 }
 
@@ -75,7 +75,7 @@ func (t *transaction) takePinned() *origin.Lease {
 // cannot be told from those of others, on HTTP/2 and HTTP/3, it is closed.
 func (t *transaction) pin(l *origin.Lease, keep time.Duration) {
 	client := t.clientConn()
-	if client == nil || !t.p.pins.Put(client, t.pinUser(), t.poolKey(), l, keep) {
+	if client == nil || !t.Proxy.Pins.Put(client, t.pinUser(), t.PoolKey(), l, keep) {
 		l.Discard()
 	}
 }

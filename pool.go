@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/self"
@@ -54,14 +55,14 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	h.proxy.pool = h.poolUse.Value
+	h.proxy.Pool = h.poolUse.Value
 	h.transport = t
 	here := self.New(self.Config{Admin: h.adminAddresses, Usage: caddy.ListenerUsage, Active: activeConfig})
 	for _, host := range serverHosts(ctx) {
 		here.ListensOn(host)
 	}
-	h.proxy.direct = &directWay{circuits: h.destinations, Dialer: &dial.Dialer{
-		Access:        h.proxy.access,
+	h.proxy.Direct = &core.Direct{Circuits: h.destinations, Dialer: &dial.Dialer{
+		Access:        h.proxy.Access,
 		Self:          here,
 		Timeout:       time.Duration(t.DialTimeout),
 		FallbackDelay: time.Duration(t.FallbackDelay),

@@ -62,7 +62,7 @@ func (t *transaction) writeResponseHead(hd *h1.Head, resp h1.Response) {
 		extra = append(extra, h1.Field{Name: "Content-Length", Value: lengthText(hd, resp.Length)})
 	}
 	if !t.h.HideVia {
-		extra = append(extra, h1.Field{Name: "Via", Value: t.p.via.response[hd.Minor]})
+		extra = append(extra, h1.Field{Name: "Via", Value: t.Proxy.Via.Response[hd.Minor]})
 	}
 	t.setFields(header, hd, extra)
 	if _, ok := header["Content-Type"]; !ok {
@@ -80,7 +80,7 @@ func (t *transaction) writeResponseHead(hd *h1.Head, resp h1.Response) {
 	}
 	t.changeResponse(header)
 	t.closeClientConnection()
-	t.committed = true
+	t.Committed = true
 	t.w.WriteHeader(hd.Status)
 }
 
@@ -109,7 +109,7 @@ func announceTrailer(header http.Header, hd *h1.Head) {
 // §6): it does not try otherwise.
 func (t *transaction) offerSessionAuth(hd *h1.Head, header http.Header) {
 	// A connection of HTTP/1.0 ends with the answer.
-	if hd.Status != http.StatusUnauthorized || t.clientConn() == nil || !t.r.ProtoAtLeast(1, 1) || !authenticatesConnection(hd) {
+	if hd.Status != http.StatusUnauthorized || t.clientConn() == nil || !t.HTTP.ProtoAtLeast(1, 1) || !authenticatesConnection(hd) {
 		return
 	}
 	header["Proxy-Support"] = []string{"Session-Based-Authentication"}
@@ -130,7 +130,7 @@ func lengthText(hd *h1.Head, length int64) string {
 // writeInformational forwards a 1xx response. Fields that are meant for the
 // final one are kept out of it. HTTP/1.0 has no 1xx (RFC 9110 §15.2).
 func (t *transaction) writeInformational(hd *h1.Head) {
-	if !t.r.ProtoAtLeast(1, 1) {
+	if !t.HTTP.ProtoAtLeast(1, 1) {
 		return
 	}
 	header := t.w.Header()
@@ -139,7 +139,7 @@ func (t *transaction) writeInformational(hd *h1.Head) {
 	t.setFields(header, hd, nil)
 	delete(header, "Proxy-Support") // see offerSessionAuth
 	t.changeResponse(header)        // what a route takes away is not let out here
-	if t.r.ProtoMajor == 2 {
+	if t.HTTP.ProtoMajor == 2 {
 		// The server encodes the header in another goroutine, which may go
 		// on after WriteHeader has returned because the client has reset
 		// the stream. A Content-Length, which does not belong here, makes it
@@ -156,7 +156,7 @@ func (t *transaction) writeInformational(hd *h1.Head) {
 // first, beside other informational responses; on HTTP/3 nobody would. Only the
 // HTTP/2 server puts it in order by itself.
 func (t *transaction) writeContinue(up *upload) {
-	if !up.continued && t.r.ProtoMajor != 2 {
+	if !up.continued && t.HTTP.ProtoMajor != 2 {
 		up.continued = true
 		t.writeInformational(&h1.Head{Status: http.StatusContinue})
 	}
@@ -165,7 +165,7 @@ func (t *transaction) writeContinue(up *upload) {
 // takesTrailers reports whether the client can take a trailer section: always on
 // HTTP/2 and HTTP/3, on HTTP/1.1 if it says so (RFC 9110 §6.5.1).
 func (t *transaction) takesTrailers() bool {
-	return t.r.ProtoMajor >= 2 || t.r.ProtoAtLeast(1, 1) && wantsTrailers(t.r.Header)
+	return t.HTTP.ProtoMajor >= 2 || t.HTTP.ProtoAtLeast(1, 1) && wantsTrailers(t.HTTP.Header)
 }
 
 // allowedInTrailer reports whether a field may come after the body: not one that
@@ -215,15 +215,15 @@ const (
 // what follows may be a body (§6.1), and a proxy does not persist with 1.0 (§9.3). It
 // reports whether the client may still be sending a body.
 func (t *transaction) closeClientConnection() (sending bool) {
-	if t.r.ProtoMajor != 1 {
+	if t.HTTP.ProtoMajor != 1 {
 		return false
 	}
-	refusedTunnel := t.use == upstream.Tunnel
-	if !refusedTunnel && t.bodyRead && t.r.ProtoAtLeast(1, 1) {
+	refusedTunnel := t.Use == upstream.Tunnel
+	if !refusedTunnel && t.BodyRead && t.HTTP.ProtoAtLeast(1, 1) {
 		return false
 	}
 	t.w.Header()["Connection"] = []string{"close"}
-	return !refusedTunnel && !t.bodyRead && t.r.Header["Expect"] == nil
+	return !refusedTunnel && !t.BodyRead && t.HTTP.Header["Expect"] == nil
 }
 
 // linger delivers the answer and then drops what the client is still sending,

@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 
+	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/words"
@@ -82,14 +83,8 @@ type Route struct {
 	matchers caddyhttp.MatcherSets
 	written  []string // the matcher sets, for people
 	path     *pathUse // directly, where that differs from the handler's; nil otherwise
-	way      way
+	way      core.Route
 }
-
-// errNoRoute and errRouteDenies are refusals by routes.
-var (
-	errNoRoute     = errors.New("no route matches")
-	errRouteDenies = errors.New("a route denies it")
-)
 
 // provisionRoutes loads the matchers and finds the groups that routes name.
 func (h *Handler) provisionRoutes(ctx caddy.Context) error {
@@ -101,7 +96,7 @@ func (h *Handler) provisionRoutes(ctx caddy.Context) error {
 	}
 	if len(h.Routes) == 0 {
 		used[defaultGroup] = true
-		h.unrouted = &Route{way: way{to: exit{group: h.groups[defaultGroup]}, direct: h.proxy.direct}}
+		h.unrouted = &Route{way: core.Route{To: core.Exit{Group: h.groups[defaultGroup]}, Direct: h.proxy.Direct}}
 	}
 	for name := range h.Groups {
 		if !used[name] {
@@ -128,11 +123,11 @@ func (h *Handler) provisionRoute(ctx caddy.Context, r *Route, used map[string]bo
 			return fmt.Errorf("match: host: %w", err)
 		}
 	}
-	if r.way.to, err = h.findTarget(r.To, used); err != nil {
+	if r.way.To, err = h.findTarget(r.To, used); err != nil {
 		return fmt.Errorf("to: %w", err)
 	}
 	if r.Fallback != "" {
-		if r.way.to.group == nil {
+		if r.way.To.Group == nil {
 			return fmt.Errorf("fallback: '%s' never fails over; only groups do", r.To)
 		}
 		if r.Fallback == r.To {
@@ -142,7 +137,7 @@ func (h *Handler) provisionRoute(ctx caddy.Context, r *Route, used map[string]bo
 		if err != nil {
 			return fmt.Errorf("fallback: %w", err)
 		}
-		r.way.fallback = &fallback
+		r.way.Fallback = &fallback
 	}
 	if err := r.provisionSource(h); err != nil {
 		return err
@@ -153,36 +148,36 @@ func (h *Handler) provisionRoute(ctx caddy.Context, r *Route, used map[string]bo
 	if err := checkHeaderOps(r.Headers); err != nil {
 		return fmt.Errorf("headers: %w", err)
 	}
-	r.way.changes = headerChanges(r.Headers)
+	r.way.Changes = headerChanges(r.Headers)
 	return r.Headers.Provision(ctx)
 }
 
 // headerChanges are what the settings change, with the placeholders of the request.
-func headerChanges(h *headers.Handler) (c changes) {
+func headerChanges(h *headers.Handler) (c core.Changes) {
 	apply := func(ops *headers.HeaderOps) func(http.Header, *http.Request) {
 		if ops == nil {
 			return nil
 		}
 		return func(header http.Header, r *http.Request) { ops.ApplyTo(header, replacerOf(r)) }
 	}
-	return changes{request: apply(h.Request), response: apply(responseOps(h))}
+	return core.Changes{Request: apply(h.Request), Response: apply(responseOps(h))}
 }
 
-func (h *Handler) findTarget(name string, used map[string]bool) (exit, error) {
+func (h *Handler) findTarget(name string, used map[string]bool) (core.Exit, error) {
 	switch name {
 	case targetDirect:
-		return exit{}, nil
+		return core.Exit{}, nil
 	case targetDeny:
-		return exit{deny: true}, nil
+		return core.Exit{Deny: true}, nil
 	case "":
-		return exit{}, fmt.Errorf("is empty: %s, %s or the name of a group", targetDirect, targetDeny)
+		return core.Exit{}, fmt.Errorf("is empty: %s, %s or the name of a group", targetDirect, targetDeny)
 	}
 	g, ok := h.groups[name]
 	if !ok {
-		return exit{}, fmt.Errorf("unknown group '%s'%s", plaintext.Escaped(name), words.Suggest(name, h.groups))
+		return core.Exit{}, fmt.Errorf("unknown group '%s'%s", plaintext.Escaped(name), words.Suggest(name, h.groups))
 	}
 	used[name] = true
-	return exit{group: g}, nil
+	return core.Exit{Group: g}, nil
 }
 
 // checkHeaderOps refuses changes to fields that are not the operator's.
@@ -242,7 +237,7 @@ func responseOps(h *headers.Handler) *headers.HeaderOps {
 }
 
 // Route implements router.
-func (h *Handler) Route(r *http.Request) (*way, error) {
+func (h *Handler) Route(r *http.Request) (*core.Route, error) {
 	route, err := h.findRoute(r)
 	if err != nil {
 		return nil, err
@@ -264,7 +259,7 @@ func (h *Handler) findRoute(r *http.Request) (*Route, error) {
 			return route, nil
 		}
 	}
-	return nil, failure.Denied.Because(errNoRoute)
+	return nil, failure.Denied.Because(core.ErrNoRoute)
 }
 
 // matcherError is the error of a matcher that says itself how a request is to be

@@ -10,25 +10,25 @@ import (
 // route wants that, and the names in it that do not leave because the client's
 // Connection lists them. What the route has set, the client cannot take away.
 func (t *transaction) requestHeader() (header http.Header, options connectionOptions) {
-	for _, v := range t.r.Header["Connection"] {
+	for _, v := range t.HTTP.Header["Connection"] {
 		options = options.add(v)
 	}
 	options.complete()
-	change := t.requestChange()
+	change := t.RequestChange()
 	if change == nil {
-		return t.r.Header, options
+		return t.HTTP.Header, options
 	}
-	header = t.r.Header.Clone()
+	header = t.HTTP.Header.Clone()
 	for _, name := range options {
 		header.Del(name)
 	}
-	change(header, t.r)
+	change(header, t.HTTP)
 	return header, nil
 }
 
 // changeResponse changes the header of a response on its way to the client.
 func (t *transaction) changeResponse(header http.Header) {
-	if t.route != nil && t.route.changes.response != nil {
-		t.route.changes.response(header, t.r)
+	if t.Route != nil && t.Route.Changes.Response != nil {
+		t.Route.Changes.Response(header, t.HTTP)
 	}
 }

@@ -2,7 +2,6 @@ package egress
 
 import (
 	"bytes"
-	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/retry"
 	"github.com/caddy-egress/egress/internal/target"
@@ -22,7 +22,7 @@ import (
 
 // transaction is a request on its way through the handler.
 type transaction struct {
-	request
+	core.Request
 	h *Handler
 	w http.ResponseWriter
 
@@ -39,7 +39,7 @@ type transaction struct {
 
 func newTransaction(h *Handler, w http.ResponseWriter, r *http.Request) *transaction {
 	t := &transaction{h: h, w: w}
-	t.p, t.r, t.client = &h.proxy, r, (*httpClient)(t)
+	t.Proxy, t.HTTP, t.Client = &h.proxy, r, (*httpClient)(t)
 	return t
 }
 
@@ -47,16 +47,16 @@ func newTransaction(h *Handler, w http.ResponseWriter, r *http.Request) *transac
 type httpClient transaction
 
 // IP implements client.
-func (c *httpClient) IP() string { return clientIP(c.r) }
+func (c *httpClient) IP() string { return clientIP(c.HTTP) }
 
 // User implements client.
-func (c *httpClient) User() string { return authenticatedUser(c.r) }
+func (c *httpClient) User() string { return authenticatedUser(c.HTTP) }
 
 // ServeHTTP serves a request if it is one for a proxy, and hands it to the next
 // handler otherwise.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	t := newTransaction(h, w, r)
-	if t.use = t.classify(); t.use == upstream.NotOurs {
+	if t.Use = t.classify(); t.Use == upstream.NotOurs {
 		t.keepCredentials()
 		return next.ServeHTTP(w, r)
 	}
@@ -77,10 +77,10 @@ func (h *Handler) serve(t *transaction) error {
 	if err := t.authorize(); err != nil {
 		return t.finish(err)
 	}
-	if err := t.chooseRoute(); err != nil {
+	if err := t.ChooseRoute(); err != nil {
 		return t.finish(err)
 	}
-	if t.use == upstream.Tunnel {
+	if t.Use == upstream.Tunnel {
 		return t.finish(t.connect())
 	}
 	return t.finish(t.exchange())
@@ -96,7 +96,7 @@ func (h *Handler) serve(t *transaction) error {
 // site nor known to be for https is an exchange, but only where the operator has
 // said what the site is.
 func (t *transaction) classify() upstream.Use {
-	r := t.r
+	r := t.HTTP
 	if r.Method == http.MethodConnect {
 		requestTarget, path := connectOnWire(r)
 		t.authority = r.Host
@@ -111,7 +111,7 @@ func (t *transaction) classify() upstream.Use {
 		return upstream.Tunnel
 	}
 	if r.URL.Scheme != "" {
-		t.authority, t.https = r.URL.Host, strings.EqualFold(r.URL.Scheme, "https")
+		t.authority, t.HTTPS = r.URL.Host, strings.EqualFold(r.URL.Scheme, "https")
 		// User information does not go to the site either: it is refused.
 		if len(t.h.hosts) > 0 && r.URL.User == nil && t.forSite(parsePlain(t.authority)) {
 			return upstream.NotOurs
@@ -130,7 +130,7 @@ func (t *transaction) classify() upstream.Use {
 		return upstream.NotOurs
 	}
 	// What may have been meant for https is not sent in clear.
-	t.https = dest.Port == 443
+	t.HTTPS = dest.Port == 443
 	return upstream.Exchange
 }
 
@@ -182,11 +182,11 @@ func (t *transaction) forSite(dest target.Target) bool {
 
 // begin prepares what every request of ours needs.
 func (t *transaction) begin() {
-	t.start = time.Now()
+	t.Start = time.Now()
 	// Caddy and net/http replace and wrap r.Body, also where there is none;
 	// only length and framing tell.
-	t.bodyRead = t.use == upstream.Tunnel || t.r.ContentLength == 0 && len(t.r.TransferEncoding) == 0
-	t.reader = t.r.Body
+	t.BodyRead = t.Use == upstream.Tunnel || t.HTTP.ContentLength == 0 && len(t.HTTP.TransferEncoding) == 0
+	t.reader = t.HTTP.Body
 	t.observe()
 	if t.namesUser() {
 		t.logSafely()
@@ -197,26 +197,26 @@ func (t *transaction) begin() {
 // its credentials, where we ask for some or where the client takes us for a proxy. Other
 // credentials are perhaps for a proxy behind us.
 func (t *transaction) keepCredentials() {
-	if t.h.Auth.enabled() || t.r.ProtoMajor == 1 && t.r.URL.Scheme != "" {
-		delete(t.r.Header, "Proxy-Authorization")
+	if t.h.Auth.enabled() || t.HTTP.ProtoMajor == 1 && t.HTTP.URL.Scheme != "" {
+		delete(t.HTTP.Header, "Proxy-Authorization")
 	}
 }
 
 // authenticate finds out who the client is, and takes the credentials away:
 // they are for us and go no further (RFC 9110 §11.7.2).
 func (t *transaction) authenticate() error {
-	t.credentials = t.r.Header["Proxy-Authorization"]
-	defer delete(t.r.Header, "Proxy-Authorization")
+	t.credentials = t.HTTP.Header["Proxy-Authorization"]
+	defer delete(t.HTTP.Header, "Proxy-Authorization")
 	if a := t.h.Auth; a.enabled() {
-		user, session, failed, err := a.users.Login(t.r.Context(), clientIP(t.r), t.r.Header)
+		user, session, failed, err := a.users.Login(t.HTTP.Context(), clientIP(t.HTTP), t.HTTP.Header)
 		if err != nil {
 			return err
 		}
 		if failed != "" {
-			t.out.authFailure = failed
+			t.Outcome.AuthFailure = failed
 			return failure.Auth
 		}
-		t.user, t.session = user, session
+		t.User, t.Session = user, session
 		t.setUser(user)
 	}
 	return nil
@@ -227,14 +227,14 @@ func (t *transaction) authenticate() error {
 // as a GET without one. Methods that usually bring a body are not looked at, so
 // that nothing is held back.
 func (t *transaction) peekBody() error {
-	if t.bodyRead || t.r.ProtoMajor < 3 || t.r.ContentLength >= 0 || !retry.Idempotent(t.r.Method) || t.r.Method == http.MethodPut {
+	if t.BodyRead || t.HTTP.ProtoMajor < 3 || t.HTTP.ContentLength >= 0 || !retry.Idempotent(t.HTTP.Method) || t.HTTP.Method == http.MethodPut {
 		return nil
 	}
 	first := make([]byte, 512)
 	n, err := t.reader.Read(first)
 	switch {
 	case n == 0 && err == io.EOF:
-		t.bodyRead = true
+		t.BodyRead = true
 	case err != nil && err != io.EOF:
 		return failure.Request.Because(err)
 	default:
@@ -250,8 +250,8 @@ func (t *transaction) leave() {
 	if t.upload != nil {
 		t.upload.join(!t.aborted)
 	}
-	t.held.LetGo()
-	if !t.bodyRead && t.r.ProtoMajor == 1 {
+	t.Held.LetGo()
+	if !t.BodyRead && t.HTTP.ProtoMajor == 1 {
 		_ = http.NewResponseController(t.w).SetReadDeadline(longAgo)
 	}
 }
@@ -264,23 +264,20 @@ var errScheme = errors.New("scheme is neither http nor https")
 func (t *transaction) authorize() error {
 	var err error
 	switch {
-	case t.use == upstream.Tunnel:
-		t.target, err = target.ParseAuthority(t.authority)
-	case t.r.URL.Scheme != "" && !t.https && !strings.EqualFold(t.r.URL.Scheme, "http"):
+	case t.Use == upstream.Tunnel:
+		t.Target, err = target.ParseAuthority(t.authority)
+	case t.HTTP.URL.Scheme != "" && !t.HTTPS && !strings.EqualFold(t.HTTP.URL.Scheme, "http"):
 		err = errScheme
-	case t.r.URL.User != nil:
+	case t.HTTP.URL.User != nil:
 		err = errors.New("user information in the request target")
-	case t.https:
-		t.target, err = target.ParseHostPort(t.authority, 443)
+	case t.HTTPS:
+		t.Target, err = target.ParseHostPort(t.authority, 443)
 	default:
-		t.target, err = target.ParseHostPort(t.authority, 80)
+		t.Target, err = target.ParseHostPort(t.authority, 80)
 	}
 	if err != nil {
 		return failure.Target.Because(err)
 	}
 	t.showDestination()
-	return t.p.access.Now().CheckTarget(t.target)
+	return t.Proxy.Access.Now().CheckTarget(t.Target)
 }
-
-// clientGone reports whether the client has left.
-func (t *request) clientGone() bool { return errors.Is(t.r.Context().Err(), context.Canceled) }

@@ -143,9 +143,9 @@ func (h *Handler) provisionTunnel(ctx caddy.Context) error {
 		return err
 	}
 	off := func(d caddy.Duration) time.Duration { return max(time.Duration(d), 0) }
-	h.proxy.limits, h.proxy.closeDelay = h.tunnel.limits(), time.Duration(*h.tunnel.CloseDelay)
-	h.proxy.ratePerTunnel = h.tunnel.RatePerTunnel
-	h.proxy.timers = relay.Config{
+	h.proxy.Limits, h.proxy.CloseDelay = h.tunnel.limits(), time.Duration(*h.tunnel.CloseDelay)
+	h.proxy.RatePerTunnel = h.tunnel.RatePerTunnel
+	h.proxy.Timers = relay.Config{
 		IdleTimeout:      off(h.tunnel.IdleTimeout),
 		HalfCloseTimeout: off(h.tunnel.HalfCloseTimeout),
 		Lifetime:         off(h.tunnel.Timeout),
@@ -164,28 +164,28 @@ func (h *Handler) acquireTunnels(ctx caddy.Context) error {
 		leave()
 		return err
 	}
-	h.proxy.tunnels, h.leaveIdentity = use, leave
+	h.proxy.Tunnels, h.leaveIdentity = use, leave
 	return nil
 }
 
 // releaseTunnels gives the handler's own part back, if it has one. Requests may
 // still be under way, so the handler keeps what it knows.
 func (h *Handler) releaseTunnels() {
-	if h.proxy.tunnels == nil {
+	if h.proxy.Tunnels == nil {
 		return
 	}
 	h.leaveIdentity()
 	if p := h.tunnelPolicy; p != nil {
-		h.proxy.tunnels.Value.Live.Leave(p, h.besides == activeConfig())
+		h.proxy.Tunnels.Value.Live.Leave(p, h.besides == activeConfig())
 	}
-	h.proxy.tunnels.Release()
+	h.proxy.Tunnels.Release()
 }
 
 // followRules lets the access rules follow their files, and the tunnels the rules.
 func (h *Handler) followRules(caddy.Context) error {
-	live := &h.proxy.tunnels.Value.Live
+	live := &h.proxy.Tunnels.Value.Live
 	p := &tunnels.Policy{
-		Forbids:    forbiddenTunnels(h.proxy.direct.Dialer, h.tunnel.OnPolicyChange),
+		Forbids:    forbiddenTunnels(h.proxy.Direct.Dialer, h.tunnel.OnPolicyChange),
 		CloseDelay: time.Duration(*h.tunnel.CloseDelay),
 		Handler:    h.place(),
 		Logger:     h.logger.Named("acl"),
@@ -193,7 +193,7 @@ func (h *Handler) followRules(caddy.Context) error {
 	h.tunnelPolicy, h.besides = p, activeConfig()
 	live.Enter(p)
 	if !h.dry {
-		h.proxy.access.Follow(func() { live.Changed(p) })
+		h.proxy.Access.Follow(func() { live.Changed(p) })
 	}
 	return nil
 }

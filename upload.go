@@ -63,11 +63,11 @@ func newUpload(t *transaction) *upload {
 	u := &upload{
 		t:               t,
 		rc:              http.NewResponseController(t.w),
-		length:          t.r.ContentLength,
-		expectsContinue: t.r.ProtoAtLeast(1, 1) && h1.HasToken(t.r.Header.Get("Expect"), "100-continue"),
+		length:          t.HTTP.ContentLength,
+		expectsContinue: t.HTTP.ProtoAtLeast(1, 1) && h1.HasToken(t.HTTP.Header.Get("Expect"), "100-continue"),
 	}
-	u.lost = !retry.Idempotent(t.r.Method)
-	u.halfDuplex = t.r.ProtoMajor == 1 && touchesHeader(t.r.Body)
+	u.lost = !retry.Idempotent(t.HTTP.Method)
+	u.halfDuplex = t.HTTP.ProtoMajor == 1 && touchesHeader(t.HTTP.Body)
 	// Without it, net/http would swallow the rest of the body before it
 	// lets an early response out.
 	_ = u.rc.EnableFullDuplex()
@@ -127,7 +127,7 @@ func (u *upload) forward(buf []byte, n int) bool {
 		u.writeFailed(err)
 	}
 	// On HTTP/1, bytes that nobody reads would reset the answer.
-	return u.t.r.ProtoMajor == 1 && u.read < lingerBytes+u.sent.Load()
+	return u.t.HTTP.ProtoMajor == 1 && u.read < lingerBytes+u.sent.Load()
 }
 
 // writeFailed stops the sending. The origin may have answered and closed: the
@@ -196,7 +196,7 @@ func (u *upload) write(buf []byte, n int) error {
 
 // appendTrailer adds the client's trailer fields, as far as Go has kept them.
 func (u *upload) appendTrailer(b []byte) []byte {
-	for name, values := range u.t.r.Trailer {
+	for name, values := range u.t.HTTP.Trailer {
 		for _, value := range values {
 			if allowedInTrailer(name) && h1.ValidField(name, value) {
 				b = h1.AppendField(b, name, value)
@@ -258,7 +258,7 @@ func (u *upload) finalHead(status int) {
 	}
 	u.alone(false)
 	if u.clean.Load() {
-		u.t.bodyRead = true
+		u.t.BodyRead = true
 	}
 }
 
@@ -279,7 +279,7 @@ func (u *upload) settle(err error) (complete bool) {
 		u.hurry(time.Now().Add(lingerTimeout))
 		<-u.done
 	}
-	u.t.bodyRead = u.clean.Load()
+	u.t.BodyRead = u.clean.Load()
 	if u.ended() && u.clean.Load() && !u.drop.Load() {
 		return u.conn.SetWriteDeadline(time.Time{}) == nil
 	}
@@ -305,7 +305,7 @@ func (u *upload) join(linger bool) {
 		return
 	}
 	deadline := longAgo
-	if linger && u.t.r.ProtoMajor == 1 && u.rc.Flush() == nil {
+	if linger && u.t.HTTP.ProtoMajor == 1 && u.rc.Flush() == nil {
 		deadline = time.Now().Add(lingerTimeout)
 	}
 	_ = u.rc.SetReadDeadline(deadline)
@@ -316,7 +316,7 @@ func (u *upload) join(linger bool) {
 // it.
 func (u *upload) blame(err error) error {
 	clientErr := u.clErr.Load()
-	if err == nil || clientErr == nil || u.t.committed {
+	if err == nil || clientErr == nil || u.t.Committed {
 		return err
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](*clientErr); ok {
@@ -325,14 +325,14 @@ func (u *upload) blame(err error) error {
 	return failure.Request.Because(fmt.Errorf("reading the request body: %w", *clientErr))
 }
 
-// replayable reports whether all of the body that was read is at hand. It waits
+// Replayable reports whether all of the body that was read is at hand. It waits
 // for nothing: what was read to its end is kept, or lost, by then.
-func (u *upload) replayable() bool {
+func (u *upload) Replayable() bool {
 	return u.done == nil || u.clean.Load() && !u.lost
 }
 
-// rewind prepares a replayable body to be sent again. The attempt has ended.
-func (u *upload) rewind() {
+// Rewind prepares a replayable body to be sent again. The attempt has ended.
+func (u *upload) Rewind() {
 	if u.done != nil {
 		<-u.done // its connection is closed: it ends at once
 	}

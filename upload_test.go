@@ -41,7 +41,7 @@ func TestUpload_KeptWhole(t *testing.T) {
 	})
 	u.start(c)
 	<-u.done
-	if !u.replayable() || string(u.kept) != "helloworld" {
-		t.Errorf("replayable %v, kept %q", u.replayable(), u.kept)
+	if !u.Replayable() || string(u.kept) != "helloworld" {
+		t.Errorf("replayable %v, kept %q", u.Replayable(), u.kept)
 	}
 }

@@ -38,9 +38,9 @@ func TestConnectionThatEndsBeforeTheRequest(t *testing.T) {
 				t.Fatal(err)
 			}
 			tr := throughGroup(t, h, "a.example:80")
-			tr.r.Method, tr.use = "POST", upstream.Exchange
-			tr.paths.to = h.unrouted.way.to
-			tr.paths.current = upstream.Attempt{Member: h.groups["default"].Members()[0]}
+			tr.HTTP.Method, tr.Use = "POST", upstream.Exchange
+			tr.Ways.To = h.unrouted.way.To
+			tr.Ways.Current = upstream.Attempt{Member: h.groups["default"].Members()[0]}
 			c := h1.NewConn(conn)
 			c.Begin()
 			defer c.End()
@@ -49,8 +49,8 @@ func TestConnectionThatEndsBeforeTheRequest(t *testing.T) {
 			if !ok || stale.Written {
 				t.Fatalf("%v: nothing was written", err)
 			}
-			e := tr.viaError(err)
-			if !e.OwnFault() || !tr.wouldRetry(e) {
+			e := tr.ViaError(err)
+			if !e.OwnFault() || !tr.WouldRetry(e) {
 				t.Errorf("%v is not retried elsewhere: %+v", err, e)
 			}
 		})

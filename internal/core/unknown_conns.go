@@ -1,4 +1,4 @@
-package egress
+package core
 
 import (
 	"net"
@@ -11,11 +11,11 @@ import (
 // unknownConns are the types of connections of which the log has told.
 var unknownConns sync.Map
 
-// sayUnknown tells, once for each type, what is not done with a connection of a type
+// SayUnknown tells, once for each type, what is not done with a connection of a type
 // that is not known, such as one of a listener wrapper that hides what it wraps.
-func (p *proxy) sayUnknown(c net.Conn, effect string) {
+func (p *Proxy) SayUnknown(c net.Conn, effect string) {
 	kind := reflect.TypeOf(c)
 	if _, told := unknownConns.LoadOrStore(kind, nil); !told {
-		p.logger.Warn("connection of an unknown type: "+effect, zap.Stringer("type", kind))
+		p.Logger.Warn("connection of an unknown type: "+effect, zap.Stringer("type", kind))
 	}
 }

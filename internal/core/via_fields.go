@@ -1,4 +1,4 @@
-package egress
+package core
 
 import (
 	"crypto/rand"
@@ -9,34 +9,34 @@ import (
 	"github.com/caddy-egress/egress/internal/h1"
 )
 
-// viaNames are the elements that this proxy adds to Via, by the protocol version
+// Via are the elements that this proxy adds to Via, by the protocol version
 // that a message was received with.
-type viaNames struct {
+type Via struct {
 	token    string // random; recognises our own element in a request that comes back
-	request  [4]string
-	response [2]string
+	Request  [4]string
+	Response [2]string
 }
 
 // viaVersions are the received-protocol values by the index of version.
 var viaVersions = [4]string{"1.0", "1.1", "2", "3"}
 
-// viaHTTP11 is the index of requests that we make by ourselves.
-const viaHTTP11 = 1
+// ViaHTTP11 is the index of requests that we make by ourselves.
+const ViaHTTP11 = 1
 
-func newViaNames(serverName string) viaNames {
+func NewVia(serverName string) Via {
 	var random [8]byte
 	_, _ = rand.Read(random[:]) // never fails
-	v := viaNames{token: "egress-" + hex.EncodeToString(random[:])}
+	v := Via{token: "egress-" + hex.EncodeToString(random[:])}
 	for i, version := range viaVersions {
-		v.request[i] = version + " " + serverName + " (" + v.token + ")"
+		v.Request[i] = version + " " + serverName + " (" + v.token + ")"
 	}
-	for i := range v.response {
-		v.response[i] = viaVersions[i] + " " + serverName
+	for i := range v.Response {
+		v.Response[i] = viaVersions[i] + " " + serverName
 	}
 	return v
 }
 
-func versionIndex(r *http.Request) int {
+func VersionIndex(r *http.Request) int {
 	switch {
 	case r.ProtoMajor >= 3:
 		return 3
@@ -52,17 +52,17 @@ func versionIndex(r *http.Request) int {
 // with our element behind it, by which each proxy on the way recognises a request that
 // comes back to it, and what the route adds. All others of the client's own CONNECT end
 // here.
-func (t *request) connectFields() []h1.Field {
-	via := t.r.Header["Via"]
-	change := t.requestChange()
+func (t *Request) connectFields() []h1.Field {
+	via := t.HTTP.Header["Via"]
+	change := t.RequestChange()
 	if change == nil {
-		return t.p.viaFields(via, versionIndex(t.r))
+		return t.Proxy.ViaFields(via, VersionIndex(t.HTTP))
 	}
 	header := make(http.Header)
 	if len(via) > 0 {
 		header["Via"] = slices.Clone(via)
 	}
-	change(header, t.r)
+	change(header, t.HTTP)
 	via = header["Via"]
 	delete(header, "Via")
 	var fields []h1.Field
@@ -73,28 +73,28 @@ func (t *request) connectFields() []h1.Field {
 			}
 		}
 	}
-	return append(fields, t.p.viaFields(via, versionIndex(t.r))...)
+	return append(fields, t.Proxy.ViaFields(via, VersionIndex(t.HTTP))...)
 }
 
-// requestChange is what the route changes of the header of requests; nil for nothing.
-func (t *request) requestChange() func(http.Header, *http.Request) {
-	if t.route == nil {
+// RequestChange is what the route changes of the header of requests; nil for nothing.
+func (t *Request) RequestChange() func(http.Header, *http.Request) {
+	if t.Route == nil {
 		return nil
 	}
-	return t.route.changes.request
+	return t.Route.Changes.Request
 }
 
-// viaFields are the Via fields (RFC 9110 §7.6.3) of a CONNECT that we make for a request
+// ViaFields are the Via fields (RFC 9110 §7.6.3) of a CONNECT that we make for a request
 // that was received with these, in the given version.
-func (p *proxy) viaFields(received []string, version int) []h1.Field {
+func (p *Proxy) ViaFields(received []string, version int) []h1.Field {
 	fields := make([]h1.Field, 0, len(received)+1)
 	for _, v := range received {
 		if h1.ValidField("Via", v) {
 			fields = append(fields, h1.Field{Name: "Via", Value: v})
 		}
 	}
-	if !p.hideVia {
-		fields = append(fields, h1.Field{Name: "Via", Value: p.via.request[version]})
+	if !p.HideVia {
+		fields = append(fields, h1.Field{Name: "Via", Value: p.Via.Request[version]})
 	}
 	return fields
 }

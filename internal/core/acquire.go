@@ -1,11 +1,9 @@
-package egress
+package core
 
 import (
 	"context"
 	"net"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/dial"
@@ -15,79 +13,78 @@ import (
 	"github.com/caddy-egress/egress/internal/target"
 )
 
-// acquire gets a connection for an exchange: an idle one that passes the access
+// Acquire gets a connection for an exchange: an idle one that passes the access
 // rules of this request, or a new one. With fresh, only a new one.
-func (t *request) acquire(fresh bool) (*origin.Lease, error) {
-	if err := t.hold(); err != nil {
+func (t *Request) Acquire(fresh bool) (*origin.Lease, error) {
+	if err := t.Hold(); err != nil {
 		return nil, err
 	}
-	return t.get(t.p.pool.Pool, t.poolKey(), connpool.Request[*origin.Conn]{By: (*originRequest)(t)}, fresh)
+	return t.get(t.Proxy.Pool.Pool, t.PoolKey(), connpool.Request[*origin.Conn]{By: (*originRequest)(t)}, fresh)
 }
 
 // Key is what direct connections for this request are pooled by: they lead to
 // its origin, and come from where its own would.
-func (t *request) poolKey() origin.Key {
-	return origin.Key{TLS: t.https, Host: t.target.Host, Port: t.target.Port, Slot: t.slot, From: t.route.direct.ID}
+func (t *Request) PoolKey() origin.Key {
+	return origin.Key{TLS: t.HTTPS, Host: t.Target.Host, Port: t.Target.Port, Slot: t.Slot, From: t.Route.Direct.ID}
 }
 
 // get takes a connection from a pool: one that suits the request, or, with fresh,
 // a new one.
-func (t *request) get(pool *connpool.Pool[origin.Key, *origin.Conn], key origin.Key, req connpool.Request[*origin.Conn], fresh bool) (*origin.Lease, error) {
+func (t *Request) get(pool *connpool.Pool[origin.Key, *origin.Conn], key origin.Key, req connpool.Request[*origin.Conn], fresh bool) (*origin.Lease, error) {
 	switch {
 	case fresh:
 		req.MaxIdle = -1
-	case !retry.Idempotent(t.r.Method):
-		req.MaxIdle = t.p.unsafeIdle
+	case !retry.Idempotent(t.HTTP.Method):
+		req.MaxIdle = t.Proxy.UnsafeIdle
 	}
 	start := time.Now()
-	l, err := pool.Get(t.r.Context(), key, req)
+	l, err := pool.Get(t.HTTP.Context(), key, req)
 	if err != nil {
 		return nil, err
 	}
-	t.out.reused = l.Reused()
+	t.Outcome.Reused = l.Reused()
 	if !l.Reused() {
-		t.out.dial = time.Since(start)
+		t.Outcome.Dial = time.Since(start)
 	}
-	t.out.remote = l.Conn().Addr
+	t.Outcome.Remote = l.Conn().Addr
 	return l, nil
 }
 
 // originRequest is a transaction as the pool sees it. Its dial may still run
 // when the transaction is over: it uses only what no longer changes once the
 // request has its route.
-type originRequest request
+type originRequest Request
 
 // Dial implements connpool.Requester.
 func (t *originRequest) Dial(ctx context.Context) (*origin.Conn, error) {
-	conn, err := t.route.direct.dial(dial.WithSlot(ctx, t.slot), t.target, t.https)
+	conn, err := t.Route.Direct.Dial(dial.WithSlot(ctx, t.Slot), t.Target, t.HTTPS)
 	if err != nil {
 		return nil, err
 	}
 	addr := dial.RemoteAddr(conn)
-	return &origin.Conn{Conn: t.p.h1Conn(conn), Addr: addr, Self: t.p.direct.Self.IsSelf(addr, t.target.Port)}, nil
+	return &origin.Conn{Conn: t.Proxy.h1Conn(conn), Addr: addr, Self: t.Proxy.Direct.Self.IsSelf(addr, t.Target.Port)}, nil
 }
 
 // h1Conn is HTTP/1.1 on a new connection.
-func (p *proxy) h1Conn(conn net.Conn) *h1.Conn {
+func (p *Proxy) h1Conn(conn net.Conn) *h1.Conn {
 	c := h1.NewConn(conn)
 	if !c.CanBeLookedAt() {
-		p.sayUnknown(conn, "it carries one exchange and is not reused")
+		p.SayUnknown(conn, "it carries one exchange and is not reused")
 	}
 	return c
 }
 
 // Accept implements connpool.Requester.
-func (t *originRequest) Accept(c *origin.Conn) bool { return t.p.accepts(c, t.target) }
+func (t *originRequest) Accept(c *origin.Conn) bool { return t.Proxy.Accepts(c, t.Target) }
 
-// accepts reports whether the rules of this handler allow a pooled connection,
+// Accepts reports whether the rules of this handler allow a pooled connection,
 // which a request with other rules may have opened.
-func (p *proxy) accepts(c *origin.Conn, dest target.Target) bool {
-	rules := p.access.Now()
+func (p *Proxy) Accepts(c *origin.Conn, dest target.Target) bool {
+	rules := p.Access.Now()
 	return rules.CheckAddr(dest, c.Addr) == nil && (!c.Self || rules.OpensSelf(c.Addr, dest.Port))
 }
 
 // Interface guards
 var (
-	_ caddy.Destructor                 = (*origin.Pool)(nil)
 	_ connpool.Requester[*origin.Conn] = (*originRequest)(nil)
 )
