@@ -29,9 +29,9 @@ func (t *transaction) showDestination() {
 	var buf [maxHostField]byte
 	shown := buf[:0]
 	if t.Use == upstream.Tunnel {
-		shown = t.appendAuthority(shown)
+		shown = t.AppendAuthority(shown)
 	} else {
-		shown = t.appendHost(shown)
+		shown = t.AppendHost(shown)
 	}
 	if string(shown) == t.HTTP.Host {
 		return
@@ -43,22 +43,6 @@ func (t *transaction) showDestination() {
 	}
 	t.showInPlaceholders()
 	t.logByDestination()
-}
-
-// appendAuthority writes the destination as host:port.
-func (t *transaction) appendAuthority(b []byte) []byte {
-	b = appendHostText(b, t.Target)
-	b = append(b, ':')
-	return strconv.AppendUint(b, uint64(t.Target.Port), 10)
-}
-
-func appendHostText(b []byte, dest target.Target) []byte {
-	if dest.IsAddr() && dest.Addr.Is6() {
-		b = append(b, '[')
-		b = append(b, dest.Host...)
-		return append(b, ']')
-	}
-	return append(b, dest.Host...)
 }
 
 // hostPlaceholder is the host in the Host of a request; its labels are below it.

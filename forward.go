@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net/http"
@@ -24,8 +25,8 @@ var (
 // maxPooledHead keeps buffers that a huge head has grown out of the pool.
 const maxPooledHead = 16 << 10
 
-// exchange forwards one request to its origin and relays the response.
-func (t *transaction) exchange() error {
+// serve forwards the request to its origin and relays the response.
+func (t *exchange) serve() error {
 	if err := t.CheckVia(); err != nil {
 		return err
 	}
@@ -71,7 +72,7 @@ func (t *transaction) exchange() error {
 }
 
 // attemptVia is an attempt through an upstream, which is told how it went.
-func (t *transaction) attemptVia(head []byte) error {
+func (t *exchange) attemptVia(head []byte) error {
 	p := t.Ways.Current
 	p.Health.StartExchange()
 	defer p.Health.EndExchange()
@@ -93,7 +94,7 @@ func (t *transaction) attemptVia(head []byte) error {
 
 // attempt runs the exchange on one connection. Whether there is another one is
 // for the retry rules to say.
-func (t *transaction) attempt(head []byte) error {
+func (t *exchange) attempt(head []byte) error {
 	l, err := t.choose()
 	if err != nil {
 		return err
@@ -131,7 +132,7 @@ func (t *transaction) attempt(head []byte) error {
 
 // choose gets the connection for an attempt: the one that is pinned to this
 // client, or one of the pool. A second attempt is made on a fresh one.
-func (t *transaction) choose() (*origin.Lease, error) {
+func (t *exchange) choose() (*origin.Lease, error) {
 	first := t.Outcome.Attempts == 0
 	t.Outcome.Attempts++
 	t.Outcome.Reused, t.Ways.Answered, t.Ways.Stood = false, false, false
@@ -156,7 +157,7 @@ func (t *transaction) choose() (*origin.Lease, error) {
 }
 
 // giveBack ends an exchange whose connection can carry another one.
-func (t *transaction) giveBack(l *origin.Lease, resp h1.Response) {
+func (t *exchange) giveBack(l *origin.Lease, resp h1.Response) {
 	switch {
 	case t.CurrentPool().Retired(), t.Absolute() && t.Ways.Current.Single(), t.bound && t.Ways.Current.Member != nil:
 		l.Discard()
@@ -207,7 +208,7 @@ func keepFor(promised time.Duration) time.Duration {
 }
 
 // roundTrip writes the request, reads the response and relays it.
-func (t *transaction) roundTrip(c *h1.Conn, head []byte, w *watch) (h1.Response, error) {
+func (t *exchange) roundTrip(c *h1.Conn, head []byte, w *watch) (h1.Response, error) {
 	if !t.Outcome.Reused {
 		if err := c.Silent(); err != nil {
 			return h1.Response{}, &retry.StaleError{Err: err} // nothing was written
@@ -261,7 +262,7 @@ const firstWait = 100 * time.Millisecond
 //
 // The writer is used directly, not by io.Copy: net/http's ReadFrom flushes the
 // head on its own and takes a new buffer each time.
-func (t *transaction) relay(c *h1.Conn, hd *h1.Head, resp h1.Response, w *watch) error {
+func (t *exchange) relay(c *h1.Conn, hd *h1.Head, resp h1.Response, w *watch) error {
 	if c.BodyDone() {
 		t.writeResponseHead(hd, resp)
 		if t.HTTP.ProtoMajor == 3 {
@@ -307,11 +308,11 @@ func (t *transaction) relay(c *h1.Conn, hd *h1.Head, resp h1.Response, w *watch)
 }
 
 // flush sends the client what is there. An error shows at the next write.
-func (t *transaction) flush() { _ = http.NewResponseController(t.w).Flush() }
+func (t *exchange) flush() { _ = http.NewResponseController(t.w).Flush() }
 
 // answerLastHop answers a TRACE or OPTIONS request whose Max-Forwards is used up
 // (RFC 9110 §7.6.2, §9.3.7, §9.3.8).
-func (t *transaction) answerLastHop() error {
+func (t *exchange) answerLastHop() error {
 	header := t.w.Header()
 	t.closeClientConnection()
 	t.Committed = true
@@ -332,4 +333,25 @@ func (t *transaction) answerLastHop() error {
 		return err
 	}
 	return seen.Write(t.w)
+}
+
+// peekBody finds out whether an HTTP/3 request has a body where only the end of
+// its stream can tell: a GET with an empty body is not the same to every origin
+// as a GET without one. Methods that usually bring a body are not looked at, so
+// that nothing is held back.
+func (t *exchange) peekBody() error {
+	if t.BodyRead || t.HTTP.ProtoMajor < 3 || t.HTTP.ContentLength >= 0 || !retry.Idempotent(t.HTTP.Method) || t.HTTP.Method == http.MethodPut {
+		return nil
+	}
+	first := make([]byte, 512)
+	n, err := t.reader.Read(first)
+	switch {
+	case n == 0 && err == io.EOF:
+		t.BodyRead = true
+	case err != nil && err != io.EOF:
+		return failure.Request.Because(err)
+	default:
+		t.reader = io.MultiReader(bytes.NewReader(first[:n]), t.reader)
+	}
+	return nil
 }

@@ -12,8 +12,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/caddy-egress/egress/internal/h1"
 )
 
@@ -41,8 +39,7 @@ func TestInformationalResponsesExtendTheWait(t *testing.T) {
 					ctx, cancel := context.WithCancel(t.Context())
 					defer cancel()
 					tx.HTTP, tx.w = tx.HTTP.WithContext(ctx), httptest.NewRecorder()
-					tx.h.transport.ResponseHeaderTimeout = caddy.Duration(timeout)
-					tx.h.transport.MaxResponseHeader = 64 << 10
+					tx.cfg.headTimeout = timeout
 					near, far := net.Pipe()
 					var origin sync.WaitGroup
 					defer origin.Wait()

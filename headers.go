@@ -102,7 +102,7 @@ func authenticatesConnection(hd *h1.Head) bool {
 // appendRequestHead writes the head of the request to the origin: method and
 // target, Host from the target (RFC 9112 §3.2.2), the client's end-to-end
 // fields, our Via and Forwarded, and one canonical framing.
-func (t *transaction) appendRequestHead(b []byte) ([]byte, error) {
+func (t *exchange) appendRequestHead(b []byte) ([]byte, error) {
 	r := t.HTTP
 	requestTarget, err := t.requestTarget()
 	if err != nil {
@@ -112,14 +112,14 @@ func (t *transaction) appendRequestHead(b []byte) ([]byte, error) {
 	b = append(b, ' ')
 	if t.Absolute() {
 		b = append(b, "http://"...)
-		b = t.appendHost(b)
+		b = t.AppendHost(b)
 		if requestTarget == "*" {
 			requestTarget = "" // RFC 9112 §3.2.4
 		}
 	}
 	b = append(b, requestTarget...)
 	b = append(b, " HTTP/1.1\r\nHost: "...)
-	b = t.appendHost(b)
+	b = t.AppendHost(b)
 	b = append(b, '\r', '\n')
 	if b, err = t.appendEndToEnd(b); err != nil {
 		return b, err
@@ -140,7 +140,7 @@ func (t *transaction) appendRequestHead(b []byte) ([]byte, error) {
 // checkHead refuses what could be sent on no path before one is chosen: it must not be
 // the probe of a circuit, which would learn nothing from it. Header fields of clients
 // were checked by the server; where the route changes them, all is tried.
-func (t *transaction) checkHead(buf []byte) (err error) {
+func (t *exchange) checkHead(buf []byte) (err error) {
 	if t.RequestChange() == nil {
 		_, err = t.requestTarget()
 	} else {
@@ -150,7 +150,7 @@ func (t *transaction) checkHead(buf []byte) (err error) {
 }
 
 // appendEndToEnd writes the client's fields without those that end here.
-func (t *transaction) appendEndToEnd(b []byte) ([]byte, error) {
+func (t *exchange) appendEndToEnd(b []byte) ([]byte, error) {
 	header, options := t.requestHeader()
 	own := t.ProxyFields()
 	lines := 0
@@ -191,7 +191,7 @@ func wantsTrailers(header http.Header) bool {
 }
 
 // appendFraming writes the one field that tells how long the body is.
-func (t *transaction) appendFraming(b []byte) []byte {
+func (t *exchange) appendFraming(b []byte) []byte {
 	switch {
 	case t.HTTP.ContentLength > 0:
 		b = append(b, "Content-Length: "...)
@@ -207,20 +207,12 @@ func (t *transaction) appendFraming(b []byte) []byte {
 	return append(b, '\r', '\n')
 }
 
-// appendHost writes the authority, without a port that is the scheme's own.
-func (t *transaction) appendHost(b []byte) []byte {
-	if t.HTTPS && t.Target.Port == 443 || !t.HTTPS && t.Target.Port == 80 {
-		return appendHostText(b, t.Target)
-	}
-	return t.appendAuthority(b)
-}
-
 // errRequestTarget refuses what cannot stand in a request line.
 var errRequestTarget = errors.New("space, control character or fragment in the path")
 
 // requestTarget is path and query exactly as the client wrote them. An OPTIONS
 // request for a whole server becomes `*` (RFC 9112 §3.2.4).
-func (t *transaction) requestTarget() (string, error) {
+func (t *exchange) requestTarget() (string, error) {
 	target := t.HTTP.RequestURI
 	switch {
 	case target == "" || target[0] == '/' || target == "*":
@@ -264,13 +256,13 @@ func afterAuthority(uri string) string {
 }
 
 // appendForwarded writes our element of the Forwarded field (RFC 7239).
-func (t *transaction) appendForwarded(b []byte) []byte {
-	if t.h.Forwarded == "off" {
+func (t *exchange) appendForwarded(b []byte) []byte {
+	if t.cfg.forwarded == "off" {
 		return b
 	}
 	b = append(b, "Forwarded: for="...)
 	b = t.appendClient(b)
-	if t.h.Forwarded == "full" {
+	if t.cfg.forwarded == "full" {
 		b = append(b, ";proto="...)
 		if t.HTTPS {
 			b = append(b, "https"...)
@@ -278,7 +270,7 @@ func (t *transaction) appendForwarded(b []byte) []byte {
 			b = append(b, "http"...)
 		}
 		b = append(b, ";host=\""...)
-		b = t.appendHost(b)
+		b = t.AppendHost(b)
 		b = append(b, '"')
 	}
 	return append(b, '\r', '\n')
@@ -287,10 +279,10 @@ func (t *transaction) appendForwarded(b []byte) []byte {
 // appendClient writes the node identifier of the client (RFC 7239 §6): an IPv6
 // address in brackets and quotes, and `unknown` where it is to be hidden or is
 // no address.
-func (t *transaction) appendClient(b []byte) []byte {
+func (t *exchange) appendClient(b []byte) []byte {
 	addr, ok := t.ClientAddr()
 	switch {
-	case t.h.HideIP || !ok:
+	case t.cfg.hideIP || !ok:
 		return append(b, "unknown"...)
 	case addr.Is4():
 		return addr.AppendTo(b)
@@ -303,7 +295,7 @@ func (t *transaction) appendClient(b []byte) []byte {
 
 // maxForwards is the Max-Forwards of a request for which it means something
 // (RFC 9110 §7.6.2).
-func (t *transaction) maxForwards() (uint64, bool) {
+func (t *exchange) maxForwards() (uint64, bool) {
 	if t.HTTP.Method != http.MethodTrace && t.HTTP.Method != http.MethodOptions {
 		return 0, false
 	}

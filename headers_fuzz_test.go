@@ -7,11 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddy-egress/egress/internal/core"
-	"github.com/caddy-egress/egress/internal/testkit/fixture"
-	"github.com/caddy-egress/egress/internal/upstream"
-
-	"github.com/caddy-egress/egress/internal/acl"
+	"github.com/caddy-egress/egress/internal/target"
 )
 
 // FuzzRequestHead: of whatever request net/http takes from a client, the head that
@@ -30,11 +26,6 @@ func FuzzRequestHead(f *testing.F) {
 	} {
 		f.Add(s)
 	}
-	access, err := acl.New([]acl.Rule{{Subjects: []string{"0.0.0.0/0", "::/0", "all"}, Allow: true}}, nil)
-	if err != nil {
-		f.Fatal(err)
-	}
-	h := &Handler{ServerName: "caddy", Forwarded: "full", proxy: core.Proxy{Via: core.NewVia("caddy"), Access: fixture.FixedRules(access)}}
 	f.Fuzz(func(t *testing.T, raw string) {
 		if len(raw) > 1<<14 {
 			return
@@ -44,10 +35,13 @@ func FuzzRequestHead(f *testing.F) {
 			return
 		}
 		r.RemoteAddr = "192.0.2.9:1234"
-		tr := newTransaction(h, nil, r)
-		if tr.Use = tr.classify(); tr.Use != upstream.Exchange || tr.authorize() != nil {
-			return
+		https := strings.EqualFold(r.URL.Scheme, "https")
+		dest, err := target.ParseHostPort(r.URL.Host, map[bool]uint16{false: 80, true: 443}[https])
+		if err != nil || r.URL.User != nil || r.URL.Scheme == "" || r.Method == http.MethodConnect {
+			return // is refused before
 		}
+		tr := newExchange(r, dest)
+		tr.cfg.forwarded, tr.HTTPS = "full", https
 		tr.BodyRead = r.ContentLength == 0 && len(r.TransferEncoding) == 0
 		if n, ok := tr.maxForwards(); ok && n == 0 {
 			return // is answered here
@@ -69,7 +63,7 @@ func FuzzRequestHead(f *testing.F) {
 }
 
 // compareRequests holds what is sent against what came.
-func compareRequests(t *testing.T, tr *transaction, came, sent *http.Request) {
+func compareRequests(t *testing.T, tr *exchange, came, sent *http.Request) {
 	wantHost := strings.TrimSuffix(tr.Target.String(), ":80")
 	if tr.HTTPS {
 		wantHost = strings.TrimSuffix(tr.Target.String(), ":443")

@@ -2,7 +2,6 @@ package egress
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -10,8 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/failure"
@@ -21,25 +18,38 @@ import (
 
 // exchangeOf is a transaction for a request as net/http reads it from the
 // wire, to the destination that it names.
-func exchangeOf(t *testing.T, raw string) *transaction {
+func exchangeOf(t *testing.T, raw string) *exchange {
 	t.Helper()
 	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(raw)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.RemoteAddr = "192.0.2.9:1234"
-	h := &Handler{ServerName: "caddy", Forwarded: "for", proxy: core.Proxy{Via: core.NewVia("caddy")}}
 	dest, err := target.ParseHostPort(r.URL.Host, 80)
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr := newTransaction(h, nil, r)
-	tr.Use, tr.Target, tr.BodyRead = upstream.Exchange, dest, true
-	return tr
+	x := newExchange(r, dest)
+	x.BodyRead = true
+	return x
 }
 
+// newExchange is an exchange that nobody has logged in for.
+func newExchange(r *http.Request, dest target.Target) *exchange {
+	x := &exchange{cfg: &exchangeConfig{forwarded: "for", maxHead: 64 << 10}}
+	x.Proxy, x.HTTP, x.Client = &core.Proxy{Via: core.NewVia("caddy")}, r, knownAs("")
+	x.Use, x.Target = upstream.Exchange, dest
+	return x
+}
+
+// knownAs is a client that has an address, or none that is known, and no name.
+type knownAs string
+
+func (ip knownAs) IP() string { return string(ip) }
+func (knownAs) User() string  { return "" }
+
 // head is the request head that would be sent.
-func (t *transaction) head(tb testing.TB) string {
+func (t *exchange) head(tb testing.TB) string {
 	tb.Helper()
 	b, err := t.appendRequestHead(nil)
 	if err != nil {
@@ -122,7 +132,7 @@ func TestVia(t *testing.T) {
 	}{{1, 0, "1.0"}, {1, 1, "1.1"}, {2, 0, "2"}, {3, 0, "3"}} {
 		tx := exchangeOf(t, "GET http://origin.test/ HTTP/1.1\r\nHost: origin.test\r\nVia: 1.0 first, 1.1 second\r\n\r\n")
 		tx.HTTP.ProtoMajor, tx.HTTP.ProtoMinor = tc.major, tc.minor
-		own := tx.h.proxy.Via.Request[core.VersionIndex(tx.HTTP)]
+		own := tx.Proxy.Via.Request[core.VersionIndex(tx.HTTP)]
 		if !strings.HasPrefix(own, tc.want+" caddy (egress-") {
 			t.Errorf("our element is %q", own)
 		}
@@ -130,7 +140,7 @@ func TestVia(t *testing.T) {
 		if got := fieldLines(tx.head(t), "Via"); !slices.Equal(got, want) {
 			t.Errorf("%q, want %q", got, want)
 		}
-		tx.h.proxy.HideVia = true
+		tx.Proxy.HideVia = true
 		if got := fieldLines(tx.head(t), "Via"); !slices.Equal(got, want[:1]) {
 			t.Errorf("hidden: %q", got)
 		}
@@ -156,7 +166,7 @@ func TestLoops(t *testing.T) {
 		{[]string{"1.0 a, " + own.Request[0] + ", 1.1 b"}, true},
 	} {
 		tx := exchangeOf(t, "GET http://origin.test/ HTTP/1.1\r\nHost: origin.test\r\n\r\n")
-		tx.h.proxy.Via = own
+		tx.Proxy.Via = own
 		tx.HTTP.Header["Via"] = tc.via
 		if got := tx.CheckVia() == failure.Loop; got != tc.want {
 			t.Errorf("%q: %v", tc.via, got)
@@ -170,7 +180,7 @@ func TestForwarded(t *testing.T) {
 		client string
 		uri    string
 		https  bool
-		change func(*Handler)
+		change func(*exchangeConfig)
 		want   []string
 	}{
 		{"IPv4", "192.0.2.9:1234", "http://origin.test/", false, nil, []string{"for=192.0.2.9"}},
@@ -178,19 +188,19 @@ func TestForwarded(t *testing.T) {
 		{"IPv4-mapped", "[::ffff:192.0.2.9]:1234", "http://origin.test/", false, nil, []string{"for=192.0.2.9"}},
 		{"zone", "[fe80::9%eth0]:1234", "http://origin.test/", false, nil, []string{`for="[fe80::9]"`}},
 		{"no address", "@", "http://origin.test/", false, nil, []string{"for=unknown"}},
-		{"hidden", "192.0.2.9:1234", "http://origin.test/", false, func(h *Handler) { h.HideIP = true }, []string{"for=unknown"}},
-		{"off", "192.0.2.9:1234", "http://origin.test/", false, func(h *Handler) { h.Forwarded = "off" }, nil},
-		{"full", "192.0.2.9:1234", "http://origin.test/", false, func(h *Handler) { h.Forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="origin.test"`}},
-		{"full, port", "192.0.2.9:1234", "http://origin.test:8080/", false, func(h *Handler) { h.Forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="origin.test:8080"`}},
-		{"full, https", "[2001:db8::9]:1234", "https://origin.test:443/", true, func(h *Handler) { h.Forwarded = "full" }, []string{`for="[2001:db8::9]";proto=https;host="origin.test"`}},
-		{"full, IPv6 host", "192.0.2.9:1234", "http://[2001:db8::1]:81/", false, func(h *Handler) { h.Forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="[2001:db8::1]:81"`}},
-		{"full, hidden", "192.0.2.9:1234", "http://origin.test/", false, func(h *Handler) { h.Forwarded, h.HideIP = "full", true }, []string{`for=unknown;proto=http;host="origin.test"`}},
+		{"hidden", "192.0.2.9:1234", "http://origin.test/", false, func(h *exchangeConfig) { h.hideIP = true }, []string{"for=unknown"}},
+		{"off", "192.0.2.9:1234", "http://origin.test/", false, func(h *exchangeConfig) { h.forwarded = "off" }, nil},
+		{"full", "192.0.2.9:1234", "http://origin.test/", false, func(h *exchangeConfig) { h.forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="origin.test"`}},
+		{"full, port", "192.0.2.9:1234", "http://origin.test:8080/", false, func(h *exchangeConfig) { h.forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="origin.test:8080"`}},
+		{"full, https", "[2001:db8::9]:1234", "https://origin.test:443/", true, func(h *exchangeConfig) { h.forwarded = "full" }, []string{`for="[2001:db8::9]";proto=https;host="origin.test"`}},
+		{"full, IPv6 host", "192.0.2.9:1234", "http://[2001:db8::1]:81/", false, func(h *exchangeConfig) { h.forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="[2001:db8::1]:81"`}},
+		{"full, hidden", "192.0.2.9:1234", "http://origin.test/", false, func(h *exchangeConfig) { h.forwarded, h.hideIP = "full", true }, []string{`for=unknown;proto=http;host="origin.test"`}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tx := exchangeOf(t, "GET "+tc.uri+" HTTP/1.1\r\nHost: x\r\n\r\n")
 			tx.HTTP.RemoteAddr, tx.HTTPS = tc.client, tc.https
 			if tc.change != nil {
-				tc.change(tx.h)
+				tc.change(tx.cfg)
 			}
 			if got := fieldLines(tx.head(t), "Forwarded"); !slices.Equal(got, tc.want) {
 				t.Errorf("%q, want %q", got, tc.want)
@@ -203,8 +213,7 @@ func TestForwarded(t *testing.T) {
 // came before us stays before our element.
 func TestForwardedClientIP(t *testing.T) {
 	tx := exchangeOf(t, "GET http://origin.test/ HTTP/1.1\r\nHost: x\r\nForwarded: for=198.51.100.1\r\n\r\n")
-	vars := map[string]any{caddyhttp.ClientIPVarKey: "198.51.100.7"}
-	tx.HTTP = tx.HTTP.WithContext(context.WithValue(tx.HTTP.Context(), caddyhttp.VarsCtxKey, vars))
+	tx.Client = knownAs("198.51.100.7")
 	if got := fieldLines(tx.head(t), "Forwarded"); !slices.Equal(got, []string{"for=198.51.100.1", "for=198.51.100.7"}) {
 		t.Errorf("%q", got)
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -158,6 +159,7 @@ type Handler struct {
 	logger         *zap.Logger
 	accessLogger   *zap.Logger
 	proxy          core.Proxy // what serves the requests
+	exchanges      exchangeConfig
 	circuit        DestinationCircuit
 	direct         *pathUse
 	reach          string            // identity of the settings by which destinations are reached
@@ -210,6 +212,13 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		if err := step(ctx); err != nil {
 			return err
 		}
+	}
+	h.exchanges = exchangeConfig{
+		headTimeout:   time.Duration(h.transport.ResponseHeaderTimeout),
+		expectTimeout: time.Duration(h.transport.ExpectContinueTimeout),
+		maxHead:       int(h.transport.MaxResponseHeader),
+		forwarded:     h.Forwarded,
+		hideIP:        h.HideIP,
 	}
 	h.proxy.UnsafeIdle = h.transport.unsafeIdle()
 	h.proxy.Budget, h.proxy.Pins = retry.NewBudget(retry.BudgetShare, retry.MaxDirect), origin.NewPins(h.transport.poolConfig())

@@ -20,7 +20,7 @@ func (t *transaction) finish(err error) error {
 		return nil
 	}
 	if t.Outcome.Failure.Blame != failure.BlameProxy {
-		t.logAsInfo()
+		t.othersFailed()
 	}
 	if t.Committed || t.Outcome.Failure == failure.Canceled {
 		t.abort()
@@ -29,9 +29,9 @@ func (t *transaction) finish(err error) error {
 	return nil
 }
 
-// logAsInfo keeps the access-log line at Info, which Caddy would raise to Error
+// othersFailed implements observer: it keeps the access-log line at Info, which Caddy would raise to Error
 // for every status from 500 on: what others did is no error of this server.
-func (t *transaction) logAsInfo() {
+func (t *transaction) othersFailed() {
 	if t.logged() {
 		caddyhttp.SetVar(t.HTTP.Context(), caddyhttp.LogLevelVar, "INFO")
 	}

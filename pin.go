@@ -1,55 +1,31 @@
 package egress
 
 import (
-	"context"
 	"net"
-	"net/http"
 	"reflect"
 	"time"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/origin"
 )
 
-// clientConnKey is the context key of a client's connection.
-type clientConnKey struct{}
-
-// followPins makes the connections of clients known to their requests, and has the
-// pins of each closed when it closes.
-func followPins(p *origin.Pins, server *caddyhttp.Server) {
-	server.RegisterConnContext(func(ctx context.Context, c net.Conn) context.Context {
-		if ctx.Value(clientConnKey{}) != nil {
-			return ctx // another handler of the server was first
-		}
-		return context.WithValue(ctx, clientConnKey{}, c)
-	})
-	server.RegisterConnState(func(c net.Conn, state http.ConnState) {
-		if state == http.StateClosed || state == http.StateHijacked {
-			p.Drop(c)
-		}
-	})
-}
-
 // clientConn is the client's connection, where it carries the requests of one
-// client one after another: HTTP/1. It is an identity, never reused by another
-// client as addresses are, and nothing else is done with it here.
-func (t *transaction) clientConn() net.Conn {
+// client one after another: HTTP/1. Nothing else is done with it here.
+func (t *exchange) clientConn() net.Conn {
 	if t.HTTP.ProtoMajor != 1 {
 		return nil
 	}
-	c, _ := t.HTTP.Context().Value(clientConnKey{}).(net.Conn)
+	c := origin.ClientOf(t.HTTP.Context())
 	if c == nil || reflect.TypeOf(c).Kind() != reflect.Pointer {
 		return nil // no identity
 	}
 	return c
 }
 
-func (t *transaction) pinUser() origin.User { return origin.User{Name: t.User, IP: clientIP(t.HTTP)} }
+func (t *exchange) pinUser() origin.User { return origin.User{Name: t.User, IP: t.Client.IP()} }
 
 // takePinned gets the connection that is pinned to this client for its origin, if
 // there is one that is alive and that the rules still allow.
-func (t *transaction) takePinned() *origin.Lease {
+func (t *exchange) takePinned() *origin.Lease {
 	if !t.Proxy.Pins.Any() {
 		return nil
 	}
@@ -73,7 +49,7 @@ func (t *transaction) takePinned() *origin.Lease {
 
 // pin keeps the connection for the next request of this client. Where that
 // cannot be told from those of others, on HTTP/2 and HTTP/3, it is closed.
-func (t *transaction) pin(l *origin.Lease, keep time.Duration) {
+func (t *exchange) pin(l *origin.Lease, keep time.Duration) {
 	client := t.clientConn()
 	if client == nil || !t.Proxy.Pins.Put(client, t.pinUser(), t.PoolKey(), l, keep) {
 		l.Discard()

@@ -16,7 +16,7 @@ import (
 // setFields puts the end-to-end fields of a response head into header, and extra
 // ones behind them. Values share one backing array, so that a head costs one
 // allocation and not one a field.
-func (t *transaction) setFields(header http.Header, hd *h1.Head, extra []h1.Field) {
+func (t *exchange) setFields(header http.Header, hd *h1.Head, extra []h1.Field) {
 	var options connectionOptions
 	for i := range hd.Fields {
 		if hd.Fields[i].Name == "Connection" {
@@ -50,7 +50,7 @@ func (t *transaction) setFields(header http.Header, hd *h1.Head, extra []h1.Fiel
 
 // writeResponseHead sends the origin's head to the client: its end-to-end
 // fields, our Via, and nothing that it does not have.
-func (t *transaction) writeResponseHead(hd *h1.Head, resp h1.Response) {
+func (t *exchange) writeResponseHead(hd *h1.Head, resp h1.Response) {
 	header := t.w.Header()
 	// Caddy's own Server and Alt-Svc speak for this server, not for the
 	// origin: with Alt-Svc a client would look for the origin here.
@@ -61,7 +61,7 @@ func (t *transaction) writeResponseHead(hd *h1.Head, resp h1.Response) {
 	if resp.Length >= 0 && hd.Status != http.StatusNoContent {
 		extra = append(extra, h1.Field{Name: "Content-Length", Value: lengthText(hd, resp.Length)})
 	}
-	if !t.h.HideVia {
+	if !t.Proxy.HideVia {
 		extra = append(extra, h1.Field{Name: "Via", Value: t.Proxy.Via.Response[hd.Minor]})
 	}
 	t.setFields(header, hd, extra)
@@ -72,7 +72,7 @@ func (t *transaction) writeResponseHead(hd *h1.Head, resp h1.Response) {
 		announceTrailer(header, hd)
 	}
 	if hd.Status >= http.StatusInternalServerError {
-		t.logAsInfo()
+		t.observer.othersFailed()
 	}
 	delete(header, "Proxy-Support")
 	if t.bound {
@@ -107,7 +107,7 @@ func announceTrailer(header http.Header, hd *h1.Head) {
 // offerSessionAuth tells the client of a challenge that authenticates the
 // connection that its own connection to this proxy will do for that (RFC 4559
 // §6): it does not try otherwise.
-func (t *transaction) offerSessionAuth(hd *h1.Head, header http.Header) {
+func (t *exchange) offerSessionAuth(hd *h1.Head, header http.Header) {
 	// A connection of HTTP/1.0 ends with the answer.
 	if hd.Status != http.StatusUnauthorized || t.clientConn() == nil || !t.HTTP.ProtoAtLeast(1, 1) || !authenticatesConnection(hd) {
 		return
@@ -129,7 +129,7 @@ func lengthText(hd *h1.Head, length int64) string {
 
 // writeInformational forwards a 1xx response. Fields that are meant for the
 // final one are kept out of it. HTTP/1.0 has no 1xx (RFC 9110 §15.2).
-func (t *transaction) writeInformational(hd *h1.Head) {
+func (t *exchange) writeInformational(hd *h1.Head) {
 	if !t.HTTP.ProtoAtLeast(1, 1) {
 		return
 	}
@@ -155,7 +155,7 @@ func (t *transaction) writeInformational(hd *h1.Head) {
 // read. Left to net/http, the 100 would be written by whoever reads the body
 // first, beside other informational responses; on HTTP/3 nobody would. Only the
 // HTTP/2 server puts it in order by itself.
-func (t *transaction) writeContinue(up *upload) {
+func (t *exchange) writeContinue(up *upload) {
 	if !up.continued && t.HTTP.ProtoMajor != 2 {
 		up.continued = true
 		t.writeInformational(&h1.Head{Status: http.StatusContinue})
@@ -164,7 +164,7 @@ func (t *transaction) writeContinue(up *upload) {
 
 // takesTrailers reports whether the client can take a trailer section: always on
 // HTTP/2 and HTTP/3, on HTTP/1.1 if it says so (RFC 9110 §6.5.1).
-func (t *transaction) takesTrailers() bool {
+func (t *exchange) takesTrailers() bool {
 	return t.HTTP.ProtoMajor >= 2 || t.HTTP.ProtoAtLeast(1, 1) && wantsTrailers(t.HTTP.Header)
 }
 
@@ -184,7 +184,7 @@ func allowedInTrailer(name string) bool {
 
 // writeTrailer forwards the trailer fields of a response that has been read to
 // its end.
-func (t *transaction) writeTrailer(c *h1.Conn) {
+func (t *exchange) writeTrailer(c *h1.Conn) {
 	trailer := c.Trailer()
 	if len(trailer) == 0 || !t.takesTrailers() {
 		return
@@ -214,7 +214,7 @@ const (
 // RFC 9931). With HTTP/1.0 that is always so: net/http drops its Transfer-Encoding, so
 // what follows may be a body (§6.1), and a proxy does not persist with 1.0 (§9.3). It
 // reports whether the client may still be sending a body.
-func (t *transaction) closeClientConnection() (sending bool) {
+func (t *exchange) closeClientConnection() (sending bool) {
 	if t.HTTP.ProtoMajor != 1 {
 		return false
 	}
@@ -229,7 +229,7 @@ func (t *transaction) closeClientConnection() (sending bool) {
 // linger delivers the answer and then drops what the client is still sending,
 // for a while: closing at once would reset the connection, and the client might
 // never see the answer (RFC 9112 §9.6).
-func (t *transaction) linger() {
+func (t *exchange) linger() {
 	rc := http.NewResponseController(t.w)
 	if rc.Flush() != nil || rc.SetReadDeadline(time.Now().Add(lingerTimeout)) != nil {
 		return

@@ -1,10 +1,8 @@
 package egress
 
 import (
-	"bytes"
 	"crypto/tls"
 	"errors"
-	"io"
 	"net"
 	"net/http"
 	"reflect"
@@ -13,33 +11,26 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/failure"
-	"github.com/caddy-egress/egress/internal/retry"
 	"github.com/caddy-egress/egress/internal/target"
 	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // transaction is a request on its way through the handler.
 type transaction struct {
-	core.Request
+	exchange
 	h *Handler
-	w http.ResponseWriter
 
 	credentials []string    // for us, that came with the request
-	early       bool        // it came, or may have come, in TLS early data
 	authority   string      // as the request has it
 	rawHost     string      // the Host of the request, where that was another spelling
 	ownLine     *accessLine // of the access log, where it is not Caddy's to write
-	reader      io.Reader   // of the body
-	upload      *upload     // nil where there is no body, or none was asked for
-	bound       bool        // the connection to the origin is this client's own
-	aborted     bool        // the client's connection or stream is about to be broken
 }
 
 func newTransaction(h *Handler, w http.ResponseWriter, r *http.Request) *transaction {
-	t := &transaction{h: h, w: w}
+	t := &transaction{h: h}
 	t.Proxy, t.HTTP, t.Client = &h.proxy, r, (*httpClient)(t)
+	t.w, t.cfg, t.observer = w, &h.exchanges, t
 	return t
 }
 
@@ -83,7 +74,7 @@ func (h *Handler) serve(t *transaction) error {
 	if t.Use == upstream.Tunnel {
 		return t.finish(t.connect())
 	}
-	return t.finish(t.exchange())
+	return t.finish(t.serve())
 }
 
 // classify tells what the request is to us, and for an exchange its authority
@@ -218,27 +209,6 @@ func (t *transaction) authenticate() error {
 		}
 		t.User, t.Session = user, session
 		t.setUser(user)
-	}
-	return nil
-}
-
-// peekBody finds out whether an HTTP/3 request has a body where only the end of
-// its stream can tell: a GET with an empty body is not the same to every origin
-// as a GET without one. Methods that usually bring a body are not looked at, so
-// that nothing is held back.
-func (t *transaction) peekBody() error {
-	if t.BodyRead || t.HTTP.ProtoMajor < 3 || t.HTTP.ContentLength >= 0 || !retry.Idempotent(t.HTTP.Method) || t.HTTP.Method == http.MethodPut {
-		return nil
-	}
-	first := make([]byte, 512)
-	n, err := t.reader.Read(first)
-	switch {
-	case n == 0 && err == io.EOF:
-		t.BodyRead = true
-	case err != nil && err != io.EOF:
-		return failure.Request.Because(err)
-	default:
-		t.reader = io.MultiReader(bytes.NewReader(first[:n]), t.reader)
 	}
 	return nil
 }

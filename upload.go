@@ -20,7 +20,7 @@ import (
 // so that an early response is seen at once. It has one goroutine per attempt,
 // which has always ended when the attempt ends.
 type upload struct {
-	t               *transaction
+	t               *exchange
 	rc              *http.ResponseController
 	expectsContinue bool
 	continued       bool  // the client has been told to go on
@@ -59,7 +59,7 @@ var uploadBuffers = sync.Pool{New: func() any { b := make([]byte, chunkRoom+uplo
 // errBodyLength is a body of another length than its Content-Length.
 var errBodyLength = errors.New("the body is not as long as its Content-Length")
 
-func newUpload(t *transaction) *upload {
+func newUpload(t *exchange) *upload {
 	u := &upload{
 		t:               t,
 		rc:              http.NewResponseController(t.w),

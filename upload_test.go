@@ -7,9 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/target"
 )
 
 // readerFunc is a reader of one function.
@@ -26,8 +25,8 @@ func TestUpload_KeptWhole(t *testing.T) {
 	c := h1.NewConn(ours)
 	c.Begin()
 	defer c.End()
-	tr := newTransaction(&Handler{transport: Transport{ResponseHeaderTimeout: caddy.Duration(time.Minute)}}, nil,
-		&http.Request{Method: http.MethodPut, ProtoMajor: 1, ProtoMinor: 1})
+	tr := newExchange(&http.Request{Method: http.MethodPut, ProtoMajor: 1, ProtoMinor: 1}, target.Target{})
+	tr.cfg.headTimeout = time.Minute
 	u := &upload{t: tr, length: 10}
 	pieces := []string{"hello", "world"}
 	tr.reader = readerFunc(func(p []byte) (int, error) {
