@@ -28,9 +28,7 @@ func (t *transaction) resetHTTP10() {
 	if t.HTTP.ProtoMajor != 1 || t.HTTP.ProtoAtLeast(1, 1) {
 		return
 	}
-	if t.upload != nil {
-		t.upload.join(false) // it reads from the connection
-	}
+	t.endUpload(false) // it reads from the connection
 	if conn, _, err := t.hijack(); err == nil {
 		relay.Reset(asStream(innermostConn(conn)))
 	}

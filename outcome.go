@@ -62,7 +62,7 @@ func (t *transaction) writeFailure() {
 	if t.HTTP.Method != http.MethodHead {
 		_, _ = io.WriteString(t.w, body)
 	}
-	if linger && t.upload == nil {
+	if linger {
 		t.linger()
 	}
 }

@@ -230,6 +230,9 @@ func (t *exchange) closeClientConnection() (sending bool) {
 // for a while: closing at once would reset the connection, and the client might
 // never see the answer (RFC 9112 §9.6).
 func (t *exchange) linger() {
+	if t.upload != nil {
+		return // which listens
+	}
 	rc := http.NewResponseController(t.w)
 	if rc.Flush() != nil || rc.SetReadDeadline(time.Now().Add(lingerTimeout)) != nil {
 		return

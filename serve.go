@@ -217,9 +217,7 @@ func (t *transaction) authenticate() error {
 // not our own goroutine, and not net/http, which would wait on an HTTP/1
 // connection for the rest of a body before it closes it.
 func (t *transaction) leave() {
-	if t.upload != nil {
-		t.upload.join(!t.aborted)
-	}
+	t.endUpload(!t.aborted)
 	t.Held.LetGo()
 	if !t.BodyRead && t.HTTP.ProtoMajor == 1 {
 		_ = http.NewResponseController(t.w).SetReadDeadline(longAgo)

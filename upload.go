@@ -312,6 +312,13 @@ func (u *upload) join(linger bool) {
 	<-u.done
 }
 
+// endUpload sees to it that the body of the request is read no more.
+func (t *exchange) endUpload(linger bool) {
+	if t.upload != nil {
+		t.upload.join(linger)
+	}
+}
+
 // blame puts a failure of the client's own body in front of what followed from
 // it.
 func (u *upload) blame(err error) error {
