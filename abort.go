@@ -13,9 +13,9 @@ import (
 // head that promises more than will come must see that it is broken. What the log counts
 // as sent is sent before.
 func (t *transaction) abort() {
-	t.aborted = true
+	t.Aborted = true
 	if t.Committed && t.Outcome.Failure != failure.Canceled {
-		t.flush()
+		t.Flush()
 		t.resetHTTP10()
 	}
 	panic(http.ErrAbortHandler)
@@ -28,7 +28,7 @@ func (t *transaction) resetHTTP10() {
 	if t.HTTP.ProtoMajor != 1 || t.HTTP.ProtoAtLeast(1, 1) {
 		return
 	}
-	t.endUpload(false) // it reads from the connection
+	t.EndUpload(false) // it reads from the connection
 	if conn, _, err := t.hijack(); err == nil {
 		relay.Reset(asStream(innermostConn(conn)))
 	}

@@ -183,14 +183,14 @@ func (t *transaction) logByDestination() {
 
 // record counts what the client is sent, as Caddy does for its own lines.
 func (t *transaction) record() {
-	if t.w != nil { // explained only
-		t.w = caddyhttp.NewResponseRecorder(t.w, nil, nil)
+	if t.Writer != nil { // explained only
+		t.Writer = caddyhttp.NewResponseRecorder(t.Writer, nil, nil)
 	}
 }
 
 // writeOwnLine writes the line of a request that is ours to log, when it is over.
 func (t *transaction) writeOwnLine() {
-	rec, ok := t.w.(caddyhttp.ResponseRecorder)
+	rec, ok := t.Writer.(caddyhttp.ResponseRecorder)
 	if t.ownLine == nil || !ok {
 		return
 	}

@@ -19,6 +19,7 @@ const (
 	publicly         // what others build upon
 	parents          // ways out through upstream proxies
 	cores            // requests behind any door
+	exchanges        // requests that are forwarded, and their responses
 	roof             // configuration, and the door that Caddy opens
 	outside          // programs, benchmarks, tests of the whole
 	equipment        // what only tests, bench and soak import
@@ -72,7 +73,8 @@ var house = map[string]room{
 
 	"internal/upstream": {floor: parents},
 
-	"internal/core": {floor: cores},
+	"internal/core":     {floor: cores},
+	"internal/exchange": {floor: exchanges},
 
 	"": {floor: roof, caddy: true},
 

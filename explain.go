@@ -147,7 +147,7 @@ func (e *explanation) steps(t *transaction, asked *explainRequest) error {
 	if err := t.CheckVia(); err != nil {
 		return err
 	}
-	if n, ok := t.maxForwards(); ok && n == 0 {
+	if n, ok := t.MaxForwards(); ok && n == 0 {
 		e.note("Max-Forwards is 0: this proxy would answer the request itself")
 	}
 	return e.overPaths(t)

@@ -20,6 +20,7 @@ import (
 	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/destination"
 	"github.com/caddy-egress/egress/internal/dial"
+	"github.com/caddy-egress/egress/internal/exchange"
 	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/retry"
@@ -159,7 +160,7 @@ type Handler struct {
 	logger         *zap.Logger
 	accessLogger   *zap.Logger
 	proxy          core.Proxy // what serves the requests
-	exchanges      exchangeConfig
+	exchanges      exchange.Config
 	circuit        DestinationCircuit
 	direct         *pathUse
 	reach          string            // identity of the settings by which destinations are reached
@@ -213,12 +214,12 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 			return err
 		}
 	}
-	h.exchanges = exchangeConfig{
-		headTimeout:   time.Duration(h.transport.ResponseHeaderTimeout),
-		expectTimeout: time.Duration(h.transport.ExpectContinueTimeout),
-		maxHead:       int(h.transport.MaxResponseHeader),
-		forwarded:     h.Forwarded,
-		hideIP:        h.HideIP,
+	h.exchanges = exchange.Config{
+		HeadTimeout:   time.Duration(h.transport.ResponseHeaderTimeout),
+		ExpectTimeout: time.Duration(h.transport.ExpectContinueTimeout),
+		MaxHead:       int(h.transport.MaxResponseHeader),
+		Forwarded:     h.Forwarded,
+		HideIP:        h.HideIP,
 	}
 	h.proxy.UnsafeIdle = h.transport.unsafeIdle()
 	h.proxy.Budget, h.proxy.Pins = retry.NewBudget(retry.BudgetShare, retry.MaxDirect), origin.NewPins(h.transport.poolConfig())

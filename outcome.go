@@ -20,7 +20,7 @@ func (t *transaction) finish(err error) error {
 		return nil
 	}
 	if t.Outcome.Failure.Blame != failure.BlameProxy {
-		t.othersFailed()
+		t.OthersFailed()
 	}
 	if t.Committed || t.Outcome.Failure == failure.Canceled {
 		t.abort()
@@ -29,9 +29,9 @@ func (t *transaction) finish(err error) error {
 	return nil
 }
 
-// othersFailed implements observer: it keeps the access-log line at Info, which Caddy would raise to Error
+// OthersFailed implements observer: it keeps the access-log line at Info, which Caddy would raise to Error
 // for every status from 500 on: what others did is no error of this server.
-func (t *transaction) othersFailed() {
+func (t *transaction) OthersFailed() {
 	if t.logged() {
 		caddyhttp.SetVar(t.HTTP.Context(), caddyhttp.LogLevelVar, "INFO")
 	}
@@ -42,7 +42,7 @@ func (t *transaction) othersFailed() {
 // it empty.
 func (t *transaction) writeFailure() {
 	f := t.Outcome.Failure
-	header := t.w.Header()
+	header := t.Writer.Header()
 	header.Set("Proxy-Status", t.h.ServerName+"; error="+f.Type+"; details="+quotedString(f.Text))
 	header.Set("Content-Type", "text/plain; charset=utf-8")
 	header.Set("Cache-Control", "no-store")
@@ -52,18 +52,18 @@ func (t *transaction) writeFailure() {
 	if after := core.RetryAfter(t.Outcome.Err); after > 0 {
 		header.Set("Retry-After", strconv.Itoa(int((after+time.Second-1)/time.Second)))
 	}
-	linger := t.closeClientConnection()
+	linger := t.CloseClient()
 	body := f.Text + "\n"
 	if t.Target.Host != "" {
 		body = t.Target.String() + ": " + body
 	}
 	header.Set("Content-Length", strconv.Itoa(len(body)))
-	t.w.WriteHeader(f.Status)
+	t.Writer.WriteHeader(f.Status)
 	if t.HTTP.Method != http.MethodHead {
-		_, _ = io.WriteString(t.w, body)
+		_, _ = io.WriteString(t.Writer, body)
 	}
 	if linger {
-		t.linger()
+		t.Linger()
 	}
 }
 

@@ -285,7 +285,7 @@ func TestFailureAbortsWhatHasBegun(t *testing.T) {
 			if got := finish(tx, change(tx)); got != http.ErrAbortHandler {
 				t.Errorf("ended with %v", got)
 			}
-			if len(w.Header()) > 0 || w.Body.Len() > 0 || !tx.aborted {
+			if len(w.Header()) > 0 || w.Body.Len() > 0 || !tx.Aborted {
 				t.Errorf("answered %v %s", w.Header(), w.Body)
 			}
 			if name == "client gone" && tx.Outcome.Failure != failure.Canceled {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-egress/egress/internal/exchange"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/target"
 	"github.com/caddy-egress/egress/internal/upstream"
@@ -18,7 +19,7 @@ import (
 
 // transaction is a request on its way through the handler.
 type transaction struct {
-	exchange
+	exchange.Exchange
 	h *Handler
 
 	credentials []string    // for us, that came with the request
@@ -30,7 +31,7 @@ type transaction struct {
 func newTransaction(h *Handler, w http.ResponseWriter, r *http.Request) *transaction {
 	t := &transaction{h: h}
 	t.Proxy, t.HTTP, t.Client = &h.proxy, r, (*httpClient)(t)
-	t.w, t.cfg, t.observer = w, &h.exchanges, t
+	t.Writer, t.Config, t.Observer = w, &h.exchanges, t
 	return t
 }
 
@@ -74,7 +75,7 @@ func (h *Handler) serve(t *transaction) error {
 	if t.Use == upstream.Tunnel {
 		return t.finish(t.connect())
 	}
-	return t.finish(t.serve())
+	return t.finish(t.Serve())
 }
 
 // classify tells what the request is to us, and for an exchange its authority
@@ -117,7 +118,7 @@ func (t *transaction) classify() upstream.Use {
 		return upstream.NotOurs
 	}
 	dest := parsePlain(r.Host)
-	if takenForOrigin(t.w, r, dest.Host) || t.forSite(dest) {
+	if takenForOrigin(t.Writer, r, dest.Host) || t.forSite(dest) {
 		return upstream.NotOurs
 	}
 	// What may have been meant for https is not sent in clear.
@@ -177,7 +178,7 @@ func (t *transaction) begin() {
 	// Caddy and net/http replace and wrap r.Body, also where there is none;
 	// only length and framing tell.
 	t.BodyRead = t.Use == upstream.Tunnel || t.HTTP.ContentLength == 0 && len(t.HTTP.TransferEncoding) == 0
-	t.reader = t.HTTP.Body
+	t.Reader = t.HTTP.Body
 	t.observe()
 	if t.namesUser() {
 		t.logSafely()
@@ -217,10 +218,10 @@ func (t *transaction) authenticate() error {
 // not our own goroutine, and not net/http, which would wait on an HTTP/1
 // connection for the rest of a body before it closes it.
 func (t *transaction) leave() {
-	t.endUpload(!t.aborted)
+	t.EndUpload(!t.Aborted)
 	t.Held.LetGo()
 	if !t.BodyRead && t.HTTP.ProtoMajor == 1 {
-		_ = http.NewResponseController(t.w).SetReadDeadline(longAgo)
+		_ = http.NewResponseController(t.Writer).SetReadDeadline(exchange.LongAgo)
 	}
 }
 

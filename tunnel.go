@@ -104,9 +104,9 @@ func (t *transaction) hijack() (net.Conn, []byte, error) {
 	if rd, _ := caddyhttp.IdleTimeoutsFromContext(t.HTTP.Context()); rd != nil {
 		rd.HandlerDone()
 	}
-	hijacker, ok := innermostWriter(t.w).(http.Hijacker)
+	hijacker, ok := innermostWriter(t.Writer).(http.Hijacker)
 	if !ok {
-		return nil, nil, errors.New("the connection cannot be taken over: " + reflect.TypeOf(t.w).String())
+		return nil, nil, errors.New("the connection cannot be taken over: " + reflect.TypeOf(t.Writer).String())
 	}
 	conn, brw, err := hijacker.Hijack()
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/core"
+	"github.com/caddy-egress/egress/internal/exchange"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/relay"
 	"github.com/caddy-egress/egress/internal/tunnels"
@@ -19,11 +20,11 @@ func (t *transaction) tunnelStream(far core.FarEnd, slot *tunnels.Slot) error {
 	origin := far.Conn
 	defer overrideIdleTimeouts(t.HTTP)()
 	client := newClientStream(t)
-	header := t.w.Header()
+	header := t.Writer.Header()
 	delete(header, "Server")
 	delete(header, "Alt-Svc")
 	t.Committed = true
-	t.w.WriteHeader(http.StatusOK)
+	t.Writer.WriteHeader(http.StatusOK)
 	if err := client.rc.Flush(); err != nil {
 		// The client may have seen the answer: what it resets then is a tunnel.
 		relay.Reset(asStream(origin))
@@ -40,7 +41,7 @@ func (t *transaction) tunnelStream(far core.FarEnd, slot *tunnels.Slot) error {
 	result := tunnel.Run()
 	t.Outcome.Account(result, t.Start)
 	if client.aborted || result.Err != nil {
-		t.aborted = true
+		t.Aborted = true
 		panic(http.ErrAbortHandler) // resets the stream
 	}
 	return nil
@@ -60,7 +61,7 @@ type clientStream struct {
 }
 
 func newClientStream(t *transaction) *clientStream {
-	return &clientStream{r: t.HTTP, w: t.w, rc: http.NewResponseController(t.w)}
+	return &clientStream{r: t.HTTP, w: t.Writer, rc: http.NewResponseController(t.Writer)}
 }
 
 func (s *clientStream) Read(p []byte) (int, error) {
@@ -113,9 +114,9 @@ func (s *clientStream) Close() error {
 	s.closed = true
 	stuck := s.writing
 	s.mu.Unlock()
-	err := s.rc.SetReadDeadline(longAgo)
+	err := s.rc.SetReadDeadline(exchange.LongAgo)
 	if stuck {
-		err = errors.Join(err, http.NewResponseController(innermostWriter(s.w)).SetWriteDeadline(longAgo))
+		err = errors.Join(err, http.NewResponseController(innermostWriter(s.w)).SetWriteDeadline(exchange.LongAgo))
 	}
 	return err
 }

@@ -1,4 +1,4 @@
-package egress
+package exchange
 
 import (
 	"io"
@@ -26,10 +26,10 @@ func TestUpload_KeptWhole(t *testing.T) {
 	c.Begin()
 	defer c.End()
 	tr := newExchange(&http.Request{Method: http.MethodPut, ProtoMajor: 1, ProtoMinor: 1}, target.Target{})
-	tr.cfg.headTimeout = time.Minute
+	tr.Config.HeadTimeout = time.Minute
 	u := &upload{t: tr, length: 10}
 	pieces := []string{"hello", "world"}
-	tr.reader = readerFunc(func(p []byte) (int, error) {
+	tr.Reader = readerFunc(func(p []byte) (int, error) {
 		if len(pieces) == 1 { // the attempt ends meanwhile
 			u.drop.Store(true)
 			_ = c.Close()

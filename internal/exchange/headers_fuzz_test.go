@@ -1,4 +1,4 @@
-package egress
+package exchange
 
 import (
 	"bufio"
@@ -41,9 +41,9 @@ func FuzzRequestHead(f *testing.F) {
 			return // is refused before
 		}
 		tr := newExchange(r, dest)
-		tr.cfg.forwarded, tr.HTTPS = "full", https
+		tr.Config.Forwarded, tr.HTTPS = "full", https
 		tr.BodyRead = r.ContentLength == 0 && len(r.TransferEncoding) == 0
-		if n, ok := tr.maxForwards(); ok && n == 0 {
+		if n, ok := tr.MaxForwards(); ok && n == 0 {
 			return // is answered here
 		}
 		head, err := tr.appendRequestHead(nil)
@@ -63,7 +63,7 @@ func FuzzRequestHead(f *testing.F) {
 }
 
 // compareRequests holds what is sent against what came.
-func compareRequests(t *testing.T, tr *exchange, came, sent *http.Request) {
+func compareRequests(t *testing.T, tr *Exchange, came, sent *http.Request) {
 	wantHost := strings.TrimSuffix(tr.Target.String(), ":80")
 	if tr.HTTPS {
 		wantHost = strings.TrimSuffix(tr.Target.String(), ":443")
@@ -79,7 +79,7 @@ func compareRequests(t *testing.T, tr *exchange, came, sent *http.Request) {
 	ends := func(name string) bool {
 		switch name {
 		case "Connection", "Proxy-Connection", "Keep-Alive", "Te", "Upgrade", "Http2-Settings",
-			"Proxy-Authorization", "Proxy-Authenticate", "Proxy-Authentication-Info", "Content-Length", "Transfer-Encoding", "Max-Forwards", earlyDataField:
+			"Proxy-Authorization", "Proxy-Authenticate", "Proxy-Authentication-Info", "Content-Length", "Transfer-Encoding", "Max-Forwards", EarlyData:
 			return true // or is written anew
 		}
 		return strings.Contains(options, ","+strings.ToLower(name)+",") && !essential(name)

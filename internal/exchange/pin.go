@@ -1,4 +1,4 @@
-package egress
+package exchange
 
 import (
 	"net"
@@ -10,7 +10,7 @@ import (
 
 // clientConn is the client's connection, where it carries the requests of one
 // client one after another: HTTP/1. Nothing else is done with it here.
-func (t *exchange) clientConn() net.Conn {
+func (t *Exchange) clientConn() net.Conn {
 	if t.HTTP.ProtoMajor != 1 {
 		return nil
 	}
@@ -21,11 +21,11 @@ func (t *exchange) clientConn() net.Conn {
 	return c
 }
 
-func (t *exchange) pinUser() origin.User { return origin.User{Name: t.User, IP: t.Client.IP()} }
+func (t *Exchange) pinUser() origin.User { return origin.User{Name: t.User, IP: t.Client.IP()} }
 
 // takePinned gets the connection that is pinned to this client for its origin, if
 // there is one that is alive and that the rules still allow.
-func (t *exchange) takePinned() *origin.Lease {
+func (t *Exchange) takePinned() *origin.Lease {
 	if !t.Proxy.Pins.Any() {
 		return nil
 	}
@@ -49,7 +49,7 @@ func (t *exchange) takePinned() *origin.Lease {
 
 // pin keeps the connection for the next request of this client. Where that
 // cannot be told from those of others, on HTTP/2 and HTTP/3, it is closed.
-func (t *exchange) pin(l *origin.Lease, keep time.Duration) {
+func (t *Exchange) pin(l *origin.Lease, keep time.Duration) {
 	client := t.clientConn()
 	if client == nil || !t.Proxy.Pins.Put(client, t.pinUser(), t.PoolKey(), l, keep) {
 		l.Discard()

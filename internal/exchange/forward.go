@@ -1,4 +1,4 @@
-package egress
+package exchange
 
 import (
 	"bytes"
@@ -25,12 +25,12 @@ var (
 // maxPooledHead keeps buffers that a huge head has grown out of the pool.
 const maxPooledHead = 16 << 10
 
-// serve forwards the request to its origin and relays the response.
-func (t *exchange) serve() error {
+// Serve forwards the request to its origin and relays the response.
+func (t *Exchange) Serve() error {
 	if err := t.CheckVia(); err != nil {
 		return err
 	}
-	if n, ok := t.maxForwards(); ok && n == 0 {
+	if n, ok := t.MaxForwards(); ok && n == 0 {
 		return t.answerLastHop()
 	}
 	if err := t.peekBody(); err != nil {
@@ -72,7 +72,7 @@ func (t *exchange) serve() error {
 }
 
 // attemptVia is an attempt through an upstream, which is told how it went.
-func (t *exchange) attemptVia(head []byte) error {
+func (t *Exchange) attemptVia(head []byte) error {
 	p := t.Ways.Current
 	p.Health.StartExchange()
 	defer p.Health.EndExchange()
@@ -94,7 +94,7 @@ func (t *exchange) attemptVia(head []byte) error {
 
 // attempt runs the exchange on one connection. Whether there is another one is
 // for the retry rules to say.
-func (t *exchange) attempt(head []byte) error {
+func (t *Exchange) attempt(head []byte) error {
 	l, err := t.choose()
 	if err != nil {
 		return err
@@ -132,7 +132,7 @@ func (t *exchange) attempt(head []byte) error {
 
 // choose gets the connection for an attempt: the one that is pinned to this
 // client, or one of the pool. A second attempt is made on a fresh one.
-func (t *exchange) choose() (*origin.Lease, error) {
+func (t *Exchange) choose() (*origin.Lease, error) {
 	first := t.Outcome.Attempts == 0
 	t.Outcome.Attempts++
 	t.Outcome.Reused, t.Ways.Answered, t.Ways.Stood = false, false, false
@@ -157,7 +157,7 @@ func (t *exchange) choose() (*origin.Lease, error) {
 }
 
 // giveBack ends an exchange whose connection can carry another one.
-func (t *exchange) giveBack(l *origin.Lease, resp h1.Response) {
+func (t *Exchange) giveBack(l *origin.Lease, resp h1.Response) {
 	switch {
 	case t.CurrentPool().Retired(), t.Absolute() && t.Ways.Current.Single(), t.bound && t.Ways.Current.Member != nil:
 		l.Discard()
@@ -208,7 +208,7 @@ func keepFor(promised time.Duration) time.Duration {
 }
 
 // roundTrip writes the request, reads the response and relays it.
-func (t *exchange) roundTrip(c *h1.Conn, head []byte, w *watch) (h1.Response, error) {
+func (t *Exchange) roundTrip(c *h1.Conn, head []byte, w *watch) (h1.Response, error) {
 	if !t.Outcome.Reused {
 		if err := c.Silent(); err != nil {
 			return h1.Response{}, &retry.StaleError{Err: err} // nothing was written
@@ -262,11 +262,11 @@ const firstWait = 100 * time.Millisecond
 //
 // The writer is used directly, not by io.Copy: net/http's ReadFrom flushes the
 // head on its own and takes a new buffer each time.
-func (t *exchange) relay(c *h1.Conn, hd *h1.Head, resp h1.Response, w *watch) error {
+func (t *Exchange) relay(c *h1.Conn, hd *h1.Head, resp h1.Response, w *watch) error {
 	if c.BodyDone() {
 		t.writeResponseHead(hd, resp)
 		if t.HTTP.ProtoMajor == 3 {
-			t.flush() // or a Content-Length of 0 would be made up
+			t.Flush() // or a Content-Length of 0 would be made up
 		}
 		return nil
 	}
@@ -274,7 +274,7 @@ func (t *exchange) relay(c *h1.Conn, hd *h1.Head, resp h1.Response, w *watch) er
 	defer copyBuffers.Put(buf)
 	if c.Buffered() == 0 {
 		t.writeResponseHead(hd, resp)
-		t.flush()
+		t.Flush()
 		w.start()
 	}
 	body := c.Body()
@@ -288,14 +288,14 @@ func (t *exchange) relay(c *h1.Conn, hd *h1.Head, resp h1.Response, w *watch) er
 		}
 		if n > 0 {
 			t.Outcome.BytesDown += int64(n)
-			if _, werr := t.w.Write((*buf)[:n]); werr != nil {
+			if _, werr := t.Writer.Write((*buf)[:n]); werr != nil {
 				return failure.Canceled.Because(werr)
 			}
 		}
 		switch {
 		case err == nil:
 			if c.Buffered() == 0 {
-				t.flush()
+				t.Flush()
 				w.start()
 			}
 		case err == io.EOF:
@@ -307,51 +307,51 @@ func (t *exchange) relay(c *h1.Conn, hd *h1.Head, resp h1.Response, w *watch) er
 	}
 }
 
-// flush sends the client what is there. An error shows at the next write.
-func (t *exchange) flush() { _ = http.NewResponseController(t.w).Flush() }
+// Flush sends the client what is there. An error shows at the next write.
+func (t *Exchange) Flush() { _ = http.NewResponseController(t.Writer).Flush() }
 
 // answerLastHop answers a TRACE or OPTIONS request whose Max-Forwards is used up
 // (RFC 9110 §7.6.2, §9.3.7, §9.3.8).
-func (t *exchange) answerLastHop() error {
-	header := t.w.Header()
-	t.closeClientConnection()
+func (t *Exchange) answerLastHop() error {
+	header := t.Writer.Header()
+	t.CloseClient()
 	t.Committed = true
 	if t.HTTP.Method == http.MethodOptions {
 		header.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE, CONNECT")
 		header.Set("Content-Length", "0")
-		t.w.WriteHeader(http.StatusOK)
+		t.Writer.WriteHeader(http.StatusOK)
 		return nil
 	}
 	header.Set("Content-Type", "message/http")
-	t.w.WriteHeader(http.StatusOK)
+	t.Writer.WriteHeader(http.StatusOK)
 	// Credentials are not reflected (RFC 9110 §9.3.8).
 	seen := t.HTTP.Header.Clone()
 	for _, name := range []string{"Proxy-Authorization", "Authorization", "Cookie"} {
 		seen.Del(name)
 	}
-	if _, err := io.WriteString(t.w, "TRACE "+t.HTTP.RequestURI+" "+t.HTTP.Proto+"\r\nHost: "+t.HTTP.Host+"\r\n"); err != nil {
+	if _, err := io.WriteString(t.Writer, "TRACE "+t.HTTP.RequestURI+" "+t.HTTP.Proto+"\r\nHost: "+t.HTTP.Host+"\r\n"); err != nil {
 		return err
 	}
-	return seen.Write(t.w)
+	return seen.Write(t.Writer)
 }
 
 // peekBody finds out whether an HTTP/3 request has a body where only the end of
 // its stream can tell: a GET with an empty body is not the same to every origin
 // as a GET without one. Methods that usually bring a body are not looked at, so
 // that nothing is held back.
-func (t *exchange) peekBody() error {
+func (t *Exchange) peekBody() error {
 	if t.BodyRead || t.HTTP.ProtoMajor < 3 || t.HTTP.ContentLength >= 0 || !retry.Idempotent(t.HTTP.Method) || t.HTTP.Method == http.MethodPut {
 		return nil
 	}
 	first := make([]byte, 512)
-	n, err := t.reader.Read(first)
+	n, err := t.Reader.Read(first)
 	switch {
 	case n == 0 && err == io.EOF:
 		t.BodyRead = true
 	case err != nil && err != io.EOF:
 		return failure.Request.Because(err)
 	default:
-		t.reader = io.MultiReader(bytes.NewReader(first[:n]), t.reader)
+		t.Reader = io.MultiReader(bytes.NewReader(first[:n]), t.Reader)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package egress
+package exchange
 
 import (
 	"errors"
@@ -14,10 +14,10 @@ import (
 	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
-// hopByHop reports whether a field is about one connection only and is never
+// HopByHop reports whether a field is about one connection only and is never
 // forwarded, in either direction (RFC 9110 §7.6.1, §11.7). TE and Trailer are
 // looked at separately.
-func hopByHop(name string) bool {
+func HopByHop(name string) bool {
 	switch name {
 	case "Connection", "Proxy-Connection", "Keep-Alive", "Transfer-Encoding", "Te", "Upgrade",
 		"Proxy-Authorization", "Proxy-Authenticate", "Proxy-Authentication-Info", "Http2-Settings":
@@ -102,7 +102,7 @@ func authenticatesConnection(hd *h1.Head) bool {
 // appendRequestHead writes the head of the request to the origin: method and
 // target, Host from the target (RFC 9112 §3.2.2), the client's end-to-end
 // fields, our Via and Forwarded, and one canonical framing.
-func (t *exchange) appendRequestHead(b []byte) ([]byte, error) {
+func (t *Exchange) appendRequestHead(b []byte) ([]byte, error) {
 	r := t.HTTP
 	requestTarget, err := t.requestTarget()
 	if err != nil {
@@ -131,8 +131,8 @@ func (t *exchange) appendRequestHead(b []byte) ([]byte, error) {
 		b = h1.AppendField(b, "Via", t.Proxy.Via.Request[core.VersionIndex(r)])
 	}
 	b = t.appendForwarded(b)
-	if t.early {
-		b = h1.AppendField(b, earlyDataField, "1")
+	if t.Early {
+		b = h1.AppendField(b, EarlyData, "1")
 	}
 	return append(t.appendFraming(b), '\r', '\n'), nil
 }
@@ -140,7 +140,7 @@ func (t *exchange) appendRequestHead(b []byte) ([]byte, error) {
 // checkHead refuses what could be sent on no path before one is chosen: it must not be
 // the probe of a circuit, which would learn nothing from it. Header fields of clients
 // were checked by the server; where the route changes them, all is tried.
-func (t *exchange) checkHead(buf []byte) (err error) {
+func (t *Exchange) checkHead(buf []byte) (err error) {
 	if t.RequestChange() == nil {
 		_, err = t.requestTarget()
 	} else {
@@ -150,12 +150,12 @@ func (t *exchange) checkHead(buf []byte) (err error) {
 }
 
 // appendEndToEnd writes the client's fields without those that end here.
-func (t *exchange) appendEndToEnd(b []byte) ([]byte, error) {
+func (t *Exchange) appendEndToEnd(b []byte) ([]byte, error) {
 	header, options := t.requestHeader()
 	own := t.ProxyFields()
 	lines := 0
 	for name, values := range header {
-		if hopByHop(name) || name == "Content-Length" || name == "Host" || name == "Max-Forwards" || name == earlyDataField || options.has(name) || own[name] != nil {
+		if HopByHop(name) || name == "Content-Length" || name == "Host" || name == "Max-Forwards" || name == EarlyData || options.has(name) || own[name] != nil {
 			continue
 		}
 		if lines += len(values); lines > h1.MaxFields {
@@ -168,7 +168,7 @@ func (t *exchange) appendEndToEnd(b []byte) ([]byte, error) {
 			b = h1.AppendField(b, name, value)
 		}
 	}
-	if n, ok := t.maxForwards(); ok {
+	if n, ok := t.MaxForwards(); ok {
 		b = h1.AppendField(b, "Max-Forwards", strconv.FormatUint(n-1, 10))
 	} else if values := t.HTTP.Header["Max-Forwards"]; len(values) > 0 && h1.ValidField("Max-Forwards", values[0]) {
 		b = h1.AppendField(b, "Max-Forwards", values[0])
@@ -191,7 +191,7 @@ func wantsTrailers(header http.Header) bool {
 }
 
 // appendFraming writes the one field that tells how long the body is.
-func (t *exchange) appendFraming(b []byte) []byte {
+func (t *Exchange) appendFraming(b []byte) []byte {
 	switch {
 	case t.HTTP.ContentLength > 0:
 		b = append(b, "Content-Length: "...)
@@ -212,7 +212,7 @@ var errRequestTarget = errors.New("space, control character or fragment in the p
 
 // requestTarget is path and query exactly as the client wrote them. An OPTIONS
 // request for a whole server becomes `*` (RFC 9112 §3.2.4).
-func (t *exchange) requestTarget() (string, error) {
+func (t *Exchange) requestTarget() (string, error) {
 	target := t.HTTP.RequestURI
 	switch {
 	case target == "" || target[0] == '/' || target == "*":
@@ -256,13 +256,13 @@ func afterAuthority(uri string) string {
 }
 
 // appendForwarded writes our element of the Forwarded field (RFC 7239).
-func (t *exchange) appendForwarded(b []byte) []byte {
-	if t.cfg.forwarded == "off" {
+func (t *Exchange) appendForwarded(b []byte) []byte {
+	if t.Config.Forwarded == "off" {
 		return b
 	}
 	b = append(b, "Forwarded: for="...)
 	b = t.appendClient(b)
-	if t.cfg.forwarded == "full" {
+	if t.Config.Forwarded == "full" {
 		b = append(b, ";proto="...)
 		if t.HTTPS {
 			b = append(b, "https"...)
@@ -279,10 +279,10 @@ func (t *exchange) appendForwarded(b []byte) []byte {
 // appendClient writes the node identifier of the client (RFC 7239 §6): an IPv6
 // address in brackets and quotes, and `unknown` where it is to be hidden or is
 // no address.
-func (t *exchange) appendClient(b []byte) []byte {
+func (t *Exchange) appendClient(b []byte) []byte {
 	addr, ok := t.ClientAddr()
 	switch {
-	case t.cfg.hideIP || !ok:
+	case t.Config.HideIP || !ok:
 		return append(b, "unknown"...)
 	case addr.Is4():
 		return addr.AppendTo(b)
@@ -293,9 +293,9 @@ func (t *exchange) appendClient(b []byte) []byte {
 	}
 }
 
-// maxForwards is the Max-Forwards of a request for which it means something
+// MaxForwards is the Max-Forwards of a request for which it means something
 // (RFC 9110 §7.6.2).
-func (t *exchange) maxForwards() (uint64, bool) {
+func (t *Exchange) MaxForwards() (uint64, bool) {
 	if t.HTTP.Method != http.MethodTrace && t.HTTP.Method != http.MethodOptions {
 		return 0, false
 	}
@@ -306,3 +306,6 @@ func (t *exchange) maxForwards() (uint64, bool) {
 	n, err := strconv.ParseUint(values[0], 10, 32)
 	return n, err == nil
 }
+
+// EarlyData tells the next server that a request may be a replay.
+const EarlyData = "Early-Data"

@@ -1,4 +1,4 @@
-package egress
+package exchange
 
 import (
 	"bufio"
@@ -18,7 +18,7 @@ import (
 
 // exchangeOf is a transaction for a request as net/http reads it from the
 // wire, to the destination that it names.
-func exchangeOf(t *testing.T, raw string) *exchange {
+func exchangeOf(t *testing.T, raw string) *Exchange {
 	t.Helper()
 	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(raw)))
 	if err != nil {
@@ -35,8 +35,8 @@ func exchangeOf(t *testing.T, raw string) *exchange {
 }
 
 // newExchange is an exchange that nobody has logged in for.
-func newExchange(r *http.Request, dest target.Target) *exchange {
-	x := &exchange{cfg: &exchangeConfig{forwarded: "for", maxHead: 64 << 10}}
+func newExchange(r *http.Request, dest target.Target) *Exchange {
+	x := &Exchange{Config: &Config{Forwarded: "for", MaxHead: 64 << 10}}
 	x.Proxy, x.HTTP, x.Client = &core.Proxy{Via: core.NewVia("caddy")}, r, knownAs("")
 	x.Use, x.Target = upstream.Exchange, dest
 	return x
@@ -49,7 +49,7 @@ func (ip knownAs) IP() string { return string(ip) }
 func (knownAs) User() string  { return "" }
 
 // head is the request head that would be sent.
-func (t *exchange) head(tb testing.TB) string {
+func (t *Exchange) head(tb testing.TB) string {
 	tb.Helper()
 	b, err := t.appendRequestHead(nil)
 	if err != nil {
@@ -180,7 +180,7 @@ func TestForwarded(t *testing.T) {
 		client string
 		uri    string
 		https  bool
-		change func(*exchangeConfig)
+		change func(*Config)
 		want   []string
 	}{
 		{"IPv4", "192.0.2.9:1234", "http://origin.test/", false, nil, []string{"for=192.0.2.9"}},
@@ -188,19 +188,19 @@ func TestForwarded(t *testing.T) {
 		{"IPv4-mapped", "[::ffff:192.0.2.9]:1234", "http://origin.test/", false, nil, []string{"for=192.0.2.9"}},
 		{"zone", "[fe80::9%eth0]:1234", "http://origin.test/", false, nil, []string{`for="[fe80::9]"`}},
 		{"no address", "@", "http://origin.test/", false, nil, []string{"for=unknown"}},
-		{"hidden", "192.0.2.9:1234", "http://origin.test/", false, func(h *exchangeConfig) { h.hideIP = true }, []string{"for=unknown"}},
-		{"off", "192.0.2.9:1234", "http://origin.test/", false, func(h *exchangeConfig) { h.forwarded = "off" }, nil},
-		{"full", "192.0.2.9:1234", "http://origin.test/", false, func(h *exchangeConfig) { h.forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="origin.test"`}},
-		{"full, port", "192.0.2.9:1234", "http://origin.test:8080/", false, func(h *exchangeConfig) { h.forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="origin.test:8080"`}},
-		{"full, https", "[2001:db8::9]:1234", "https://origin.test:443/", true, func(h *exchangeConfig) { h.forwarded = "full" }, []string{`for="[2001:db8::9]";proto=https;host="origin.test"`}},
-		{"full, IPv6 host", "192.0.2.9:1234", "http://[2001:db8::1]:81/", false, func(h *exchangeConfig) { h.forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="[2001:db8::1]:81"`}},
-		{"full, hidden", "192.0.2.9:1234", "http://origin.test/", false, func(h *exchangeConfig) { h.forwarded, h.hideIP = "full", true }, []string{`for=unknown;proto=http;host="origin.test"`}},
+		{"hidden", "192.0.2.9:1234", "http://origin.test/", false, func(h *Config) { h.HideIP = true }, []string{"for=unknown"}},
+		{"off", "192.0.2.9:1234", "http://origin.test/", false, func(h *Config) { h.Forwarded = "off" }, nil},
+		{"full", "192.0.2.9:1234", "http://origin.test/", false, func(h *Config) { h.Forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="origin.test"`}},
+		{"full, port", "192.0.2.9:1234", "http://origin.test:8080/", false, func(h *Config) { h.Forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="origin.test:8080"`}},
+		{"full, https", "[2001:db8::9]:1234", "https://origin.test:443/", true, func(h *Config) { h.Forwarded = "full" }, []string{`for="[2001:db8::9]";proto=https;host="origin.test"`}},
+		{"full, IPv6 host", "192.0.2.9:1234", "http://[2001:db8::1]:81/", false, func(h *Config) { h.Forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="[2001:db8::1]:81"`}},
+		{"full, hidden", "192.0.2.9:1234", "http://origin.test/", false, func(h *Config) { h.Forwarded, h.HideIP = "full", true }, []string{`for=unknown;proto=http;host="origin.test"`}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tx := exchangeOf(t, "GET "+tc.uri+" HTTP/1.1\r\nHost: x\r\n\r\n")
 			tx.HTTP.RemoteAddr, tx.HTTPS = tc.client, tc.https
 			if tc.change != nil {
-				tc.change(tx.cfg)
+				tc.change(tx.Config)
 			}
 			if got := fieldLines(tx.head(t), "Forwarded"); !slices.Equal(got, tc.want) {
 				t.Errorf("%q, want %q", got, tc.want)
@@ -350,7 +350,7 @@ func TestMaxForwards(t *testing.T) {
 			if tc.values != nil {
 				tx.HTTP.Header["Max-Forwards"] = tc.values
 			}
-			n, ok := tx.maxForwards()
+			n, ok := tx.MaxForwards()
 			if last := ok && n == 0; last != tc.last {
 				t.Fatalf("ends here: %v", last)
 			}
@@ -370,7 +370,7 @@ func TestAnswerLastHop(t *testing.T) {
 		tx := exchangeOf(t, method+" http://origin.test/a HTTP/1.1\r\nHost: x\r\nMax-Forwards: 0\r\n"+
 			"Cookie: secret=1\r\nAuthorization: Basic secret\r\nProxy-Authorization: Basic secret\r\nX-Seen: yes\r\n\r\n")
 		w := httptest.NewRecorder()
-		tx.w = w
+		tx.Writer = w
 		if err := tx.answerLastHop(); err != nil {
 			t.Error(err)
 		}

@@ -1,4 +1,4 @@
-package egress
+package exchange
 
 import (
 	"context"
@@ -38,8 +38,8 @@ func TestInformationalResponsesExtendTheWait(t *testing.T) {
 					tx := exchangeOf(t, "GET http://origin.test/ HTTP/1.1\r\nHost: origin.test\r\n\r\n")
 					ctx, cancel := context.WithCancel(t.Context())
 					defer cancel()
-					tx.HTTP, tx.w = tx.HTTP.WithContext(ctx), httptest.NewRecorder()
-					tx.cfg.headTimeout = timeout
+					tx.HTTP, tx.Writer = tx.HTTP.WithContext(ctx), httptest.NewRecorder()
+					tx.Config.HeadTimeout = timeout
 					near, far := net.Pipe()
 					var origin sync.WaitGroup
 					defer origin.Wait()
@@ -61,7 +61,7 @@ func TestInformationalResponsesExtendTheWait(t *testing.T) {
 					if body != "" {
 						tx.BodyRead = false
 						tx.HTTP.ContentLength, tx.HTTP.Method = int64(len(body)), "PUT"
-						tx.reader = &once{text: body}
+						tx.Reader = &once{text: body}
 						tx.upload = newUpload(tx)
 					}
 					hd := new(h1.Head)

@@ -1,4 +1,4 @@
-package egress
+package exchange
 
 import (
 	"errors"
@@ -20,7 +20,7 @@ import (
 // so that an early response is seen at once. It has one goroutine per attempt,
 // which has always ended when the attempt ends.
 type upload struct {
-	t               *exchange
+	t               *Exchange
 	rc              *http.ResponseController
 	expectsContinue bool
 	continued       bool  // the client has been told to go on
@@ -59,10 +59,10 @@ var uploadBuffers = sync.Pool{New: func() any { b := make([]byte, chunkRoom+uplo
 // errBodyLength is a body of another length than its Content-Length.
 var errBodyLength = errors.New("the body is not as long as its Content-Length")
 
-func newUpload(t *exchange) *upload {
+func newUpload(t *Exchange) *upload {
 	u := &upload{
 		t:               t,
-		rc:              http.NewResponseController(t.w),
+		rc:              http.NewResponseController(t.Writer),
 		length:          t.HTTP.ContentLength,
 		expectsContinue: t.HTTP.ProtoAtLeast(1, 1) && h1.HasToken(t.HTTP.Header.Get("Expect"), "100-continue"),
 	}
@@ -92,7 +92,7 @@ func (u *upload) run() {
 		return
 	}
 	for !u.clean.Load() {
-		n, err := u.t.reader.Read((*buf)[chunkRoom : chunkRoom+uploadPiece])
+		n, err := u.t.Reader.Read((*buf)[chunkRoom : chunkRoom+uploadPiece])
 		u.read += int64(n)
 		// Kept even if the attempt has failed meanwhile: a body is sent again
 		// whole or not at all.
@@ -141,7 +141,7 @@ func (u *upload) writeFailed(err error) {
 	switch {
 	case u.final:
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		_ = u.conn.ArmReadDeadline(longAgo)
+		_ = u.conn.ArmReadDeadline(LongAgo)
 	default:
 		u.waitForHead()
 	}
@@ -254,7 +254,7 @@ func (u *upload) finalHead(status int) {
 	}
 	if !u.clean.Load() && status >= 300 {
 		u.drop.Store(true)
-		u.hurry(longAgo)
+		u.hurry(LongAgo)
 	}
 	u.alone(false)
 	if u.clean.Load() {
@@ -262,8 +262,8 @@ func (u *upload) finalHead(status int) {
 	}
 }
 
-// longAgo is a deadline in the past: it interrupts what waits.
-var longAgo = time.Unix(1, 0)
+// LongAgo is a deadline in the past: it interrupts what waits.
+var LongAgo = time.Unix(1, 0)
 
 // settle ends the sending when the attempt ends. It reports whether the whole
 // body has been sent, so that the connection is in a known state. Where it has
@@ -304,7 +304,7 @@ func (u *upload) join(linger bool) {
 	if u.done == nil || u.ended() {
 		return
 	}
-	deadline := longAgo
+	deadline := LongAgo
 	if linger && u.t.HTTP.ProtoMajor == 1 && u.rc.Flush() == nil {
 		deadline = time.Now().Add(lingerTimeout)
 	}
@@ -312,8 +312,8 @@ func (u *upload) join(linger bool) {
 	<-u.done
 }
 
-// endUpload sees to it that the body of the request is read no more.
-func (t *exchange) endUpload(linger bool) {
+// EndUpload sees to it that the body of the request is read no more.
+func (t *Exchange) EndUpload(linger bool) {
 	if t.upload != nil {
 		t.upload.join(linger)
 	}

@@ -1,4 +1,4 @@
-package egress
+package exchange
 
 import (
 	"net/http"
@@ -9,7 +9,7 @@ import (
 // requestHeader is the header of an exchange as it leaves on its route, changed if the
 // route wants that, and the names in it that do not leave because the client's
 // Connection lists them. What the route has set, the client cannot take away.
-func (t *exchange) requestHeader() (header http.Header, options connectionOptions) {
+func (t *Exchange) requestHeader() (header http.Header, options connectionOptions) {
 	for _, v := range t.HTTP.Header["Connection"] {
 		options = options.add(v)
 	}
@@ -27,7 +27,7 @@ func (t *exchange) requestHeader() (header http.Header, options connectionOption
 }
 
 // changeResponse changes the header of a response on its way to the client.
-func (t *exchange) changeResponse(header http.Header) {
+func (t *Exchange) changeResponse(header http.Header) {
 	if t.Route != nil && t.Route.Changes.Response != nil {
 		t.Route.Changes.Response(header, t.HTTP)
 	}
