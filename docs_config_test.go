@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-egress/egress/selection"
 )
 
 // This file contains the tests of what documents say about the configuration:
@@ -206,7 +208,7 @@ func effective(t *testing.T, text string) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, policyName(g.Policy()), g.Balancing(), healthConfig, checks)
+		all = append(all, selection.NameOf(g.Policy()), g.Balancing(), healthConfig, checks)
 		for _, m := range g.Members() {
 			spec := *m.Spec
 			spec.TLS = nil // which has no JSON

@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/acl"
+	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/upstream"
@@ -115,13 +117,13 @@ func (h *Handler) explain(ctx context.Context, asked *explainRequest) (*explanat
 	if t.HTTPS {
 		e.note("clients usually ask for https with a tunnel; explain host:port for that")
 	}
-	e.conclude(t, e.steps(t, asked))
+	e.conclude(&t.Request, t.explainSteps(e, asked))
 	return e, nil
 }
 
 // steps takes the request through the steps of serve.
-func (e *explanation) steps(t *transaction, asked *explainRequest) error {
-	if err := e.authenticate(t, asked); err != nil {
+func (t *transaction) explainSteps(e *explanation, asked *explainRequest) error {
+	if err := t.takeUser(e, asked); err != nil {
 		return err
 	}
 	if err := t.checkEarly(); err != nil {
@@ -141,7 +143,7 @@ func (e *explanation) steps(t *transaction, asked *explainRequest) error {
 	if t.Target.IsAddr() {
 		e.Rule.Rule = t.Proxy.Access.Now().AllowedAddr(t.Target, t.Target.Addr)
 	}
-	if err := e.chooseRoute(t); err != nil {
+	if err := t.explainRoute(e); err != nil {
 		return err
 	}
 	if err := t.CheckVia(); err != nil {
@@ -150,11 +152,11 @@ func (e *explanation) steps(t *transaction, asked *explainRequest) error {
 	if n, ok := t.MaxForwards(); ok && n == 0 {
 		e.note("Max-Forwards is 0: this proxy would answer the request itself")
 	}
-	return e.overPaths(t)
+	return e.overPaths(&rehearsal{&t.Request, e.Running})
 }
 
 // conclude fills in how the request would end.
-func (e *explanation) conclude(t *transaction, err error) {
+func (e *explanation) conclude(t *core.Request, err error) {
 	e.Verdict = endsAs(err)
 	if err != nil {
 		e.Status, e.Reason = failure.Of(err).Status, t.Proxy.Access.Now().Reason(err, t.Target.Port)
@@ -184,8 +186,8 @@ func shownAuthority(authority string) string {
 
 func (e *explanation) note(text string) { e.Notes = append(e.Notes, text) }
 
-// authenticate takes the user as given, as far as there is such a user.
-func (e *explanation) authenticate(t *transaction, asked *explainRequest) error {
+// takeUser takes the user as given, as far as there is such a user.
+func (t *transaction) takeUser(e *explanation, asked *explainRequest) error {
 	if !t.h.Auth.enabled() {
 		e.Authentication = "nobody has to log in here"
 		if asked.User != "" {
@@ -215,7 +217,7 @@ func (e *explanation) authenticate(t *transaction, asked *explainRequest) error 
 }
 
 // ChooseRoute finds the route, and tells what has matched.
-func (e *explanation) chooseRoute(t *transaction) error {
+func (t *transaction) explainRoute(e *explanation) error {
 	r, err := t.h.findRoute(t.HTTP)
 	if err != nil {
 		return err
@@ -298,10 +300,10 @@ func (asked *explainRequest) line() (method, requestTarget string, err error) {
 	case asked.URL != "" && asked.Target != "":
 		return "", "", errors.New("url is for exchanges and target for tunnels; one request has one of them")
 	case asked.URL != "":
-		setDefault(&method, http.MethodGet)
+		method = cmp.Or(method, http.MethodGet)
 		requestTarget = asked.URL
 	default:
-		setDefault(&method, http.MethodConnect)
+		method = cmp.Or(method, http.MethodConnect)
 		requestTarget = asked.Target
 	}
 	switch {

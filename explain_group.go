@@ -5,8 +5,6 @@ import (
 	"math"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/selection"
@@ -76,9 +74,9 @@ const stateUnknown = "unknown (not running)"
 
 // explainGroup tells of a group, and where the request would go. The error is that of
 // Pick.
-func (t *transaction) explainGroup(g *upstream.Group) (*explainedGroup, error) {
+func (t *rehearsal) explainGroup(g *upstream.Group) (*explainedGroup, error) {
 	f, err := g.Foresee(t.NewSelection, t.Use)
-	out := &explainedGroup{Policy: policyName(g.Policy()), Panic: f.Panic, Probe: f.Probe}
+	out := &explainedGroup{Policy: selection.NameOf(g.Policy()), Panic: f.Panic, Probe: f.Probe}
 	now := time.Now()
 	for _, m := range f.InRotation {
 		out.Upstreams = append(out.Upstreams, t.explainMember(m, now, true))
@@ -93,8 +91,8 @@ func (t *transaction) explainGroup(g *upstream.Group) (*explainedGroup, error) {
 }
 
 // explainDry tells of a group that does not run.
-func (t *transaction) explainDry(g *upstream.Group) *explainedGroup {
-	out := &explainedGroup{Policy: policyName(g.Policy()), Upstreams: []explainedUpstream{}}
+func (t *rehearsal) explainDry(g *upstream.Group) *explainedGroup {
+	out := &explainedGroup{Policy: selection.NameOf(g.Policy()), Upstreams: []explainedUpstream{}}
 	for _, m := range g.Members() {
 		out.Upstreams = append(out.Upstreams, explainedUpstream{
 			Upstream: m.Name, Priority: m.Spec.Priority, Weight: m.Spec.Weight, State: stateUnknown,
@@ -109,7 +107,7 @@ func (t *transaction) explainDry(g *upstream.Group) *explainedGroup {
 
 // explainSourceTo tells where a member is dialed from, nil where that is not a matter
 // of its own.
-func (t *transaction) explainSourceTo(m *upstream.Member) *explainedSource {
+func (t *rehearsal) explainSourceTo(m *upstream.Member) *explainedSource {
 	if !m.Spec.HasSource() {
 		return nil
 	}
@@ -117,7 +115,7 @@ func (t *transaction) explainSourceTo(m *upstream.Member) *explainedSource {
 }
 
 // explainMember tells of a member as the request sees it.
-func (t *transaction) explainMember(m *upstream.Member, now time.Time, pickable bool) explainedUpstream {
+func (t *rehearsal) explainMember(m *upstream.Member, now time.Time, pickable bool) explainedUpstream {
 	r := m.Report(now)
 	s := &upstreamState{
 		Admin: r.Admin.String(), Active: r.Active.String(), Circuit: r.Circuit.String(), AuthFault: r.AuthFault,
@@ -166,12 +164,4 @@ func (s *upstreamState) words() string {
 		text += ", at its limit (" + s.Limit + ")"
 	}
 	return text
-}
-
-// policyName is the name under which a policy is configured.
-func policyName(p selection.Policy) string {
-	if m, ok := p.(caddy.Module); ok {
-		return m.CaddyModule().ID.Name()
-	}
-	return fmt.Sprintf("%T", p)
 }

@@ -62,49 +62,49 @@ func (l explainedLimits) String() string {
 
 // limits are those that hold on every path of the request: how many tunnels or
 // exchanges there may be, of whom.
-func (t *transaction) limits() (out explainedLimits) {
-	client, user := clientIP(t.HTTP), t.Client.User()
+func (t *rehearsal) limits() (out explainedLimits) {
+	client, user := t.Client.IP(), t.Client.User()
 	count := func(of func() int) int {
-		if t.h.dry {
+		if !t.running {
 			return -1
 		}
 		return of()
 	}
 	if t.Use == upstream.Tunnel {
-		cfg, book := &t.h.tunnel, t.Proxy.Tunnels.Value
-		out.add("max_tunnels", cfg.MaxTunnels, count(func() int { return book.Report().Tunnels }), 0)
-		out.add("max_per_client", cfg.MaxPerClient, count(func() int { return book.OfClient(client) }), 0)
+		cfg, book := &t.Proxy.Limits, t.Proxy.Tunnels.Value
+		out.add("max_tunnels", cfg.Tunnels, count(func() int { return book.Report().Tunnels }), 0)
+		out.add("max_per_client", cfg.PerClient, count(func() int { return book.OfClient(client) }), 0)
 		if user != "" {
-			out.add("max_per_user", cfg.MaxPerUser, count(func() int { return book.OfUser(user) }), 0)
+			out.add("max_per_user", cfg.PerUser, count(func() int { return book.OfUser(user) }), 0)
 		}
 		return out
 	}
-	p, cfg := t.Proxy.Pool, &t.h.transport
+	p, cfg := t.Proxy.Pool, t.Proxy.Pool.Limits()
 	ofClient, ofUser := p.Held(client, user)
 	clients, users := p.Counts()
 	if clients {
-		out.add("max_per_client", cfg.MaxPerClient, count(func() int { return ofClient }), 0)
+		out.add("max_per_client", cfg.PerClient, count(func() int { return ofClient }), 0)
 	}
 	if users && user != "" {
-		out.add("max_per_user", cfg.MaxPerUser, count(func() int { return ofUser }), 0)
+		out.add("max_per_user", cfg.PerUser, count(func() int { return ofUser }), 0)
 	}
 	return out
 }
 
 // originLimits are those of direct exchanges with the destination.
-func (t *transaction) originLimits() (out explainedLimits) {
+func (t *rehearsal) originLimits() (out explainedLimits) {
 	if t.Use != upstream.Exchange {
 		return nil
 	}
 	t.Slot = t.SlotOf(t.Route.Direct.Sources)
-	cfg, host, all := &t.h.transport, t.Proxy.Pool.StatsOf(t.PoolKey()), t.Proxy.Pool.Stats()
-	if t.h.dry {
+	cfg, host, all := t.Proxy.Pool.Limits(), t.Proxy.Pool.StatsOf(t.PoolKey()), t.Proxy.Pool.Stats()
+	if !t.running {
 		host, all = unknownStats, unknownStats
 	}
-	out.add("max_conns_per_host", cfg.MaxConnsPerHost, host.Open, host.Idle)
-	out.addCapped("max_pending_per_host", cfg.MaxPendingPerHost, host.Pending, 0)
-	out.add("max_conns", cfg.MaxConns, all.Open, all.Idle)
-	out.addCapped("max_pending", cfg.MaxPending, all.Pending, 0)
+	out.add("max_conns_per_host", cfg.ConnsPerHost, host.Open, host.Idle)
+	out.addCapped("max_pending_per_host", cfg.PendingPerHost, host.Pending, 0)
+	out.add("max_conns", cfg.Conns, all.Open, all.Idle)
+	out.addCapped("max_pending", cfg.Pending, all.Pending, 0)
 	return out
 }
 
@@ -140,7 +140,7 @@ type explainedSource struct {
 
 // explainSource tells of the sources of a request, nil where the system chooses. No
 // turn is taken.
-func (t *transaction) explainSource(s *dial.Sources) *explainedSource {
+func (t *rehearsal) explainSource(s *dial.Sources) *explainedSource {
 	if s == nil {
 		return nil
 	}

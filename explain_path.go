@@ -54,7 +54,7 @@ type explainedAddr struct {
 
 // OverPaths explains the target of the route and its fallback, and returns how the
 // request would end.
-func (e *explanation) overPaths(t *transaction) error {
+func (e *explanation) overPaths(t *rehearsal) error {
 	e.Limits = t.limits()
 	if t.Use == upstream.Tunnel {
 		if err := t.tunnelLimit(); err != nil {
@@ -73,15 +73,15 @@ func (e *explanation) overPaths(t *transaction) error {
 }
 
 // tunnelLimit is TakeSlot for somebody who takes none.
-func (t *transaction) tunnelLimit() error {
-	if t.h.dry {
+func (t *rehearsal) tunnelLimit() error {
+	if !t.running {
 		return nil
 	}
-	return t.Proxy.Tunnels.Value.Refuses(clientIP(t.HTTP), t.Client.User(), t.h.tunnel.limits())
+	return t.Proxy.Tunnels.Value.Refuses(t.Client.IP(), t.Client.User(), t.Proxy.Limits)
 }
 
 // path explains one target of the route.
-func (e *explanation) path(t *transaction, to core.Exit) error {
+func (e *explanation) path(t *rehearsal, to core.Exit) error {
 	out := explainedPath{To: targetDirect}
 	var err error
 	switch {
@@ -102,14 +102,14 @@ func (e *explanation) path(t *transaction, to core.Exit) error {
 }
 
 // direct explains the way past all upstreams.
-func (out *explainedPath) direct(t *transaction) error {
+func (out *explainedPath) direct(t *rehearsal) error {
 	d := t.Route.Direct
 	addrs, err := t.explainAddrs(d.Dialer, d.Sources.Families(d.Order))
 	out.Addresses = addrs
 	if endsAs(err) != verdictDenied {
 		out.Source, out.Limits = t.explainSource(d.Sources), t.originLimits()
 	}
-	if t.h.dry {
+	if !t.running {
 		return err
 	}
 	var paused error
@@ -124,17 +124,17 @@ func (out *explainedPath) direct(t *transaction) error {
 }
 
 // holdingLimit is hold for somebody who holds nothing.
-func (t *transaction) holdingLimit() error {
+func (t *rehearsal) holdingLimit() error {
 	if t.Use != upstream.Exchange {
 		return nil
 	}
-	return t.Proxy.Pool.WouldHold(clientIP(t.HTTP), t.Client.User())
+	return t.Proxy.Pool.WouldHold(t.Client.IP(), t.Client.User())
 }
 
 // through explains the way through a group.
-func (out *explainedPath) through(t *transaction, g *upstream.Group) error {
+func (out *explainedPath) through(t *rehearsal, g *upstream.Group) error {
 	resolving := g.Resolving()
-	if !t.Target.IsAddr() && !t.h.ResolveNames {
+	if !t.Target.IsAddr() && !t.Proxy.ResolveNames {
 		out.Rule = t.Proxy.Access.Now().AllowedUnresolved(t.Target)
 	}
 	if g.LeavesByTransport() {
@@ -156,7 +156,7 @@ func (out *explainedPath) through(t *transaction, g *upstream.Group) error {
 	if resolving > 0 && resolving == len(g.Members()) && unreachable != nil {
 		return unreachable // each of them would be given an address
 	}
-	if t.h.dry {
+	if !t.running {
 		out.Group = t.explainDry(g)
 		return nil
 	}
@@ -177,7 +177,7 @@ func (out *explainedPath) through(t *transaction, g *upstream.Group) error {
 
 // explainAddrs says of each address of the destination whether it may be dialed by d. The
 // error is what a dial would fail with for want of one.
-func (t *transaction) explainAddrs(d *dial.Dialer, order dial.FamilyOrder) (out []explainedAddr, err error) {
+func (t *rehearsal) explainAddrs(d *dial.Dialer, order dial.FamilyOrder) (out []explainedAddr, err error) {
 	judged, err := d.Judge(t.HTTP.Context(), t.Target, order)
 	for _, j := range judged {
 		a := explainedAddr{Address: j.Addr.String(), Verdict: verdictUnavailable, FailedLately: j.FailedLately}

@@ -80,9 +80,9 @@ func releaseHolding(c *holdings.Counter[string], holder string) {
 func (p *Pool) WouldHold(client, user string) error {
 	ofClient, ofUser := p.Held(client, user)
 	switch {
-	case p.clients != nil && client != "" && ofClient >= p.most.perClient:
+	case p.clients != nil && client != "" && ofClient >= p.limits.PerClient:
 		return &HoldingError{"max_per_client"}
-	case p.users != nil && user != "" && ofUser >= p.most.perUser:
+	case p.users != nil && user != "" && ofUser >= p.limits.PerUser:
 		return &HoldingError{"max_per_user"}
 	}
 	return nil

@@ -28,7 +28,7 @@ type Pool struct {
 	*connpool.Pool[Key, *Conn]
 	clients *holdings.Counter[string] // by IP address; nil where there is no limit
 	users   *holdings.Counter[string] // nil where there is no limit
-	most    struct{ perClient, perUser int }
+	limits  Limits
 	gone    atomic.Bool
 }
 
@@ -36,7 +36,11 @@ type Pool struct {
 // one user, may have under way over its connections; 0 is no limit.
 func New(cfg connpool.Config, perClient, perUser int) *Pool {
 	p := &Pool{Pool: connpool.New[Key, *Conn](cfg)}
-	p.most.perClient, p.most.perUser = perClient, perUser
+	p.limits = Limits{
+		Conns: cfg.MaxConns, ConnsPerHost: cfg.MaxConnsPerKey,
+		Pending: cfg.MaxPending, PendingPerHost: cfg.MaxPendingPerKey,
+		PerClient: perClient, PerUser: perUser,
+	}
 	if perClient > 0 {
 		p.clients = holdings.New[string](perClient)
 	}
@@ -45,6 +49,17 @@ func New(cfg connpool.Config, perClient, perUser int) *Pool {
 	}
 	return p
 }
+
+// Limits are those of a pool; 0 is none, but of Pending and PendingPerHost, where nobody
+// waits then.
+type Limits struct {
+	Conns, ConnsPerHost     int // connections
+	Pending, PendingPerHost int // requests that wait for one
+	PerClient, PerUser      int // requests under way or waiting
+}
+
+// Limits are those that the pool was made with.
+func (p *Pool) Limits() Limits { return p.limits }
 
 // Retired reports whether no configuration uses the pool any more.
 func (p *Pool) Retired() bool { return p.gone.Load() }
