@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-egress/egress/internal/explain"
 	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
@@ -141,7 +142,7 @@ func (adminAPI) explain(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Allow", http.MethodPost)
 		return apiError(http.StatusMethodNotAllowed, fmt.Errorf("method %s is not allowed here; POST a request to explain", r.Method))
 	}
-	var asked explainRequest
+	var asked explain.Request
 	body := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxExplainBody))
 	body.DisallowUnknownFields()
 	if err := body.Decode(&asked); err != nil {

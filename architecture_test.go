@@ -20,6 +20,7 @@ const (
 	parents          // ways out through upstream proxies
 	cores            // requests behind any door
 	exchanges        // requests that are forwarded, and their responses
+	views            // what is told
 	roof             // configuration, and the door that Caddy opens
 	outside          // programs, benchmarks, tests of the whole
 	equipment        // what only tests, bench and soak import
@@ -75,6 +76,7 @@ var house = map[string]room{
 
 	"internal/core":     {floor: cores},
 	"internal/exchange": {floor: exchanges},
+	"internal/explain":  {floor: views},
 
 	"": {floor: roof, caddy: true},
 

@@ -14,6 +14,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
+
+	"github.com/caddy-egress/egress/internal/explain"
 )
 
 // This file contains what this module adds to Caddy's command line.
@@ -113,23 +115,23 @@ func runExplain(ctx context.Context, fl caddycmd.Flags, what string, out io.Writ
 		enc.SetIndent("", "\t")
 		err = enc.Encode(e)
 	} else {
-		err = e.writeText(out)
+		err = e.WriteText(out)
 	}
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
 	switch e.Verdict {
-	case verdictDenied:
+	case explain.Denied:
 		return exitDenied, nil
-	case verdictUnavailable:
+	case explain.Unavailable:
 		return exitUnavailable, nil
 	}
 	return caddy.ExitCodeSuccess, nil
 }
 
 // askedFor reads the request from the command line.
-func askedFor(fl caddycmd.Flags, what string) (*explainRequest, error) {
-	asked := &explainRequest{
+func askedFor(fl caddycmd.Flags, what string) (*explain.Request, error) {
+	asked := &explain.Request{
 		User:     fl.String("user"),
 		Session:  fl.String("session"),
 		ClientIP: fl.String("client-ip"),
@@ -158,7 +160,7 @@ func askedFor(fl caddycmd.Flags, what string) (*explainRequest, error) {
 }
 
 // askRunning asks the Caddy that runs.
-func askRunning(_ context.Context, fl caddycmd.Flags, asked *explainRequest) (*explanation, error) {
+func askRunning(_ context.Context, fl caddycmd.Flags, asked *explain.Request) (*explain.Explanation, error) {
 	if fl.String("adapter") != "" {
 		return nil, errors.New("--adapter is for the file that --config names")
 	}
@@ -179,7 +181,7 @@ func askRunning(_ context.Context, fl caddycmd.Flags, asked *explainRequest) (*e
 		return nil, fmt.Errorf("asking the Caddy at %s (--config asks a file instead): %w", address, err)
 	}
 	defer resp.Body.Close()
-	e := new(explanation)
+	e := new(explain.Explanation)
 	if err := json.NewDecoder(resp.Body).Decode(e); err != nil {
 		return nil, fmt.Errorf("the Caddy at %s: %w", address, err)
 	}
@@ -187,7 +189,7 @@ func askRunning(_ context.Context, fl caddycmd.Flags, asked *explainRequest) (*e
 }
 
 // askConfig asks a configuration that is not running.
-func askConfig(ctx context.Context, fl caddycmd.Flags, asked *explainRequest) (*explanation, error) {
+func askConfig(ctx context.Context, fl caddycmd.Flags, asked *explain.Request) (*explain.Explanation, error) {
 	if fl.String("address") != "" {
 		return nil, errors.New("--address is of a Caddy that runs, and --config asks a file")
 	}

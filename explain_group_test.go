@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/caddy-egress/egress/internal/explain"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/upstream"
@@ -30,9 +31,9 @@ func groupHandler(t *testing.T, group string) (h *Handler, cleanUp func()) {
 	return h, cleanUp
 }
 
-func explainTunnel(t *testing.T, h *Handler) *explanation {
+func explainTunnel(t *testing.T, h *Handler) *explain.Explanation {
 	t.Helper()
-	e, err := h.explain(t.Context(), &explainRequest{Target: "a.example:443"})
+	e, err := h.explain(t.Context(), &explain.Request{Target: "a.example:443"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +98,7 @@ func TestExplainGroup(t *testing.T) {
 	}
 	e := explainTunnel(t, h)
 	want := "no upstream of group 'default' is available: 3 taken out by the operator"
-	if e.Verdict != verdictUnavailable || e.Status != 503 || e.Reason != want {
+	if e.Verdict != explain.Unavailable || e.Status != 503 || e.Reason != want {
 		t.Errorf("%s (%d): %s", e.Verdict, e.Status, e.Reason)
 	}
 }
@@ -106,11 +107,11 @@ func TestExplainGroup(t *testing.T) {
 func TestExplainGroup_Resolving(t *testing.T) {
 	h, cleanUp := groupHandler(t, `{"upstreams":[{"url":"socks5://one:1080"}]}`)
 	defer cleanUp()
-	e, err := h.explain(t.Context(), &explainRequest{Target: "localhost:443"})
+	e, err := h.explain(t.Context(), &explain.Request{Target: "localhost:443"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e.Verdict != verdictDenied || e.Reason != "default deny: loopback" || len(e.Paths[0].Addresses) == 0 {
+	if e.Verdict != explain.Denied || e.Reason != "default deny: loopback" || len(e.Paths[0].Addresses) == 0 {
 		t.Errorf("%+v", e)
 	}
 }
@@ -122,7 +123,7 @@ func TestExplainGroup_Dynamic(t *testing.T) {
 	defer cleanUp()
 	h.dry = true
 	got := explainTunnel(t, h).Paths[0].Group.Upstreams
-	if len(got) != 1 || got[0].Upstream != "those of the dynamic source" || got[0].State != stateUnknown {
+	if len(got) != 1 || got[0].Upstream != "those of the dynamic source" || got[0].State != explain.Unknown {
 		t.Errorf("%+v", got)
 	}
 }
@@ -139,7 +140,7 @@ func TestExplainGroup_WhileCleaningUp(t *testing.T) {
 				if i == 10 {
 					begun <- struct{}{}
 				}
-				if e, err := h.explain(t.Context(), &explainRequest{Target: "a.example:443"}); err != nil || e.Verdict != verdictAllowed {
+				if e, err := h.explain(t.Context(), &explain.Request{Target: "a.example:443"}); err != nil || e.Verdict != explain.Allowed {
 					t.Errorf("%v, %+v", err, e)
 				}
 			}
@@ -182,16 +183,16 @@ func TestExplainGroup_Holding(t *testing.T) {
 	h, cleanUp := groupHandler(t, `{"upstreams": [{"url": "http://127.0.0.1:1"}]}`)
 	defer cleanUp()
 	h.proxy.Pool, h.transport.MaxPerClient = origin.New(h.transport.poolConfig(), 1, 0), 1
-	ask := func() *explanation {
+	ask := func() *explain.Explanation {
 		t.Helper()
-		e, err := h.explain(t.Context(), &explainRequest{URL: "http://a.example/"})
+		e, err := h.explain(t.Context(), &explain.Request{URL: "http://a.example/"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return e
 	}
 	client := ask().ClientIP
-	if e := ask(); e.Verdict != verdictAllowed {
+	if e := ask(); e.Verdict != explain.Allowed {
 		t.Fatalf("%+v", e)
 	}
 	held, err := h.proxy.Pool.Hold(client, "")
@@ -199,7 +200,7 @@ func TestExplainGroup_Holding(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer held.LetGo()
-	if e := ask(); e.Verdict == verdictAllowed || e.Status != 503 {
+	if e := ask(); e.Verdict == explain.Allowed || e.Status != 503 {
 		t.Errorf("%s %d, though the next exchange would be refused", e.Verdict, e.Status)
 	}
 }

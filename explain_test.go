@@ -10,7 +10,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/core"
-	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/explain"
 	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
 	"github.com/caddy-egress/egress/internal/tunnels"
@@ -21,22 +21,22 @@ import (
 // repeated.
 func TestExplainRequest_Errors(t *testing.T) {
 	for _, tc := range []struct {
-		asked explainRequest
+		asked explain.Request
 		want  string
 	}{
-		{explainRequest{}, "neither url nor target says where the request goes"},
-		{explainRequest{URL: "http://a/", Target: "a:1"}, "url is for exchanges and target for tunnels; one request has one of them"},
-		{explainRequest{URL: "http://a/", Method: "CONNECT"}, "method: CONNECT takes host:port, not a URL"},
-		{explainRequest{Target: "a:1", Method: "GET"}, "method: GET takes a URL, not host:port"},
-		{explainRequest{URL: "http://a/", Method: "G T"}, "method: 'G T' is not a token"},
-		{explainRequest{URL: "/path"}, "url: not of the form http://host/path"},
-		{explainRequest{URL: "http://a:x/"}, `url: invalid port ":x" after host`},
-		{explainRequest{URL: "http://bob:hunter2@a:x/"}, "url: it is malformed"},
-		{explainRequest{Target: "a:1", ClientIP: "a"}, "client_ip: 'a' is not an IP address"},
-		{explainRequest{Target: "a:1", Headers: http.Header{"a b": nil}}, "headers: 'a b' is no field name"},
-		{explainRequest{Target: "a:1", Headers: http.Header{"proxy-authorization": {"Basic x"}}}, "headers: credentials are not asked for; user is taken as given"},
+		{explain.Request{}, "neither url nor target says where the request goes"},
+		{explain.Request{URL: "http://a/", Target: "a:1"}, "url is for exchanges and target for tunnels; one request has one of them"},
+		{explain.Request{URL: "http://a/", Method: "CONNECT"}, "method: CONNECT takes host:port, not a URL"},
+		{explain.Request{Target: "a:1", Method: "GET"}, "method: GET takes a URL, not host:port"},
+		{explain.Request{URL: "http://a/", Method: "G T"}, "method: 'G T' is not a token"},
+		{explain.Request{URL: "/path"}, "url: not of the form http://host/path"},
+		{explain.Request{URL: "http://a:x/"}, `url: invalid port ":x" after host`},
+		{explain.Request{URL: "http://bob:hunter2@a:x/"}, "url: it is malformed"},
+		{explain.Request{Target: "a:1", ClientIP: "a"}, "client_ip: 'a' is not an IP address"},
+		{explain.Request{Target: "a:1", Headers: http.Header{"a b": nil}}, "headers: 'a b' is no field name"},
+		{explain.Request{Target: "a:1", Headers: http.Header{"proxy-authorization": {"Basic x"}}}, "headers: credentials are not asked for; user is taken as given"},
 	} {
-		_, err := tc.asked.request(t.Context())
+		_, err := tc.asked.HTTP(t.Context())
 		if err == nil || err.Error() != tc.want {
 			t.Errorf("%+v: %v, want %q", tc.asked, err, tc.want)
 		}
@@ -46,18 +46,18 @@ func TestExplainRequest_Errors(t *testing.T) {
 // The synthetic request is classified like one that came over HTTP/1.1.
 func TestExplainRequest_Classified(t *testing.T) {
 	for _, tc := range []struct {
-		asked explainRequest
+		asked explain.Request
 		kind  upstream.Use
 		https bool
 		dest  string
 	}{
-		{explainRequest{URL: "http://A.example/x"}, upstream.Exchange, false, "a.example:80"},
-		{explainRequest{URL: "https://a.example:8443/x", Method: "POST"}, upstream.Exchange, true, "a.example:8443"},
-		{explainRequest{Target: "A.example:443"}, upstream.Tunnel, false, "a.example:443"},
-		{explainRequest{Target: "[::1]:443"}, upstream.Tunnel, false, "[::1]:443"},
-		{explainRequest{URL: "http://site.example/x"}, upstream.NotOurs, false, ""},
+		{explain.Request{URL: "http://A.example/x"}, upstream.Exchange, false, "a.example:80"},
+		{explain.Request{URL: "https://a.example:8443/x", Method: "POST"}, upstream.Exchange, true, "a.example:8443"},
+		{explain.Request{Target: "A.example:443"}, upstream.Tunnel, false, "a.example:443"},
+		{explain.Request{Target: "[::1]:443"}, upstream.Tunnel, false, "[::1]:443"},
+		{explain.Request{URL: "http://site.example/x"}, upstream.NotOurs, false, ""},
 	} {
-		r, err := tc.asked.request(t.Context())
+		r, err := tc.asked.HTTP(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -128,28 +128,6 @@ func TestMatcherTexts(t *testing.T) {
 	}
 }
 
-// The words for a member follow its state.
-func TestUpstreamState_Words(t *testing.T) {
-	for _, tc := range []struct {
-		state upstreamState
-		want  string
-	}{
-		{upstreamState{Admin: "ready", Active: "up", Circuit: "closed"}, "up"},
-		{upstreamState{Admin: "ready", Active: "unknown", Circuit: "closed"}, "not checked"},
-		{upstreamState{Admin: "drain", Active: "down", Circuit: "open"}, "drain (by the operator)"},
-		{upstreamState{Admin: "ready", Active: "down", Circuit: "open"}, "down (active check)"},
-		{upstreamState{Admin: "ready", Active: "up", Circuit: "open", AuthFault: true}, "refuses our credentials"},
-		{upstreamState{Admin: "ready", Active: "up", Circuit: "open", OpenFor: 2.5}, "circuit open (for 2.5s)"},
-		{upstreamState{Admin: "ready", Active: "up", Circuit: "open"}, "circuit open (a probe is due)"},
-		{upstreamState{Admin: "ready", Active: "up", Circuit: health.HalfOpen.String()}, "circuit half-open (a probe is under way)"},
-		{upstreamState{Admin: "ready", Active: "up", Circuit: "closed", Limit: "max_tunnels"}, "up, at its limit (max_tunnels)"},
-	} {
-		if got := tc.state.words(); got != tc.want {
-			t.Errorf("%+v: %q, want %q", tc.state, got, tc.want)
-		}
-	}
-}
-
 // A configuration without servers, and one that is none, are errors.
 func TestProvisionDry_Errors(t *testing.T) {
 	for config, want := range map[string]string{
@@ -184,7 +162,7 @@ func TestProvisionDry_Apart(t *testing.T) {
 	if _, places := handlers.byPlace(); len(places) > 0 {
 		t.Errorf("handlers that serve: %v", places)
 	}
-	e, err := h.explain(context.Background(), &explainRequest{Target: "10.0.0.1:443"})
+	e, err := h.explain(context.Background(), &explain.Request{Target: "10.0.0.1:443"})
 	if err != nil || e.Running || e.Reason != "default deny: private" || e.Status != 403 {
 		t.Errorf("%+v, %v", e, err)
 	}

@@ -113,7 +113,7 @@ func (h *Handler) groupConfig(ctx caddy.Context, name string, cfg *UpstreamGroup
 // destinations can be seen to answer.
 func (h *Handler) fallsBack(name string) bool {
 	for _, r := range h.Routes {
-		if r != nil && r.To == name && r.Fallback != "" && r.Fallback != targetDeny {
+		if r != nil && r.To == name && r.Fallback != "" && r.Fallback != core.ExitDeny {
 			return true
 		}
 	}

@@ -17,12 +17,6 @@ import (
 
 // This file contains the routes: where a request leaves.
 
-// Targets of routes that are no groups.
-const (
-	targetDirect = "direct"
-	targetDeny   = "deny"
-)
-
 // defaultGroup is the group of upstreams that are written without one.
 const defaultGroup = "default"
 
@@ -165,12 +159,12 @@ func headerChanges(h *headers.Handler) (c core.Changes) {
 
 func (h *Handler) findTarget(name string, used map[string]bool) (core.Exit, error) {
 	switch name {
-	case targetDirect:
+	case core.ExitDirect:
 		return core.Exit{}, nil
-	case targetDeny:
+	case core.ExitDeny:
 		return core.Exit{Deny: true}, nil
 	case "":
-		return core.Exit{}, fmt.Errorf("is empty: %s, %s or the name of a group", targetDirect, targetDeny)
+		return core.Exit{}, fmt.Errorf("is empty: %s, %s or the name of a group", core.ExitDirect, core.ExitDeny)
 	}
 	g, ok := h.groups[name]
 	if !ok {

@@ -18,7 +18,9 @@ func (r *Route) hasSource() bool {
 }
 
 // leavesDirectly reports whether requests of the route may leave past all upstreams.
-func (r *Route) leavesDirectly() bool { return r.To == targetDirect || r.Fallback == targetDirect }
+func (r *Route) leavesDirectly() bool {
+	return r.To == core.ExitDirect || r.Fallback == core.ExitDirect
+}
 
 // provisionSource finds the door through which the route leaves directly: that of the
 // handler, or one that differs in where connections come from, and in the addresses of

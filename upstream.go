@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/exchange"
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/upstream"
@@ -205,7 +206,7 @@ func (g *UpstreamGroup) add(u *Upstream) { g.Upstreams = append(g.Upstreams, u) 
 
 func checkGroupName(name string) error {
 	switch {
-	case name == targetDirect || name == targetDeny:
+	case name == core.ExitDirect || name == core.ExitDeny:
 		return fmt.Errorf("'%s' cannot be the name of a group: it means something else in routes", name)
 	case name == "" || plaintext.HasControl(name):
 		return errors.New("a group needs a name")

@@ -43,3 +43,9 @@ var (
 	ErrNoRoute = errors.New("no route matches")
 	ErrDenied  = errors.New("a route denies it")
 )
+
+// Targets of routes that are no groups.
+const (
+	ExitDirect = "direct"
+	ExitDeny   = "deny"
+)

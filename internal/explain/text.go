@@ -1,4 +1,4 @@
-package egress
+package explain
 
 import (
 	"fmt"
@@ -21,8 +21,8 @@ func (w *textWriter) line(label, format string, args ...any) {
 	fmt.Fprintf(w, "%-*s%s\n", labelWidth, label, fmt.Sprintf(format, args...))
 }
 
-// writeText writes the explanation as a text.
-func (e *explanation) writeText(out io.Writer) error {
+// WriteText writes the explanation as a text.
+func (e *Explanation) WriteText(out io.Writer) error {
 	var w textWriter
 	w.line("request", "%s", e.title())
 	w.line("handler", "%s", e.Handler)
@@ -56,7 +56,7 @@ func (e *explanation) writeText(out io.Writer) error {
 	return err
 }
 
-func (e *explanation) title() string {
+func (e *Explanation) title() string {
 	to := e.Destination
 	if to == "" {
 		to = e.Authority
@@ -67,7 +67,7 @@ func (e *explanation) title() string {
 	return fmt.Sprintf("%s %s (%s)", e.Method, to, e.Kind)
 }
 
-func (e *explanation) who() string {
+func (e *Explanation) who() string {
 	who := e.ClientIP
 	if e.User != "" {
 		who += ", user " + e.User
@@ -78,7 +78,7 @@ func (e *explanation) who() string {
 	return who
 }
 
-func (r *explainedRoute) write(w *textWriter) {
+func (r *Route) write(w *textWriter) {
 	to := r.To
 	if r.Fallback != "" {
 		to += ", else " + r.Fallback
@@ -97,7 +97,7 @@ func (r *explainedRoute) write(w *textWriter) {
 	w.line("route", "routes[%d]: to %s (matches %s)", r.Index, to, match)
 }
 
-func (p *explainedPath) write(w *textWriter, label string) {
+func (p *Path) write(w *textWriter, label string) {
 	text := p.To + ": " + p.Verdict
 	if p.Reason != "" {
 		text += ": " + p.Reason
@@ -131,7 +131,7 @@ func (p *explainedPath) write(w *textWriter, label string) {
 	}
 }
 
-func (g *explainedGroup) write(w *textWriter) {
+func (g *Group) write(w *textWriter) {
 	text := g.Policy
 	if g.Panic {
 		text += "; too few upstreams are in rotation, so circuits are ignored"
@@ -150,7 +150,7 @@ func (g *explainedGroup) write(w *textWriter) {
 	}
 }
 
-func (u *explainedUpstream) text() string {
+func (u *Upstream) text() string {
 	text := fmt.Sprintf("%s: %s; priority %d, weight %d", u.Upstream, u.State, u.Priority, u.Weight)
 	s := u.Details
 	if s != nil {

@@ -1,4 +1,4 @@
-package egress
+package explain
 
 import (
 	"errors"
@@ -13,8 +13,8 @@ import (
 // This file contains what is told of the paths of a request, and of the addresses of
 // its destination.
 
-// explainedPath is one way in which a request could leave.
-type explainedPath struct {
+// Path is one way in which a request could leave.
+type Path struct {
 	To      string `json:"to"`               // direct, deny or a group
 	Verdict string `json:"verdict"`          // allowed, denied or unavailable
 	Reason  string `json:"reason,omitempty"` // where it is not allowed
@@ -25,7 +25,7 @@ type explainedPath struct {
 	// Addresses are those of the destination as seen from here, in the order in
 	// which they would be dialed, then those that may not be. Empty where an
 	// upstream resolves the name.
-	Addresses []explainedAddr `json:"addresses,omitempty"`
+	Addresses []Addr `json:"addresses,omitempty"`
 
 	// Circuit is that of the destination on this path: closed, open,
 	// half_open, or off. Empty where the path is denied.
@@ -33,18 +33,18 @@ type explainedPath struct {
 
 	// Limits are those of connections to the destination, for an exchange that
 	// leaves directly.
-	Limits explainedLimits `json:"limits,omitempty"`
+	Limits Limits `json:"limits,omitempty"`
 
 	// Source is where connections leave from, unless the system chooses, or the
 	// upstream has a local_address or an interface of its own.
-	Source *explainedSource `json:"source,omitempty"`
+	Source *Source `json:"source,omitempty"`
 
 	// Group are the upstreams of the path, where it is not direct.
-	Group *explainedGroup `json:"group,omitempty"`
+	Group *Group `json:"group,omitempty"`
 }
 
-// explainedAddr is an address of the destination.
-type explainedAddr struct {
+// Addr is an address of the destination.
+type Addr struct {
 	Address string `json:"address"` // without a port
 	Verdict string `json:"verdict"` // allowed or denied
 	Rule    string `json:"rule"`    // that allows it, or why it is refused
@@ -54,7 +54,7 @@ type explainedAddr struct {
 
 // OverPaths explains the target of the route and its fallback, and returns how the
 // request would end.
-func (e *explanation) overPaths(t *rehearsal) error {
+func (e *Explanation) Ways(t *Rehearsal) error {
 	e.Limits = t.limits()
 	if t.Use == upstream.Tunnel {
 		if err := t.tunnelLimit(); err != nil {
@@ -73,20 +73,20 @@ func (e *explanation) overPaths(t *rehearsal) error {
 }
 
 // tunnelLimit is TakeSlot for somebody who takes none.
-func (t *rehearsal) tunnelLimit() error {
-	if !t.running {
+func (t *Rehearsal) tunnelLimit() error {
+	if !t.Running {
 		return nil
 	}
 	return t.Proxy.Tunnels.Value.Refuses(t.Client.IP(), t.Client.User(), t.Proxy.Limits)
 }
 
 // path explains one target of the route.
-func (e *explanation) path(t *rehearsal, to core.Exit) error {
-	out := explainedPath{To: targetDirect}
+func (e *Explanation) path(t *Rehearsal, to core.Exit) error {
+	out := Path{To: core.ExitDirect}
 	var err error
 	switch {
 	case to.Deny:
-		out.To, err = targetDeny, failure.Denied.Because(core.ErrDenied)
+		out.To, err = core.ExitDeny, failure.Denied.Because(core.ErrDenied)
 	case to.Group == nil:
 		err = out.direct(t)
 	default:
@@ -102,14 +102,14 @@ func (e *explanation) path(t *rehearsal, to core.Exit) error {
 }
 
 // direct explains the way past all upstreams.
-func (out *explainedPath) direct(t *rehearsal) error {
+func (out *Path) direct(t *Rehearsal) error {
 	d := t.Route.Direct
 	addrs, err := t.explainAddrs(d.Dialer, d.Sources.Families(d.Order))
 	out.Addresses = addrs
-	if endsAs(err) != verdictDenied {
+	if endsAs(err) != Denied {
 		out.Source, out.Limits = t.explainSource(d.Sources), t.originLimits()
 	}
-	if !t.running {
+	if !t.Running {
 		return err
 	}
 	var paused error
@@ -124,7 +124,7 @@ func (out *explainedPath) direct(t *rehearsal) error {
 }
 
 // holdingLimit is hold for somebody who holds nothing.
-func (t *rehearsal) holdingLimit() error {
+func (t *Rehearsal) holdingLimit() error {
 	if t.Use != upstream.Exchange {
 		return nil
 	}
@@ -132,7 +132,7 @@ func (t *rehearsal) holdingLimit() error {
 }
 
 // through explains the way through a group.
-func (out *explainedPath) through(t *rehearsal, g *upstream.Group) error {
+func (out *Path) through(t *Rehearsal, g *upstream.Group) error {
 	resolving := g.Resolving()
 	if !t.Target.IsAddr() && !t.Proxy.ResolveNames {
 		out.Rule = t.Proxy.Access.Now().AllowedUnresolved(t.Target)
@@ -156,7 +156,7 @@ func (out *explainedPath) through(t *rehearsal, g *upstream.Group) error {
 	if resolving > 0 && resolving == len(g.Members()) && unreachable != nil {
 		return unreachable // each of them would be given an address
 	}
-	if !t.running {
+	if !t.Running {
 		out.Group = t.explainDry(g)
 		return nil
 	}
@@ -177,15 +177,15 @@ func (out *explainedPath) through(t *rehearsal, g *upstream.Group) error {
 
 // explainAddrs says of each address of the destination whether it may be dialed by d. The
 // error is what a dial would fail with for want of one.
-func (t *rehearsal) explainAddrs(d *dial.Dialer, order dial.FamilyOrder) (out []explainedAddr, err error) {
+func (t *Rehearsal) explainAddrs(d *dial.Dialer, order dial.FamilyOrder) (out []Addr, err error) {
 	judged, err := d.Judge(t.HTTP.Context(), t.Target, order)
 	for _, j := range judged {
-		a := explainedAddr{Address: j.Addr.String(), Verdict: verdictUnavailable, FailedLately: j.FailedLately}
+		a := Addr{Address: j.Addr.String(), Verdict: Unavailable, FailedLately: j.FailedLately}
 		switch {
 		case j.Err != nil:
-			a.Verdict, a.Rule = verdictDenied, d.Access.Now().Reason(j.Err, t.Target.Port)
+			a.Verdict, a.Rule = Denied, d.Access.Now().Reason(j.Err, t.Target.Port)
 		case j.Taken:
-			a.Verdict, a.Rule = verdictAllowed, d.Access.Now().AllowedAddr(t.Target, j.Addr)
+			a.Verdict, a.Rule = Allowed, d.Access.Now().AllowedAddr(t.Target, j.Addr)
 		default:
 			a.Rule = "only " + order.First.String() + " is used"
 		}

@@ -1,4 +1,4 @@
-package egress
+package explain
 
 import (
 	"fmt"
@@ -13,8 +13,8 @@ import (
 // This file contains what is told of a group of upstream proxies: its members in the
 // order in which they are used, and which one is next.
 
-// explainedGroup is a group of upstream proxies.
-type explainedGroup struct {
+// Group is a group of upstream proxies.
+type Group struct {
 	Policy string `json:"policy"` // the name of the selection policy
 
 	// Panic: too few members are in rotation, so circuits are ignored.
@@ -22,7 +22,7 @@ type explainedGroup struct {
 
 	// Upstreams are the members: those that may be picked in the order of tiers,
 	// then those that may not be.
-	Upstreams []explainedUpstream `json:"upstreams"`
+	Upstreams []Upstream `json:"upstreams"`
 
 	// Next is the upstream that the request would take; several where chance or
 	// the order of requests decides between them.
@@ -32,8 +32,8 @@ type explainedGroup struct {
 	Probe bool `json:"probe,omitempty"`
 }
 
-// explainedUpstream is a member of a group.
-type explainedUpstream struct {
+// Upstream is a member of a group.
+type Upstream struct {
 	Upstream string `json:"upstream"` // without credentials
 	Priority int    `json:"priority"` // its tier: lower ones are used first
 	Weight   int    `json:"weight"`   // its share, relative to the others
@@ -43,18 +43,18 @@ type explainedUpstream struct {
 	State string `json:"state"`
 
 	// Limits are those of this upstream that the request counts towards.
-	Limits explainedLimits `json:"limits,omitempty"`
+	Limits Limits `json:"limits,omitempty"`
 
 	// Source is where it is dialed from, where it has local addresses or an interface of
 	// its own.
-	Source *explainedSource `json:"source,omitempty"`
+	Source *Source `json:"source,omitempty"`
 
 	// Details are missing where the configuration is not running.
-	Details *upstreamState `json:"details,omitempty"`
+	Details *State `json:"details,omitempty"`
 }
 
-// upstreamState is the state of a member that runs.
-type upstreamState struct {
+// State is the state of a member that runs.
+type State struct {
 	Admin     string  `json:"admin"`                // ready, drain or maint
 	Active    string  `json:"active"`               // by active checks: unknown, up or down
 	Circuit   string  `json:"circuit"`              // closed, open or half_open
@@ -69,14 +69,14 @@ type upstreamState struct {
 	LastError string  `json:"last_error,omitempty"` // of the last active check
 }
 
-// stateUnknown is the state of upstreams that nobody has looked at.
-const stateUnknown = "unknown (not running)"
+// Unknown is the state of upstreams that nobody has looked at.
+const Unknown = "unknown (not running)"
 
 // explainGroup tells of a group, and where the request would go. The error is that of
 // Pick.
-func (t *rehearsal) explainGroup(g *upstream.Group) (*explainedGroup, error) {
+func (t *Rehearsal) explainGroup(g *upstream.Group) (*Group, error) {
 	f, err := g.Foresee(t.NewSelection, t.Use)
-	out := &explainedGroup{Policy: selection.NameOf(g.Policy()), Panic: f.Panic, Probe: f.Probe}
+	out := &Group{Policy: selection.NameOf(g.Policy()), Panic: f.Panic, Probe: f.Probe}
 	now := time.Now()
 	for _, m := range f.InRotation {
 		out.Upstreams = append(out.Upstreams, t.explainMember(m, now, true))
@@ -91,23 +91,23 @@ func (t *rehearsal) explainGroup(g *upstream.Group) (*explainedGroup, error) {
 }
 
 // explainDry tells of a group that does not run.
-func (t *rehearsal) explainDry(g *upstream.Group) *explainedGroup {
-	out := &explainedGroup{Policy: selection.NameOf(g.Policy()), Upstreams: []explainedUpstream{}}
+func (t *Rehearsal) explainDry(g *upstream.Group) *Group {
+	out := &Group{Policy: selection.NameOf(g.Policy()), Upstreams: []Upstream{}}
 	for _, m := range g.Members() {
-		out.Upstreams = append(out.Upstreams, explainedUpstream{
-			Upstream: m.Name, Priority: m.Spec.Priority, Weight: m.Spec.Weight, State: stateUnknown,
+		out.Upstreams = append(out.Upstreams, Upstream{
+			Upstream: m.Name, Priority: m.Spec.Priority, Weight: m.Spec.Weight, State: Unknown,
 			Limits: memberLimits(m, t.Use, false), Source: t.explainSourceTo(m),
 		})
 	}
 	if g.HasSource() {
-		out.Upstreams = append(out.Upstreams, explainedUpstream{Upstream: "those of the dynamic source", State: stateUnknown, Weight: 1})
+		out.Upstreams = append(out.Upstreams, Upstream{Upstream: "those of the dynamic source", State: Unknown, Weight: 1})
 	}
 	return out
 }
 
 // explainSourceTo tells where a member is dialed from, nil where that is not a matter
 // of its own.
-func (t *rehearsal) explainSourceTo(m *upstream.Member) *explainedSource {
+func (t *Rehearsal) explainSourceTo(m *upstream.Member) *Source {
 	if !m.Spec.HasSource() {
 		return nil
 	}
@@ -115,9 +115,9 @@ func (t *rehearsal) explainSourceTo(m *upstream.Member) *explainedSource {
 }
 
 // explainMember tells of a member as the request sees it.
-func (t *rehearsal) explainMember(m *upstream.Member, now time.Time, pickable bool) explainedUpstream {
+func (t *Rehearsal) explainMember(m *upstream.Member, now time.Time, pickable bool) Upstream {
 	r := m.Report(now)
-	s := &upstreamState{
+	s := &State{
 		Admin: r.Admin.String(), Active: r.Active.String(), Circuit: r.Circuit.String(), AuthFault: r.AuthFault,
 		Exchanges: r.Exchanges, Tunnels: r.Tunnels,
 		Latency: r.Latency.Seconds(), Factor: math.Round(r.Factor*100) / 100,
@@ -135,14 +135,14 @@ func (t *rehearsal) explainMember(m *upstream.Member, now time.Time, pickable bo
 	if r.LastError != nil {
 		s.LastError = r.LastError.Error()
 	}
-	return explainedUpstream{
+	return Upstream{
 		Upstream: m.Name, Priority: m.Spec.Priority, Weight: m.Spec.Weight,
 		State: s.words(), Limits: memberLimits(m, t.Use, true), Source: t.explainSourceTo(m), Details: s,
 	}
 }
 
 // words is the state for people: what is worst, and the limit beside it.
-func (s *upstreamState) words() string {
+func (s *State) words() string {
 	text := "up"
 	switch {
 	case s.Admin != health.Ready.String():

@@ -1,4 +1,4 @@
-package egress
+package explain
 
 import (
 	"fmt"
@@ -13,8 +13,8 @@ import (
 // This file contains what is told of the limits that a request counts towards, and of
 // where its connections leave from.
 
-// explainedLimit is a limit, with what counts towards it now.
-type explainedLimit struct {
+// Limit is a limit, with what counts towards it now.
+type Limit struct {
 	Name  string `json:"name"`  // the setting
 	Limit int    `json:"limit"` // of max_pending and its like, 0 if nobody waits
 
@@ -26,11 +26,11 @@ type explainedLimit struct {
 	Idle int `json:"idle,omitempty"`
 }
 
-// explainedLimits are made by add.
-type explainedLimits []explainedLimit
+// Limits are made by add.
+type Limits []Limit
 
 // add tells of a limit, unless it is off. inUse is negative where it is not known.
-func (l *explainedLimits) add(name string, limit, inUse, idle int) {
+func (l *Limits) add(name string, limit, inUse, idle int) {
 	if limit <= 0 {
 		return
 	}
@@ -38,15 +38,15 @@ func (l *explainedLimits) add(name string, limit, inUse, idle int) {
 }
 
 // addCapped is add for a limit that is never off, and 0 where the setting is.
-func (l *explainedLimits) addCapped(name string, limit, inUse, idle int) {
-	out := explainedLimit{Name: name, Limit: max(limit, 0), Idle: idle}
+func (l *Limits) addCapped(name string, limit, inUse, idle int) {
+	out := Limit{Name: name, Limit: max(limit, 0), Idle: idle}
 	if inUse >= 0 {
 		out.InUse = &inUse
 	}
 	*l = append(*l, out)
 }
 
-func (l explainedLimits) String() string {
+func (l Limits) String() string {
 	texts := make([]string, len(l))
 	for i, limit := range l {
 		texts[i] = fmt.Sprintf("%s %d", limit.Name, limit.Limit)
@@ -62,10 +62,10 @@ func (l explainedLimits) String() string {
 
 // limits are those that hold on every path of the request: how many tunnels or
 // exchanges there may be, of whom.
-func (t *rehearsal) limits() (out explainedLimits) {
+func (t *Rehearsal) limits() (out Limits) {
 	client, user := t.Client.IP(), t.Client.User()
 	count := func(of func() int) int {
-		if !t.running {
+		if !t.Running {
 			return -1
 		}
 		return of()
@@ -92,13 +92,13 @@ func (t *rehearsal) limits() (out explainedLimits) {
 }
 
 // originLimits are those of direct exchanges with the destination.
-func (t *rehearsal) originLimits() (out explainedLimits) {
+func (t *Rehearsal) originLimits() (out Limits) {
 	if t.Use != upstream.Exchange {
 		return nil
 	}
 	t.Slot = t.SlotOf(t.Route.Direct.Sources)
 	cfg, host, all := t.Proxy.Pool.Limits(), t.Proxy.Pool.StatsOf(t.PoolKey()), t.Proxy.Pool.Stats()
-	if !t.running {
+	if !t.Running {
 		host, all = unknownStats, unknownStats
 	}
 	out.add("max_conns_per_host", cfg.ConnsPerHost, host.Open, host.Idle)
@@ -112,7 +112,7 @@ func (t *rehearsal) originLimits() (out explainedLimits) {
 var unknownStats = connpool.Stats{Open: -1, Pending: -1}
 
 // memberLimits are those of a member for requests of a use.
-func memberLimits(m *upstream.Member, use upstream.Use, running bool) (out explainedLimits) {
+func memberLimits(m *upstream.Member, use upstream.Use, running bool) (out Limits) {
 	stats, tunnels := unknownStats, -1
 	if running {
 		stats, tunnels = m.Conns.Pool.Stats(), int(m.Health.Tunnels())
@@ -127,8 +127,8 @@ func memberLimits(m *upstream.Member, use upstream.Use, running bool) (out expla
 	return out
 }
 
-// explainedSource is where connections leave from.
-type explainedSource struct {
+// Source is where connections leave from.
+type Source struct {
 	// Addresses are the local addresses: that of the user for each family with
 	// user_hash, otherwise those that are used by turn. Empty: the system's choice.
 	Addresses []string `json:"addresses,omitempty"`
@@ -140,11 +140,11 @@ type explainedSource struct {
 
 // explainSource tells of the sources of a request, nil where the system chooses. No
 // turn is taken.
-func (t *rehearsal) explainSource(s *dial.Sources) *explainedSource {
+func (t *Rehearsal) explainSource(s *dial.Sources) *Source {
 	if s == nil {
 		return nil
 	}
-	out := &explainedSource{Interface: s.Device}
+	out := &Source{Interface: s.Device}
 	lists := s.Addrs
 	if s.Sticky {
 		out.Pick = dial.PickUserHash
@@ -165,7 +165,7 @@ func (t *rehearsal) explainSource(s *dial.Sources) *explainedSource {
 	return out
 }
 
-func (s *explainedSource) String() string {
+func (s *Source) String() string {
 	var words []string
 	if len(s.Addresses) > 0 {
 		words = append(words, strings.Join(s.Addresses, ", "))
