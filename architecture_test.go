@@ -21,6 +21,7 @@ const (
 	cores            // requests behind any door
 	exchanges        // requests that are forwarded, and their responses
 	views            // what is told
+	desks            // what people ask a running Caddy
 	roof             // configuration, and the door that Caddy opens
 	outside          // programs, benchmarks, tests of the whole
 	equipment        // what only tests, bench and soak import
@@ -77,6 +78,8 @@ var house = map[string]room{
 	"internal/core":     {floor: cores},
 	"internal/exchange": {floor: exchanges},
 	"internal/explain":  {floor: views},
+
+	"admin": {floor: desks, caddy: true},
 
 	"": {floor: roof, caddy: true},
 

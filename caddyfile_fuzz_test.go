@@ -2,13 +2,14 @@ package egress
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-egress/egress/admin"
 )
 
 // FuzzCaddyfile: whatever stands behind egress in a Caddyfile is refused with an
@@ -26,7 +27,7 @@ func FuzzCaddyfile(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	base.Context = context.WithValue(base.Context, dryRunKey{}, new(registry))
+	base.Context = admin.WithRegistry(base.Context, new(admin.Registry))
 	f.Fuzz(func(t *testing.T, text string, provision bool) {
 		if len(text) > 1<<14 {
 			return

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/caddy-egress/egress/admin"
 	"github.com/caddy-egress/egress/selection"
 )
 
@@ -189,12 +190,12 @@ func TestDocuments_ReferenceDefaults(t *testing.T) {
 // effective is what a handler makes of its settings, with off as nothing.
 func effective(t *testing.T, text string) string {
 	t.Helper()
-	found, cleanUp, err := provisionDry(mustAdapt(t, text))
+	found, cleanUp, err := admin.ProvisionDry(mustAdapt(t, text))
 	if err != nil {
 		t.Fatalf("%s: %v", text, err)
 	}
 	defer cleanUp()
-	h, err := found.find("")
+	h, err := findHandler(found, "")
 	if err != nil {
 		t.Fatal(err)
 	}

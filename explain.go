@@ -24,6 +24,21 @@ import (
 // addresses, explain_group.go of upstreams, explain_rules.go of matchers,
 // explain_limits.go of limits and local addresses, explain_text.go makes a text of it all.
 
+// place is what people know a handler by: its name, or the addresses of its server,
+// and which of the handlers there it is, counted from 1: `:8080#1`.
+func (h *Handler) place() string { return h.proxy.Tunnels.Key }
+
+// served is a handler as the admin API and the commands know it.
+type served Handler
+
+// Place implements admin.Entry.
+func (s *served) Place() string { return (*Handler)(s).place() }
+
+// Explain implements admin.Entry.
+func (s *served) Explain(ctx context.Context, asked *explain.Request) (*explain.Explanation, error) {
+	return (*Handler)(s).explain(ctx, asked)
+}
+
 // explain tells what would become of a request. Nothing is sent, and nothing of the
 // handler changes but what its resolver remembers. The error is about what was asked.
 func (h *Handler) explain(ctx context.Context, asked *explain.Request) (*explain.Explanation, error) {

@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/caddy-egress/egress/admin"
 	"github.com/caddy-egress/egress/internal/explain"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/origin"
@@ -19,12 +20,12 @@ import (
 // in it is dialed: nothing is sent.
 func groupHandler(t *testing.T, group string) (h *Handler, cleanUp func()) {
 	t.Helper()
-	found, cleanUp, err := provisionDry([]byte(`{"apps":{"http":{"servers":{"s":{"listen":["127.0.0.1:8080"],"automatic_https":{"disable":true},
+	found, cleanUp, err := admin.ProvisionDry([]byte(`{"apps":{"http":{"servers":{"s":{"listen":["127.0.0.1:8080"],"automatic_https":{"disable":true},
 		"routes":[{"handle":[{"handler":"egress","allow_unauthenticated":true,"groups":{"default":` + group + `}}]}]}}}}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h, err = found.find(""); err != nil {
+	if h, err = findHandler(found, ""); err != nil {
 		t.Fatal(err)
 	}
 	h.dry = false // it is asked as if it served

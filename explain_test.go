@@ -8,12 +8,11 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-egress/egress/admin"
 	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/explain"
-	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
-	"github.com/caddy-egress/egress/internal/tunnels"
 	"github.com/caddy-egress/egress/internal/upstream"
 )
 
@@ -78,44 +77,6 @@ func TestExplainRequest_Classified(t *testing.T) {
 	}
 }
 
-// Handlers are found by their place; an older one at the same place is the one that
-// serves, until it leaves.
-func TestRegistry(t *testing.T) {
-	at := func(place string) *Handler {
-		return &Handler{proxy: core.Proxy{Tunnels: &tunnels.Use{Use: &shared.Use[*tunnels.Book]{Key: place}}}}
-	}
-	var r registry
-	check := func(place string, want *Handler, problem string) {
-		t.Helper()
-		h, err := r.find(place)
-		switch {
-		case problem == "" && (err != nil || h != want):
-			t.Errorf("find(%q): %p, %v", place, h, err)
-		case problem != "" && (err == nil || err.Error() != problem):
-			t.Errorf("find(%q): %v, want %q", place, err, problem)
-		}
-	}
-	check("", nil, "there is no egress handler in the configuration")
-	one, next := at(":8080#1"), at(":8080#1")
-	leaveOne := r.add(one)
-	check("", one, "")
-	leaveNext := r.add(next)
-	check("", one, "")
-	leaveOne()
-	check("", next, "")
-	other, far := at(":8080#2"), at(":9090#1")
-	r.add(other)
-	leaveFar := r.add(far)
-	check("", nil, "say which egress handler is meant: :8080#1, :8080#2, :9090#1")
-	check(":8080", nil, "say which egress handler is meant: :8080#1, :8080#2")
-	check(":8080#2", other, "")
-	check(":9090", far, "")
-	check(":7070", nil, "there is no egress handler ':7070'; there are: :8080#1, :8080#2, :9090#1")
-	leaveNext()
-	leaveFar()
-	check("", other, "")
-}
-
 func TestMatcherTexts(t *testing.T) {
 	sets := caddyhttp.RawMatcherSets{
 		{"host": []byte(`[ "*.example.com" ]`), "header": []byte(`{"X-Token":["s3cret"],"Accept":null}`)},
@@ -136,7 +97,7 @@ func TestProvisionDry_Errors(t *testing.T) {
 		`{"apps":1}`: "configuration: json: cannot unmarshal number into Go struct field Config.apps of type caddy.ModuleMap",
 		`{"apps":{"http":{"servers":{"s":{"listen":["127.0.0.1:0"],"routes":[{"handle":[{"handler":"egress","allowed_ports":["0"]}]}]}}}}}`: "",
 	} {
-		_, cleanUp, err := provisionDry([]byte(config))
+		_, cleanUp, err := admin.ProvisionDry([]byte(config))
 		if err == nil {
 			cleanUp()
 			t.Errorf("%s: no error", config)
@@ -151,15 +112,15 @@ func TestProvisionDry_Errors(t *testing.T) {
 func TestProvisionDry_Apart(t *testing.T) {
 	config := `{"apps":{"http":{"servers":{"s":{"listen":["127.0.0.1:8080"],"automatic_https":{"disable":true},
 		"routes":[{"handle":[{"handler":"egress","allow_unauthenticated":true}]}]}}}}}`
-	found, cleanUp, err := provisionDry([]byte(config))
+	found, cleanUp, err := admin.ProvisionDry([]byte(config))
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := found.find("127.0.0.1:8080")
+	h, err := findHandler(found, "127.0.0.1:8080")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, places := handlers.byPlace(); len(places) > 0 {
+	if _, places := admin.Handlers.ByPlace(); len(places) > 0 {
 		t.Errorf("handlers that serve: %v", places)
 	}
 	e, err := h.explain(context.Background(), &explain.Request{Target: "10.0.0.1:443"})
@@ -167,7 +128,7 @@ func TestProvisionDry_Apart(t *testing.T) {
 		t.Errorf("%+v, %v", e, err)
 	}
 	cleanUp()
-	if _, places := found.byPlace(); len(places) > 0 {
+	if _, places := found.ByPlace(); len(places) > 0 {
 		t.Errorf("left behind: %v", places)
 	}
 }

@@ -73,9 +73,7 @@ func heldStates() map[string]int {
 	identitiesMu.Lock()
 	all["identities"] = len(configs)
 	identitiesMu.Unlock()
-	handlers.mu.Lock()
-	all["handlers"] = len(handlers.entries)
-	handlers.mu.Unlock()
+	all["handlers"] = len(servingHandlers())
 	return all
 }
 
@@ -290,9 +288,7 @@ func TestFailedReload(t *testing.T) {
 // have the handler and fail, however they do; one that runs, and goes, gives them its own.
 func TestFailedReload_KeepsCloseDelay(t *testing.T) {
 	s := startLive(t)
-	handlers.mu.Lock()
-	book := handlers.entries[0].proxy.Tunnels.Value
-	handlers.mu.Unlock()
+	book := servingHandlers()[0].proxy.Tunnels.Value
 	with := func(delay string) string { return egressJSON(s.dir, `,"tunnel":{"close_delay":"`+delay+`"}`) }
 	load := func(works bool, handlers ...string) {
 		t.Helper()

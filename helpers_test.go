@@ -18,6 +18,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/filestorage"
 	_ "github.com/caddyserver/caddy/v2/modules/logging"
 
+	"github.com/caddy-egress/egress/admin"
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
 )
 
@@ -104,4 +105,24 @@ func writeCertificates(t *testing.T) {
 	t.Setenv("PROXY_URL", "https://pages.example.com")
 	t.Setenv("PROXY_USER", "user")
 	t.Setenv("PROXY_PASSWORD", "password")
+}
+
+// findHandler finds a handler by its place.
+func findHandler(r *admin.Registry, place string) (*Handler, error) {
+	e, err := r.Find(place)
+	if err != nil {
+		return nil, err
+	}
+	return (*Handler)(e.(*served)), nil
+}
+
+// servingHandlers are the handlers that serve.
+func servingHandlers() []*Handler { return handlersOf(&admin.Handlers) }
+
+// handlersOf are the handlers of a registry.
+func handlersOf(r *admin.Registry) (out []*Handler) {
+	for _, e := range r.All() {
+		out = append(out, (*Handler)(e.(*served)))
+	}
+	return out
 }

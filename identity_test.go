@@ -6,18 +6,19 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-egress/egress/admin"
 	"github.com/caddy-egress/egress/internal/tunnels"
 )
 
 // identified provisions an HTTP app, dry, and returns what its handlers are known by.
 func identified(t *testing.T, config string) ([]string, error) {
 	t.Helper()
-	found, cleanUp, err := provisionDry([]byte(config))
+	found, cleanUp, err := admin.ProvisionDry([]byte(config))
 	if err != nil {
 		return nil, err
 	}
 	defer cleanUp()
-	_, places := found.byPlace()
+	_, places := found.ByPlace()
 	return places, nil
 }
 
@@ -56,15 +57,15 @@ func TestIdentity(t *testing.T) {
 // Two configurations may have the same name, one after the other.
 func TestIdentity_OverReloads(t *testing.T) {
 	const config = `{"apps":{"http":{"servers":{"a":{"listen":["127.0.0.1:1"],"automatic_https":{"disable":true},"routes":[{"handle":[{"handler":"egress","name":"edge"}]}]}}}}}`
-	first, endFirst, err := provisionDry([]byte(config))
+	first, endFirst, err := admin.ProvisionDry([]byte(config))
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, endSecond, err := provisionDry([]byte(config))
+	second, endSecond, err := admin.ProvisionDry([]byte(config))
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, b := first.entries[0], second.entries[0]
+	a, b := handlersOf(first)[0], handlersOf(second)[0]
 	if a.proxy.Tunnels.Value != b.proxy.Tunnels.Value {
 		t.Error("two books")
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/admin"
 	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/destination"
@@ -197,8 +198,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.proxy.Logger, h.proxy.Limited = h.logger, new(core.LimitLog)
 	h.proxy.Router, h.proxy.ResolveNames, h.proxy.HideVia = h, h.ResolveNames, h.HideVia
 	h.accessLogger = ctx.Logger(accessLogModule{})
-	registry := registryOf(ctx)
-	h.dry = registry != &handlers
+	registry := admin.RegistryOf(ctx)
+	h.dry = registry != &admin.Handlers
 	for _, step := range []func(caddy.Context) error{
 		h.replacePlaceholders,
 		h.provisionNames,
@@ -230,7 +231,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		h.warnAboutServer(server)
 	}
 	h.drainAtExit(ctx)
-	h.leaveRegistry = registry.add(h)
+	h.leaveRegistry = registry.Add((*served)(h))
 	return nil
 }
 

@@ -34,9 +34,7 @@ func TestReload_TunnelsHoldNoHandler(t *testing.T) {
 			}
 			tunnel := s.open()
 			collected := make(chan struct{})
-			handlers.mu.Lock()
-			runtime.AddCleanup(handlers.entries[0], func(c chan struct{}) { close(c) }, collected)
-			handlers.mu.Unlock()
+			runtime.AddCleanup(servingHandlers()[0], func(c chan struct{}) { close(c) }, collected)
 			if err := caddy.Load(config("second"), true); err != nil {
 				t.Fatal(err)
 			}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-egress/egress/admin"
 	"github.com/caddy-egress/egress/internal/self"
 	"github.com/caddy-egress/egress/internal/testkit/freeport"
 )
@@ -81,12 +82,12 @@ func TestIsSelf_SpellingsOfSites(t *testing.T) {
 			config := fmt.Sprintf(`{"apps":{"http":{"servers":{
 				"proxy":{"listen":["127.0.0.1:8080"],"automatic_https":{"disable":true},"routes":[{"handle":[{"handler":"egress"}]}]},
 				"site":{"listen":["%s:%d-%d"],"automatic_https":{"disable":true}}}}}}`, tc.host, port, port+1)
-			found, cleanUp, err := provisionDry([]byte(config))
+			found, cleanUp, err := admin.ProvisionDry([]byte(config))
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer cleanUp()
-			h, err := found.find("")
+			h, err := findHandler(found, "")
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -22,9 +22,8 @@ func TestStart_BesideEvents(t *testing.T) {
 	if err := caddy.Load(liveConfig(liveServer(s.addr, all...)), true); err != nil {
 		t.Fatal(err)
 	}
-	handlers.mu.Lock()
-	g := handlers.entries[len(handlers.entries)-1].groups["parents"]
-	handlers.mu.Unlock()
+	serving := servingHandlers()
+	g := serving[len(serving)-1].groups["parents"]
 	for end := time.Now().Add(10 * time.Second); !g.Started(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the group has not begun")

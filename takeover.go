@@ -3,6 +3,7 @@ package egress
 import (
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/admin"
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/upstream"
 )
@@ -32,8 +33,8 @@ func (c *connections) add(s connpool.Stats) {
 // go of anything. The first configuration, and a handler at a place where none was,
 // have nothing to report; neither has one whose configuration fails.
 func (h *Handler) handOver() {
-	if next := handlers.after(h); next != nil {
-		next.reportTakeover(h)
+	if next, ok := admin.Handlers.After((*served)(h)).(*served); ok {
+		(*Handler)(next).reportTakeover(h)
 	}
 }
 

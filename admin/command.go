@@ -1,4 +1,4 @@
-package egress
+package admin
 
 import (
 	"bytes"
@@ -197,14 +197,14 @@ func askConfig(ctx context.Context, fl caddycmd.Flags, asked *explain.Request) (
 	if err != nil {
 		return nil, err
 	}
-	found, cleanUp, err := provisionDry(config)
+	found, cleanUp, err := ProvisionDry(config)
 	if err != nil {
 		return nil, err
 	}
 	defer cleanUp()
-	h, err := found.find(fl.String("handler"))
+	h, err := found.Find(fl.String("handler"))
 	if err != nil {
 		return nil, err
 	}
-	return h.explain(ctx, asked)
+	return h.Explain(ctx, asked)
 }

@@ -1,4 +1,4 @@
-package egress
+package admin
 
 import (
 	"context"
@@ -15,23 +15,28 @@ import (
 // dryRunKey is where the context of a dry run carries the registry of its handlers.
 type dryRunKey struct{}
 
-// registryOf is the registry that a handler belongs in: that of the process, but for
+// RegistryOf is the registry that a handler belongs in: that of the process, but for
 // those of a dry run.
-func registryOf(ctx context.Context) *registry {
-	if r, ok := ctx.Value(dryRunKey{}).(*registry); ok {
+func RegistryOf(ctx context.Context) *Registry {
+	if r, ok := ctx.Value(dryRunKey{}).(*Registry); ok {
 		return r
 	}
-	return &handlers
+	return &Handlers
 }
 
-// provisionDry provisions the HTTP app of a configuration, and the apps that it asks
+// WithRegistry makes handlers enter r that are provisioned with the context.
+func WithRegistry(ctx context.Context, r *Registry) context.Context {
+	return context.WithValue(ctx, dryRunKey{}, r)
+}
+
+// ProvisionDry provisions the HTTP app of a configuration, and the apps that it asks
 // for, and returns the egress handlers in it. Nothing listens and nothing is dialed:
 // active checks, standby connections, watched files and dynamic sources of upstreams
 // are left alone, and so are the logs that the configuration names. Errors of other
 // modules are logged to stderr. The function that it returns cleans up.
 //
 // Other modules are provisioned as `caddy validate` does.
-func provisionDry(config []byte) (*registry, func(), error) {
+func ProvisionDry(config []byte) (*Registry, func(), error) {
 	cfg := new(caddy.Config)
 	if err := json.Unmarshal(caddy.RemoveMetaFields(config), cfg); err != nil {
 		return nil, nil, fmt.Errorf("configuration: %w", err)
@@ -51,8 +56,8 @@ func provisionDry(config []byte) (*registry, func(), error) {
 		return nil, nil, fmt.Errorf("configuration: %w", err)
 	}
 	cfg.AppsRaw = apps
-	found := new(registry)
-	base.Context = context.WithValue(base.Context, dryRunKey{}, found)
+	found := new(Registry)
+	base.Context = WithRegistry(base.Context, found)
 	ctx, cancel := caddy.NewContext(base)
 	if _, err := ctx.App("http"); err != nil {
 		cancel()
