@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"github.com/caddy-egress/egress/internal/failure"
+	"github.com/caddy-egress/egress/internal/layers"
 	"github.com/caddy-egress/egress/internal/relay"
 )
 
@@ -30,6 +31,6 @@ func (t *transaction) resetHTTP10() {
 	}
 	t.EndUpload(false) // it reads from the connection
 	if conn, _, err := t.hijack(); err == nil {
-		relay.Reset(asStream(innermostConn(conn)))
+		relay.Reset(relay.StreamOf(layers.Innermost(conn)))
 	}
 }

@@ -16,7 +16,7 @@ func TestSharedSide_GoesOn(t *testing.T) {
 	far, destination := fixture.TCPEnds(t)
 	client, near := net.Pipe()
 	side := newSharedSide()
-	r := relay.New(closeOnly{near}, far, relay.Config{})
+	r := relay.New(relay.CloseOnly{Conn: near}, far, relay.Config{})
 	side.follows(r)
 	ended := make(chan struct{})
 	r.Start(func(relay.Result) { close(ended) })

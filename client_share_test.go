@@ -13,13 +13,13 @@ import (
 
 // sharedReads is the client's side of a tunnel, as clientStream has it.
 type sharedReads struct {
-	closeOnly
+	relay.CloseOnly
 	side *sharedSide
 }
 
 func (s sharedReads) Read(p []byte) (int, error) {
 	s.side.reading()
-	n, err := s.closeOnly.Read(p)
+	n, err := s.CloseOnly.Read(p)
 	s.side.got(err)
 	return n, err
 }
@@ -27,7 +27,7 @@ func (s sharedReads) Read(p []byte) (int, error) {
 // crediting is a connection whose peer takes bytes long before a write returns: a stream
 // of an upstream over HTTP/2.
 type crediting struct {
-	closeOnly
+	relay.CloseOnly
 	unsent atomic.Int64
 }
 
@@ -43,18 +43,18 @@ func TestClientShare_SlowIsNotStalled(t *testing.T) {
 	}{
 		"paced": {
 			func() relay.Config { return relay.Config{UpRates: []*relay.Rate{relay.NewRate(2000)}} },
-			func(c net.Conn) relay.Stream { return closeOnly{c} },
+			func(c net.Conn) relay.Stream { return relay.CloseOnly{Conn: c} },
 			func(c net.Conn) { _, _ = io.Copy(io.Discard, c) },
 		},
 		"paced below a piece": {
 			func() relay.Config { return relay.Config{UpRates: []*relay.Rate{relay.NewRate(10)}} },
-			func(c net.Conn) relay.Stream { return closeOnly{c} },
+			func(c net.Conn) relay.Stream { return relay.CloseOnly{Conn: c} },
 			func(c net.Conn) { _, _ = io.Copy(io.Discard, c) },
 		},
 		"credited": {
 			func() relay.Config { return relay.Config{} },
 			func(c net.Conn) relay.Stream {
-				far := &crediting{closeOnly: closeOnly{c}}
+				far := &crediting{CloseOnly: relay.CloseOnly{Conn: c}}
 				far.unsent.Store(1 << 20)
 				go func() {
 					for range 120 {
@@ -78,7 +78,7 @@ func TestClientShare_SlowIsNotStalled(t *testing.T) {
 					leave := shares.enter(conn, side)
 					client, near := net.Pipe()
 					farEnd, destination := net.Pipe()
-					r := relay.New(sharedReads{closeOnly{near}, side}, tc.far(farEnd), tc.cfg())
+					r := relay.New(sharedReads{relay.CloseOnly{Conn: near}, side}, tc.far(farEnd), tc.cfg())
 					side.follows(r)
 					relays = append(relays, r)
 					go tc.read(destination)
@@ -141,7 +141,7 @@ func TestClientShare(t *testing.T) {
 					side := newSharedSide()
 					leave := shares.enter(conn, side)
 					near, far := net.Pipe()
-					r := relay.New(closeOnly{near}, closeOnly{far}, relay.Config{})
+					r := relay.New(relay.CloseOnly{Conn: near}, relay.CloseOnly{Conn: far}, relay.Config{})
 					side.follows(r)
 					relays = append(relays, r)
 					go be(side)

@@ -19,7 +19,9 @@ import (
 
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/layers"
 	"github.com/caddy-egress/egress/internal/proxydial"
+	"github.com/caddy-egress/egress/internal/relay"
 	"github.com/caddy-egress/egress/internal/testkit/testcert"
 )
 
@@ -72,7 +74,7 @@ func socketPair(t *testing.T, network string) (dialed, accepted net.Conn) {
 }
 
 func newGuarded(conn, socket net.Conn, peer io.ReadWriter) *guarded {
-	return &guarded{conn: conn, socket: socket, stream: asStream(conn), peer: peer}
+	return &guarded{conn: conn, socket: socket, stream: relay.StreamOf(conn), peer: peer}
 }
 
 func openSocket(network string) func(t *testing.T) *guarded {
@@ -270,16 +272,16 @@ func serverTLS(t *testing.T, accepted, peer net.Conn) (a, p net.Conn) {
 }
 
 // clientOver is the connection of a client of a tunnel, as it is taken over.
-func clientOver(open func(t *testing.T) *guarded, layers ...layer) func(t *testing.T) *guarded {
+func clientOver(open func(t *testing.T) *guarded, over ...layer) func(t *testing.T) *guarded {
 	return func(t *testing.T) *guarded {
 		g := open(t)
 		conn, peer := g.conn, g.peer.(net.Conn)
-		for _, put := range layers {
+		for _, put := range over {
 			conn, peer = put(t, conn, peer)
 		}
-		out := newGuarded(innermostConn(conn), g.socket, peer)
-		if over, ok := peer.(*tls.Conn); ok {
-			out.below = over.NetConn().(*counting)
+		out := newGuarded(layers.Innermost(conn), g.socket, peer)
+		if tlsConn, ok := peer.(*tls.Conn); ok {
+			out.below = tlsConn.NetConn().(*counting)
 		}
 		return out
 	}

@@ -7,11 +7,13 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"os"
+	"reflect"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	_ "github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/standard"
 	_ "github.com/caddyserver/caddy/v2/modules/caddypki"
 	_ "github.com/caddyserver/caddy/v2/modules/caddytls"
@@ -19,6 +21,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/logging"
 
 	"github.com/caddy-egress/egress/admin"
+	"github.com/caddy-egress/egress/internal/layers"
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
 )
 
@@ -125,4 +128,11 @@ func handlersOf(r *admin.Registry) (out []*Handler) {
 		out = append(out, (*Handler)(e.(*served)))
 	}
 	return out
+}
+
+// What Caddy wraps connections in is known by where it is defined.
+func TestCaddyHTTP(t *testing.T) {
+	if path := reflect.TypeFor[caddyhttp.Server]().PkgPath(); path != layers.CaddyHTTP {
+		t.Errorf("it is %s now", path)
+	}
 }

@@ -2,7 +2,6 @@ package egress
 
 import (
 	"bufio"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -12,11 +11,11 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/pires/go-proxyproto"
 
 	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/layers"
 	"github.com/caddy-egress/egress/internal/relay"
 	"github.com/caddy-egress/egress/internal/tunnels"
 )
@@ -78,11 +77,11 @@ func (t *transaction) tunnelConn(far core.FarEnd, slot *tunnels.Slot) error {
 	if line != nil {
 		caddyhttp.SetVar(t.HTTP.Context(), caddyhttp.LogSkipVar, true)
 	}
-	near := asStream(innermostConn(client))
-	if unknown, ok := near.(closeOnly); ok {
+	near := relay.StreamOf(layers.Innermost(client))
+	if unknown, ok := near.(relay.CloseOnly); ok {
 		t.Proxy.SayUnknown(unknown.Conn, "tunnels of such clients have no half-close and no reset: the connection is closed instead")
 	}
-	tunnel := relay.New(near, asStream(origin), cfg)
+	tunnel := relay.New(near, relay.StreamOf(origin), cfg)
 	slot.Follow(tunnel, t.Target, t.Outcome.Remote, time.Duration(*t.h.tunnel.CloseDelay))
 	moved := slot.Move()
 	tunnel.Start(func(result relay.Result) {
@@ -158,73 +157,3 @@ func overrideIdleTimeouts(r *http.Request) (restore func()) {
 		restoreWrite()
 	}
 }
-
-// innermostConn reaches the TCP connection through the wrappers that we know, so
-// that the kernel can move the bytes of a tunnel. They do nothing more once the
-// first request has been read: the one around `protocols h1` watches for an
-// HTTP/2 preface, the PROXY protocol's takes away a header. Any other connection
-// is left as it is, and its bytes are copied.
-func innermostConn(c net.Conn) net.Conn {
-	for {
-		inner := unwrapConn(c)
-		if inner == nil {
-			return c
-		}
-		c = inner
-	}
-}
-
-// caddyHTTPPackage is where Caddy's own wrapper is defined.
-var caddyHTTPPackage = reflect.TypeFor[caddyhttp.Server]().PkgPath()
-
-func unwrapConn(c net.Conn) net.Conn {
-	if pp, ok := c.(*proxyproto.Conn); ok {
-		return pp.Raw() // TCP or a unix socket
-	}
-	// caddyhttp's type is not exported, but the net.Conn that it embeds is.
-	v := reflect.ValueOf(c)
-	if v.Kind() != reflect.Pointer || v.Elem().Type().Name() != "http2Conn" || v.Elem().Type().PkgPath() != caddyHTTPPackage {
-		return nil
-	}
-	field := v.Elem().FieldByName("Conn")
-	if !field.IsValid() {
-		return nil
-	}
-	inner, _ := field.Interface().(net.Conn)
-	return inner
-}
-
-// asStream makes a connection a side of a tunnel. One that cannot half-close
-// ends both directions instead, when its peer's side has ended.
-func asStream(c net.Conn) relay.Stream {
-	switch s := c.(type) {
-	case *tls.Conn:
-		return tlsStream{s}
-	case relay.Stream:
-		return s
-	}
-	return closeOnly{c}
-}
-
-// tlsStream is a TLS connection. It leads a relay to the socket, also where that is
-// wrapped.
-type tlsStream struct{ *tls.Conn }
-
-// NetConn returns what TLS runs on, without its wrappers.
-func (s tlsStream) NetConn() net.Conn { return innermostConn(s.Conn.NetConn()) }
-
-// closeOnly is a connection of a type that is not known: of a listener wrapper that
-// hides what it wraps.
-type closeOnly struct{ net.Conn }
-
-func (c closeOnly) CloseWrite() error { return c.Close() }
-
-// NetConn returns the connection, which may be one that can be reset.
-func (c closeOnly) NetConn() net.Conn { return c.Conn }
-
-// Interface guards
-var (
-	_ relay.Stream = (*net.TCPConn)(nil)
-	_ relay.Stream = (*net.UnixConn)(nil)
-	_ relay.Stream = tlsStream{}
-)

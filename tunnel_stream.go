@@ -27,7 +27,7 @@ func (t *transaction) tunnelStream(far core.FarEnd, slot *tunnels.Slot) error {
 	t.Writer.WriteHeader(http.StatusOK)
 	if err := client.rc.Flush(); err != nil {
 		// The client may have seen the answer: what it resets then is a tunnel.
-		relay.Reset(asStream(origin))
+		relay.Reset(relay.StreamOf(origin))
 		return failure.Canceled.Because(err)
 	}
 	cfg := t.RelayConfig(slot)
@@ -35,7 +35,7 @@ func (t *transaction) tunnelStream(far core.FarEnd, slot *tunnels.Slot) error {
 	side, leave := quicTunnels.join(t)
 	defer leave()
 	client.side = side
-	tunnel := relay.New(client, asStream(origin), cfg)
+	tunnel := relay.New(client, relay.StreamOf(origin), cfg)
 	side.follows(tunnel)
 	slot.Follow(tunnel, t.Target, t.Outcome.Remote, time.Duration(*t.h.tunnel.CloseDelay))
 	result := tunnel.Run()
