@@ -6,8 +6,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/quic-go/quic-go/http3"
-
 	"github.com/caddy-egress/egress/internal/relay"
 )
 
@@ -108,13 +106,9 @@ func (s *sharedSide) follows(r *relay.Relay) {
 
 // join lists a tunnel with the others of its connection until leave is called.
 // There is no side, and nothing to leave, for a client that is not on HTTP/3.
-func (c *clientShares) join(t *transaction) (side *sharedSide, leave func()) {
-	conn, ok := t.HTTP.Context().Value(http3.RemoteAddrContextKey).(net.Addr)
-	if !ok || t.HTTP.ProtoMajor != 3 {
-		return nil, func() {}
-	}
+func (c *clientShares) join(conn net.Addr, throughUpstream bool) (side *sharedSide, leave func()) {
 	side = newSharedSide()
-	if t.Ways.Current.Member != nil {
+	if throughUpstream {
 		side.limit = upstreamTime
 	}
 	return side, c.enter(conn, side)

@@ -21,7 +21,6 @@ import (
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
-	"github.com/caddy-egress/egress/internal/tunnels"
 	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/selection"
 )
@@ -198,13 +197,13 @@ func TestAnswerTimesAreObserved(t *testing.T) {
 		t.Errorf("a latency of %s before an answer", m.Latency())
 	}
 	tr.Use = upstream.Tunnel
-	var slot tunnels.Slot
-	far, err := tr.OpenTunnel(&slot)
+
+	tun, err := tr.Connect()
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = far.Conn.Close()
-	slot.Release()
+	tun.Abandon()
+	tun.Close()
 	if m.Latency() == 0 {
 		t.Error("nothing was learned from an answer")
 	}

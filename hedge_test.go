@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
-	"github.com/caddy-egress/egress/internal/tunnels"
 	"github.com/caddy-egress/egress/internal/upstream"
 
 	"github.com/caddyserver/caddy/v2"
@@ -59,8 +58,7 @@ func TestHedgeUsesNothingOfTheRequest(t *testing.T) {
 	tr.Target = fixture.Target(t, "some.example:443")
 	tr.observe()
 
-	var slot tunnels.Slot
-	far, err := tr.OpenTunnel(&slot)
+	tun, err := tr.Connect()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,8 +67,8 @@ func TestHedgeUsesNothingOfTheRequest(t *testing.T) {
 	repl.Set(userPlaceholder, "alice")
 	tr.Outcome.Group, tr.Outcome.CloseReason = "", "client"
 	tr.HTTP = tr.HTTP.WithContext(context.Background())
-	far.Conn.Close()
-	slot.Release()
+	tun.Abandon()
+	tun.Close()
 	for range 2 {
 		if got := <-told; got != "blue 192.0.2.1 default" {
 			t.Errorf("X-Client: %s", got)

@@ -19,7 +19,6 @@ import (
 	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/self"
 	"github.com/caddy-egress/egress/internal/shared"
-	"github.com/caddy-egress/egress/internal/tunnels"
 )
 
 func TestMain(m *testing.M) {
@@ -150,8 +149,7 @@ func TestSettingsOff(t *testing.T) {
 	if !h.circuit.Off {
 		t.Error("the circuit is on")
 	}
-	tx := newTransaction(h, nil, nil)
-	if cfg := tx.RelayConfig(new(tunnels.Slot)); cfg.IdleTimeout != 0 || cfg.HalfCloseTimeout != 0 || cfg.Lifetime != 0 {
+	if cfg := h.proxy.Timers; cfg.IdleTimeout != 0 || cfg.HalfCloseTimeout != 0 || cfg.Lifetime != 0 {
 		t.Errorf("tunnel timers %+v", cfg)
 	}
 }

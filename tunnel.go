@@ -3,7 +3,6 @@ package egress
 import (
 	"bufio"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -14,38 +13,21 @@ import (
 
 	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/failure"
-	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/layers"
 	"github.com/caddy-egress/egress/internal/relay"
-	"github.com/caddy-egress/egress/internal/tunnels"
 )
 
-// connect serves CONNECT: it connects to the destination first, and only then
-// tells the client that the tunnel is up (RFC 9110 §9.3.6).
+// connect serves CONNECT.
 func (t *transaction) connect() error {
-	if err := t.CheckVia(); err != nil {
-		return err
-	}
-	lines := 0
-	for _, values := range t.HTTP.Header {
-		lines += len(values)
-	}
-	if lines > h1.MaxFields {
-		return failure.Fields.Because(fmt.Errorf("over %d", h1.MaxFields))
-	}
-	slot, err := t.TakeSlot()
+	tunnel, err := t.Connect()
 	if err != nil {
 		return err
 	}
-	defer slot.Release() // unless it was moved
-	far, err := t.OpenTunnel(&slot)
-	if err != nil {
-		return err
-	}
+	defer tunnel.Close() // unless it was started
 	if t.HTTP.ProtoMajor == 1 {
-		return t.tunnelConn(far, &slot)
+		return t.tunnelConn(&tunnel)
 	}
-	return t.tunnelStream(far, &slot)
+	return t.tunnelStream(&tunnel)
 }
 
 // connected is the answer to CONNECT on HTTP/1.1. It has neither Content-Length
@@ -58,22 +40,19 @@ const connected = "HTTP/1.1 200 Connection established\r\n\r\n"
 // net/http's buffers and a deep stack alive for as long as the tunnel lives.
 // The access-log line that Caddy would write at that moment is written by us
 // when the tunnel ends.
-func (t *transaction) tunnelConn(far core.FarEnd, slot *tunnels.Slot) error {
-	origin := far.Conn
+func (t *transaction) tunnelConn(tunnel *core.Tunnel) error {
 	line := t.tunnelLog() // looks at the chain of writers, so before Hijack
 	client, early, err := t.hijack()
 	if err != nil {
-		_ = origin.Close()
+		tunnel.Abandon()
 		return failure.Internal.Because(err)
 	}
 	if _, err := io.WriteString(client, connected); err != nil {
-		_ = origin.Close()
+		tunnel.Abandon()
 		_ = client.Close()
 		t.Outcome.Failure, t.Outcome.Err = failure.Canceled, err
 		return nil // gone before the tunnel was up; there is nobody to tell
 	}
-	cfg := t.RelayConfig(slot)
-	cfg.EarlyUp, cfg.EarlyDown = early, far.Early
 	if line != nil {
 		caddyhttp.SetVar(t.HTTP.Context(), caddyhttp.LogSkipVar, true)
 	}
@@ -81,15 +60,10 @@ func (t *transaction) tunnelConn(far core.FarEnd, slot *tunnels.Slot) error {
 	if unknown, ok := near.(relay.CloseOnly); ok {
 		t.Proxy.SayUnknown(unknown.Conn, "tunnels of such clients have no half-close and no reset: the connection is closed instead")
 	}
-	tunnel := relay.New(near, relay.StreamOf(origin), cfg)
-	slot.Follow(tunnel, t.Target, t.Outcome.Remote, time.Duration(*t.h.tunnel.CloseDelay))
-	moved := slot.Move()
-	tunnel.Start(func(result relay.Result) {
-		moved.ReleaseAround(func() {
-			if line != nil {
-				line.write(result)
-			}
-		})
+	tunnel.Start(tunnel.Relay(near, early), func(result relay.Result) {
+		if line != nil {
+			line.write(result)
+		}
 	})
 	return nil
 }

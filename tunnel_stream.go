@@ -7,17 +7,17 @@ import (
 	"sync"
 	"time"
 
+	"github.com/quic-go/quic-go/http3"
+
 	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/exchange"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/relay"
-	"github.com/caddy-egress/egress/internal/tunnels"
 )
 
 // tunnelStream relays over the HTTP/2 or HTTP/3 stream of a CONNECT request
 // (RFC 9113 §8.5, RFC 9114 §4.4). The handler lives as long as the tunnel.
-func (t *transaction) tunnelStream(far core.FarEnd, slot *tunnels.Slot) error {
-	origin := far.Conn
+func (t *transaction) tunnelStream(tunnel *core.Tunnel) error {
 	defer overrideIdleTimeouts(t.HTTP)()
 	client := newClientStream(t)
 	header := t.Writer.Header()
@@ -27,19 +27,17 @@ func (t *transaction) tunnelStream(far core.FarEnd, slot *tunnels.Slot) error {
 	t.Writer.WriteHeader(http.StatusOK)
 	if err := client.rc.Flush(); err != nil {
 		// The client may have seen the answer: what it resets then is a tunnel.
-		relay.Reset(relay.StreamOf(origin))
+		tunnel.Break()
 		return failure.Canceled.Because(err)
 	}
-	cfg := t.RelayConfig(slot)
-	cfg.EarlyDown = far.Early
-	side, leave := quicTunnels.join(t)
-	defer leave()
-	client.side = side
-	tunnel := relay.New(client, relay.StreamOf(origin), cfg)
-	side.follows(tunnel)
-	slot.Follow(tunnel, t.Target, t.Outcome.Remote, time.Duration(*t.h.tunnel.CloseDelay))
-	result := tunnel.Run()
-	t.Outcome.Account(result, t.Start)
+	if conn, ok := t.HTTP.Context().Value(http3.RemoteAddrContextKey).(net.Addr); ok && t.HTTP.ProtoMajor == 3 {
+		side, leave := quicTunnels.join(conn, t.Ways.Current.Member != nil)
+		defer leave()
+		client.side = side
+	}
+	relaying := tunnel.Relay(client, nil)
+	client.side.follows(relaying)
+	result := tunnel.Run(relaying)
 	if client.aborted || result.Err != nil {
 		t.Aborted = true
 		panic(http.ErrAbortHandler) // resets the stream

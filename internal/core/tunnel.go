@@ -1,12 +1,50 @@
 package core
 
 import (
+	"fmt"
+	"net"
+
+	"github.com/caddy-egress/egress/internal/failure"
+	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/relay"
 	"github.com/caddy-egress/egress/internal/tunnels"
 )
 
-// TakeSlot counts the tunnel against the limits of the handler, or refuses it.
-func (t *Request) TakeSlot() (tunnels.Slot, error) {
+// Tunnel is a tunnel whose far end stands, and whose client is yet to be told. Close ends
+// it, unless it was started.
+type Tunnel struct {
+	r     *Request
+	slot  tunnels.Slot // what it holds
+	conn  net.Conn     // the far end
+	early []byte       // came behind the answer of an upstream
+}
+
+// Connect opens the tunnel that the request asks for: it connects to the destination, and
+// only then is the client told (RFC 9110 §9.3.6).
+func (t *Request) Connect() (tun Tunnel, err error) {
+	if err := t.CheckVia(); err != nil {
+		return tun, err
+	}
+	lines := 0
+	for _, values := range t.HTTP.Header {
+		lines += len(values)
+	}
+	if lines > h1.MaxFields {
+		return tun, failure.Fields.Because(fmt.Errorf("over %d", h1.MaxFields))
+	}
+	tun.r = t
+	if tun.slot, err = t.takeSlot(); err != nil {
+		return tun, err
+	}
+	if err := t.openTunnel(&tun); err != nil {
+		tun.slot.Release()
+		return tun, err
+	}
+	return tun, nil
+}
+
+// takeSlot counts the tunnel against the limits of the handler, or refuses it.
+func (t *Request) takeSlot() (tunnels.Slot, error) {
 	var client, user string
 	limits := t.Proxy.Limits
 	if limits.PerClient > 0 {
@@ -18,9 +56,41 @@ func (t *Request) TakeSlot() (tunnels.Slot, error) {
 	return t.Proxy.Tunnels.Take(client, user, limits)
 }
 
-// RelayConfig is what timers and rates of the configuration mean for a relay.
-func (t *Request) RelayConfig(slot *tunnels.Slot) relay.Config {
-	cfg := t.Proxy.Timers
-	cfg.UpRates, cfg.DownRates = slot.Rates(t.Proxy.RatePerTunnel)
-	return cfg
+// Relay is what relays between the client, of which early was read already, and the far
+// end. The tunnel is listed from here on: it may be ended at once, by rules that have
+// changed, or at exit. Run or Start begins it.
+func (t *Tunnel) Relay(client relay.Stream, early []byte) *relay.Relay {
+	cfg := t.r.Proxy.Timers
+	cfg.UpRates, cfg.DownRates = t.slot.Rates(t.r.Proxy.RatePerTunnel)
+	cfg.EarlyUp, cfg.EarlyDown = early, t.early
+	rel := relay.New(client, relay.StreamOf(t.conn), cfg)
+	t.slot.Follow(rel, t.r.Target, t.r.Outcome.Remote, t.r.Proxy.CloseDelay)
+	return rel
 }
+
+// Run relays until the tunnel ends, and accounts for it.
+func (t *Tunnel) Run(rel *relay.Relay) relay.Result {
+	result := rel.Run()
+	t.r.Outcome.Account(result, t.r.Start)
+	return result
+}
+
+// Start relays without its caller, and holds nothing of the request meanwhile. When the
+// tunnel has ended and is no longer counted, but before it is off the list, done is called.
+func (t *Tunnel) Start(rel *relay.Relay, done func(relay.Result)) {
+	moved := t.slot.Move()
+	rel.Start(func(result relay.Result) {
+		moved.ReleaseAround(func() { done(result) })
+	})
+}
+
+// Close gives back what the tunnel holds, but for its connections. It does nothing where
+// Start was called.
+func (t *Tunnel) Close() { t.slot.Release() }
+
+// Abandon closes the far end of a tunnel that is not begun.
+func (t *Tunnel) Abandon() { _ = t.conn.Close() }
+
+// Break resets the far end of a tunnel that is not begun, but that the client may think
+// it has.
+func (t *Tunnel) Break() { relay.Reset(relay.StreamOf(t.conn)) }

@@ -2,7 +2,6 @@ package core
 
 import (
 	"context"
-	"net"
 	"time"
 
 	"github.com/caddy-egress/egress/internal/dial"
@@ -11,7 +10,6 @@ import (
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/target"
-	"github.com/caddy-egress/egress/internal/tunnels"
 	"github.com/caddy-egress/egress/internal/upstream"
 )
 
@@ -19,35 +17,27 @@ import (
 // upstreams of a group, of which others are tried while the client has been told
 // nothing.
 
-// FarEnd is the side of a tunnel that is not the client's.
-type FarEnd struct {
-	Conn  net.Conn
-	Early []byte // came behind the answer of an upstream
-}
-
-// OpenTunnel connects to the destination over the paths of the route.
-func (t *Request) OpenTunnel(slot *tunnels.Slot) (far FarEnd, err error) {
+// openTunnel connects to the destination over the ways of the route.
+func (t *Request) openTunnel(tun *Tunnel) (err error) {
 	start := time.Now()
 	err = t.OverPaths(func() error {
 		if t.Ways.Current.Member == nil {
-			far, err = t.openDirect()
-		} else {
-			far, err = t.openVia(slot)
+			return t.openDirect(tun)
 		}
-		return err
+		return t.openVia(tun)
 	})
 	if err != nil {
-		return FarEnd{}, err
+		return err
 	}
 	t.Outcome.Dial = time.Since(start)
-	t.Outcome.Remote = dial.RemoteAddr(far.Conn)
-	return far, nil
+	t.Outcome.Remote = dial.RemoteAddr(tun.conn)
+	return nil
 }
 
-func (t *Request) openDirect() (FarEnd, error) {
+func (t *Request) openDirect(tun *Tunnel) (err error) {
 	t.Outcome.Attempts++
-	conn, err := t.Route.Direct.Dial(dial.WithSlot(t.HTTP.Context(), t.SlotOf(t.Route.Direct.Sources)), t.Target, false)
-	return FarEnd{Conn: conn}, err
+	tun.conn, err = t.Route.Direct.Dial(dial.WithSlot(t.HTTP.Context(), t.SlotOf(t.Route.Direct.Sources)), t.Target, false)
+	return err
 }
 
 // tunnelAttempt is an attempt to open a tunnel through an upstream, with what it needs
@@ -101,12 +91,12 @@ func (a *tunnelAttempt) open(ctx context.Context) opening {
 
 // openVia opens the tunnel through the current upstream, and through a second one
 // beside it where the first is slow and the group hedges.
-func (t *Request) openVia(slot *tunnels.Slot) (FarEnd, error) {
+func (t *Request) openVia(tun *Tunnel) error {
 	p := t.Ways.Current
 	t.Outcome.Attempts++
 	if !p.StartTunnel() {
 		t.Observed(upstream.Verdict{Kind: health.Neutral})
-		return FarEnd{}, &upstream.Error{Upstream: p.Name, Verdict: upstream.Verdict{Kind: health.Neutral, Failure: failure.UpstreamLimit}, Err: upstream.ErrFull}
+		return &upstream.Error{Upstream: p.Name, Verdict: upstream.Verdict{Kind: health.Neutral, Failure: failure.UpstreamLimit}, Err: upstream.ErrFull}
 	}
 	won := t.race(p)
 	if won.path.Key() != p.Key() {
@@ -115,11 +105,12 @@ func (t *Request) openVia(slot *tunnels.Slot) (FarEnd, error) {
 	t.Ways.Current = won.path
 	t.Outcome.Upstream = won.path.Name
 	if won.err != nil {
-		return FarEnd{}, won.err
+		return won.err
 	}
-	slot.Upstream = won.path.Health
+	tun.slot.Upstream = won.path.Health
 	t.Outcome.Reused = won.tunnel.Reused
-	return FarEnd{Conn: won.tunnel.Conn, Early: won.tunnel.Early}, nil
+	tun.conn, tun.early = won.tunnel.Conn, won.tunnel.Early
+	return nil
 }
 
 // race opens the tunnel through p, and after a while through another member too, if
