@@ -13,6 +13,7 @@ import (
 	"github.com/caddy-egress/egress/internal/exchange"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/relay"
+	"github.com/caddy-egress/egress/internal/tunnels"
 )
 
 // tunnelStream relays over the HTTP/2 or HTTP/3 stream of a CONNECT request
@@ -31,12 +32,12 @@ func (t *transaction) tunnelStream(tunnel *core.Tunnel) error {
 		return failure.Canceled.Because(err)
 	}
 	if conn, ok := t.HTTP.Context().Value(http3.RemoteAddrContextKey).(net.Addr); ok && t.HTTP.ProtoMajor == 3 {
-		side, leave := quicTunnels.join(conn, t.Ways.Current.Member != nil)
+		side, leave := tunnels.OverHTTP3.Join(conn, t.Ways.Current.Member != nil)
 		defer leave()
 		client.side = side
 	}
 	relaying := tunnel.Relay(client, nil)
-	client.side.follows(relaying)
+	client.side.Follows(relaying)
 	result := tunnel.Run(relaying)
 	if client.aborted || result.Err != nil {
 		t.Aborted = true
@@ -50,7 +51,7 @@ type clientStream struct {
 	r       *http.Request
 	w       http.ResponseWriter
 	rc      *http.ResponseController
-	side    *sharedSide // nil unless on HTTP/3
+	side    *tunnels.Side // nil unless on HTTP/3
 	aborted bool
 
 	mu      sync.Mutex
@@ -66,9 +67,9 @@ func (s *clientStream) Read(p []byte) (int, error) {
 	if s.side == nil {
 		return s.r.Body.Read(p)
 	}
-	s.side.reading()
+	s.side.Reading()
 	n, err := s.r.Body.Read(p)
-	s.side.got(err)
+	s.side.Got(err)
 	return n, err
 }
 

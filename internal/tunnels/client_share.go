@@ -1,4 +1,4 @@
-package egress
+package tunnels
 
 import (
 	"net"
@@ -30,12 +30,12 @@ const (
 	upstreamTime = time.Minute
 )
 
-// quicTunnels are the tunnels of all HTTP/3 connections. What identifies a
+// OverHTTP3 are the tunnels of all HTTP/3 connections. What identifies a
 // connection is the address of its client as its requests' contexts have it: one
 // object a connection.
-var quicTunnels = clientShares{byConn: make(map[net.Addr]*clientShare)}
+var OverHTTP3 = Shares{byConn: make(map[net.Addr]*clientShare)}
 
-type clientShares struct {
+type Shares struct {
 	mu     sync.Mutex
 	byConn map[net.Addr]*clientShare
 }
@@ -44,11 +44,11 @@ type clientShares struct {
 type clientShare struct {
 	timer *time.Timer
 	mu    sync.Mutex
-	sides map[*sharedSide]struct{}
+	sides map[*Side]struct{}
 }
 
-// sharedSide is a tunnel whose client shares its connection with others.
-type sharedSide struct {
+// Side is a tunnel whose client shares its connection with others.
+type Side struct {
 	relay atomic.Pointer[relay.Relay]
 	start time.Time
 	limit time.Duration // how long its client's bytes may be left
@@ -58,18 +58,18 @@ type sharedSide struct {
 	since atomic.Int64
 }
 
-func newSharedSide() *sharedSide {
-	s := &sharedSide{start: time.Now(), limit: starvingTime}
-	s.reading()
+func newSharedSide() *Side {
+	s := &Side{start: time.Now(), limit: starvingTime}
+	s.Reading()
 	return s
 }
 
-func (s *sharedSide) now() int64 { return int64(time.Since(s.start)) + 1 }
+func (s *Side) now() int64 { return int64(time.Since(s.start)) + 1 }
 
-// reading is called before bytes of the client are waited for, got when some came.
-func (s *sharedSide) reading() { s.since.Store(s.now()) }
+// Reading is called before bytes of the client are waited for, got when some came.
+func (s *Side) Reading() { s.since.Store(s.now()) }
 
-func (s *sharedSide) got(err error) {
+func (s *Side) Got(err error) {
 	if err != nil {
 		s.since.Store(0)
 		return
@@ -79,7 +79,7 @@ func (s *sharedSide) got(err error) {
 
 // standing is for how long the client has been waited for, or has waited: one of them
 // is 0.
-func (s *sharedSide) standing(since int64) (waitedFor, left time.Duration) {
+func (s *Side) standing(since int64) (waitedFor, left time.Duration) {
 	switch {
 	case since > 0:
 		return time.Duration(s.now() - since), 0
@@ -92,21 +92,21 @@ func (s *sharedSide) standing(since int64) (waitedFor, left time.Duration) {
 // goesOn reports whether the destination has taken bytes since the last look, or these
 // wait for a rate of ours: neither is to leave the client's bytes unread. A read comes
 // late after either.
-func (s *sharedSide) goesOn() bool {
+func (s *Side) goesOn() bool {
 	r := s.relay.Load()
 	return r != nil && r.UpGoesOn()
 }
 
-// follows names the relay of the tunnel. It may be called on nil.
-func (s *sharedSide) follows(r *relay.Relay) {
+// Follows names the relay of the tunnel. It may be called on nil.
+func (s *Side) Follows(r *relay.Relay) {
 	if s != nil {
 		s.relay.Store(r)
 	}
 }
 
-// join lists a tunnel with the others of its connection until leave is called.
-// There is no side, and nothing to leave, for a client that is not on HTTP/3.
-func (c *clientShares) join(conn net.Addr, throughUpstream bool) (side *sharedSide, leave func()) {
+// Join lists a tunnel with the others of the connection of its client until leave is
+// called. throughUpstream says that its destination is behind an upstream.
+func (c *Shares) Join(conn net.Addr, throughUpstream bool) (side *Side, leave func()) {
 	side = newSharedSide()
 	if throughUpstream {
 		side.limit = upstreamTime
@@ -114,12 +114,12 @@ func (c *clientShares) join(conn net.Addr, throughUpstream bool) (side *sharedSi
 	return side, c.enter(conn, side)
 }
 
-func (c *clientShares) enter(conn net.Addr, side *sharedSide) (leave func()) {
+func (c *Shares) enter(conn net.Addr, side *Side) (leave func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	share := c.byConn[conn]
 	if share == nil {
-		share = &clientShare{sides: make(map[*sharedSide]struct{})}
+		share = &clientShare{sides: make(map[*Side]struct{})}
 		share.timer = time.AfterFunc(starvingTime/4, share.look)
 		c.byConn[conn] = share
 	}
@@ -129,7 +129,7 @@ func (c *clientShares) enter(conn net.Addr, side *sharedSide) (leave func()) {
 	return func() { c.leave(conn, side) }
 }
 
-func (c *clientShares) leave(conn net.Addr, side *sharedSide) {
+func (c *Shares) leave(conn net.Addr, side *Side) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	share := c.byConn[conn]
@@ -159,7 +159,7 @@ func (s *clientShare) look() {
 
 // starver is the tunnel that has stood the longest, if there are others that starve.
 // It is called with s.mu held.
-func (s *clientShare) starver() (longest *sharedSide) {
+func (s *clientShare) starver() (longest *Side) {
 	stalled, starving := 0, 0
 	var most time.Duration
 	for side := range s.sides {

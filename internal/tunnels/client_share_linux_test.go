@@ -1,4 +1,4 @@
-package egress
+package tunnels
 
 import (
 	"io"
@@ -17,7 +17,7 @@ func TestSharedSide_GoesOn(t *testing.T) {
 	client, near := net.Pipe()
 	side := newSharedSide()
 	r := relay.New(relay.CloseOnly{Conn: near}, far, relay.Config{})
-	side.follows(r)
+	side.Follows(r)
 	ended := make(chan struct{})
 	r.Start(func(relay.Result) { close(ended) })
 	// Until all buffers are full.

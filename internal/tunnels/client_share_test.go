@@ -1,4 +1,4 @@
-package egress
+package tunnels
 
 import (
 	"io"
@@ -14,13 +14,13 @@ import (
 // sharedReads is the client's side of a tunnel, as clientStream has it.
 type sharedReads struct {
 	relay.CloseOnly
-	side *sharedSide
+	side *Side
 }
 
 func (s sharedReads) Read(p []byte) (int, error) {
-	s.side.reading()
+	s.side.Reading()
 	n, err := s.CloseOnly.Read(p)
-	s.side.got(err)
+	s.side.Got(err)
 	return n, err
 }
 
@@ -69,7 +69,7 @@ func TestClientShare_SlowIsNotStalled(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				shares := clientShares{byConn: make(map[net.Addr]*clientShare)}
+				shares := Shares{byConn: make(map[net.Addr]*clientShare)}
 				conn := &net.UDPAddr{}
 				ends := make(chan relay.Result, 3)
 				var relays []*relay.Relay
@@ -79,7 +79,7 @@ func TestClientShare_SlowIsNotStalled(t *testing.T) {
 					client, near := net.Pipe()
 					farEnd, destination := net.Pipe()
 					r := relay.New(sharedReads{relay.CloseOnly{Conn: near}, side}, tc.far(farEnd), tc.cfg())
-					side.follows(r)
+					side.Follows(r)
 					relays = append(relays, r)
 					go tc.read(destination)
 					if i > 0 { // the first is quiet
@@ -109,17 +109,17 @@ func TestClientShare_SlowIsNotStalled(t *testing.T) {
 // Of the tunnels of an HTTP/3 connection, one that has left its client's bytes unread
 // for long is reset only where others stall too and yet another one starves.
 func TestClientShare(t *testing.T) {
-	stalled := func(s *sharedSide) { s.got(nil) }
-	waiting := func(s *sharedSide) { s.reading() }
-	ended := func(s *sharedSide) { s.got(io.EOF) }
-	busy := func(s *sharedSide) { // for a minute
+	stalled := func(s *Side) { s.Got(nil) }
+	waiting := func(s *Side) { s.Reading() }
+	ended := func(s *Side) { s.Got(io.EOF) }
+	busy := func(s *Side) { // for a minute
 		for range 120 {
-			s.got(nil)
+			s.Got(nil)
 			time.Sleep(500 * time.Millisecond)
-			s.reading()
+			s.Reading()
 		}
 	}
-	type sides []func(*sharedSide)
+	type sides []func(*Side)
 	for name, tc := range map[string]struct {
 		sides sides
 		reset int // how many in the end
@@ -133,7 +133,7 @@ func TestClientShare(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				shares := clientShares{byConn: make(map[net.Addr]*clientShare)}
+				shares := Shares{byConn: make(map[net.Addr]*clientShare)}
 				conn := &net.UDPAddr{}
 				ends := make(chan relay.Reason, len(tc.sides))
 				var relays []*relay.Relay
@@ -142,7 +142,7 @@ func TestClientShare(t *testing.T) {
 					leave := shares.enter(conn, side)
 					near, far := net.Pipe()
 					r := relay.New(relay.CloseOnly{Conn: near}, relay.CloseOnly{Conn: far}, relay.Config{})
-					side.follows(r)
+					side.Follows(r)
 					relays = append(relays, r)
 					go be(side)
 					go func() {
