@@ -2,8 +2,10 @@ package egress
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -177,4 +179,41 @@ func (h *Handler) rehearse(ctx context.Context, asked *explain.Request) (*transa
 	t := newTransaction(h, nil, r)
 	t.Start, t.BodyRead = time.Now(), true
 	return t, nil
+}
+
+// toldMatchers are the matchers whose settings are told. Of others only the name is:
+// fields of requests, expressions and modules of others may hold what is secret.
+var toldMatchers = []string{"client_ip", "host", "method", "path", "protocol", "remote_ip"}
+
+// matcherTexts are matcher sets as people may read them. A set that matches
+// everything is empty.
+func matcherTexts(sets caddyhttp.RawMatcherSets) []string {
+	var texts []string
+	for _, set := range sets {
+		var words []string
+		for _, name := range slices.Sorted(maps.Keys(set)) {
+			words = append(words, name+matcherSettings(name, set[name]))
+		}
+		texts = append(texts, strings.Join(words, ", "))
+	}
+	return texts
+}
+
+func matcherSettings(name string, raw json.RawMessage) string {
+	var fields map[string]json.RawMessage
+	switch {
+	case slices.Contains(toldMatchers, name):
+		var compact any
+		if json.Unmarshal(raw, &compact) != nil {
+			return "" // loading it says what is wrong
+		}
+		text, err := json.Marshal(compact)
+		if err != nil {
+			return ""
+		}
+		return " " + string(text)
+	case name == "header" && json.Unmarshal(raw, &fields) == nil:
+		return " " + strings.Join(slices.Sorted(maps.Keys(fields)), " ")
+	}
+	return ""
 }

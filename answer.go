@@ -11,6 +11,8 @@ import (
 
 	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/failure"
+	"github.com/caddy-egress/egress/internal/layers"
+	"github.com/caddy-egress/egress/internal/relay"
 )
 
 // finish accounts for the request and, where it failed, tells the client. It
@@ -85,4 +87,29 @@ func quotedString(s string) string {
 	}
 	b.WriteByte('"')
 	return b.String()
+}
+
+// abort breaks the client's connection or stream, without returning: a client with a
+// head that promises more than will come must see that it is broken. What the log counts
+// as sent is sent before.
+func (t *transaction) abort() {
+	t.Aborted = true
+	if t.Committed && t.Outcome.Failure != failure.Canceled {
+		t.Flush()
+		t.resetHTTP10()
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// resetHTTP10 resets the connection of an HTTP/1.0 client. Without chunks the end of the
+// connection may be all that tells the end of a body, so a regular end, or TLS's closure
+// alert, would make a part look whole.
+func (t *transaction) resetHTTP10() {
+	if t.HTTP.ProtoMajor != 1 || t.HTTP.ProtoAtLeast(1, 1) {
+		return
+	}
+	t.EndUpload(false) // it reads from the connection
+	if conn, _, err := t.hijack(); err == nil {
+		relay.Reset(relay.StreamOf(layers.Innermost(conn)))
+	}
 }
