@@ -73,7 +73,7 @@ func newProxy(t *testing.T) *core.Proxy {
 		Access: rules, Direct: way, Router: &direct{core.Route{Direct: way}},
 		Pool:    origin.New(connpool.Config{MaxIdle: 8, MaxIdlePerKey: 8, IdleTimeout: time.Minute, PendingTimeout: time.Minute, DialTimeout: time.Minute}, 1, 0),
 		Budget:  retry.NewBudget(1, 1),
-		Tunnels: book, Limits: tunnels.Limits{PerUser: 1},
+		Tunnels: book, Limits: tunnels.Limits{PerUser: 1}, CloseDelay: time.Minute,
 		Via: core.NewVia("test"), Logger: zap.NewNop(), Limited: new(core.LimitLog),
 	}
 	t.Cleanup(p.Pool.Close)
