@@ -26,6 +26,7 @@ type User struct {
 
 // Config is who may log in, and how that is checked.
 type Config struct {
+	// Users are those that may log in. Two of one name are an error.
 	Users []User
 
 	// Separator stands between the name of a user and that of a session. Default: none,

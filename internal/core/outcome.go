@@ -25,6 +25,7 @@ func (o *Outcome) Path() string {
 	return "direct"
 }
 
+// RemoteIP is the address that was dialed; empty for none.
 func (o *Outcome) RemoteIP() string {
 	if !o.Remote.IsValid() {
 		return ""
@@ -32,6 +33,7 @@ func (o *Outcome) RemoteIP() string {
 	return o.Remote.String()
 }
 
+// Blame is whom a failure is charged to.
 func (o *Outcome) Blame() failure.Blame {
 	if o.Failure == nil {
 		return failure.BlameNobody
@@ -39,6 +41,7 @@ func (o *Outcome) Blame() failure.Blame {
 	return o.Failure.Blame
 }
 
+// Reason is what failed, as an error type of RFC 9209; empty on success.
 func (o *Outcome) Reason() string {
 	if o.Failure == nil {
 		return ""

@@ -20,26 +20,26 @@ import (
 // Proxy is what serves requests, whatever door they come through: the engines, and the
 // settings that concern requests.
 type Proxy struct {
-	Access       *acl.Rules
-	Router       Router
-	Direct       *Direct // past all upstreams
-	Pool         *origin.Pool
-	Pins         *origin.Pins
+	Access       *acl.Rules    // what may be reached
+	Router       Router        // where requests leave
+	Direct       *Direct       // past all upstreams
+	Pool         *origin.Pool  // of connections for exchanges that leave directly
+	Pins         *origin.Pins  // of those that are a client's own
 	Budget       *retry.Budget // of requests that leave directly
 	UnsafeIdle   time.Duration // how long a connection may have been idle for a request that must not be sent twice; 0 for any time, below for none
 	ResolveNames bool          // names of destinations are checked by their addresses, also where an upstream resolves them
 
-	Tunnels       *tunnels.Use
-	Limits        tunnels.Limits
-	CloseDelay    time.Duration // of tunnels that are listed when none should be
-	Timers        relay.Config  // of tunnels, without rates
-	RatePerTunnel int64         // bytes a second; 0 for no limit
+	Tunnels       *tunnels.Use   // the book that tunnels are counted in
+	Limits        tunnels.Limits // of tunnels
+	CloseDelay    time.Duration  // of tunnels that are listed when none should be
+	Timers        relay.Config   // of tunnels, without rates
+	RatePerTunnel int64          // bytes a second; 0 for no limit
 
-	Via     Via
-	HideVia bool
+	Via     Via  // our elements of the Via field
+	HideVia bool // they are left out
 
 	Logger  *zap.Logger
-	Limited *LimitLog
+	Limited *LimitLog // how often refusals by limits are told of
 }
 
 // Client is who asks.
@@ -60,9 +60,9 @@ type Body interface {
 
 // Request is a request on its way through the proxy, whatever door it came through.
 type Request struct {
-	Proxy  *Proxy
-	Client Client
-	HTTP   *http.Request // as matchers and policies see it
+	Proxy  *Proxy        // that serves it
+	Client Client        // who asks
+	HTTP   *http.Request // as matchers and policies see it; made up where the door is none of HTTP's
 	Start  time.Time
 	Use    upstream.Use
 

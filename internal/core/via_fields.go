@@ -23,6 +23,7 @@ var viaVersions = [4]string{"1.0", "1.1", "2", "3"}
 // ViaHTTP11 is the index of requests that we make by ourselves.
 const ViaHTTP11 = 1
 
+// NewVia makes the elements of a proxy of that name.
 func NewVia(serverName string) Via {
 	var random [8]byte
 	_, _ = rand.Read(random[:]) // never fails
@@ -36,6 +37,7 @@ func NewVia(serverName string) Via {
 	return v
 }
 
+// VersionIndex is the index, in Via, of the version that a request was received with.
 func VersionIndex(r *http.Request) int {
 	switch {
 	case r.ProtoMajor >= 3:

@@ -26,7 +26,7 @@ type Observer interface {
 // Exchange is a request that is forwarded, and its response.
 type Exchange struct {
 	core.Request
-	Writer   http.ResponseWriter
+	Writer   http.ResponseWriter // of the response
 	Config   *Config
 	Observer Observer
 

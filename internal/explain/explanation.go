@@ -88,4 +88,5 @@ func ShownAuthority(authority string) string {
 	return plaintext.Escaped(authority[strings.LastIndexByte(authority, '@')+1:])
 }
 
+// Note adds a note.
 func (e *Explanation) Note(text string) { e.Notes = append(e.Notes, text) }

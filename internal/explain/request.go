@@ -25,6 +25,7 @@ type Request struct {
 	Headers  http.Header `json:"headers,omitempty"`   // default: none
 }
 
+// HTTP is the request as net/http would read it from an HTTP/1.1 client.
 func (asked *Request) HTTP(ctx context.Context) (*http.Request, error) {
 	method, requestTarget, err := asked.line()
 	if err != nil {

@@ -35,6 +35,7 @@ const (
 // object a connection.
 var OverHTTP3 = Shares{byConn: make(map[net.Addr]*clientShare)}
 
+// Shares are tunnels by the connection of their client. It is safe for concurrent use.
 type Shares struct {
 	mu     sync.Mutex
 	byConn map[net.Addr]*clientShare
@@ -66,9 +67,10 @@ func newSharedSide() *Side {
 
 func (s *Side) now() int64 { return int64(time.Since(s.start)) + 1 }
 
-// Reading is called before bytes of the client are waited for, got when some came.
+// Reading is called before bytes of the client are waited for.
 func (s *Side) Reading() { s.since.Store(s.now()) }
 
+// Got is called when some came, or the error that ends its direction.
 func (s *Side) Got(err error) {
 	if err != nil {
 		s.since.Store(0)

@@ -24,6 +24,7 @@ const (
 	SOCKS5H = "socks5h" // the upstream resolves it
 )
 
+// Schemes are those of upstream proxies.
 var Schemes = []string{HTTP, HTTPS, SOCKS5, SOCKS5H}
 
 // defaultPorts are the ports of upstreams whose URL has none: those of the
@@ -37,7 +38,7 @@ const unixSuffix = "+unix"
 
 // Address is where an upstream proxy is and what it speaks.
 type Address struct {
-	Scheme string
+	Scheme string // one of Schemes
 	Host   string // canonical; empty for a unix socket
 	Port   uint16
 	Socket string // path of a unix socket

@@ -19,13 +19,13 @@ import (
 // Verdict is what one attempt says. The failure's blame decides what the circuit of
 // the destination makes of it; kind is for the health of the upstream.
 type Verdict struct {
-	Kind       health.Kind
-	Failure    *failure.Failure
-	RetryAfter time.Duration // of an overload
-	Relayed    bool          // the fault may be the destination's, passed on
-	Alone      bool          // and no other upstream is asked, which would tell
-	Reached    bool          // the destination was reached, for certain
-	Untimed    bool          // the time it took says nothing about the upstream
+	Kind       health.Kind      // for the health of the upstream
+	Failure    *failure.Failure // for the client; nil on success
+	RetryAfter time.Duration    // of an overload
+	Relayed    bool             // the fault may be the destination's, passed on
+	Alone      bool             // and no other upstream is asked, which would tell
+	Reached    bool             // the destination was reached, for certain
+	Untimed    bool             // the time it took says nothing about the upstream
 }
 
 // Stands is a path that stands.

@@ -16,11 +16,11 @@ import (
 
 // Config is what a group is made of. All of it is mandatory, but where it says so.
 type Config struct {
-	Name      string
-	Policy    selection.Policy
-	Balancing Balancing
-	Health    health.GroupConfig
-	Checks    *Checks // nil for none
+	Name      string             // of the group, for people
+	Policy    selection.Policy   // that chooses among the members
+	Balancing Balancing          // and what follows when one fails
+	Health    health.GroupConfig // passive health of the members
+	Checks    *Checks            // nil for none
 
 	// Static are the members that are always there.
 	Static []*Spec

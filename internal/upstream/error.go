@@ -17,11 +17,11 @@ var ErrFull = errors.New("upstream.max_tunnels is reached")
 
 // Error is an attempt through an upstream that has failed.
 type Error struct {
-	Upstream string
-	Verdict  Verdict
-	Sent     bool // the upstream may have acted on the request
-	Stale    bool // the connection ended before any byte of an answer
-	Final    bool // the attempt has got as far as the origin
+	Upstream string  // without credentials
+	Verdict  Verdict // what that says
+	Sent     bool    // the upstream may have acted on the request
+	Stale    bool    // the connection ended before any byte of an answer
+	Final    bool    // the attempt has got as far as the origin
 	Err      error
 }
 

@@ -22,7 +22,7 @@ import (
 // Group is a group of upstream proxies at work. It is safe for concurrent use.
 type Group struct {
 	Name   string
-	Budget *retry.Budget
+	Budget *retry.Budget // of the requests through the group
 
 	cfg     Config
 	targets map[string]*CheckTarget

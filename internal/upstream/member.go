@@ -15,12 +15,12 @@ import (
 // Member is an upstream proxy of a group: with the settings of one configuration, beside
 // the state that outlives it.
 type Member struct {
-	Group *Group
-	Spec  *Spec
+	Group *Group // that it belongs to
+	Spec  *Spec  // its settings
 	Name  string // for people: the URL without credentials
 
-	Health *Health
-	Conns  *Conns
+	Health *Health // which outlives a configuration
+	Conns  *Conns  // which do too
 
 	key    uint64
 	fields []h1.Field // told the upstream beside a request

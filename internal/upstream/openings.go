@@ -28,9 +28,9 @@ type openings struct {
 
 // Opening is what tunnels have in common that are counted together.
 type Opening struct {
-	Host   string
-	Port   uint16
-	Client string
+	Host   string // of the destination
+	Port   uint16 // of the destination
+	Client string // its address
 }
 
 var errOpening = fmt.Errorf("%d tunnels of the client to the destination are being opened through the upstream: it may lead back here", maxOpening)

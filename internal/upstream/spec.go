@@ -19,19 +19,19 @@ type Spec struct {
 	Login *Login // nil for none
 	TLS   *TLS   // nil unless the scheme is https
 
-	Weight            int
-	Priority          int
-	MaxConns          int
-	MaxPending        int
-	MaxTunnels        int
-	MaxTunnelsPerConn int
-	Standby           int
+	Weight            int    // its share among those of its priority, from 1
+	Priority          int    // of its tier: lower ones are used first
+	MaxConns          int    // for exchanges; below 1 for no limit
+	MaxPending        int    // exchanges that wait for one of them; below 1: nobody waits
+	MaxTunnels        int    // through the upstream; below 1 for no limit
+	MaxTunnelsPerConn int    // over one HTTP/2 connection
+	Standby           int    // connections that are dialed ahead
 	ProxyProtocol     string // v1 or v2; empty for none
 
-	LocalAddresses   []string
-	LocalAddressPick string
-	Interface        string
-	PreferIP         string
+	LocalAddresses   []string // that it is dialed from
+	LocalAddressPick string   // round_robin or user_hash
+	Interface        string   // that it is dialed by
+	PreferIP         string   // 4, 6, 4_only or 6_only
 
 	Header http.Header // in canonical form
 }

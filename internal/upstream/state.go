@@ -46,9 +46,9 @@ func (*Health) Destruct() error { return nil }
 // Conns are the connections to an upstream: pooled ones for exchanges, and those of its
 // dialer for tunnels. They stay as long as every setting does that matters to them.
 type Conns struct {
-	Pool   *origin.Pool
-	Dialer *proxydial.Dialer
-	From   *dial.Sources // that they leave from; nil for a unix socket
+	Pool   *origin.Pool      // for exchanges
+	Dialer *proxydial.Dialer // for tunnels
+	From   *dial.Sources     // that they leave from; nil for a unix socket
 
 	dial   func(context.Context) (net.Conn, error) // to the upstream's address
 	lookup func(context.Context, string) (netip.Addr, error)
