@@ -20,7 +20,7 @@ type directWay struct {
 // dial connects to the destination, with TLS where it is wanted. The result is charged
 // to the destination's circuit.
 func (d *directWay) dial(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
-	report, err := d.circuits.Allow(dest, useTLS, health.ProbeLimit)
+	report, err := d.circuits.Allow(dest, useTLS, d.Sources.SlotIn(ctx), health.ProbeLimit)
 	if err != nil {
 		return nil, err
 	}

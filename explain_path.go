@@ -112,7 +112,7 @@ func (out *explainedPath) direct(t *transaction) error {
 		return err
 	}
 	var paused error
-	out.Circuit, paused = d.circuits.Look(t.target, t.https)
+	out.Circuit, paused = d.circuits.Look(t.target, t.https, t.slotOf(d.Sources))
 	if held := t.holdingLimit(); held != nil {
 		return held
 	}
@@ -159,7 +159,7 @@ func (out *explainedPath) through(t *transaction, g *upstream.Group) error {
 		out.Group = t.explainDry(g)
 		return nil
 	}
-	out.Circuit, _ = g.Destinations().Look(t.target, t.https)
+	out.Circuit, _ = g.Destinations().Look(t.target, t.https, 0)
 	about := g.Destinations().About(t.target, t.https)
 	vias, paused := about.Shut()
 	if paused != nil && !slices.ContainsFunc(g.Members(), func(m *upstream.Member) bool { return !slices.Contains(vias, m.Key()) }) {
