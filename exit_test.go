@@ -2,11 +2,18 @@ package egress
 
 import (
 	"context"
+	"errors"
 	"net"
+	"net/netip"
+	"sync"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/caddy-egress/egress/internal/core"
+	"github.com/caddy-egress/egress/internal/dial"
+	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/target"
 )
@@ -72,4 +79,112 @@ func TestDialCanceledIsNotCharged(t *testing.T) {
 		}
 		cancel()
 	}
+}
+
+// Where users have local addresses of their own, a destination that has banned one of them
+// stays open to the others.
+func TestDialWithOpenCircuitOfAnotherSource(t *testing.T) {
+	way := directly(t)
+	sources, err := dial.NewSources([]string{"127.0.0.1", "127.0.0.2"}, dial.PickUserHash, "", way.Order)
+	if err != nil {
+		t.Fatal(err)
+	}
+	way.Sources = sources
+	banned := netip.MustParseAddr("127.0.0.2")
+	way.DialAddr = func(_ context.Context, _ netip.AddrPort, from dial.Source) (*net.TCPConn, error) {
+		if from.Addrs[dnscache.IPv4] == banned {
+			return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+		}
+		return nil, failure.Internal // nobody's fault
+	}
+	dest := target.Target{Host: "origin.test", Port: 80}
+	want := map[bool]*failure.Failure{true: failure.Circuit, false: failure.Internal}
+	seen := make(map[bool]int)
+	for range 6 {
+		for slot := range uint32(2) {
+			ctx := dial.WithSlot(t.Context(), slot+1)
+			isBanned := sources.Pick(ctx).Addrs[dnscache.IPv4] == banned
+			_, err := way.Dial(ctx, dest, false)
+			if seen[isBanned]++; seen[isBanned] == 6 && failure.Of(err) != want[isBanned] {
+				t.Errorf("from the banned address: %t: %v", isBanned, err)
+			}
+		}
+	}
+	if seen[true] != 6 || seen[false] != 6 {
+		t.Fatalf("dialed from the banned address: %v", seen)
+	}
+}
+
+// failingResolver cannot tell, after all that wait have come.
+type failingResolver struct{ release chan struct{} }
+
+func (r failingResolver) Lookup(ctx context.Context, _ string, _ dnscache.Family) (dnscache.Reply, error) {
+	select {
+	case <-r.release:
+	case <-ctx.Done():
+	}
+	return dnscache.Reply{}, errors.New("server failure")
+}
+
+func (failingResolver) CloseIdle() {}
+
+// One question that fails does not close a destination, however many wait for its answer
+// or get it while it is remembered. Several do.
+func TestDialChargesAQuestionOnce(t *testing.T) {
+	way := directly(t)
+	dest := target.Target{Host: "page.test", Port: 80}
+	synctest.Test(t, func(t *testing.T) {
+		resolver := failingResolver{make(chan struct{})}
+		way.Names = dial.NewNames(dnscache.New(dnscache.Config{Backend: resolver}))
+		asked := func() error {
+			_, err := way.Dial(t.Context(), dest, false)
+			return err
+		}
+		var page sync.WaitGroup
+		for range 10 {
+			page.Go(func() {
+				if err := asked(); failure.Of(err) != failure.DNS {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		close(resolver.release)
+		page.Wait()
+		for range 10 {
+			if err := asked(); failure.Of(err) != failure.DNS {
+				t.Fatalf("while it is remembered: %v", err)
+			}
+		}
+		for range 4 {
+			time.Sleep(dnscache.FailureTTL)
+			_ = asked()
+		}
+		if err := asked(); failure.Of(err) != failure.Circuit {
+			t.Errorf("after five questions: %v", err)
+		}
+	})
+}
+
+// Nor does one that nobody answers, and that all who wait give up.
+func TestDialChargesSilenceOnce(t *testing.T) {
+	way := directly(t)
+	dest := target.Target{Host: "page.test", Port: 80}
+	synctest.Test(t, func(t *testing.T) {
+		way.Names = dial.NewNames(dnscache.New(dnscache.Config{Backend: failingResolver{}}))
+		way.Timeout = time.Second
+		var page sync.WaitGroup
+		for range 10 {
+			page.Go(func() {
+				if _, err := way.Dial(t.Context(), dest, false); failure.Of(err) != failure.DNSTimeout {
+					t.Error(err)
+				}
+			})
+		}
+		page.Wait()
+		if _, err := way.Dial(t.Context(), dest, false); failure.Of(err) != failure.DNSTimeout {
+			t.Error(err)
+		}
+		time.Sleep(time.Minute)
+	})
 }

@@ -40,10 +40,13 @@ import (
 // is open, and are refused where nobody else is left: users of members that a site
 // does not serve do not shut out those of others.
 //
+// A question about a name that fails is charged once, not once for each request that
+// waits for its answer or meets the failure while it is remembered.
+//
 // Each path, directly or through a group, has circuits of its own, and so have routes
-// with local addresses, an interface or a prefer_ip of their own. A reload keeps them
-// while these settings and those that decide what can be reached on the path stay as
-// they are.
+// with local addresses, an interface or a prefer_ip of their own, and directly the users
+// of each local address with the pick user_hash. A reload keeps them while these settings
+// and those that decide what can be reached on the path stay as they are.
 type DestinationCircuit struct {
 	// Off turns the circuit off: every request dials. Default: false.
 	Off bool `json:"off,omitempty"`

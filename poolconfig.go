@@ -124,8 +124,9 @@ type Transport struct {
 	// LocalAddressPick is how one of several is chosen: `round_robin`, by each
 	// new connection, or `user_hash`, the same one for all connections of a
 	// user (of a client address, where nobody logs in), as long as the list
-	// stays the same. With `user_hash`, pooled connections are shared only
-	// among users with the same address; but a connection to an upstream
+	// stays the same. With `user_hash`, pooled connections and TLS sessions are
+	// shared only among users with the same address, and one of them for which a
+	// destination fails does not close it for others; but a connection to an upstream
 	// that is dialed ahead (standby), or that carries the tunnels of several
 	// users (HTTP/2), has any of them. Default: `round_robin`.
 	LocalAddressPick string `json:"local_address_pick,omitempty"`

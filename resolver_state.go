@@ -43,14 +43,15 @@ func (t *Transport) newNameState(tlsConfig *tls.Config, local *dial.Sources) (*d
 	if err != nil {
 		return nil, err
 	}
+	system := dnscache.System{Resolver: systemResolver}
 	cfg := dnscache.Config{
-		Backend:      dnscache.System{Resolver: systemResolver},
+		Backend:      system,
 		Static:       static,
 		HostsFile:    dnscache.SystemHostsFile(),
 		MaxQuestions: descriptors.Limit() / questionShare,
 	}
 	if len(servers) > 0 {
-		if cfg.Backend, err = dnscache.NewClient(servers, tlsConfig, local.DialResolver()); err != nil {
+		if cfg.Backend, err = dnscache.NewClient(servers, tlsConfig, local.DialResolver(), system); err != nil {
 			return nil, err
 		}
 	}

@@ -20,7 +20,7 @@ type Direct struct {
 // Dial connects to the destination, with TLS where it is wanted. The result is charged
 // to the destination's circuit.
 func (d *Direct) Dial(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
-	report, err := d.Circuits.Allow(dest, useTLS, health.ProbeLimit)
+	report, err := d.Circuits.Allow(dest, useTLS, d.Sources.SlotIn(ctx), health.ProbeLimit)
 	if err != nil {
 		return nil, err
 	}

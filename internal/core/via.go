@@ -42,12 +42,13 @@ type viaRequest struct {
 func (v *viaRequest) Dial(ctx context.Context) (*origin.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, v.member.Group.Balancing().AttemptTimeout)
 	defer cancel()
-	conn, told, err := v.connect(dial.WithSlot(ctx, v.slot))
+	ctx = dial.WithSlot(ctx, v.slot)
+	conn, told, err := v.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if !v.absolute && v.https {
-		if conn, err = v.p.Direct.Handshake(ctx, conn, v.dest.Host); err != nil {
+		if conn, err = v.p.Direct.Handshake(dial.WithVia(ctx, v.member.Key()), conn, v.dest.Host); err != nil {
 			return nil, err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/target"
@@ -16,6 +17,7 @@ type Charge struct {
 	to      *Path
 	dest    target.Target
 	tls     bool
+	slot    uint32 // of the source that it is dialed from; 0: sources are not kept apart
 	current passage
 	failed  []passage // that came before, through other members
 }
@@ -25,6 +27,8 @@ type passage struct {
 	via   uint64
 	way   *way // of which it has the turn of the probe; nil: of none
 	probe health.Token
+
+	question *dnscache.Question // about the name, that has failed; nil: it was something else
 }
 
 // Tell charges the result, if it is one that the destination is to blame for. It
@@ -53,6 +57,7 @@ func (r *Charge) End(err error, charge bool) {
 	switch {
 	case r.to == nil || err == nil:
 	case charge:
+		a.question = dnscache.QuestionOf(err)
 		r.failed = append(r.failed, a)
 	case a.probe != 0:
 		s := r.to.lookup(r.to.key(r))

@@ -3,12 +3,14 @@ package destination
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/target"
@@ -50,7 +52,11 @@ type state struct {
 	mu   sync.Mutex
 	ways []*way    // at least one but for a new state
 	last time.Time // of the last failure or question
-	gone bool      // no longer in the map
+
+	// charged is the question that the last failure was the answer to, nil where it was
+	// none. All who waited for it, and who get it while it is remembered, fail with it.
+	charged *dnscache.Question
+	gone    bool // no longer in the map
 }
 
 // way is a member of a group, or the direct way, through which a destination has failed
@@ -121,12 +127,16 @@ func (e *OpenError) Error() string {
 
 // key names the destination. With TLS it is another destination than without: a
 // handshake that fails says nothing about tunnels to the same port, whose TLS is
-// their client's. The path is told for people: what cannot be reached on one path may
-// be well on the other, so each has its own circuits.
+// their client's. And it is another one for each source that is kept apart by user: the
+// address of one may be banned there. The path is told for people: what cannot be reached
+// on one path may be well on the other, so each has its own circuits.
 func (d *Path) key(r *Charge) string {
 	key := r.dest.String()
 	if r.tls {
 		key = "https://" + key
+	}
+	if r.slot != 0 {
+		key += " from source " + strconv.FormatUint(uint64(r.slot), 10)
 	}
 	if d.via != "" {
 		key = d.via + " → " + key
@@ -142,10 +152,12 @@ func (d *Path) About(dest target.Target, useTLS bool) Charge {
 	return Charge{to: d, dest: dest, tls: useTLS}
 }
 
-// Allow asks whether a destination may be asked for directly. When it may, the returned
-// report must be told the result. If it is the probe, it has the turn for so long.
-func (d *Path) Allow(dest target.Target, useTLS bool, turn time.Duration) (Charge, error) {
+// Allow asks whether a destination may be asked for directly, from the source of a slot; 0
+// where sources are not kept apart. When it may, the returned report must be told the
+// result. If it is the probe, it has the turn for so long.
+func (d *Path) Allow(dest target.Target, useTLS bool, slot uint32, turn time.Duration) (Charge, error) {
 	r := d.About(dest, useTLS)
+	r.slot = slot
 	if err := r.Take(0, turn); err != nil {
 		return Charge{}, err
 	}
@@ -177,12 +189,14 @@ func (d *Circuits) Report() (all []Failing) {
 }
 
 // Look tells of the circuits of a destination, and takes no turn: the state of the first
-// that is not closed, and directly the error that refuses a request.
-func (d *Path) Look(dest target.Target, useTLS bool) (string, error) {
+// that is not closed, and directly the error that refuses a request from the source of a
+// slot.
+func (d *Path) Look(dest target.Target, useTLS bool, slot uint32) (string, error) {
 	if d.off {
 		return "off", nil
 	}
 	r := d.About(dest, useTLS)
+	r.slot = slot
 	_, err := r.Shut()
 	state := health.Closed
 	if s := d.lookup(d.key(&r)); s != nil {
@@ -238,21 +252,29 @@ func (d *Path) success(r *Charge) {
 }
 
 // failure records the attempts that have failed. A request counts once, whatever it has
-// tried: further members are of interest where a circuit is open.
+// tried: further members are of interest where a circuit is open. And so does a question
+// about the name, whoever waited for its answer: a page asks for a name many times at
+// once, and a failure that is remembered is no further one.
 func (d *Path) failure(r *Charge, err error) {
 	now, key := time.Now(), d.key(r)
 	s := d.lockState(key, now)
 	if s == nil {
 		return
 	}
-	before := s.open()
-	for i, a := range r.failed {
+	before, counted := s.open(), false
+	for _, a := range r.failed {
 		probe := a.probe
 		if a.way == nil || a.way != s.way(a.via) {
 			probe = 0 // of one that was forgotten in the meantime
 		}
-		if i == 0 || s.open() {
+		switch {
+		case a.question != nil && a.question == s.charged:
+			if probe != 0 {
+				a.way.circuit.Unsettled(now, probe)
+			}
+		case !counted || s.open():
 			s.fail(now, a.via, probe, d.cfg)
+			s.charged, counted = a.question, true
 		}
 	}
 	s.last = now

@@ -7,6 +7,7 @@ import (
 	"net"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/target"
@@ -61,7 +63,7 @@ var errRefused = &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 // ask asks for a destination that must be let through.
 func (c *circuitTest) ask(dest target.Target) Charge {
 	c.Helper()
-	report, err := c.Allow(dest, false, health.ProbeLimit)
+	report, err := c.Allow(dest, false, 0, health.ProbeLimit)
 	if err != nil {
 		c.Fatalf("refused: %v", err)
 	}
@@ -79,7 +81,7 @@ func (c *circuitTest) end(dest target.Target, err error) {
 // long.
 func (c *circuitTest) refused(dest target.Target) time.Duration {
 	c.Helper()
-	_, err := c.Allow(dest, false, health.ProbeLimit)
+	_, err := c.Allow(dest, false, 0, health.ProbeLimit)
 	if err == nil {
 		c.Fatal("let through")
 	}
@@ -212,7 +214,7 @@ func TestCircuitSlowProbe(t *testing.T) {
 			time.Sleep(2 * time.Second)
 			var first Charge
 			for n := range 3 {
-				r, err := c.Allow(dest, false, exchangeTime)
+				r, err := c.Allow(dest, false, 0, exchangeTime)
 				if err != nil {
 					t.Fatalf("%d: %v", n, err)
 				}
@@ -366,7 +368,7 @@ func TestCircuitLateResults(t *testing.T) {
 func TestCircuitOff(t *testing.T) {
 	d := &Path{New(health.CircuitConfig{}, true), "", zap.NewNop()}
 	for range 20 {
-		report, err := d.Allow(origin(1), false, health.ProbeLimit)
+		report, err := d.Allow(origin(1), false, 0, health.ProbeLimit)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -429,7 +431,7 @@ func TestCircuitMemoryIsBounded(t *testing.T) {
 		for range 8 {
 			wg.Go(func() {
 				for n := next.Add(1) - 1; int(n) < to; n = next.Add(1) - 1 {
-					report, err := c.Allow(origin(int(n)), false, health.ProbeLimit)
+					report, err := c.Allow(origin(int(n)), false, 0, health.ProbeLimit)
 					if err != nil {
 						t.Error(err)
 						return
@@ -536,14 +538,14 @@ func TestCircuitOneProbeOfMany(t *testing.T) {
 		c, dest := newCircuitTest(t), origin(1)
 		c.fail(dest, 5)
 		for range 10 {
-			_, err := c.Allow(dest, false, health.ProbeLimit)
+			_, err := c.Allow(dest, false, 0, health.ProbeLimit)
 			time.Sleep(waitOf(err))
 			var through atomic.Int32
 			probe := make(chan Charge, 100)
 			var wg sync.WaitGroup
 			for range 100 {
 				wg.Go(func() {
-					if r, err := c.Allow(dest, false, health.ProbeLimit); err == nil {
+					if r, err := c.Allow(dest, false, 0, health.ProbeLimit); err == nil {
 						through.Add(1)
 						probe <- r
 					}
@@ -657,7 +659,7 @@ func TestDestinations_Look(t *testing.T) {
 		c := newCircuitTest(t)
 		look := func(dest target.Target, state string, open bool) {
 			t.Helper()
-			got, err := c.Look(dest, false)
+			got, err := c.Look(dest, false, 0)
 			if got != state || (err != nil) != open {
 				t.Errorf("%s: %v; want %s, open %t", got, err, state, open)
 			}
@@ -680,5 +682,77 @@ func TestDestinations_Look(t *testing.T) {
 		look(dest, "half_open", true)
 		r.Tell(nil)
 		look(dest, "closed", false)
+	})
+}
+
+// A destination that fails from the source of one user may be well from that of another.
+func TestCircuitOfSources(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, dest := newCircuitTest(t), origin(1)
+		from := func(slot uint32, result error) error {
+			r, err := c.Allow(dest, true, slot, health.ProbeLimit)
+			if err == nil {
+				r.Tell(result)
+			}
+			return err
+		}
+		const users = 40 // more than there are members that are told apart
+		for range testConfig.Failures {
+			for slot := range uint32(users) {
+				if slot != 7 {
+					_ = from(slot+1, errRefused)
+				}
+			}
+		}
+		for slot := range uint32(users) {
+			state, paused := c.Look(dest, true, slot+1)
+			if err := from(slot+1, nil); (err == nil) != (slot == 7) || (paused == nil) != (slot == 7) {
+				t.Errorf("from source %d: %v; it is looked at as %s, %v", slot+1, err, state, paused)
+			}
+		}
+		if err := from(8, errRefused); err != nil {
+			t.Error(err)
+		}
+		if err := from(8, nil); err != nil {
+			t.Errorf("after one failure: %v", err)
+		}
+		if name := c.Report()[0].Name; !strings.Contains(name, "from source ") {
+			t.Errorf("it is reported as %s", name)
+		}
+	})
+}
+
+// A question about a name is charged once, however many waited for its answer or got it
+// while it was remembered; the next one is charged again, and so is anything else.
+func TestCircuitQuestionCountsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, dest := newCircuitTest(t), origin(1)
+		failed := func() error {
+			q := new(dnscache.Question)
+			return &net.DNSError{UnwrapErr: q.Because(errors.New("server failure")), Err: "server failure", Name: dest.Host, IsTemporary: true}
+		}
+		for range testConfig.Failures - 1 {
+			err := failed()
+			var all []Charge
+			for range 20 {
+				all = append(all, c.ask(dest))
+			}
+			for i := range all {
+				all[i].Tell(&net.OpError{Op: "dial", Err: err})
+			}
+		}
+		last := failed()
+		c.end(dest, last)
+		pause := c.refused(dest)
+		time.Sleep(pause)
+		probe := c.ask(dest)
+		probe.Tell(last) // still remembered: it says nothing new
+		if next := c.refused(dest); next > testConfig.OpenFor {
+			t.Errorf("a pause of %s after a failure that was charged before", next)
+		}
+		time.Sleep(testConfig.OpenFor)
+		c.end(dest, nil)
+		c.fail(dest, testConfig.Failures)
+		c.refused(dest)
 	})
 }

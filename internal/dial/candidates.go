@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 
+	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/failure"
 )
@@ -73,10 +74,13 @@ func (c *candidates) add(answer dnscache.Answer) {
 	}
 }
 
-// saysMore reports whether err explains a failure better than other: that the
-// resolver failed for one family matters more than that there is nothing of the
-// other.
+// saysMore reports whether err explains a failure better than other: that there was no
+// descriptor to ask with for one family matters more than what was told of the other, and
+// that the resolver failed matters more than that there is nothing.
 func saysMore(err, other error) bool {
+	if descriptors.Out(err) != descriptors.Out(other) {
+		return descriptors.Out(err)
+	}
 	a, aOK := errors.AsType[*net.DNSError](err)
 	b, bOK := errors.AsType[*net.DNSError](other)
 	return aOK && bOK && b.IsNotFound && !a.IsNotFound
@@ -89,7 +93,7 @@ func isNotFound(err error) bool {
 
 // noAddresses is the error for a name that has none.
 func (c *candidates) noAddresses() error {
-	return &net.DNSError{Err: "no addresses", Name: c.to.host, IsNotFound: true}
+	return &net.DNSError{UnwrapErr: c.unknown, Err: "no addresses", Name: c.to.host, IsNotFound: true}
 }
 
 // next returns the address to dial next.
@@ -120,11 +124,21 @@ func (c *candidates) failure(ctx context.Context) error {
 	case ctx.Err() != nil && c.noTurn():
 		return &net.DNSError{UnwrapErr: dnscache.ErrNoTurn, Err: dnscache.ErrNoTurn.Error(), Name: c.to.host, IsTemporary: true}
 	case ctx.Err() != nil:
-		return &net.DNSError{UnwrapErr: ctx.Err(), Err: "no answer in time", Name: c.to.host, IsTimeout: true}
+		return &net.DNSError{UnwrapErr: c.late(ctx.Err()), Err: "no answer in time", Name: c.to.host, IsTimeout: true}
 	case c.unknown != nil:
 		return c.unknown
 	}
 	return c.noAddresses()
+}
+
+// late is the end of the time with the question that took it.
+func (c *candidates) late(err error) error {
+	for _, fl := range c.flights {
+		if fl != nil && !fl.Over() {
+			return fl.Question().Because(err)
+		}
+	}
+	return err
 }
 
 // noTurn reports whether a question was never put.

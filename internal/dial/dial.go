@@ -243,11 +243,13 @@ func ToAddr(ctx context.Context, a netip.AddrPort, from Source) (*net.TCPConn, e
 }
 
 // Handshake puts TLS over conn, which it closes on failure. The certificate
-// must be valid for the name or address that the client asked for.
+// must be valid for the name or address that the client asked for. A session is resumed
+// only from the source and on the way that it began on.
 func (d *Dialer) Handshake(ctx context.Context, conn net.Conn, host string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.TLSTimeout)
 	defer cancel()
 	cfg := d.TLSConfig.Clone()
+	cfg.ClientSessionCache = sessionsOf(ctx, cfg.ClientSessionCache, d.ID)
 	if cfg.ServerName == "" {
 		cfg.ServerName = host
 	}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/target"
 )
@@ -20,7 +21,16 @@ func (d *Dialer) LookupUnchecked(ctx context.Context, host string) (netip.Addr, 
 	return d.firstOf(ctx, Hop{host: host, port: 1, check: func(netip.Addr) error { return nil }})
 }
 
-func (d *Dialer) firstOf(parent context.Context, to Hop) (netip.Addr, error) {
+// firstOf closes idle connections where there was no descriptor to ask with, as dial does.
+func (d *Dialer) firstOf(ctx context.Context, to Hop) (netip.Addr, error) {
+	a, err := d.firstOnce(ctx, to)
+	if err != nil && descriptors.MakeRoom(err) {
+		return d.firstOnce(ctx, to)
+	}
+	return a, err
+}
+
+func (d *Dialer) firstOnce(parent context.Context, to Hop) (netip.Addr, error) {
 	ctx, cancel := context.WithTimeout(parent, d.Timeout)
 	defer cancel()
 	list := newCandidates(d.Order, d.Names.failed, to)
@@ -89,10 +99,18 @@ func (d *Dialer) collect(ctx context.Context, to Hop, order FamilyOrder) (*candi
 // CheckNames resolves a name that an upstream will resolve, and refuses it if any of
 // its addresses may not be reached: which of them the upstream takes, and of which
 // family, is not ours to say.
-func (d *Dialer) CheckNames(parent context.Context, dest target.Target) error {
+func (d *Dialer) CheckNames(ctx context.Context, dest target.Target) error {
 	if dest.IsAddr() {
 		return d.Access.Now().CheckAddr(dest, dest.Addr)
 	}
+	err := d.checkNames(ctx, dest)
+	if err != nil && descriptors.MakeRoom(err) {
+		return d.checkNames(ctx, dest)
+	}
+	return err
+}
+
+func (d *Dialer) checkNames(parent context.Context, dest target.Target) error {
 	ctx, cancel := context.WithTimeout(parent, d.Timeout)
 	defer cancel()
 	list, err := d.collect(ctx, d.hopTo(dest), d.Order.Both())

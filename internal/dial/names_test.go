@@ -28,7 +28,7 @@ func (d *Dialer) asking(t testing.TB, s *dnstest.Server) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := dnscache.NewClient([]dnscache.Server{server}, nil, nil)
+	client, err := dnscache.NewClient([]dnscache.Server{server}, nil, nil, dnscache.System{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -110,11 +110,7 @@ func (s *Sources) Pick(ctx context.Context) Source {
 	}
 	var n uint64
 	if s.Sticky {
-		slot, ok := ctx.Value(slotKey{}).(uint32)
-		if !ok {
-			slot = s.Slot("")
-		}
-		n = uint64(slot - 1)
+		n = uint64(s.SlotIn(ctx) - 1)
 	} else {
 		n = s.turn.Add(1) - 1
 	}
@@ -139,6 +135,17 @@ func WithSlot(ctx context.Context, slot uint32) context.Context {
 		return ctx
 	}
 	return context.WithValue(ctx, slotKey{}, slot)
+}
+
+// SlotIn is the slot of a dial, whose context ctx is; 0 where sources are not kept apart.
+func (s *Sources) SlotIn(ctx context.Context) uint32 {
+	if !s.KeptApart() {
+		return 0
+	}
+	if slot, ok := ctx.Value(slotKey{}).(uint32); ok {
+		return slot
+	}
+	return s.Slot("")
 }
 
 // KeptApart reports whether each user has a source of its own.

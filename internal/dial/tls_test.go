@@ -225,3 +225,71 @@ func TestDialTLSCanceled(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Users whose addresses are kept apart have TLS sessions of their own, and so has whoever
+// leaves in another way: a session that is resumed tells that it is the same client.
+func TestDialTLS_Sessions(t *testing.T) {
+	noLeaks(t)
+	port, trusted := tlsOrigin(t, nil)
+	d := newDialer(t, (&answers{list: [][]netip.Addr{addrs("127.0.0.1")}}).resolve, "allow 127.0.0.0/8")
+	d.TLSConfig = &tls.Config{RootCAs: trusted, ClientSessionCache: tls.NewLRUClientSessionCache(64)}
+	d.DialAddr = func(ctx context.Context, a netip.AddrPort, _ Source) (*net.TCPConn, error) {
+		return ToAddr(ctx, a, Source{}) // this machine may have one address only
+	}
+	route, err := d.Leaving("", []string{"127.0.0.4"}, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	byUser, err := d.Leaving("", []string{"127.0.0.2", "127.0.0.3"}, PickUserHash, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dest := fixture.Target(t, fmt.Sprintf("127.0.0.1:%d", port))
+	resumed := func(d *Dialer, ctx context.Context) bool {
+		t.Helper()
+		conn, err := d.Dial(ctx, dest, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := conn.Read(make([]byte, 64)); err != nil { // behind the ticket
+			t.Fatal(err)
+		}
+		return conn.(*tls.Conn).ConnectionState().DidResume
+	}
+	handshake := func(d *Dialer, ctx context.Context) bool {
+		t.Helper()
+		raw, err := new(net.Dialer).DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := d.Handshake(ctx, raw, dest.Host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := conn.Read(make([]byte, 64)); err != nil {
+			t.Fatal(err)
+		}
+		return conn.(*tls.Conn).ConnectionState().DidResume
+	}
+	for _, tc := range []struct {
+		name string
+		dial func() bool
+	}{
+		{"the transport's own", func() bool { return resumed(d, t.Context()) }},
+		{"a route with an address of its own", func() bool { return resumed(route, t.Context()) }},
+		{"a user", func() bool { return resumed(byUser, WithSlot(t.Context(), 1)) }},
+		{"another user", func() bool { return resumed(byUser, WithSlot(t.Context(), 2)) }},
+		{"through a member", func() bool { return handshake(d, WithVia(t.Context(), 7)) }},
+		{"a user through it", func() bool { return handshake(d, WithSlot(WithVia(t.Context(), 7), 1)) }},
+		{"through another", func() bool { return handshake(d, WithVia(t.Context(), 8)) }},
+	} {
+		if tc.dial() {
+			t.Errorf("%s: a session of others was resumed", tc.name)
+		}
+		if !tc.dial() {
+			t.Errorf("%s: its own session was not resumed", tc.name)
+		}
+	}
+}

@@ -22,7 +22,9 @@ type Config struct {
 	Static map[string][]netip.Addr
 
 	// HostsFile is a file in the format of hosts(5) that comes next, "" for
-	// none. It is read again when it changes.
+	// none. It is read by New, and again when it changes. Where New could not read it,
+	// the first question does, and fails if it cannot: a file that is not there is none,
+	// but the names of one that cannot be read must not be asked for elsewhere.
 	HostsFile string
 
 	// MaxNames is how many names are remembered. Default: DefaultMaxNames.
@@ -99,6 +101,7 @@ func New(cfg Config) *Cache {
 		c.shards[i].max = (limit + i) / shards
 		c.shards[i].names, c.shards[i].asked = make(map[string]*entry), make(map[string]*entry)
 	}
+	_ = c.hosts.ready(context.Background()) // if it fails, it is tried again
 	return c
 }
 
@@ -160,6 +163,8 @@ type Flight struct {
 	name  string
 	f     Family
 
+	question *Question
+
 	cancel context.CancelFunc
 	done   chan struct{}
 	answer Answer // set before done is closed
@@ -190,7 +195,7 @@ func (c *Cache) join(s *shard, name string, f Family, now time.Time) (Answer, *F
 	fl := e.flights[f]
 	if fl == nil {
 		ctx, cancel := context.WithTimeout(context.Background(), flightTimeout)
-		fl = &Flight{cache: c, shard: s, entry: e, name: name, f: f, cancel: cancel, done: make(chan struct{})}
+		fl = &Flight{cache: c, shard: s, entry: e, name: name, f: f, question: new(Question), cancel: cancel, done: make(chan struct{})}
 		e.flights[f] = fl
 		go fl.run(ctx)
 	}
@@ -202,8 +207,21 @@ func (c *Cache) join(s *shard, name string, f Family, now time.Time) (Answer, *F
 // Done is closed when the answer is there.
 func (fl *Flight) Done() <-chan struct{} { return fl.done }
 
+// Over reports whether the answer is there.
+func (fl *Flight) Over() bool {
+	select {
+	case <-fl.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Answer is the answer, once Done is closed.
 func (fl *Flight) Answer() Answer { return fl.answer }
+
+// Question is that of the flight, which is found in the error of its answer too.
+func (fl *Flight) Question() *Question { return fl.question }
 
 // Asked reports whether the backend was asked: a flight waits for its turn first.
 func (fl *Flight) Asked() bool {
@@ -274,6 +292,13 @@ func (fl *Flight) depart() {
 // is a stale answer, that one is handed out meanwhile.
 func (fl *Flight) run(ctx context.Context) {
 	defer fl.cancel()
+	if answer, ok := fl.askHosts(ctx); ok {
+		fl.shard.mu.Lock()
+		defer fl.shard.mu.Unlock()
+		fl.depart()
+		fl.land(answer)
+		return
+	}
 	if r := fl.entry.records[fl.f].Load(); r.usableStale(time.Now()) {
 		timer := time.AfterFunc(StaleAfter, func() {
 			fl.shard.mu.Lock()
@@ -294,6 +319,15 @@ func (fl *Flight) run(ctx context.Context) {
 	fl.depart()
 	fl.land(fl.remember(reply, err))
 	fl.shard.admit(fl.name, fl.entry, fl.waiters > 0, time.Now())
+}
+
+// askHosts is the answer of the hosts file where it was not ready when the flight began,
+// and else false. That it cannot be read is an answer too, which is not remembered.
+func (fl *Flight) askHosts(ctx context.Context) (Answer, bool) {
+	if err := fl.cache.hosts.ready(ctx); err != nil {
+		return Answer{Err: failed(fl.name, err, fl.question)}, true
+	}
+	return fl.cache.hosts.lookup(fl.name, fl.f, time.Now())
 }
 
 // ask asks the backend, when it is this question's turn.
@@ -320,7 +354,10 @@ func (fl *Flight) remember(reply Reply, err error) Answer {
 		if last.usableStale(now) {
 			return fl.keep(last.stale(now))
 		}
-		next := &record{Answer: Answer{Err: failed(fl.name, err)}, expires: now.Add(FailureTTL)}
+		if isOwnFault(err) { // it is no news about the name, and over when there is room
+			return Answer{Err: failed(fl.name, err, fl.question)}
+		}
+		next := &record{Answer: Answer{Err: failed(fl.name, err, fl.question)}, expires: now.Add(FailureTTL)}
 		if d, ok := errors.AsType[*net.DNSError](next.Err); ok && d.IsTimeout && fl.entry.records[1-fl.f].Load().usableStale(now) {
 			next.silence = last.nextSilence()
 			next.expires = now.Add(next.silence)
@@ -340,7 +377,7 @@ func (fl *Flight) remember(reply Reply, err error) Answer {
 		}
 	}
 	ttl := min(max(reply.TTL, MinNegativeTTL), MaxNegativeTTL)
-	return fl.keep(&record{Answer: Answer{Err: notFound(fl.name, fl.f, reply.NoName)}, expires: now.Add(ttl)})
+	return fl.keep(&record{Answer: Answer{Err: notFound(fl.name, fl.f, reply.NoName, fl.question)}, expires: now.Add(ttl)})
 }
 
 func (fl *Flight) keep(r *record) Answer {

@@ -53,8 +53,8 @@ func dialPlain(ctx context.Context, network string, to netip.AddrPort) (net.Conn
 
 // NewClient returns a backend that asks the servers, in that order. tlsConfig is
 // for DoT and DoH, nil for the defaults; dial is how they are reached, nil for
-// whatever way the system chooses.
-func NewClient(servers []Server, tlsConfig *tls.Config, dial Dial) (*Client, error) {
+// whatever way the system chooses; system tells the addresses of servers with a name.
+func NewClient(servers []Server, tlsConfig *tls.Config, dial Dial, system System) (*Client, error) {
 	if len(servers) == 0 {
 		return nil, errors.New("no DNS servers")
 	}
@@ -64,21 +64,21 @@ func NewClient(servers []Server, tlsConfig *tls.Config, dial Dial) (*Client, err
 	if dial == nil {
 		dial = dialPlain
 	}
-	c := new(Client)
+	c, connect := new(Client), connector(dial, system)
 	for _, s := range servers {
 		e := &exchanger{Server: s, closeIdle: func() {}}
 		switch s.Proto {
 		case UDP:
-			overTCP := newStreams(s, nil, dial)
-			e.exchange, e.closeIdle = udpExchange(s, dial, overTCP), overTCP.closeIdle
+			overTCP := newStreams(s, nil, connect)
+			e.exchange, e.closeIdle = udpExchange(s, connect, overTCP), overTCP.closeIdle
 		case TCP:
-			conns := newStreams(s, nil, dial)
+			conns := newStreams(s, nil, connect)
 			e.exchange, e.closeIdle = conns.exchange, conns.closeIdle
 		case DoT:
-			conns := newStreams(s, tlsConfig, dial)
+			conns := newStreams(s, tlsConfig, connect)
 			e.exchange, e.closeIdle = conns.exchange, conns.closeIdle
 		case DoH:
-			h := newHTTPS(s, tlsConfig, dial)
+			h := newHTTPS(s, tlsConfig, connect)
 			e.exchange, e.closeIdle = h.exchange, h.closeIdle
 		default:
 			return nil, fmt.Errorf("unknown protocol %q", s.Proto)

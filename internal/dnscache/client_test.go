@@ -48,7 +48,7 @@ func newClient(t *testing.T, trust *tls.Config, list ...string) *Client {
 		}
 		servers = append(servers, s)
 	}
-	c, err := NewClient(servers, trust, nil)
+	c, err := NewClient(servers, trust, nil, System{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -431,7 +431,7 @@ func TestClientDeadStream(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conns := newStreams(server, nil, dialPlain) // below the client, which would ask again
+	conns := newStreams(server, nil, connector(dialPlain, System{})) // below the client, which would ask again
 	t.Cleanup(conns.closeIdle)
 	for range 3 {
 		if _, err := conns.exchange(t.Context(), question("origin.test", IPv4)); err != nil {

@@ -2,7 +2,9 @@ package dnscache
 
 import (
 	"bufio"
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net/netip"
@@ -10,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -33,7 +36,16 @@ func SystemHostsFile() string {
 type hosts struct {
 	static map[string]*fixed
 	path   string
-	file   atomic.Pointer[hostsFile]
+	file   atomic.Pointer[hostsFile] // nil as long as it was not read
+
+	mu    sync.Mutex
+	first *firstRead // under way, nil where none is; guarded by mu
+}
+
+// firstRead is a reading of the file while nothing of it is known yet.
+type firstRead struct {
+	done chan struct{}
+	err  error // set before done is closed
 }
 
 // fixed are the addresses of a name, ready to be handed out.
@@ -64,63 +76,113 @@ func newFixed(name string, addrs []netip.Addr) *fixed {
 	out := new(fixed)
 	for f := range families {
 		if out[f].Addrs = usable(byFamily[f]); len(out[f].Addrs) == 0 {
-			out[f] = Answer{Err: notFound(name, f, false)}
+			out[f] = Answer{Err: notFound(name, f, false, fixedQuestion)}
 		}
 	}
 	return out
 }
 
 // lookup returns the addresses of a name that is known here. Of such a name
-// nothing is asked elsewhere, also where it has no address of the family.
+// nothing is asked elsewhere, also where it has no address of the family. As long as the
+// file is not ready, its names are not known.
 func (h *hosts) lookup(name string, f Family, now time.Time) (Answer, bool) {
 	if known, ok := h.static[name]; ok {
 		return known[f], true
 	}
-	if h.path == "" {
-		return Answer{}, false
-	}
-	if known, ok := h.current(now).names[name]; ok {
-		return known[f], true
+	if file := h.current(now); file != nil {
+		if known, ok := file.names[name]; ok {
+			return known[f], true
+		}
 	}
 	return Answer{}, false
 }
 
+// ready waits until the file was read. Whoever comes first reads it, and the others wait
+// for that. Where it cannot be read, nobody knows whose names are in it: the next who
+// comes tries again.
+func (h *hosts) ready(ctx context.Context) error {
+	if h.path == "" || h.file.Load() != nil {
+		return nil
+	}
+	h.mu.Lock()
+	r := h.first
+	switch {
+	case h.file.Load() != nil:
+		h.mu.Unlock()
+		return nil
+	case r == nil:
+		r = &firstRead{done: make(chan struct{})}
+		h.first = r
+		h.mu.Unlock()
+		h.readFirst(r)
+		return r.err
+	}
+	h.mu.Unlock()
+	select {
+	case <-r.done:
+		return r.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (h *hosts) readFirst(r *firstRead) {
+	file, err := h.read(nil)
+	if err == nil {
+		file.checked.Store(time.Now().UnixNano())
+		h.file.Store(file)
+	} else {
+		r.err = fmt.Errorf("%w: %w", ErrHostsFile, err)
+	}
+	h.mu.Lock()
+	h.first = nil
+	h.mu.Unlock()
+	close(r.done)
+}
+
 // current is the content of the file, read again if it has changed since it was
-// last looked at. Whoever comes while another looks gets the content from before.
+// last looked at; nil if it was never read. Whoever comes while another looks gets the
+// content from before, which also stays where the file cannot be read.
 func (h *hosts) current(now time.Time) *hostsFile {
 	file := h.file.Load()
-	if file != nil {
-		last := file.checked.Load()
-		if now.UnixNano()-last < int64(hostsCheck) || !file.checked.CompareAndSwap(last, now.UnixNano()) {
-			return file
-		}
+	if file == nil {
+		return nil
+	}
+	last := file.checked.Load()
+	if now.UnixNano()-last < int64(hostsCheck) || !file.checked.CompareAndSwap(last, now.UnixNano()) {
+		return file
 	}
 	next, err := h.read(file)
-	if err != nil { // what it held last stays, and it is looked at again
-		if next = file; next == nil {
-			next = new(hostsFile)
-		}
+	if err != nil || next == file {
+		return file // it is looked at again
 	}
-	if next != file {
-		next.checked.Store(now.UnixNano())
-		h.file.Store(next)
-	}
+	next.checked.Store(now.UnixNano())
+	h.file.Store(next)
 	return next
 }
 
 // read is what the file holds, which is last where it has not changed. One that is
-// gone names nobody; of one that cannot be read nothing is known.
+// gone names nobody, and so does one that this process was never allowed to read; of one
+// that cannot be read otherwise nothing is known.
 func (h *hosts) read(last *hostsFile) (*hostsFile, error) {
-	info, err := os.Stat(h.path)
+	next, err := h.readChanged(last)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		if last != nil && len(last.names) == 0 {
-			return last, nil
-		}
+	case err == nil:
+		return next, nil
+	case errors.Is(err, fs.ErrNotExist) && last != nil && len(last.names) == 0:
+		return last, nil
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission) && last == nil:
 		return new(hostsFile), nil
-	case err != nil:
+	}
+	return nil, err
+}
+
+func (h *hosts) readChanged(last *hostsFile) (*hostsFile, error) {
+	info, err := os.Stat(h.path)
+	if err != nil {
 		return nil, err
-	case last != nil && info.ModTime().Equal(last.modTime) && info.Size() == last.size:
+	}
+	if last != nil && info.ModTime().Equal(last.modTime) && info.Size() == last.size {
 		return last, nil
 	}
 	names, err := readHosts(h.path)

@@ -36,7 +36,7 @@ type https struct {
 	transport *http.Transport
 }
 
-func newHTTPS(s Server, tlsConfig *tls.Config, dial Dial) *https {
+func newHTTPS(s Server, tlsConfig *tls.Config, dial connect) *https {
 	tlsConfig = tlsConfig.Clone()
 	tlsConfig.ServerName = s.ServerName
 	tlsConfig.NextProtos = []string{"h2", "http/1.1"}
@@ -53,8 +53,8 @@ func newHTTPS(s Server, tlsConfig *tls.Config, dial Dial) *https {
 	}}
 }
 
-func dialHTTPS(ctx context.Context, s Server, tlsConfig *tls.Config, dial Dial) (net.Conn, error) {
-	conn, err := dialServer(ctx, s, "tcp", dial)
+func dialHTTPS(ctx context.Context, s Server, tlsConfig *tls.Config, dial connect) (net.Conn, error) {
+	conn, err := dial(ctx, s, "tcp")
 	if err != nil {
 		return nil, err
 	}

@@ -64,7 +64,7 @@ func TestClientHungServerLeavesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			var o open
-			c, err := NewClient([]Server{server}, nil, o.dial)
+			c, err := NewClient([]Server{server}, nil, o.dial, System{})
 			if err != nil {
 				t.Fatal(err)
 			}

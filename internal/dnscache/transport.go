@@ -18,9 +18,9 @@ import (
 // udpExchange sends queries as datagrams, each from a socket and so a port of its
 // own. A datagram that is no answer to the query is dropped, and the answer is
 // waited for: whoever can guess the port only must not be able to make it fail.
-func udpExchange(s Server, dial Dial, overTCP *streams) func(context.Context, *dns.Msg) (*dns.Msg, error) {
+func udpExchange(s Server, dial connect, overTCP *streams) func(context.Context, *dns.Msg) (*dns.Msg, error) {
 	return func(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
-		raw, err := dialServer(ctx, s, "udp", dial)
+		raw, err := dial(ctx, s, "udp")
 		if err != nil {
 			return nil, err
 		}
@@ -78,7 +78,7 @@ const (
 type streams struct {
 	server    Server
 	tlsConfig *tls.Config // nil: no TLS
-	dialAddr  Dial
+	connect   connect
 
 	mu     sync.Mutex
 	idle   []*stream
@@ -91,8 +91,8 @@ type stream struct {
 	since time.Time // when it was last heard of
 }
 
-func newStreams(s Server, tlsConfig *tls.Config, dial Dial) *streams {
-	out := &streams{server: s, dialAddr: dial}
+func newStreams(s Server, tlsConfig *tls.Config, dial connect) *streams {
+	out := &streams{server: s, connect: dial}
 	if tlsConfig != nil {
 		out.tlsConfig = tlsConfig.Clone()
 		out.tlsConfig.ServerName = s.ServerName
@@ -292,7 +292,7 @@ func (s *streams) closeIdle() {
 }
 
 func (s *streams) dial(ctx context.Context) (net.Conn, error) {
-	conn, err := dialServer(ctx, s.server, "tcp", s.dialAddr)
+	conn, err := s.connect(ctx, s.server, "tcp")
 	if err != nil || s.tlsConfig == nil {
 		return conn, err
 	}
@@ -304,24 +304,55 @@ func (s *streams) dial(ctx context.Context) (net.Conn, error) {
 	return tc, nil
 }
 
-// dialServer connects to a DNS server. Where the configuration names it, the
-// system tells its addresses, and they are tried in order.
-func dialServer(ctx context.Context, s Server, network string, dial Dial) (net.Conn, error) {
-	addrs := []netip.Addr{}
-	if a, err := netip.ParseAddr(s.Host); err == nil {
-		addrs = append(addrs, a)
-	} else if addrs, err = net.DefaultResolver.LookupNetIP(ctx, "ip", s.Host+"."); err != nil {
-		return nil, err
-	}
-	var firstErr error
-	for _, a := range addrs {
-		conn, err := dial(ctx, network, netip.AddrPortFrom(a, s.Port))
-		if err == nil {
-			return conn, nil
+// connect connects to a DNS server, over the network `udp` or `tcp`.
+type connect func(ctx context.Context, s Server, network string) (net.Conn, error)
+
+// connector connects with dial. Where the configuration names the server, the system
+// tells its addresses, and they are tried in order.
+func connector(dial Dial, system System) connect {
+	return func(ctx context.Context, s Server, network string) (net.Conn, error) {
+		addrs := []netip.Addr{}
+		if a, err := netip.ParseAddr(s.Host); err == nil {
+			addrs = append(addrs, a)
+		} else if addrs, err = system.lookup(ctx, "ip", s.Host); err != nil {
+			return nil, &hostError{err}
 		}
-		if firstErr == nil {
-			firstErr = err
+		var firstErr error
+		for _, a := range addrs {
+			conn, err := dial(ctx, network, netip.AddrPortFrom(a, s.Port))
+			if err == nil {
+				return conn, nil
+			}
+			if firstErr == nil {
+				firstErr = err
+			}
 		}
+		return nil, firstErr
 	}
-	return nil, firstErr
 }
+
+// hostError is why the addresses of a DNS server are not known. That its own name does not
+// exist says nothing about the name that it was to be asked for, so there is no
+// *net.DNSError to be found in it.
+type hostError struct{ err error }
+
+func (e *hostError) Error() string { return e.err.Error() }
+
+func (e *hostError) Unwrap() error {
+	if d, ok := errors.AsType[*net.DNSError](e.err); ok {
+		return d.UnwrapErr
+	}
+	return e.err
+}
+
+// Timeout implements net.Error.
+func (e *hostError) Timeout() bool {
+	ne, ok := errors.AsType[net.Error](e.err)
+	return ok && ne.Timeout()
+}
+
+// Temporary implements net.Error.
+func (e *hostError) Temporary() bool { return true }
+
+// Interface guards
+var _ net.Error = (*hostError)(nil)

@@ -113,7 +113,7 @@ func (out *Path) direct(t *Rehearsal) error {
 		return err
 	}
 	var paused error
-	out.Circuit, paused = d.Circuits.Look(t.Target, t.HTTPS)
+	out.Circuit, paused = d.Circuits.Look(t.Target, t.HTTPS, t.SlotOf(d.Sources))
 	if held := t.holdingLimit(); held != nil {
 		return held
 	}
@@ -160,7 +160,7 @@ func (out *Path) through(t *Rehearsal, g *upstream.Group) error {
 		out.Group = t.explainDry(g)
 		return nil
 	}
-	out.Circuit, _ = g.Destinations().Look(t.Target, t.HTTPS)
+	out.Circuit, _ = g.Destinations().Look(t.Target, t.HTTPS, 0)
 	about := g.Destinations().About(t.Target, t.HTTPS)
 	vias, paused := about.Shut()
 	if paused != nil && !slices.ContainsFunc(g.Members(), func(m *upstream.Member) bool { return !slices.Contains(vias, m.Key()) }) {

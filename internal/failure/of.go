@@ -66,6 +66,9 @@ func classifyNetwork(err error) *Failure {
 	if descriptors.Out(err) || errors.Is(err, dnscache.ErrNoTurn) {
 		return Limit // also where it is the resolver that needs a descriptor
 	}
+	if errors.Is(err, dnscache.ErrHostsFile) {
+		return Internal
+	}
 	if d, ok := errors.AsType[*net.DNSError](err); ok {
 		if d.IsTimeout {
 			return DNSTimeout

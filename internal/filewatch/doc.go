@@ -5,5 +5,9 @@
 // (Kubernetes mounts its volumes so) and file systems that send no events are
 // caught by a look at the file every few seconds.
 //
+// A file that is written in place is told of when it was left alone for a moment, on Linux
+// when who has written it has closed it as well; but after a few seconds in any case, as
+// it is then. Only one that is replaced by renaming is never seen in pieces.
+//
 // It is an engine: it imports nothing of this project, and nothing of Caddy.
 package filewatch

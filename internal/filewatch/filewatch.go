@@ -2,13 +2,10 @@ package filewatch
 
 import (
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"go.uber.org/zap/zapcore"
-
-	"github.com/fsnotify/fsnotify"
 )
 
 const (
@@ -16,13 +13,27 @@ const (
 	lookEvery = 5 * time.Second
 
 	// settle is how long a file must be left alone before it is read: whoever
-	// writes it in pieces shall have finished.
+	// writes it in pieces shall have finished. Where the system tells that, it must also
+	// have been closed by who has written it.
 	settle = 100 * time.Millisecond
+
+	// patience is for how long that is waited for: a file that is written without pause
+	// is read as it is.
+	patience = 5 * time.Second
 
 	// A file that was not taken is told of again after againFirst, and after twice as
 	// long each time, up to againMax.
 	againFirst = time.Second
 	againMax   = 30 * time.Second
+)
+
+// event is what happens to a file.
+type event uint8
+
+const (
+	touched event = iota // it is as whole as it was before
+	written              // somebody writes it, and has not closed it
+	whole                // it was closed, replaced or removed; or that is not known
 )
 
 // version is what tells two contents of a file apart without reading them.
@@ -53,23 +64,25 @@ type Watcher struct {
 	seen   version // that changed was called for last, or that was there at New
 	taken  bool    // seen was taken
 	pause  time.Duration
-	due    time.Time         // when seen is told of again, if it was not taken
-	events *fsnotify.Watcher // nil where there are none
-	stop   chan struct{}
-	once   sync.Once
-	done   chan struct{}
+	due    time.Time // when seen is told of again, if it was not taken
+	events *events   // nil where there are none
+
+	// What has happened since the last look that was no wait for more.
+	since   time.Time // zero: nothing
+	found   version   // without an event
+	writing bool      // and it was not closed
+
+	stop chan struct{}
+	once sync.Once
+	done chan struct{}
 }
 
 // New notes how the file looks now. What is read after New and before Start is
 // not missed when it changes in between.
 func New(path string) *Watcher {
 	w := &Watcher{path: path, seen: look(path), taken: true, stop: make(chan struct{}), done: make(chan struct{})}
-	if events, err := fsnotify.NewWatcher(); err == nil {
-		if err := events.Add(filepath.Dir(path)); err == nil {
-			w.events = events
-		} else {
-			_ = events.Close()
-		}
+	if events, err := newEvents(path); err == nil {
+		w.events = events
 	}
 	return w
 }
@@ -94,10 +107,9 @@ func (w *Watcher) Stop() {
 
 func (w *Watcher) run(changed func(again bool) bool) {
 	defer close(w.done)
-	var events <-chan fsnotify.Event
-	var failures <-chan error
+	var events <-chan event
 	if w.events != nil {
-		events, failures = w.events.Events, w.events.Errors
+		events = w.events.happen
 	}
 	timer := time.NewTimer(settle) // something may have happened since New
 	defer timer.Stop()
@@ -108,24 +120,54 @@ func (w *Watcher) run(changed func(again bool) bool) {
 		case e, ok := <-events:
 			if !ok {
 				events = nil
-			} else if filepath.Base(e.Name) == filepath.Base(w.path) {
-				w.due = time.Time{} // it may be readable now
-				timer.Reset(settle)
+				continue
 			}
-		case _, ok := <-failures:
-			if !ok {
-				failures = nil
-			}
+			timer.Reset(w.happened(e))
 		case <-timer.C:
 			timer.Reset(w.look(changed))
 		}
 	}
 }
 
+// happened notes an event and returns when to look at the file.
+func (w *Watcher) happened(e event) time.Duration {
+	w.due = time.Time{} // it may be readable now
+	if e != touched {
+		w.writing = e == written
+	}
+	if w.since.IsZero() {
+		w.since = time.Now()
+	}
+	left := patience - time.Since(w.since)
+	if w.writing {
+		return left
+	}
+	return min(settle, left)
+}
+
+// settled reports whether a version of the file that was not told of may be read. One
+// that was found without an event is looked at again first: whoever writes it, where
+// nothing is told of that, may not have finished.
+func (w *Watcher) settled(now version) bool {
+	switch {
+	case w.since.IsZero():
+		w.since, w.found = time.Now(), now
+		return false
+	case w.found.info != nil && !w.found.same(now):
+		w.found = now
+		return time.Since(w.since) >= patience
+	}
+	return true
+}
+
 // look looks at the file, tells of it where that is due, and returns when to look again.
 func (w *Watcher) look(changed func(again bool) bool) time.Duration {
 	now := look(w.path)
 	again := now.same(w.seen)
+	if now.info != nil && !again && !w.settled(now) {
+		return settle
+	}
+	w.since, w.found = time.Time{}, version{}
 	switch {
 	case now.info == nil || again && w.taken:
 		return lookEvery

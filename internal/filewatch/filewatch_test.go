@@ -198,3 +198,77 @@ func TestWatch_NotTaken(t *testing.T) {
 		}
 	})
 }
+
+// A file that is written without pause, or whose times are changed all the time, is told
+// of all the same.
+func TestWatch_WithoutPause(t *testing.T) {
+	for name, touch := range map[string]func(f *os.File) error{
+		"written": func(f *os.File) error { _, err := f.WriteString("more\n"); return err },
+		"touched": func(f *os.File) error { return os.Chtimes(f.Name(), time.Time{}, time.Now()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "list")
+			write(t, path, "old")
+			_, contents := watch(t, path)
+			f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if _, err := f.WriteString(" and new\n"); err != nil {
+				t.Fatal(err)
+			}
+			tick, timeout := time.NewTicker(settle/4), time.After(time.Minute)
+			defer tick.Stop()
+			for {
+				select {
+				case <-tick.C:
+					if err := touch(f); err != nil {
+						t.Fatal(err)
+					}
+				case <-contents:
+					return
+				case <-timeout:
+					t.Fatal("no notice")
+				}
+			}
+		})
+	}
+}
+
+// Without events, a file is told of when it has stopped changing, or after a while.
+func TestWatch_WithoutEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "list")
+		write(t, path, "old")
+		w := New(path)
+		if w.events != nil { // they come from outside of the bubble
+			_ = w.events.Close()
+			w.events = nil
+		}
+		told := make(chan time.Time, 16)
+		w.Start(func(bool) bool { told <- time.Now(); return true })
+		defer func() { w.Stop(); <-w.done }()
+		change := func(n int) (last time.Time) {
+			for i := range n {
+				time.Sleep(settle / 2)
+				write(t, path, time.Now().String())
+				stamp := time.Unix(1_000_000+int64(i), 0) // the clock of files is another
+				if err := os.Chtimes(path, stamp, stamp); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return time.Now()
+		}
+		last := change(60)
+		if at := <-told; at.Before(last) || at.After(last.Add(lookEvery)) {
+			t.Errorf("told of %s after the last change", at.Sub(last))
+		}
+		begin := time.Now()
+		go func() { change(600) }()
+		if took := (<-told).Sub(begin); took > lookEvery+patience+settle {
+			t.Errorf("told of after %s", took)
+		}
+		time.Sleep(time.Minute)
+	})
+}

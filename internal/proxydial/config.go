@@ -35,6 +35,9 @@ type Config struct {
 	// TLS is required for HTTPS, with a ServerName unless the certificate is
 	// verified otherwise. Its NextProtos is not used.
 	TLS *tls.Config
+	// Sessions is the part of TLS's session cache for a handshake, whose context it is
+	// given. nil: all of it.
+	Sessions func(context.Context, tls.ClientSessionCache) tls.ClientSessionCache
 	// TLSTimeout bounds the handshake. Default: 10 s.
 	TLSTimeout time.Duration
 	// ReplyTimeout bounds the wait for the answer to CONNECT, or the whole

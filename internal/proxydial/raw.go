@@ -48,6 +48,10 @@ func (d *Dialer) open(ctx context.Context, cfg *tls.Config, client Client) (net.
 func (d *Dialer) handshake(ctx context.Context, conn net.Conn, cfg *tls.Config) (net.Conn, error) {
 	handshakeCtx, cancel := context.WithTimeout(ctx, d.cfg.TLSTimeout)
 	defer cancel()
+	if d.cfg.Sessions != nil {
+		cfg = cfg.Clone()
+		cfg.ClientSessionCache = d.cfg.Sessions(ctx, cfg.ClientSessionCache)
+	}
 	// An exchange must see a body that was cut off, and whether the connection is
 	// still alive, whatever the connection is made of.
 	tc := tls.Client(h1.NoteEOF(conn), cfg)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"syscall"
 	"testing"
 	"time"
 
@@ -39,10 +40,12 @@ func TestBlame_RelayedOverload(t *testing.T) {
 	}
 }
 
-// A question that had no turn charges neither the destination nor an upstream, a silent
-// DNS server does.
+// A question that was never put, for want of a turn, a descriptor or the hosts file,
+// charges neither the destination nor an upstream; a silent DNS server does.
 func TestNoTurnForAQuestion_Blame(t *testing.T) {
-	for cause, charged := range map[error]bool{dnscache.ErrNoTurn: false, context.DeadlineExceeded: true} {
+	for cause, charged := range map[error]bool{
+		dnscache.ErrNoTurn: false, syscall.EMFILE: false, dnscache.ErrHostsFile: false, context.DeadlineExceeded: true,
+	} {
 		err := &net.DNSError{UnwrapErr: cause, Err: cause.Error(), Name: "origin.test", IsTimeout: charged, IsTemporary: !charged}
 		if destination.Chargeable(err) != charged {
 			t.Errorf("%v: the destination is charged: %t", cause, !charged)

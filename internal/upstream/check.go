@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
@@ -119,7 +120,7 @@ func (g *Group) check(ctx context.Context, hm *health.Member, text string) error
 	defer context.AfterFunc(ctx, func() { _ = raw.Close() })()
 	if t.TLS {
 		// As for requests: what they trust is what proves that the path works.
-		if conn, err = g.cfg.Dialer.Handshake(ctx, conn, t.Dest.Host); err != nil {
+		if conn, err = g.cfg.Dialer.Handshake(dial.WithVia(ctx, m.Key()), conn, t.Dest.Host); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 
 	"github.com/caddy-egress/egress/internal/descriptors"
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/origin"
@@ -36,7 +37,7 @@ func (g *Group) connect(s *Spec) (*Conns, error) {
 		}
 	}
 	if s.TLS != nil {
-		cfg.TLS, cfg.TLSTimeout = s.TLS.Config.Clone(), s.TLS.HandshakeTimeout
+		cfg.TLS, cfg.TLSTimeout, cfg.Sessions = s.TLS.Config.Clone(), s.TLS.HandshakeTimeout, dial.Sessions
 		if cfg.TLS.ServerName == "" {
 			cfg.TLS.ServerName = s.Addr.Host
 		}

@@ -83,6 +83,9 @@ func judgeOwnLimit(err error) (Verdict, bool) {
 	if failure.IsAny(err, syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL) && !failure.NoIPv6(err) || errors.Is(err, dnscache.ErrNoTurn) {
 		return Verdict{Kind: health.Neutral, Failure: failure.Limit}, true
 	}
+	if errors.Is(err, dnscache.ErrHostsFile) {
+		return Verdict{Kind: health.Neutral, Failure: failure.Internal}, true
+	}
 	if errors.Is(err, failure.Loop) {
 		return Verdict{Kind: health.ConnectFailure, Failure: failure.Loop}, true
 	}
