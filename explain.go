@@ -49,10 +49,10 @@ func (h *Handler) explain(ctx context.Context, asked *explain.Request) (*explain
 		return nil, err
 	}
 	e := &explain.Explanation{
-		Handler: h.place(), Running: !h.dry,
+		Handler: h.place(), Running: h.running,
 		Method: t.HTTP.Method, ClientIP: clientIP(t.HTTP),
 	}
-	if h.dry {
+	if !h.running {
 		e.Note("the configuration is not running: the use of limits, circuits and the addresses of Caddy's own listeners are not known")
 	}
 	if t.Use = t.classify(); t.Use == upstream.NotOurs {

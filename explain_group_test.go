@@ -28,7 +28,7 @@ func groupHandler(t *testing.T, group string) (h *Handler, cleanUp func()) {
 	if h, err = findHandler(found, ""); err != nil {
 		t.Fatal(err)
 	}
-	h.dry = false // it is asked as if it served
+	h.running = true // it is asked as if it served
 	return h, cleanUp
 }
 
@@ -122,7 +122,7 @@ func TestExplainGroup_Dynamic(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	h, cleanUp := groupHandler(t, `{"scheme":"http","dynamic":{"source":"a","name":"proxies.invalid","port":"3128"}}`)
 	defer cleanUp()
-	h.dry = true
+	h.running = false
 	got := explainTunnel(t, h).Paths[0].Group.Upstreams
 	if len(got) != 1 || got[0].Upstream != "those of the dynamic source" || got[0].State != explain.Unknown {
 		t.Errorf("%+v", got)

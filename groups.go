@@ -34,7 +34,6 @@ func (h *Handler) provisionGroups(ctx caddy.Context) error {
 			return fmt.Errorf("groups.%s: %w", name, err)
 		}
 	}
-	h.awaitStart(ctx)
 	return nil
 }
 
@@ -66,9 +65,6 @@ func (h *Handler) provisionGroup(ctx caddy.Context, name string, cfg *UpstreamGr
 		return err
 	}
 	h.groups[name] = g // from here on Cleanup closes it
-	if !h.dry {
-		g.Follow()
-	}
 	return nil
 }
 
@@ -160,7 +156,7 @@ const startPoll = 5 * time.Millisecond
 // health checks of reverse_proxy, which begin when they are provisioned, may emit.
 func (h *Handler) awaitStart(ctx caddy.Context) {
 	app, _ := appOf(ctx)
-	if app == nil || h.dry || len(h.groups) == 0 {
+	if app == nil || len(h.groups) == 0 {
 		return
 	}
 	go func() {

@@ -180,7 +180,7 @@ type Handler struct {
 	tunnelPolicy   *tunnels.Policy
 	besides        <-chan struct{}   // set with tunnelPolicy: the activeConfig of then
 	server         *caddyhttp.Server // nil if it is in none
-	dry            bool              // provisioned to be explained only: nothing is dialed or watched
+	running        bool              // not provisioned to be explained only
 	leaveRegistry  func()
 }
 
@@ -199,7 +199,6 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.proxy.Router, h.proxy.ResolveNames, h.proxy.HideVia = h, h.ResolveNames, h.HideVia
 	h.accessLogger = ctx.Logger(accessLogModule{})
 	registry := admin.RegistryOf(ctx)
-	h.dry = registry != &admin.Handlers
 	for _, step := range []func(caddy.Context) error{
 		h.replacePlaceholders,
 		h.provisionNames,
@@ -207,7 +206,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		h.provisionPolicy,
 		h.provisionTunnel,
 		h.provisionTransport,
-		h.followRules,
+		h.enterBook,
 		h.provisionGroups,
 		h.provisionRoutes,
 	} {
@@ -231,8 +230,23 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		h.warnAboutServer(server)
 	}
 	h.drainAtExit(ctx)
+	if h.running = registry == &admin.Handlers; h.running {
+		h.start(ctx)
+	}
 	h.leaveRegistry = registry.Add((*served)(h))
 	return nil
+}
+
+// start begins with what a handler does by itself: it follows files and sources, and
+// checks upstreams once the configuration runs. One that is provisioned to be explained
+// only does none of this.
+func (h *Handler) start(ctx caddy.Context) {
+	live, policy := &h.proxy.Tunnels.Value.Live, h.tunnelPolicy
+	h.proxy.Access.Follow(func() { live.Changed(policy) })
+	for _, g := range h.groups {
+		g.Follow()
+	}
+	h.awaitStart(ctx)
 }
 
 // provisionNames sets the names of the proxy and its site.

@@ -181,8 +181,8 @@ func (h *Handler) releaseTunnels() {
 	h.proxy.Tunnels.Release()
 }
 
-// followRules lets the access rules follow their files, and the tunnels the rules.
-func (h *Handler) followRules(caddy.Context) error {
+// enterBook lets the tunnels follow the access rules.
+func (h *Handler) enterBook(caddy.Context) error {
 	live := &h.proxy.Tunnels.Value.Live
 	p := &tunnels.Policy{
 		Forbids:    forbiddenTunnels(h.proxy.Direct.Dialer, h.tunnel.OnPolicyChange),
@@ -192,9 +192,6 @@ func (h *Handler) followRules(caddy.Context) error {
 	}
 	h.tunnelPolicy, h.besides = p, activeConfig()
 	live.Enter(p)
-	if !h.dry {
-		h.proxy.Access.Follow(func() { live.Changed(p) })
-	}
 	return nil
 }
 
