@@ -289,14 +289,7 @@ func startFuzzed(f *testing.F) *fuzzed {
 			go z.serve(conn)
 		}
 	}()
-	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(fmt.Appendf(nil, `{
-	admin off
-	persist_config off
-	auto_https off
-	log default {
-		output discard
-	}
-}
+	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(fmt.Appendf(nil, `%s
 http://:%s {
 	bind 127.0.0.1
 	egress {
@@ -308,7 +301,7 @@ http://:%s {
 		}
 	}
 }
-`, port(z.proxy), openLoopback), nil)
+`, globals{more: "log default {\n output discard\n}"}, port(z.proxy), openLoopback), nil)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -82,8 +82,7 @@ func loadWithAdmin(t *testing.T, global, sites string) (admin string) {
 			t.Error(err)
 		}
 	})
-	load(t, fmt.Sprintf("{\nadmin %s\npersist_config off\nauto_https off\ngrace_period 2s\nstorage file_system %s\n%s\n}\n%s",
-		admin, t.TempDir(), global, sites))
+	load(t, globals{admin: admin, grace: "2s", storage: t.TempDir(), more: global}.String()+"\n"+sites)
 	return admin
 }
 
@@ -146,7 +145,7 @@ func TestExplain_Running(t *testing.T) {
 	alive := connectProxy(t)
 	p := &proxy{plain: plain, logs: newLogCapture(t)}
 	admin := loadWithAdmin(t,
-		"log default {\n output egress_capture "+p.logs.id+"\n format json\n level DEBUG\n}",
+		p.logs.asDefault("level DEBUG"),
 		fmt.Sprintf(explainSite, port(plain), dead, alive.addr, "circuit {\n consecutive_failures 1\n}"))
 	names := []string{plain, "PROXY", dead, "DEAD", alive.addr, "ALIVE"}
 	ask := func(args ...string) (string, int) {
@@ -416,8 +415,8 @@ func TestExplain_Reload(t *testing.T) {
 		}
 	})
 	config := func(egress string) string {
-		return fmt.Sprintf("{\nadmin %s\npersist_config off\nauto_https off\n}\nhttp://:%s {\n bind 127.0.0.1\n egress {\n allow_unauthenticated\n%s\n }\n}\n",
-			admin, port(plain), egress)
+		return fmt.Sprintf("%s\nhttp://:%s {\n bind 127.0.0.1\n egress {\n allow_unauthenticated\n%s\n }\n}\n",
+			globals{admin: admin}, port(plain), egress)
 	}
 	verdict := func() string {
 		t.Helper()

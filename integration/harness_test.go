@@ -192,23 +192,9 @@ func (p *proxy) config(t *testing.T, s setup) string {
 		bind += " ::1"
 	}
 	cert, key := proxyCertFiles(t)
-	return fmt.Sprintf(`{
-	admin off
-	persist_config off
-	auto_https off
-	skip_install_trust
-	grace_period 2s
-	storage file_system %s
-	%s
-	log default {
-		output egress_capture %s
-		format json
-		level DEBUG
-	}
-	servers {
-		%s
-	}
-}
+	global := globals{grace: "2s", storage: p.storage,
+		more: "skip_install_trust\n" + s.global + "\n" + p.logs.asDefault("level DEBUG") + "\nservers {\n" + s.servers + "\n}"}
+	return fmt.Sprintf(`%s
 http://:%s {
 	%s
 	%s
@@ -218,7 +204,7 @@ https://:%s {
 	tls %s %s
 	%s
 }
-`, p.storage, s.global, p.logs.id, s.servers, port(p.plain), bind, site, port(p.secure), bind, cert, key, site)
+`, global, port(p.plain), bind, site, port(p.secure), bind, cert, key, site)
 }
 
 // plainSite is one more site in clear, to be put behind a config: what would be

@@ -172,8 +172,8 @@ func TestNames_Reload(t *testing.T) {
 	s.Set("origin.test", dnstest.Records{Addrs: addresses("127.0.0.1"), TTL: 600, SOA: 600})
 	addr, storage := freeAddr(t), t.TempDir()
 	config := func(transport string) string {
-		return fmt.Sprintf("{\n admin off\n persist_config off\n auto_https off\n grace_period 2s\n storage file_system %s\n}\nhttp://:%s {\n bind 127.0.0.1\n egress {\n%stransport {\n resolvers %s\n %s}\n}\n}\n",
-			storage, port(addr), usual, s.Addr, transport)
+		return fmt.Sprintf("%s\nhttp://:%s {\n bind 127.0.0.1\n egress {\n%stransport {\n resolvers %s\n %s}\n}\n}\n",
+			globals{grace: "2s", storage: storage}, port(addr), usual, s.Addr, transport)
 	}
 	load(t, config(""))
 	proxy := &proxy{plain: addr}

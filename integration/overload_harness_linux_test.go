@@ -58,15 +58,7 @@ func startAbused(t *testing.T, limits, egress string, env ...string) *abused {
 	t.Helper()
 	p := &abused{addr: freeAddr(t), admin: freeAddr(t), exited: make(chan struct{}), said: new(bytes.Buffer)}
 	config := filepath.Join(t.TempDir(), "Caddyfile")
-	text := fmt.Sprintf(`{
-	admin %s
-	persist_config off
-	auto_https off
-	storage file_system %s
-	log default {
-		level ERROR
-	}
-}
+	text := fmt.Sprintf(`%s
 http://:%s {
 	bind 127.0.0.1
 	egress {
@@ -74,7 +66,7 @@ http://:%s {
 		%s
 	}
 }
-`, p.admin, t.TempDir(), port(p.addr), usual, egress)
+`, globals{admin: p.admin, storage: t.TempDir(), more: "log default {\n level ERROR\n}"}, port(p.addr), usual, egress)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

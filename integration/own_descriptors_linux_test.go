@@ -31,12 +31,7 @@ func TestSelf_ListenersFromDescriptors(t *testing.T) {
 	}
 	plain, echo := freeAddr(t), newEchoOrigin(t)
 	config := filepath.Join(t.TempDir(), "Caddyfile")
-	text := fmt.Sprintf(`{
-	admin fd/4
-	persist_config off
-	auto_https off
-	storage file_system %s
-}
+	text := fmt.Sprintf(`%s
 http:// {
 	bind fd/3 fd/5
 	respond site
@@ -51,7 +46,7 @@ http://:%s {
 		}
 	}
 }
-`, t.TempDir(), port(plain), addrs[2])
+`, globals{admin: "fd/4", storage: t.TempDir()}, port(plain), addrs[2])
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -186,8 +186,8 @@ func TestPolicyChange_Reload(t *testing.T) {
 	config := func(deny, onChange, more string) string {
 		site := "log\negress {\n allow_unauthenticated\n hosts proxy.test\n acl {\n deny " + deny + "\n}\n" + openLoopback +
 			"tunnel {\n on_policy_change " + onChange + "\n}\n}\n"
-		return fmt.Sprintf("{\n admin off\n persist_config off\n auto_https off\n grace_period 5s\n storage file_system %s\n log default {\n output egress_capture %s\n format json\n level DEBUG\n}\n}\nhttp://:%s {\n bind 127.0.0.1\n %s}\nhttps://:%s {\n bind 127.0.0.1\n tls %s %s\n %s}\n%s",
-			storage, logs.id, port(plain), site, port(secure), cert, key, site, more)
+		return fmt.Sprintf("%s\nhttp://:%s {\n bind 127.0.0.1\n %s}\nhttps://:%s {\n bind 127.0.0.1\n tls %s %s\n %s}\n%s",
+			globals{grace: "5s", storage: storage, more: logs.asDefault("level DEBUG")}, port(plain), site, port(secure), cert, key, site, more)
 	}
 	load(t, config("nothing.test", "keep", ""))
 	p := &proxy{mode: mode{access: true}, plain: plain, secure: secure, logs: logs}

@@ -118,18 +118,9 @@ func (p *process) caddyfile(t *testing.T, s processSetup) string {
 		s.plain = p.plain
 	}
 	cert, key := proxyCertFiles(t)
-	return fmt.Sprintf(`{
-	admin %s
-	persist_config off
-	auto_https off
-	skip_install_trust
-	storage file_system %s
-	log {
-		output stderr
-		format json
-	}
-	%s
-}
+	global := globals{admin: p.admin, storage: p.storage,
+		more: "skip_install_trust\nlog {\n output stderr\n format json\n}\n" + s.global}
+	return fmt.Sprintf(`%s
 http://:%s {
 	bind 127.0.0.1
 	%s
@@ -139,7 +130,7 @@ https://:%s {
 	tls %s %s
 	%s
 }
-`, p.admin, p.storage, s.global, port(s.plain), site("clear"), port(p.secure), cert, key, site("tls"))
+`, global, port(s.plain), site("clear"), port(p.secure), cert, key, site("tls"))
 }
 
 // signal sends the process a signal.

@@ -541,32 +541,22 @@ func TestTunnel_NotLoggedWhereSiteIsNot(t *testing.T) {
 	checkLeaks(t)
 	logs := newLogCapture(t)
 	addr := freeAddr(t)
-	load(t, fmt.Sprintf(`{
-	admin off
-	persist_config off
-	auto_https off
-	grace_period 2s
-	storage file_system %[1]s
-	metrics
-	log default {
-		output egress_capture %[2]s
-		format json
-	}
-}
-http://:%[3]s {
+	global := globals{grace: "2s", storage: t.TempDir(), more: "metrics\n" + logs.asDefault()}
+	load(t, fmt.Sprintf(`%[1]s
+http://:%[2]s {
 	bind 127.0.0.1
 	egress {
-		%[4]s
+		%[3]s
 	}
 }
-http://localhost:%[3]s, http://logged.test:%[3]s {
+http://localhost:%[2]s, http://logged.test:%[2]s {
 	bind 127.0.0.1
 	log
 	egress {
-		%[4]s
+		%[3]s
 	}
 }
-`, t.TempDir(), logs.id, port(addr), usual))
+`, global, port(addr), usual))
 	before := ours()
 	echo := newEchoOrigin(t)
 	through := func(host string) {

@@ -174,36 +174,28 @@ func (s *loadSite) caddyfile() string {
 		egress, egressTLS = "egress_test_seen\n"+s.vary(s.generation, false), "egress_test_seen\n"+s.vary(s.generation, true)
 	}
 	cert, key := proxyCertFiles(s.T)
-	return fmt.Sprintf(`{
-	admin %s
-	persist_config off
-	auto_https off
-	skip_install_trust
-	storage file_system %s
-	metrics
-	log default {
-		output discard
-	}
-}
+	global := globals{admin: s.admin, storage: s.storage,
+		more: "skip_install_trust\nmetrics\nlog default {\n output discard\n}"}
+	return fmt.Sprintf(`%s
 http://:%s {
 	bind 127.0.0.1
 	%s
 }
 https://:%s {
 	bind 127.0.0.1
-	tls %[6]s %[7]s
-	%[11]s
-}
-http://:%[8]s {
-	bind 127.0.0.1
+	tls %[5]s %[6]s
 	%[10]s
 }
-https://:%[9]s {
+http://:%[7]s {
 	bind 127.0.0.1
-	tls %[6]s %[7]s
-	%[10]s
+	%[9]s
 }
-`, s.admin, s.storage, port(s.proxy.plain), egress, port(s.proxy.secure), cert, key, port(s.control), port(s.controlTLS), s.controlSite, egressTLS)
+https://:%[8]s {
+	bind 127.0.0.1
+	tls %[5]s %[6]s
+	%[9]s
+}
+`, global, port(s.proxy.plain), egress, port(s.proxy.secure), cert, key, port(s.control), port(s.controlTLS), s.controlSite, egressTLS)
 }
 
 // name is what the proxy of the last configuration calls itself.

@@ -31,8 +31,8 @@ func TestReload_KeepsWhatIsUnderWay(t *testing.T) {
 					if m.access {
 						site = "log\n" + site
 					}
-					return fmt.Sprintf("{\n admin off\n persist_config off\n auto_https off\n grace_period 2s\n storage file_system %s\n log default {\n output egress_capture %s\n format json\n level DEBUG\n}\n}\nhttp://:%s {\n bind 127.0.0.1\n %s}\nhttps://:%s {\n bind 127.0.0.1\n tls %s %s\n %s}\n",
-						storage, logs.id, port(plain), site, port(secure), cert, key, site)
+					return fmt.Sprintf("%s\nhttp://:%s {\n bind 127.0.0.1\n %s}\nhttps://:%s {\n bind 127.0.0.1\n tls %s %s\n %s}\n",
+						globals{grace: "2s", storage: storage, more: logs.asDefault("level DEBUG")}, port(plain), site, port(secure), cert, key, site)
 				}
 				load(t, config("old"))
 				p := &proxy{mode: m, plain: plain, secure: secure, logs: logs}
@@ -130,8 +130,8 @@ func TestReload_KeepsIdleConnections(t *testing.T) {
 		addr, storage := freeAddr(t), t.TempDir()
 		logs := newLogCapture(t)
 		config := func(extra string) string {
-			return fmt.Sprintf("{\n admin off\n persist_config off\n auto_https off\n grace_period 2s\n storage file_system %s\n log default {\n output egress_capture %s\n format json\n}\n}\nhttp://:%s {\n bind 127.0.0.1\n egress {\n%s%s}\n}\n",
-				storage, logs.id, port(addr), usual, extra)
+			return fmt.Sprintf("%s\nhttp://:%s {\n bind 127.0.0.1\n egress {\n%s%s}\n}\n",
+				globals{grace: "2s", storage: storage, more: logs.asDefault()}, port(addr), usual, extra)
 		}
 		load(t, config(""))
 		p := &proxy{mode: m, plain: addr, logs: logs}

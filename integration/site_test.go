@@ -104,24 +104,14 @@ func TestSite_HostMatcherSwallowsConnect_Trap10(t *testing.T) {
 			checkLeaks(t)
 			logs := newLogCapture(t)
 			addr := freeAddr(t)
-			load(t, fmt.Sprintf(`{
-	admin off
-	persist_config off
-	auto_https off
-	grace_period 2s
-	storage file_system %s
-	log default {
-		output egress_capture %s
-		format json
-	}
-}
+			load(t, fmt.Sprintf(`%s
 %s {
 	bind 127.0.0.1
 	egress {
 		%s
 	}
 }
-`, t.TempDir(), logs.id, fmt.Sprintf(tc.address, port(addr)), usual))
+`, globals{grace: "2s", storage: t.TempDir(), more: logs.asDefault()}, fmt.Sprintf(tc.address, port(addr)), usual))
 			origin := newRawOrigin(t, func(oc *originConn) {
 				oc.send("origin")
 				_ = oc.awaitEnd()

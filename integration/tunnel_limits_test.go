@@ -130,8 +130,8 @@ func TestTunnelLimits_OverReload(t *testing.T) {
 	checkLeaks(t)
 	plain, storage := freeAddr(t), t.TempDir()
 	config := func(name string, limit int) string {
-		return fmt.Sprintf("{\n admin off\n persist_config off\n auto_https off\n grace_period 2s\n storage file_system %s\n}\nhttp://:%s {\n bind 127.0.0.1\n egress {\n server_name %s\n %s tunnel {\n max_tunnels %d\n max_per_client %d\n}\n}\n}\n",
-			storage, port(plain), name, usual, limit, limit)
+		return fmt.Sprintf("%s\nhttp://:%s {\n bind 127.0.0.1\n egress {\n server_name %s\n %s tunnel {\n max_tunnels %d\n max_per_client %d\n}\n}\n}\n",
+			globals{grace: "2s", storage: storage}, port(plain), name, usual, limit, limit)
 	}
 	reload := func(name string, limit int) {
 		t.Helper()

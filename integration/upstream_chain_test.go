@@ -20,13 +20,7 @@ func startParent(t *testing.T) (plain, secure string) {
 	plain, secure = freeAddr(t), freeAddr(t)
 	cert, key := proxyCertFiles(t)
 	config := filepath.Join(t.TempDir(), "Caddyfile")
-	text := fmt.Sprintf(`{
-	admin off
-	persist_config off
-	auto_https off
-	skip_install_trust
-	storage file_system %s
-}
+	text := fmt.Sprintf(`%s
 http://:%s {
 	bind 127.0.0.1
 	egress {
@@ -40,7 +34,7 @@ https://:%s {
 		%s
 	}
 }
-`, t.TempDir(), port(plain), usual, port(secure), cert, key, usual)
+`, globals{storage: t.TempDir(), more: "skip_install_trust"}, port(plain), usual, port(secure), cert, key, usual)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -92,8 +92,8 @@ func TestUpstreamChaos(t *testing.T) {
 	plain, storage := freeAddr(t), t.TempDir()
 	logs := newLogCapture(t)
 	config := func(name string) string {
-		return fmt.Sprintf("{\n admin off\n persist_config off\n auto_https off\n grace_period 5s\n storage file_system %s\n log default {\n output egress_capture %s\n format json\n}\n}\nhttp://:%s {\n bind 127.0.0.1\n log\n egress {\nserver_name %s\n%s}\n}\n",
-			storage, logs.id, port(plain), name, "destination_circuit off\n"+group("hedge\nlb_retries 2\ncircuit {\n open_for 10ms\n max_open_for 10ms\n}\n", upstreams...))
+		return fmt.Sprintf("%s\nhttp://:%s {\n bind 127.0.0.1\n log\n egress {\nserver_name %s\n%s}\n}\n",
+			globals{grace: "5s", storage: storage, more: logs.asDefault()}, port(plain), name, "destination_circuit off\n"+group("hedge\nlb_retries 2\ncircuit {\n open_for 10ms\n max_open_for 10ms\n}\n", upstreams...))
 	}
 	load(t, config("a"))
 	p := &proxy{plain: plain, logs: logs}
