@@ -188,7 +188,7 @@ func (t *transaction) begin() {
 	// Caddy and net/http replace and wrap r.Body, also where there is none;
 	// only length and framing tell.
 	t.bodyRead = t.use == upstream.Tunnel || t.r.ContentLength == 0 && len(t.r.TransferEncoding) == 0
-	t.body = t.r.Body
+	t.body = wholeBody(t.r)
 	t.observe()
 	if t.namesUser() {
 		t.logSafely()

@@ -2,6 +2,7 @@ package egress
 
 import (
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -23,11 +24,6 @@ func (t *transaction) tunnelStream(far farEnd, slot *tunnels.Slot) error {
 	delete(header, "Alt-Svc")
 	t.committed = true
 	t.w.WriteHeader(http.StatusOK)
-	if err := client.rc.Flush(); err != nil {
-		// The client may have seen the answer: what it resets then is a tunnel.
-		relay.Reset(asStream(origin))
-		return failure.Canceled.Because(err)
-	}
 	cfg := t.relayConfig(slot)
 	cfg.EarlyDown = far.early
 	side, leave := quicTunnels.join(t)
@@ -35,7 +31,14 @@ func (t *transaction) tunnelStream(far farEnd, slot *tunnels.Slot) error {
 	client.side = side
 	tunnel := relay.New(client, asStream(origin), cfg)
 	side.follows(tunnel)
+	// Before the answer is out, so that what ends tunnels ends this one too if its
+	// client does not take the answer.
 	slot.Follow(tunnel, t.target, t.out.remote, time.Duration(*t.h.tunnel.CloseDelay))
+	if err := client.sendHead(); err != nil && !client.over() {
+		// The client may have seen the answer: what it resets then is a tunnel.
+		relay.Reset(asStream(origin))
+		return failure.Canceled.Because(err)
+	}
 	result := tunnel.Run()
 	t.out.account(result, t.start)
 	if client.aborted || result.Err != nil {
@@ -48,6 +51,7 @@ func (t *transaction) tunnelStream(far farEnd, slot *tunnels.Slot) error {
 // clientStream is the client's side of a tunnel over HTTP/2 or HTTP/3.
 type clientStream struct {
 	r       *http.Request
+	body    io.Reader
 	w       http.ResponseWriter
 	rc      *http.ResponseController
 	side    *sharedSide // nil unless on HTTP/3
@@ -59,25 +63,44 @@ type clientStream struct {
 }
 
 func newClientStream(t *transaction) *clientStream {
-	return &clientStream{r: t.r, w: t.w, rc: http.NewResponseController(t.w)}
+	return &clientStream{r: t.r, body: wholeBody(t.r), w: t.w, rc: http.NewResponseController(t.w)}
+}
+
+// sendHead sends the head of the answer. A client that does not take it in time is
+// given up.
+func (s *clientStream) sendHead() error {
+	if !s.beginWrite() {
+		return net.ErrClosed
+	}
+	defer s.endWrite()
+	timer := time.AfterFunc(clientWriteTimeout, func() { _ = s.Close() })
+	defer timer.Stop()
+	return s.rc.Flush()
+}
+
+// over reports whether the stream was closed by us.
+func (s *clientStream) over() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
 }
 
 func (s *clientStream) Read(p []byte) (int, error) {
 	if s.side == nil {
-		return s.r.Body.Read(p)
+		return s.body.Read(p)
 	}
 	s.side.reading()
-	n, err := s.r.Body.Read(p)
+	n, err := s.body.Read(p)
 	s.side.got(err)
 	return n, err
 }
 
 // Write sends p at once: bytes of a tunnel are not ours to hold back.
 func (s *clientStream) Write(p []byte) (int, error) {
-	if !s.setWriting(true) {
+	if !s.beginWrite() {
 		return 0, net.ErrClosed
 	}
-	defer s.setWriting(false)
+	defer s.endWrite()
 	n, err := s.w.Write(p)
 	if err != nil {
 		return n, err
@@ -85,13 +108,18 @@ func (s *clientStream) Write(p []byte) (int, error) {
 	return n, s.rc.Flush()
 }
 
-// setWriting notes whether a write is under way, and reports whether the stream
-// is open.
-func (s *clientStream) setWriting(writing bool) (open bool) {
+// beginWrite notes that a write is under way, if the stream is open.
+func (s *clientStream) beginWrite() (open bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.writing = writing
-	return !s.closed
+	s.writing = !s.closed
+	return s.writing
+}
+
+func (s *clientStream) endWrite() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writing = false
 }
 
 // CloseWrite does nothing: net/http ends a stream only when the handler returns,
@@ -109,12 +137,16 @@ func (s *clientStream) SetReadDeadline(t time.Time) error { return s.rc.SetReadD
 // own writer, since Caddy's may be in use by that write.
 func (s *clientStream) Close() error {
 	s.mu.Lock()
+	again := s.closed
 	s.closed = true
 	stuck := s.writing
 	s.mu.Unlock()
 	err := s.rc.SetReadDeadline(longAgo)
 	if stuck {
 		err = errors.Join(err, http.NewResponseController(innermostWriter(s.w)).SetWriteDeadline(longAgo))
+		if !again {
+			s.watchStuck()
+		}
 	}
 	return err
 }
