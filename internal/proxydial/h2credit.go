@@ -142,14 +142,15 @@ func (c *h2Conn) lookAtShares() {
 				c.letFurther(b, busy)
 			}
 			return
-		case tried < c.cfg.ShareWait:
-			return
 		case c.sendWindow <= c.kept():
-			if b.reached.IsZero() {
-				c.probe(b.letAfter)
-			} else {
+			switch {
+			case !b.reached.IsZero():
 				c.endBlocking(b.let, b.reached, now)
+			case tried >= c.cfg.ShareWait/2:
+				c.probe(b.letAfter)
 			}
+			return
+		case tried < c.cfg.ShareWait:
 			return
 		}
 		c.beyond = nil // it is the next one's turn
