@@ -4,19 +4,20 @@ import (
 	"net/http"
 	"reflect"
 	"testing"
+	"time"
 )
 
 // What the operator has set for HTTP/2 stays.
 func TestServerWindows(t *testing.T) {
 	for _, tc := range []struct{ set, want *http.HTTP2Config }{
-		{nil, &http.HTTP2Config{MaxReceiveBufferPerConnection: 16 << 20}},
+		{nil, &http.HTTP2Config{MaxReceiveBufferPerConnection: 16 << 20, WriteByteTimeout: time.Minute}},
 		{
 			&http.HTTP2Config{MaxConcurrentStreams: 7, MaxReceiveBufferPerStream: 1 << 20},
-			&http.HTTP2Config{MaxConcurrentStreams: 7, MaxReceiveBufferPerStream: 1 << 20, MaxReceiveBufferPerConnection: 16 << 20},
+			&http.HTTP2Config{MaxConcurrentStreams: 7, MaxReceiveBufferPerStream: 1 << 20, MaxReceiveBufferPerConnection: 16 << 20, WriteByteTimeout: time.Minute},
 		},
 		{
-			&http.HTTP2Config{MaxReceiveBufferPerConnection: 1 << 20},
-			&http.HTTP2Config{MaxReceiveBufferPerConnection: 1 << 20},
+			&http.HTTP2Config{MaxReceiveBufferPerConnection: 1 << 20, WriteByteTimeout: time.Second},
+			&http.HTTP2Config{MaxReceiveBufferPerConnection: 1 << 20, WriteByteTimeout: time.Second},
 		},
 	} {
 		s := &http.Server{HTTP2: tc.set}

@@ -178,7 +178,7 @@ func (t *transaction) begin() {
 	// Caddy and net/http replace and wrap r.Body, also where there is none;
 	// only length and framing tell.
 	t.BodyRead = t.Use == upstream.Tunnel || t.HTTP.ContentLength == 0 && len(t.HTTP.TransferEncoding) == 0
-	t.Reader = t.HTTP.Body
+	t.Reader = exchange.WholeBody(t.HTTP)
 	t.observe()
 	if t.namesUser() {
 		t.logSafely()

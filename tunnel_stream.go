@@ -2,6 +2,7 @@ package egress
 
 import (
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -26,18 +27,20 @@ func (t *transaction) tunnelStream(tunnel *core.Tunnel) error {
 	delete(header, "Alt-Svc")
 	t.Committed = true
 	t.Writer.WriteHeader(http.StatusOK)
-	if err := client.rc.Flush(); err != nil {
-		// The client may have seen the answer: what it resets then is a tunnel.
-		tunnel.Break()
-		return failure.Canceled.Because(err)
-	}
 	if conn, ok := t.HTTP.Context().Value(http3.RemoteAddrContextKey).(net.Addr); ok && t.HTTP.ProtoMajor == 3 {
 		side, leave := tunnels.OverHTTP3.Join(conn, t.Ways.Current.Member != nil)
 		defer leave()
 		client.side = side
 	}
+	// Before the answer is out, so that what ends tunnels ends this one too if its
+	// client does not take the answer.
 	relaying := tunnel.Relay(client, nil)
 	client.side.Follows(relaying)
+	if err := client.sendHead(); err != nil && !client.over() {
+		// The client may have seen the answer: what it resets then is a tunnel.
+		tunnel.Break()
+		return failure.Canceled.Because(err)
+	}
 	result := tunnel.Run(relaying)
 	if client.aborted || result.Err != nil {
 		t.Aborted = true
@@ -49,6 +52,7 @@ func (t *transaction) tunnelStream(tunnel *core.Tunnel) error {
 // clientStream is the client's side of a tunnel over HTTP/2 or HTTP/3.
 type clientStream struct {
 	r       *http.Request
+	body    io.Reader
 	w       http.ResponseWriter
 	rc      *http.ResponseController
 	side    *tunnels.Side // nil unless on HTTP/3
@@ -60,25 +64,44 @@ type clientStream struct {
 }
 
 func newClientStream(t *transaction) *clientStream {
-	return &clientStream{r: t.HTTP, w: t.Writer, rc: http.NewResponseController(t.Writer)}
+	return &clientStream{r: t.HTTP, body: exchange.WholeBody(t.HTTP), w: t.Writer, rc: http.NewResponseController(t.Writer)}
+}
+
+// sendHead sends the head of the answer. A client that does not take it in time is
+// given up.
+func (s *clientStream) sendHead() error {
+	if !s.beginWrite() {
+		return net.ErrClosed
+	}
+	defer s.endWrite()
+	timer := time.AfterFunc(clientWriteTimeout, func() { _ = s.Close() })
+	defer timer.Stop()
+	return s.rc.Flush()
+}
+
+// over reports whether the stream was closed by us.
+func (s *clientStream) over() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
 }
 
 func (s *clientStream) Read(p []byte) (int, error) {
 	if s.side == nil {
-		return s.r.Body.Read(p)
+		return s.body.Read(p)
 	}
 	s.side.Reading()
-	n, err := s.r.Body.Read(p)
+	n, err := s.body.Read(p)
 	s.side.Got(err)
 	return n, err
 }
 
 // Write sends p at once: bytes of a tunnel are not ours to hold back.
 func (s *clientStream) Write(p []byte) (int, error) {
-	if !s.setWriting(true) {
+	if !s.beginWrite() {
 		return 0, net.ErrClosed
 	}
-	defer s.setWriting(false)
+	defer s.endWrite()
 	n, err := s.w.Write(p)
 	if err != nil {
 		return n, err
@@ -86,13 +109,18 @@ func (s *clientStream) Write(p []byte) (int, error) {
 	return n, s.rc.Flush()
 }
 
-// setWriting notes whether a write is under way, and reports whether the stream
-// is open.
-func (s *clientStream) setWriting(writing bool) (open bool) {
+// beginWrite notes that a write is under way, if the stream is open.
+func (s *clientStream) beginWrite() (open bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.writing = writing
-	return !s.closed
+	s.writing = !s.closed
+	return s.writing
+}
+
+func (s *clientStream) endWrite() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writing = false
 }
 
 // CloseWrite does nothing: net/http ends a stream only when the handler returns,
@@ -110,12 +138,16 @@ func (s *clientStream) SetReadDeadline(t time.Time) error { return s.rc.SetReadD
 // own writer, since Caddy's may be in use by that write.
 func (s *clientStream) Close() error {
 	s.mu.Lock()
+	again := s.closed
 	s.closed = true
 	stuck := s.writing
 	s.mu.Unlock()
 	err := s.rc.SetReadDeadline(exchange.LongAgo)
 	if stuck {
 		err = errors.Join(err, http.NewResponseController(innermostWriter(s.w)).SetWriteDeadline(exchange.LongAgo))
+		if !again {
+			s.watchStuck()
+		}
 	}
 	return err
 }

@@ -13,7 +13,8 @@ import (
 // CONNECT waits for its answer, after PingInterval where tunnels stand. It is asked
 // for a sign of life then, which any frame is. Where none comes within SignTimeout,
 // no new tunnel begins on the connection; where none comes within PingTimeout (if
-// tunnels stand, also after PingInterval of silence), it ends.
+// tunnels stand, also after PingInterval of silence), it ends. That time does not run
+// while the PING is still on its way behind what was sent before (pingWay).
 
 var errSilent = errors.New("http2: no sign of life since the request")
 
@@ -27,7 +28,9 @@ func (c *h2Conn) watchAlive() {
 	case !c.asked.IsZero():
 		due := c.asked.Add(c.sign)
 		if !now.Before(due) {
-			due = c.deadBy()
+			if due = c.deadBy(); !c.onWay.arrived && due.After(now.Add(c.sign)) {
+				due = now.Add(c.sign)
+			}
 		}
 		c.ping.Reset(due.Sub(now))
 	case c.waiting > 0:
@@ -57,6 +60,9 @@ func (c *h2Conn) look() (asked time.Time, overdue bool) {
 		return time.Time{}, false
 	}
 	silence := time.Since(c.heard)
+	if !c.asked.IsZero() {
+		c.followPing()
+	}
 	switch {
 	case !c.asked.IsZero() && !time.Now().Before(c.deadBy()):
 		c.failLocked(errPingTimeout)
@@ -74,7 +80,7 @@ func (c *h2Conn) look() (asked time.Time, overdue bool) {
 // that carries tunnels is given the time that it has without a CONNECT, which may have
 // asked earlier: a pause of the path must not cost everybody their tunnels.
 func (c *h2Conn) deadBy() time.Time {
-	by := c.asked.Add(c.cfg.PingTimeout)
+	by := c.onWay.from.Add(c.cfg.PingTimeout)
 	if len(c.streams)-c.waiting <= 0 {
 		return by
 	}
@@ -84,15 +90,21 @@ func (c *h2Conn) deadBy() time.Time {
 	return by
 }
 
-// askLocked sends a PING.
+// askLocked sends a PING and waits for a sign of life.
 func (c *h2Conn) askLocked() {
 	c.asked = time.Now()
+	c.onWay = c.newPingWay()
+	c.sendPing()
+}
+
+func (c *h2Conn) sendPing() {
 	c.pings++
+	c.pingOut = true
 	var content [8]byte
 	for i := range content {
 		content[i] = byte(c.pings >> (8 * i))
 	}
-	_ = c.framer.WritePing(false, content)
+	_ = c.framer.WritePing(false, content) // onPong reads it
 }
 
 // giveUp ends the wait of those whose CONNECT may be sent again, unless a sign of

@@ -6,10 +6,13 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/caddy-egress/egress/internal/layers"
 )
 
 const (
@@ -19,6 +22,9 @@ const (
 	// outLimit is how many bytes of tunnels may wait for the socket. Frames that
 	// control the connection come on top.
 	outLimit = 64 << 10
+	// unsentLimit is how many bytes more may wait in the socket itself, where the
+	// system can bound that. Frames that control the connection wait behind them.
+	unsentLimit = 64 << 10
 	// controlLimit is how far they may. More is a peer that asks for answers
 	// which it does not read.
 	controlLimit = 64 << 10
@@ -73,28 +79,38 @@ type h2Conn struct {
 	peerStreams uint32
 	peerWindow  int64 // of new streams
 	peerFrame   int
-	peerHead    int   // of the fields of a request
-	sendWindow  int64 // of the connection
-	fullWindow  int64 // the largest that sendWindow has been
-	starving    *time.Timer
-	starved     bool // starving runs
-	starvedAt   time.Time
-	ended       bool // a tunnel was reset for others since the peer has given anything back
+	peerHead    int       // of the fields of a request
+	sendWindow  int64     // of the connection
+	fullWindow  int64     // the largest that sendWindow has been
+	given       time.Time // when the peer last gave anything back, to whomever
+
+	// Whether a tunnel waits for sendWindow, of which nothing is left; see h2share.go.
+	starving     *time.Timer // runs from reached
+	starved      bool
+	starvedAt    time.Time
+	starvedAfter uint64    // pings then
+	reached      time.Time // when a later PING was answered: the peer has all that was sent
+	ended        bool      // a tunnel was reset for others since the peer has given anything back
 
 	// How tunnels share sendWindow; see h2credit.go.
-	share   *time.Timer
-	sharing bool    // share runs
-	beyond  *stream // whose turn it is to be let beyond its share
-	busy    bool    // others have sent since the last look
-	prompt  bool    // windows are known to be given back from within a share
-	late    int64   // how much was, when they were not; or 0
-	due     int64   // the least that was given back to the connection at once; or 0
+	share    *time.Timer
+	sharing  bool      // share runs
+	beyond   *stream   // whose turn it is to be let beyond its share
+	busy     bool      // others have sent since the last look
+	prompt   bool      // windows are known to be given back from within a share
+	likely   bool      // so is the connection's, which says something about streams
+	lateOnce time.Time // when a stream was given back late nevertheless; or zero
+	late     int64     // how much was, when they were not; or 0
+	due      int64     // the least that was given back to the connection at once; or 0
 
 	owed      int64 // connection window not given back yet
 	ping      *time.Timer
 	pings     uint64        // their count, which is their content
+	pingOut   bool          // out has one
+	writes    atomic.Uint64 // that the socket has taken
 	heard     time.Time     // when the last frame came
 	asked     time.Time     // when the PING was sent that waits for a sign of life; or zero
+	onWay     pingWay       // where that PING is
 	doubted   bool          // such a sign is overdue: no new streams before it comes
 	sign      time.Duration // when it is
 	waiting   int           // streams without an answer
@@ -120,6 +136,7 @@ func newH2Conn(ctx context.Context, nc net.Conn, p *pool) (*h2Conn, error) {
 		fullWindow:  initialWindow,
 		heard:       time.Now(),
 	}
+	layers.KeepUnsentLow(nc, unsentLimit)
 	c.writable = sync.NewCond(&c.mu)
 	c.framer = http2.NewFramer((*outWriter)(c), nc)
 	c.framer.SetReuseFrames()

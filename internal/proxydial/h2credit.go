@@ -41,10 +41,14 @@ func (c *h2Conn) learn(s *stream, n, used int64) {
 	share := c.shareOf()
 	switch {
 	case used <= share:
-		c.prompt, c.late = true, 0
+		c.prompt, c.late, c.lateOnce = true, 0, time.Time{}
 	case n <= share:
 		c.late = 0 // the destination had been slow, or is
-	case s.extra > 0:
+	case s.extra == 0 || !s.lent: // that much could only be sent as more came back
+	case c.likely && c.lateOnce.IsZero():
+		c.lateOnce = c.heard // or it was a pause, of all streams at once
+	case c.likely && c.heard.Sub(c.lateOnce) < c.cfg.ShareWait:
+	default:
 		c.prompt, c.late = false, max(c.late, min(n, c.fullWindow))
 		c.wakeWriters()
 		c.pool.wake() // the connection may not be exhausted any more
@@ -88,14 +92,15 @@ func (s *stream) letBeyond(limit, kept int64) bool {
 	if c.beyond != nil && c.beyond != s || more <= 0 {
 		return false
 	}
-	c.beyond, s.let = s, time.Now()
+	c.beyond, s.let, s.lent = s, time.Now(), true
+	s.letAfter, s.reached = c.pings, time.Time{}
 	s.extra = s.held + more - c.shareOf()
 	return true
 }
 
 // moves is called when it shows that the proxy has taken bytes of the tunnel.
 func (s *stream) moves() {
-	s.moved, s.standing, s.extra = s.c.heard, false, 0
+	s.moved, s.standing, s.extra, s.lent = s.c.heard, false, 0, false
 	s.stood, s.let, s.trickled = time.Time{}, time.Time{}, false
 	if s.c.beyond == s {
 		s.c.beyond = nil
@@ -117,9 +122,11 @@ func (c *h2Conn) lookAtShares() {
 		c.lookSoon()
 	}
 	if c.starved {
-		c.heardSince(c.starvedAt) // asks, so that it is known by the next look
-		if s := c.blocking(c.starvedAt); s != nil && now.Sub(c.starvedAt) >= c.cfg.ShareWait && c.leastWaiting(s) != nil {
-			c.endStalled(s, c.starvedAt)
+		switch {
+		case !c.reached.IsZero():
+			c.endBlocking(c.starvedAt, c.reached, now)
+		case now.Sub(c.starvedAt) >= c.cfg.ShareWait/2: // no PING for each moment without a window
+			c.probe(c.starvedAfter)
 		}
 		return
 	}
@@ -135,18 +142,29 @@ func (c *h2Conn) lookAtShares() {
 				c.letFurther(b, busy)
 			}
 			return
-		case tried < c.cfg.ShareWait:
-			return
 		case c.sendWindow <= c.kept():
-			if s := c.blocking(b.let); s != nil {
-				c.endStalled(s, b.let)
+			switch {
+			case !b.reached.IsZero():
+				c.endBlocking(b.let, b.reached, now)
+			case tried >= c.cfg.ShareWait/2:
+				c.probe(b.letAfter)
 			}
+			return
+		case tried < c.cfg.ShareWait:
 			return
 		}
 		c.beyond = nil // it is the next one's turn
 	}
 	if next != nil && now.Sub(next.stood) >= c.standWait() {
 		c.letFurther(next, busy)
+	}
+}
+
+// endBlocking resets the tunnel that may keep the proxy from giving anything back, if none
+// has come since then, for long enough since the proxy had all that was sent.
+func (c *h2Conn) endBlocking(since, reached, now time.Time) {
+	if s := c.blocking(since); s != nil && now.Sub(reached) >= c.patience(s, since) && (!c.starved || c.leastWaiting(s) != nil) {
+		c.endStalled(s)
 	}
 }
 

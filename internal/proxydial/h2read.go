@@ -1,6 +1,7 @@
 package proxydial
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/textproto"
@@ -112,7 +113,9 @@ func (c *h2Conn) dispatch(f http2.Frame) error {
 	case *http2.SettingsFrame:
 		return c.onSettings(f)
 	case *http2.PingFrame:
-		if !f.IsAck() {
+		if f.IsAck() {
+			c.onPong(binary.LittleEndian.Uint64(f.Data[:]))
+		} else {
 			_ = c.framer.WritePing(true, f.Data)
 		}
 	case *http2.GoAwayFrame:

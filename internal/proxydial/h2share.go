@@ -16,7 +16,12 @@ import (
 // against that: a tunnel may hold half of the window at most while it has company; no
 // tunnel begins where less than half is left; and where nothing is left, a tunnel that
 // stalls is reset: soon, if it alone may keep the proxy from giving anything back
-// (blocking), or, after StarveTimeout, the one that may hold the most.
+// (blocking) and has stood by itself (standsAlone), or, after StarveTimeout, the one that
+// may hold the most.
+//
+// That time begins when the proxy is known to have what was sent: when it has answered a
+// PING that was sent behind it. Other frames of the proxy do not prove that: bytes may
+// still stand in front of a slow link while it sends a download.
 //
 // It cannot be less than half: most implementations give a window back when half of
 // it has been read, and tell of nothing before. Where more than half must have been
@@ -57,6 +62,8 @@ func (c *h2Conn) windowGiven(n int64) error {
 		if c.due == 0 || n < c.due {
 			c.due = n
 		}
+		c.given = c.heard
+		c.likely = c.likely || n <= c.fullWindow*3/4 // half, and what was read with it
 		c.holdAtMost(before-n, before)
 	}
 	c.ended = false
@@ -78,9 +85,10 @@ func (c *h2Conn) holdAtMost(now, before int64) {
 	for _, s := range c.streams {
 		if s.held > now {
 			s.held = now
+			lent := s.lent
 			s.moves()
 			if s.unread > c.shareOf() { // which says less
-				s.extra = max(before-c.shareOf(), 0)
+				s.extra, s.lent = max(before-c.shareOf(), 0), lent
 			}
 		}
 	}
@@ -98,6 +106,7 @@ func (s *stream) windowGiven(n int64) {
 	s.held = min(s.held, s.unread)
 	if n <= used { // otherwise it is enlarged, and not given back
 		s.c.learn(s, n, used)
+		s.c.given = s.c.heard
 		s.moves()
 	}
 	s.sendable.Broadcast()
@@ -107,15 +116,26 @@ func (s *stream) windowGiven(n int64) {
 // tunnel need not.
 func (c *h2Conn) noteWaiting(s *stream) bool {
 	if !c.starved && s.sendWindow > 0 && c.sendWindow <= 0 {
-		c.starved, c.starvedAt = true, time.Now()
-		wait := c.cfg.StarveTimeout
-		if c.ended { // and it was not enough
-			wait = c.cfg.ShareWait
+		c.starved = true
+		if c.ended { // and it was not enough; the proxy has had all since before
+			c.waitOn(s)
+		} else {
+			c.starvedAt, c.starvedAfter, c.reached = time.Now(), c.pings, time.Time{}
 		}
-		c.starving.Reset(wait)
 		c.lookSoon()
 	}
 	return c.noteStanding(s)
+}
+
+// waitOn begins to wait for the proxy to give something back for which waiter waits.
+// After one tunnel, others that stand by themselves go soon.
+func (c *h2Conn) waitOn(waiter *stream) {
+	c.reached = time.Now()
+	wait := c.cfg.StarveTimeout
+	if s := c.mostHolding(waiter); c.ended && s != nil && c.standsAlone(s) {
+		wait = c.cfg.ShareWait
+	}
+	c.starving.Reset(wait)
 }
 
 // endStarving resets the tunnel that may hold the most of the connection's window, if
@@ -130,35 +150,72 @@ func (c *h2Conn) endStarving() {
 	if s := c.mostHolding(c.leastWaiting(nil)); s == nil {
 		c.starved = false
 		c.wakeWriters() // they note that they starve, if they still do
-	} else if !c.endStalled(s, c.starvedAt) {
-		c.starving.Reset(c.cfg.ShareWait) // it was asked just now
+	} else {
+		c.endStalled(s)
 	}
 }
 
-// endStalled resets a tunnel for which others wait, if the peer has given a sign of life
-// since then: where it has not, nobody's destination is to blame.
-func (c *h2Conn) endStalled(s *stream, since time.Time) bool {
-	if !c.heardSince(since) {
-		return false
-	}
+// endStalled resets a tunnel for which others wait.
+func (c *h2Conn) endStalled(s *stream) {
 	c.starved, c.ended = false, true
 	c.starving.Stop()
 	s.resetLocked(http2.ErrCodeCancel, errStalled)
 	c.wakeWriters() // they note that they starve, if they still do
-	return true
 }
 
-// heardSince reports whether the peer has given a sign of life since then. If not, it is
-// asked for one.
-func (c *h2Conn) heardSince(then time.Time) bool {
-	if c.heard.After(then) {
-		return true
-	}
-	if c.asked.IsZero() {
+// probe sends a PING behind what was sent when there were as many as after, unless there
+// is one.
+func (c *h2Conn) probe(after uint64) {
+	switch {
+	case c.pings > after:
+	case c.asked.IsZero():
 		c.askLocked()
 		c.watchAlive()
+	default:
+		c.sendPing()
 	}
-	return false
+}
+
+// onPong is called with c.mu held when the peer has answered a PING: it has all that was
+// sent before.
+func (c *h2Conn) onPong(ping uint64) {
+	if ping > c.pings {
+		return // none of ours
+	}
+	news := false
+	if c.starved && c.reached.IsZero() && ping > c.starvedAfter {
+		c.waitOn(c.leastWaiting(nil))
+		news = true
+	}
+	if b := c.beyond; b != nil && b.reached.IsZero() && ping > b.letAfter {
+		b.reached = time.Now()
+		news = true
+	}
+	if news {
+		c.sharing = true
+		c.share.Reset(c.cfg.ShareWait)
+	}
+}
+
+// standsAlone reports whether a tunnel has stood while the proxy went on to give windows
+// back. A pause of what is behind the proxy, in which all stand, is no fault of one of them.
+func (c *h2Conn) standsAlone(s *stream) bool {
+	last := s.moved
+	if last.IsZero() {
+		last = s.began
+	}
+	return c.given.Sub(last) >= c.cfg.ShareWait
+}
+
+// patience is for how long the peer may give nothing back before a tunnel is reset that has
+// held too much since then. It is short as well where nothing has ever come back to that
+// tunnel, but to others, or others have gone on to send.
+func (c *h2Conn) patience(s *stream, since time.Time) time.Duration {
+	if c.standsAlone(s) ||
+		s.moved.IsZero() && (!c.given.IsZero() || !s.stood.IsZero() && since.Sub(s.stood) >= c.cfg.ShareWait) {
+		return c.cfg.ShareWait
+	}
+	return c.cfg.StarveTimeout
 }
 
 // leastWaiting returns the tunnel that may hold the least of those that wait for the

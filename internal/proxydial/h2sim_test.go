@@ -22,7 +22,8 @@ type simParent struct {
 	stream, conn int // windows
 	ofStream     giving
 	ofConn       giving
-	receipt      bool // the connection's is given back for what has come, not for what was read
+	receipt      bool        // the connection's is given back for what has come, not for what was read
+	pause        atomic.Bool // nobody reads, but the proxy's own program goes on
 	conns        atomic.Int32
 	later        *simParent // what its second connection leads to, if not nil
 }
@@ -132,7 +133,7 @@ func (c *simConn) take(f http2.Frame) {
 		if c.receipt {
 			c.give(0, n)
 		}
-		if c.held[f.StreamID] += n; c.host[f.StreamID] == reads {
+		if c.held[f.StreamID] += n; c.host[f.StreamID] == reads && !c.pause.Load() {
 			c.read(f.StreamID, n, true)
 		}
 	case *http2.RSTStreamFrame:
@@ -168,7 +169,11 @@ func (c *simConn) readSlowly() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id, host := range c.host {
-		if n := min(c.held[id], slowBytes); n > 0 && host == slow {
+		n := c.held[id]
+		if host == slow {
+			n = min(n, slowBytes)
+		}
+		if n > 0 && host != stuck && !c.pause.Load() {
 			c.read(id, n, true)
 		}
 	}

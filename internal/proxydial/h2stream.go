@@ -44,12 +44,16 @@ type stream struct {
 
 	// Its share of the connection's window; see h2share.go and h2credit.go.
 	held     int64     // it holds no more
+	began    time.Time // when it last had held nothing
 	moved    time.Time // when it was last seen that the peer took bytes of it
 	standing bool      // it waits for nothing else
 	stood    time.Time // since when, but for what it was let send; or zero
 	trickled bool      // see trickles
 	extra    int64     // that it may hold beyond its share
-	let      time.Time // when it was let beyond it, if it has not moved since; or zero
+	lent     bool      // which it was let hold (letBeyond)
+	let      time.Time // when that was, if it has not moved since; or zero
+	letAfter uint64    // pings then
+	reached  time.Time // when a later PING was answered; or zero
 
 	recvClosed bool  // END_STREAM came
 	sendClosed bool  // END_STREAM is sent
@@ -283,6 +287,9 @@ func (s *stream) sendData(p []byte, end bool) {
 	s.c.control = control
 	s.sendWindow -= int64(len(p))
 	s.unread += int64(len(p))
+	if s.held == 0 {
+		s.began = time.Now()
+	}
 	s.held += int64(len(p))
 	s.c.sendWindow -= int64(len(p))
 	s.c.busy = s.c.busy || s != s.c.beyond

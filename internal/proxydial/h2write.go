@@ -38,11 +38,14 @@ func (c *h2Conn) appendRaw(p []byte) {
 func (c *h2Conn) writeLoop() {
 	defer c.nc.Close()
 	for {
-		b, ok := c.nextOut()
+		b, ping, ok := c.nextOut()
 		if !ok {
 			return
 		}
-		_, err := c.nc.Write(b)
+		err := c.send(b)
+		if ping {
+			c.pingLeft()
+		}
 		b = b[:0]
 		if cap(b) <= outLimit+controlLimit {
 			outBuffers.Put(&b)
@@ -54,20 +57,37 @@ func (c *h2Conn) writeLoop() {
 	}
 }
 
-// nextOut waits for bytes to be sent and takes them.
-func (c *h2Conn) nextOut() ([]byte, bool) {
+// recordSize is how many bytes are handed to the socket at once: with TLS, a record.
+const recordSize = 16 << 10
+
+// send writes b, and counts what the socket has taken.
+func (c *h2Conn) send(b []byte) error {
+	for len(b) > 0 {
+		n, err := c.nc.Write(b[:min(len(b), recordSize)])
+		if err != nil {
+			return err
+		}
+		c.writes.Add(1)
+		b = b[n:]
+	}
+	return nil
+}
+
+// nextOut waits for bytes to be sent and takes them. It reports whether a PING is among
+// them.
+func (c *h2Conn) nextOut() (b []byte, ping, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for len(c.out) == 0 && c.err == nil && !c.flushed {
 		c.writable.Wait()
 	}
 	if len(c.out) == 0 || c.err != nil {
-		return nil, false
+		return nil, false, false
 	}
-	b := c.out
-	c.out, c.control = nil, 0
+	b, ping = c.out, c.pingOut
+	c.out, c.control, c.pingOut = nil, 0, false
 	c.wakeWriters()
-	return b, true
+	return b, ping, true
 }
 
 // wakeWriters wakes the tunnels that wait for room or for the window of the

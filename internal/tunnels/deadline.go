@@ -34,6 +34,11 @@ const (
 // HTTP/3, and the line of the access log.
 const exitFlush = 500 * time.Millisecond
 
+// overdue is for how long the process still waits, at exit, for tunnels that should have
+// ended: what ends one whose client takes nothing needs some seconds. Nothing that a
+// client does may keep the process for ever.
+const overdue = 10 * time.Second
+
 // deadline is the end that tunnels have before them. Each runs once.
 type deadline struct {
 	at      time.Time
@@ -144,17 +149,25 @@ func (s *List) left() {
 	s.last = time.Now()
 }
 
-// Await waits until there is no tunnel, and the last one has had its time to be told.
+// Await waits, at exit, until there is no tunnel, and the last one has had its time to be
+// told. It does not wait for tunnels that do not end although their time is over.
 func (s *List) Await(ctx context.Context) {
 	s.mu.Lock()
 	if s.count > 0 && s.empty == nil {
 		s.empty = make(chan struct{})
 	}
-	empty := s.empty
+	empty, patience := s.empty, DrainTime+overdue
+	if s.deadline != nil {
+		patience += max(time.Until(s.deadline.at), 0)
+	}
 	s.mu.Unlock()
 	if empty != nil {
+		late := time.NewTimer(patience)
+		defer late.Stop()
 		select {
 		case <-empty:
+		case <-late.C:
+			return
 		case <-ctx.Done():
 			return
 		}

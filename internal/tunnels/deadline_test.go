@@ -211,3 +211,40 @@ func TestDrain_AwaitsTheLine(t *testing.T) {
 		}
 	})
 }
+
+// At exit, tunnels that do not end although their time is over are not waited for.
+func TestDrain_DoesNotWaitForEver(t *testing.T) {
+	for name, exiting := range map[string]bool{"at exit": true, "gone before": false} {
+		t.Run(name, func(t *testing.T) {
+			inDrainTest(t, func(d *drainTest) {
+				live, tunnel := &d.book.Live, new(live)
+				p := after(5 * time.Second)
+				live.Enter(p)
+				live.add(tunnel, 0)
+				tunnel.relay = relay.New(nil, nil, relay.Config{}) // never to be run
+				if exiting {
+					live.Exit(5 * time.Second)
+				} else {
+					live.Leave(p, false)
+					time.Sleep(time.Minute)
+				}
+				done := make(chan struct{})
+				begin := time.Now()
+				go func() {
+					live.Await(context.Background())
+					close(done)
+				}()
+				select {
+				case <-done:
+					if took := time.Since(begin); exiting && took < 5*time.Second {
+						d.Errorf("not waited for longer than %v", took)
+					}
+				case <-time.After(time.Minute):
+					d.Error("still waiting")
+					live.remove(tunnel)
+					<-done
+				}
+			})
+		})
+	}
+}
