@@ -4,8 +4,11 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
+
+	"golang.org/x/net/http2"
 
 	"github.com/caddy-egress/egress/internal/destination"
 	"github.com/caddy-egress/egress/internal/dnscache"
@@ -63,5 +66,50 @@ func TestBlame_SquidWithoutAddresses(t *testing.T) {
 		if v := judgeReply(&proxydial.Reply{Status: 502, SquidError: words}); v.Failure != want || v.Kind != health.Success {
 			t.Errorf("%s: %v, %v", words, v.Kind, v.Failure)
 		}
+	}
+}
+
+// Which codes a SOCKS5 upstream answers with hangs on the destination, but for the one
+// that says that it knows no CONNECT.
+func TestBlame_SOCKSCodes(t *testing.T) {
+	for code := proxydial.SOCKSCode(1); code <= 255; code++ {
+		kind, f := health.SoftFail, failure.UpstreamGateway
+		switch code {
+		case proxydial.SOCKSNotAllowed:
+			kind, f = health.Success, failure.UpstreamDenied
+		case proxydial.SOCKSRefused:
+			kind, f = health.Success, failure.Refused
+		case proxydial.SOCKSCommandNotSupported:
+			kind, f = health.Failure, failure.UpstreamProtocol
+		}
+		err := &proxydial.Error{Stage: proxydial.StageReply, Err: &proxydial.SOCKSError{Code: code}, Sent: true}
+		if v := JudgeTunnel(t.Context(), err); v.Kind != kind || v.Failure != f {
+			t.Errorf("%d: %v, %v", code, v.Kind, v.Failure)
+		}
+	}
+}
+
+// A stream that an HTTP/2 upstream resets before its answer is what the end of the
+// connection is over HTTP/1.1, and may be the destination's. That we have broken the
+// protocol is what the upstream says for itself.
+func TestBlame_StreamReset(t *testing.T) {
+	own := []http2.ErrCode{
+		http2.ErrCodeProtocol, http2.ErrCodeFlowControl, http2.ErrCodeSettingsTimeout, http2.ErrCodeFrameSize,
+		http2.ErrCodeCompression, http2.ErrCodeInadequateSecurity, http2.ErrCodeHTTP11Required,
+	}
+	for code := http2.ErrCode(0); code < 20; code++ {
+		err := &proxydial.Error{Stage: proxydial.StageReply, Err: &proxydial.StreamError{Code: code}, Sent: true}
+		v := JudgeTunnel(t.Context(), err)
+		if slices.Contains(own, code) {
+			if v.Kind != health.Failure || v.Relayed || v.Failure != failure.UpstreamProtocol {
+				t.Errorf("%v: %+v", code, v)
+			}
+		} else if v.Kind != health.Failure || !v.Relayed || v.Failure != failure.UpstreamTerminated {
+			t.Errorf("%v: %+v", code, v)
+		}
+	}
+	refused := &proxydial.Error{Stage: proxydial.StageReply, Err: &proxydial.StreamError{Code: http2.ErrCodeRefusedStream}, Retryable: true}
+	if v := JudgeTunnel(t.Context(), refused); v.Kind != health.Neutral {
+		t.Errorf("refused: %+v", v)
 	}
 }
