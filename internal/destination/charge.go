@@ -54,18 +54,49 @@ func (r *Charge) End(err error, charge bool) {
 	case r.to == nil || err == nil:
 	case charge:
 		r.failed = append(r.failed, a)
-	case a.probe != 0:
-		s := r.to.lookup(r.to.key(r))
-		if s == nil {
-			return
-		}
-		s.mu.Lock()
-		if s.way(a.via) == a.way { // or it was forgotten in the meantime
-			a.way.circuit.Unsettled(time.Now(), a.probe)
-		}
-		s.mu.Unlock()
+	case errors.Is(err, context.Canceled):
+		r.unsettled((*health.Circuit).Left)
+	case neverAsked(err):
+		r.GiveBack()
+	default:
+		r.unsettled((*health.Circuit).Unsettled)
 	}
 }
+
+// GiveBack ends the current attempt before anything was asked of the destination: if it
+// had the turn of the probe, the next request has it.
+func (r *Charge) GiveBack() { r.unsettled((*health.Circuit).GiveBack) }
+
+// unsettled gives up the turn of the probe, if the current attempt has it.
+func (r *Charge) unsettled(give func(*health.Circuit, time.Time, health.Token)) {
+	a := r.current
+	r.current.way, r.current.probe = nil, 0
+	if r.to == nil || a.probe == 0 {
+		return
+	}
+	s := r.to.lookup(r.to.key(r))
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	if s.way(a.via) == a.way { // or it was forgotten in the meantime
+		give(&a.way.circuit, time.Now(), a.probe)
+	}
+	s.mu.Unlock()
+}
+
+// neverAsked reports whether an attempt has failed before anything was asked of the
+// destination.
+func neverAsked(err error) bool {
+	switch failure.Of(err) {
+	case failure.Limit, failure.Holding, failure.Denied, failure.DeniedAddress:
+		return true
+	}
+	return false
+}
+
+// Probes reports whether the current attempt is the probe of a circuit.
+func (r *Charge) Probes() bool { return r.current.probe != 0 }
 
 // Take is allow for an attempt through a member.
 func (r *Charge) Take(via uint64, turn time.Duration) error {
@@ -100,7 +131,7 @@ func (r *Charge) Take(via uint64, turn time.Duration) error {
 // Through makes another member the one that the current attempt goes through: what it
 // held of the one before says nothing.
 func (r *Charge) Through(via uint64) {
-	r.End(context.Canceled, false)
+	r.unsettled((*health.Circuit).Unsettled)
 	r.current = passage{via: via}
 }
 

@@ -83,6 +83,9 @@ func (b *breaker) awaits(tok Token) bool {
 // settle makes what earlier probes tell worth nothing.
 func (b *breaker) settle() { b.oldest = b.probe.next() }
 
+// waited is how long the probe has waited for its result.
+func (b *breaker) waited(now instant) time.Duration { return min(now.sub(b.probedAt), ProbeLimit) }
+
 // overdue reports whether the time of the probe that is under way is over.
 func (b *breaker) overdue(now instant) bool { return b.state == HalfOpen && now >= b.probeEnd }
 

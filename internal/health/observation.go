@@ -36,7 +36,7 @@ const (
 	// Neutral: nothing can be said. Denied by policy, our own limit.
 	Neutral
 
-	// Cancelled: the client went away first.
+	// Cancelled: the client went away first, or had an answer from elsewhere.
 	Cancelled
 )
 
@@ -68,6 +68,14 @@ type Observation struct {
 	// Alone marks a Relayed one of a request that no other member is asked for, such as a
 	// POST: nothing will tell whose failure it was.
 	Alone bool
+
+	// Unsent marks a Neutral one that got no further than us: a limit of ours, or a name
+	// that does not resolve. Where it was the probe, the next request is.
+	Unsent bool
+
+	// Overtaken marks a Cancelled one whose client is still there: another attempt beside
+	// it was faster.
+	Overtaken bool
 
 	// Probe is the token of the probe, if the request was one.
 	Probe Token

@@ -40,7 +40,7 @@ func (u *Upstream) observe(t instant, cfg *UpstreamConfig, o Observation) (tr Tr
 		case SoftFail, ReplyTimeout:
 			reason, doubt = u.softFail(t, cfg, o, u.breaker.holds(o.Probe))
 		default:
-			u.unsettled(t, cfg, u.breaker.holds(o.Probe))
+			u.unsettled(t, cfg, &o, u.breaker.holds(o.Probe))
 		}
 		return reason
 	})
@@ -138,14 +138,19 @@ func (u *Upstream) overloaded(now instant, cfg *UpstreamConfig, retryAfter time.
 }
 
 // unsettled records the end of a request that says nothing. A probe has waited for
-// nothing then.
-func (u *Upstream) unsettled(now instant, cfg *UpstreamConfig, probe bool) {
+// nothing then. One whose client went away keeps the circuit open for as long as it has
+// waited only: a client that leaves at once must not keep the upstream out for the others.
+func (u *Upstream) unsettled(now instant, cfg *UpstreamConfig, o *Observation, probe bool) {
 	switch {
 	case !probe:
-	case u.breaker.state == HalfOpen:
-		u.openAgain(now, cfg)
-	default:
+	case u.breaker.state != HalfOpen:
 		u.breaker.settle() // its time was over before
+	case o.Kind == Neutral && o.Unsent:
+		u.openFor(now, cfg, 0)
+	case o.Kind == Cancelled && !o.Overtaken && !u.breaker.auth: // more attempts may lock the account
+		u.openFor(now, cfg, u.breaker.waited(now))
+	default:
+		u.openAgain(now, cfg)
 	}
 }
 

@@ -26,6 +26,8 @@ type Verdict struct {
 	Alone      bool          // and no other upstream is asked, which would tell
 	Reached    bool          // the destination was reached, for certain
 	Untimed    bool          // the time it took says nothing about the upstream
+	Unsent     bool          // the upstream was sent nothing
+	Overtaken  bool          // another attempt beside it was faster
 }
 
 // Stands is a path that stands.

@@ -63,7 +63,7 @@ func JudgeTunnel(ctx context.Context, err error) Verdict {
 	}
 	e, ok := errors.AsType[*proxydial.Error](err)
 	if !ok {
-		return Verdict{Kind: health.Neutral, Failure: failure.Of(err)} // not the upstream's doing: a name that we could not resolve
+		return Verdict{Kind: health.Neutral, Failure: failure.Of(err), Unsent: true} // a name that we could not resolve
 	}
 	if v, ok := judgeOwnLimit(err); ok {
 		return v
@@ -83,7 +83,7 @@ func JudgeTunnel(ctx context.Context, err error) Verdict {
 // judgeOwnLimit finds out whether it was this machine that could not go on.
 func judgeOwnLimit(err error) (Verdict, bool) {
 	if failure.IsAny(err, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL) && !failure.NoIPv6(err) || errors.Is(err, dnscache.ErrNoTurn) {
-		return Verdict{Kind: health.Neutral, Failure: failure.Limit}, true
+		return Verdict{Kind: health.Neutral, Failure: failure.Limit, Unsent: true}, true
 	}
 	if errors.Is(err, failure.Loop) {
 		return Verdict{Kind: health.ConnectFailure, Failure: failure.Loop}, true

@@ -156,6 +156,8 @@ func (g *Group) Observe(p Attempt, v Verdict, destination uint64) {
 		Relayed:     v.Relayed,
 		Alone:       v.Alone,
 		Reached:     v.Reached,
+		Unsent:      v.Unsent,
+		Overtaken:   v.Overtaken,
 		Started:     started,
 		Probe:       p.probe,
 	})
