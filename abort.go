@@ -13,9 +13,9 @@ import (
 // head that promises more than will come must see that it is broken. What the log counts
 // as sent is sent before.
 func (t *transaction) abort() {
-	t.aborted = true
-	if t.committed && t.out.failure != failure.Canceled {
-		t.flush()
+	t.Aborted = true
+	if t.Committed && t.Outcome.Failure != failure.Canceled {
+		t.Flush()
 		t.resetHTTP10()
 	}
 	panic(http.ErrAbortHandler)
@@ -25,12 +25,10 @@ func (t *transaction) abort() {
 // connection may be all that tells the end of a body, so a regular end, or TLS's closure
 // alert, would make a part look whole.
 func (t *transaction) resetHTTP10() {
-	if t.r.ProtoMajor != 1 || t.r.ProtoAtLeast(1, 1) {
+	if t.HTTP.ProtoMajor != 1 || t.HTTP.ProtoAtLeast(1, 1) {
 		return
 	}
-	if t.upload != nil {
-		t.upload.join(false) // it reads from the connection
-	}
+	t.EndUpload(false) // it reads from the connection
 	if conn, _, err := t.hijack(); err == nil {
 		relay.Reset(asStream(innermostConn(conn)))
 	}

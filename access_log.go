@@ -11,6 +11,8 @@ import (
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/caddy-egress/egress/internal/core"
 )
 
 // This file contains access-log lines that are ours to write and not Caddy's: those of
@@ -30,12 +32,12 @@ type accessEntry struct {
 	status     int
 	header     http.Header // of the response
 	secrets    bool        // credentials in header are logged
-	out        *outcome
+	out        *core.Outcome
 }
 
 // serverLogs are the settings of the server's access log, nil where it has none.
 func (t *transaction) serverLogs() *caddyhttp.ServerLogConfig {
-	server, _ := t.r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	server, _ := t.HTTP.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if server == nil {
 		return nil
 	}
@@ -45,9 +47,9 @@ func (t *transaction) serverLogs() *caddyhttp.ServerLogConfig {
 // accessLine prepares a line, or returns nil where there is to be none. The level is
 // that of the line where nobody has set another one.
 func (t *transaction) accessLine(level zapcore.Level) *accessLine {
-	ctx := t.r.Context()
+	ctx := t.HTTP.Context()
 	logs := t.serverLogs()
-	if logs == nil || !logsRequest(logs, hostname(t.r.Host)) {
+	if logs == nil || !logsRequest(logs, hostname(t.HTTP.Host)) {
 		return nil
 	}
 	if skip, _ := caddyhttp.GetVar(ctx, caddyhttp.LogSkipVar).(bool); skip {
@@ -63,7 +65,7 @@ func (t *transaction) accessLine(level zapcore.Level) *accessLine {
 		Request:              t.loggedRequest(logs.ShouldLogCredentials),
 		ShouldLogCredentials: logs.ShouldLogCredentials,
 	})
-	for _, name := range accessLoggerNames(logs, t.r) {
+	for _, name := range accessLoggerNames(logs, t.HTTP) {
 		logger := t.h.accessLogger
 		if name != "" {
 			logger = logger.Named(name)
@@ -80,7 +82,7 @@ func (t *transaction) accessLine(level zapcore.Level) *accessLine {
 
 // loggedRequest is the request as it came, but for passwords.
 func (t *transaction) loggedRequest(secrets bool) *http.Request {
-	r := t.r.WithContext(t.r.Context()) // a copy
+	r := t.HTTP.WithContext(t.HTTP.Context()) // a copy
 	if t.rawHost != "" {
 		r.Host = t.rawHost
 	}
@@ -133,7 +135,7 @@ func (l *accessLine) write(e accessEntry) {
 			c.Write(
 				zap.Int64("bytes_read", e.read),
 				zap.String("user_id", e.user),
-				zap.Duration("duration", e.out.duration),
+				zap.Duration("duration", e.out.Duration),
 				zap.Int64("size", e.size),
 				zap.Int("status", e.status),
 				zap.Object("resp_headers", caddyhttp.LoggableHTTPHeader{Header: e.header, ShouldLogCredentials: e.secrets}),
@@ -145,8 +147,8 @@ func (l *accessLine) write(e accessEntry) {
 // namesUser reports whether there is user information where the request says where it
 // goes. It is refused, but may be a password: it must not be logged.
 func (t *transaction) namesUser() bool {
-	return t.r.URL.User != nil || strings.IndexByte(t.authority, '@') >= 0 ||
-		t.r.ProtoMajor == 1 && strings.IndexByte(t.r.RequestURI, '@') >= 0 && hideUser(t.r) != t.r.RequestURI
+	return t.HTTP.URL.User != nil || strings.IndexByte(t.authority, '@') >= 0 ||
+		t.HTTP.ProtoMajor == 1 && strings.IndexByte(t.HTTP.RequestURI, '@') >= 0 && hideUser(t.HTTP) != t.HTTP.RequestURI
 }
 
 // logSafely writes the line of a request whose target has user information, instead of
@@ -157,7 +159,7 @@ func (t *transaction) logSafely() {
 	}
 	if line := t.accessLine(zapcore.InfoLevel); line != nil {
 		t.record()
-		caddyhttp.SetVar(t.r.Context(), caddyhttp.LogSkipVar, true)
+		caddyhttp.SetVar(t.HTTP.Context(), caddyhttp.LogSkipVar, true)
 		t.ownLine = line
 	}
 }
@@ -169,10 +171,10 @@ func (t *transaction) logByDestination() {
 	if logs == nil || t.ownLine != nil {
 		return
 	}
-	was, is := logsRequest(logs, hostname(t.rawHost)), logsRequest(logs, hostname(t.r.Host))
+	was, is := logsRequest(logs, hostname(t.rawHost)), logsRequest(logs, hostname(t.HTTP.Host))
 	switch {
 	case was && !is:
-		caddyhttp.SetVar(t.r.Context(), caddyhttp.LogSkipVar, true)
+		caddyhttp.SetVar(t.HTTP.Context(), caddyhttp.LogSkipVar, true)
 	case is && !was:
 		t.record()
 		t.ownLine = new(accessLine) // prepared when it is written
@@ -181,14 +183,14 @@ func (t *transaction) logByDestination() {
 
 // record counts what the client is sent, as Caddy does for its own lines.
 func (t *transaction) record() {
-	if t.w != nil { // explained only
-		t.w = caddyhttp.NewResponseRecorder(t.w, nil, nil)
+	if t.Writer != nil { // explained only
+		t.Writer = caddyhttp.NewResponseRecorder(t.Writer, nil, nil)
 	}
 }
 
 // writeOwnLine writes the line of a request that is ours to log, when it is over.
 func (t *transaction) writeOwnLine() {
-	rec, ok := t.w.(caddyhttp.ResponseRecorder)
+	rec, ok := t.Writer.(caddyhttp.ResponseRecorder)
 	if t.ownLine == nil || !ok {
 		return
 	}
@@ -204,13 +206,13 @@ func (t *transaction) writeOwnLine() {
 		}
 	}
 	line.write(accessEntry{
-		read:    t.out.bytesUp,
+		read:    t.Outcome.BytesUp,
 		size:    int64(rec.Size()),
-		user:    t.authenticatedUser(),
+		user:    t.Client.User(),
 		status:  rec.Status(),
 		header:  rec.Header(),
 		secrets: t.serverLogs().ShouldLogCredentials,
-		out:     &t.out,
+		out:     &t.Outcome,
 	})
 }
 

@@ -38,7 +38,7 @@ func TestAccessRules_Provision(t *testing.T) {
 	}
 	fixture.WriteFile(t, path, "b.example\n")
 	h, end := mustLoadModule(t, config)
-	if h.access.Now().CheckTarget(fixture.Target(t, "b.example")) == nil {
+	if h.proxy.Access.Now().CheckTarget(fixture.Target(t, "b.example")) == nil {
 		t.Error("the file is not in force")
 	}
 	end()

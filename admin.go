@@ -74,7 +74,7 @@ func (r *registry) after(h *Handler) *Handler {
 
 // place is what people know a handler by: its name, or the addresses of its server,
 // and which of the handlers there it is, counted from 1: `:8080#1`.
-func (h *Handler) place() string { return h.tunnels.Key }
+func (h *Handler) place() string { return h.proxy.Tunnels.Key }
 
 // find returns the handler at a place. Addresses without a number will do where they
 // have one handler, and no place at all where there is one handler in all.

@@ -18,6 +18,8 @@ const (
 	waysOut          // from a name to a connection
 	publicly         // what others build upon
 	parents          // ways out through upstream proxies
+	cores            // requests behind any door
+	exchanges        // requests that are forwarded, and their responses
 	roof             // configuration, and the door that Caddy opens
 	outside          // programs, benchmarks, tests of the whole
 	equipment        // what only tests, bench and soak import
@@ -70,6 +72,9 @@ var house = map[string]room{
 	"selection": {floor: publicly, caddy: true},
 
 	"internal/upstream": {floor: parents},
+
+	"internal/core":     {floor: cores},
+	"internal/exchange": {floor: exchanges},
 
 	"": {floor: roof, caddy: true},
 

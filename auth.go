@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/auth"
 	"github.com/caddy-egress/egress/internal/layers"
+	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
@@ -132,7 +132,7 @@ func loadHash(ctx caddy.Context, algorithm string) (auth.Comparer, error) {
 // hungUp returns what reports whether the client of a request has closed its
 // connection. It takes nothing from that, and reports false where it cannot tell.
 func hungUp(ctx context.Context) func() bool {
-	conn, _ := ctx.Value(clientConnKey{}).(net.Conn)
+	conn := origin.ClientOf(ctx)
 	return func() bool { return conn != nil && layers.HungUp(conn) }
 }
 

@@ -1,17 +1,16 @@
 package egress
 
 import (
-	"context"
-	"net"
 	"testing"
 
+	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
 )
 
 // The client that a login waits for is that of the request's connection.
 func TestAuthHungUp(t *testing.T) {
 	client, server := fixture.TCPEnds(t)
-	gone := hungUp(context.WithValue(t.Context(), clientConnKey{}, net.Conn(server)))
+	gone := hungUp(origin.WithClient(t.Context(), server))
 	if gone() || hungUp(t.Context())() {
 		t.Error("a client that is there is taken for gone")
 	}

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-egress/egress/internal/auth"
+	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
 )
@@ -222,7 +223,7 @@ func TestAuthHashesReadAsByCaddy(t *testing.T) {
 // come back.
 func TestAuthRetryAfter(t *testing.T) {
 	for _, err := range []error{failure.Logins, failure.ClientLogins} {
-		if retryAfter(err) <= 0 {
+		if core.RetryAfter(err) <= 0 {
 			t.Errorf("%v: not told", err)
 		}
 	}

@@ -109,12 +109,12 @@ func (s *sharedSide) follows(r *relay.Relay) {
 // join lists a tunnel with the others of its connection until leave is called.
 // There is no side, and nothing to leave, for a client that is not on HTTP/3.
 func (c *clientShares) join(t *transaction) (side *sharedSide, leave func()) {
-	conn, ok := t.r.Context().Value(http3.RemoteAddrContextKey).(net.Addr)
-	if !ok || t.r.ProtoMajor != 3 {
+	conn, ok := t.HTTP.Context().Value(http3.RemoteAddrContextKey).(net.Addr)
+	if !ok || t.HTTP.ProtoMajor != 3 {
 		return nil, func() {}
 	}
 	side = newSharedSide()
-	if t.paths.current.Member != nil {
+	if t.Ways.Current.Member != nil {
 		side.limit = upstreamTime
 	}
 	return side, c.enter(conn, side)

@@ -119,29 +119,29 @@ func testUnderPressure(t *testing.T, origins []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := h.dialer.dial(t.Context(), dest, false) // as for a tunnel
+	conn, err := h.proxy.Direct.Dial(t.Context(), dest, false) // as for a tunnel
 	if err != nil {
 		t.Fatal(err)
 	}
 	conn.Close()
 	fill()
 	idle := descriptors.Idle.Idle()
-	if conn, err = h.dialer.ForUpstreams().DialUpstream(t.Context(), dest.Host, dest.Port); err != nil {
+	if conn, err = h.proxy.Direct.ForUpstreams().DialUpstream(t.Context(), dest.Host, dest.Port); err != nil {
 		t.Fatalf("to an upstream: %v", err)
 	}
 	conn.Close()
 	if n := descriptors.Idle.Idle(); n != idle-min(idle, descriptors.ReclaimBatch) {
 		t.Errorf("%d connections idle after %d and a dial to an upstream", n, idle)
 	}
-	if h.pins.Most() > share {
-		t.Errorf("%d connections may be pinned", h.pins.Most())
+	if h.proxy.Pins.Most() > share {
+		t.Errorf("%d connections may be pinned", h.proxy.Pins.Most())
 	}
 
 	// With nothing left to close, the limit is ours, and the answer says so.
 	descriptors.Idle.Reclaim(share)
 	fill()
 	var op *net.OpError
-	if _, err := h.dialer.dial(context.Background(), dest, false); !errors.As(err, &op) || failure.Of(err) != failure.Limit {
+	if _, err := h.proxy.Direct.Dial(context.Background(), dest, false); !errors.As(err, &op) || failure.Of(err) != failure.Limit {
 		t.Errorf("without any descriptor: %v", err)
 	}
 	// The last ones are for clients, so that they can be told.
@@ -152,7 +152,7 @@ func testUnderPressure(t *testing.T, origins []string) {
 		if i == reserve/2 {
 			resolversLeaveTheReserve(t)
 		}
-		switch conn, err := h.dialer.dial(context.Background(), dest, false); {
+		switch conn, err := h.proxy.Direct.Dial(context.Background(), dest, false); {
 		case err == nil:
 			conn.Close()
 			if i < reserve {

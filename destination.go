@@ -28,37 +28,21 @@ const maxHostField = 253 + 1 + 5
 func (t *transaction) showDestination() {
 	var buf [maxHostField]byte
 	shown := buf[:0]
-	if t.use == upstream.Tunnel {
-		shown = t.appendAuthority(shown)
+	if t.Use == upstream.Tunnel {
+		shown = t.AppendAuthority(shown)
 	} else {
-		shown = t.appendHost(shown)
+		shown = t.AppendHost(shown)
 	}
-	if string(shown) == t.r.Host {
+	if string(shown) == t.HTTP.Host {
 		return
 	}
-	t.rawHost = t.r.Host
-	t.r.Host = string(shown)
-	if t.r.URL.Host != "" {
-		t.r.URL.Host = t.r.Host
+	t.rawHost = t.HTTP.Host
+	t.HTTP.Host = string(shown)
+	if t.HTTP.URL.Host != "" {
+		t.HTTP.URL.Host = t.HTTP.Host
 	}
 	t.showInPlaceholders()
 	t.logByDestination()
-}
-
-// appendAuthority writes the destination as host:port.
-func (t *transaction) appendAuthority(b []byte) []byte {
-	b = appendHostText(b, t.target)
-	b = append(b, ':')
-	return strconv.AppendUint(b, uint64(t.target.Port), 10)
-}
-
-func appendHostText(b []byte, dest target.Target) []byte {
-	if dest.IsAddr() && dest.Addr.Is6() {
-		b = append(b, '[')
-		b = append(b, dest.Host...)
-		return append(b, ']')
-	}
-	return append(b, dest.Host...)
 }
 
 // hostPlaceholder is the host in the Host of a request; its labels are below it.
@@ -68,19 +52,19 @@ const hostPlaceholder = "http.request.host"
 // They read the request that Caddy has made, which is not ours where a handler before
 // us has passed on a copy (`tracing` does).
 func (t *transaction) showInPlaceholders() {
-	repl := t.replacer()
+	repl := replacerOf(t.HTTP)
 	if repl == nil {
 		return
 	}
-	if hostport, ok := repl.GetString("http.request.hostport"); !ok || hostport == t.r.Host {
+	if hostport, ok := repl.GetString("http.request.hostport"); !ok || hostport == t.HTTP.Host {
 		return
 	}
 	before, _ := repl.GetString(hostPlaceholder)
-	host, port := t.r.Host, ""
-	if h, p, err := net.SplitHostPort(t.r.Host); err == nil {
+	host, port := t.HTTP.Host, ""
+	if h, p, err := net.SplitHostPort(t.HTTP.Host); err == nil {
 		host, port = h, p
 	}
-	repl.Set("http.request.hostport", t.r.Host)
+	repl.Set("http.request.hostport", t.HTTP.Host)
 	repl.Set(hostPlaceholder, host)
 	repl.Set("http.request.port", portValue(port))
 	labels := strings.Split(host, ".")
@@ -101,9 +85,9 @@ func portValue(port string) any {
 	return port
 }
 
-// replacer is what replaces the placeholders of this request; nil where there is none.
-func (t *transaction) replacer() *caddy.Replacer {
-	repl, _ := t.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+// replacerOf is what replaces the placeholders of a request; nil where there is none.
+func replacerOf(r *http.Request) *caddy.Replacer {
+	repl, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	return repl
 }
 

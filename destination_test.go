@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
 
 	"github.com/caddyserver/caddy/v2"
@@ -35,8 +36,8 @@ func transactionFor(t *testing.T, method, requestTarget string, change func(*htt
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr := &transaction{h: &Handler{access: fixture.FixedRules(access)}, r: r}
-	tr.use = tr.classify()
+	tr := newTransaction(&Handler{proxy: core.Proxy{Access: fixture.FixedRules(access)}}, nil, r)
+	tr.Use = tr.classify()
 	if err := tr.authorize(); err != nil {
 		t.Fatal(err)
 	}
@@ -61,15 +62,15 @@ func TestShowDestination(t *testing.T) {
 		{"CONNECT", "[::1]:443", "[::1]:443", "443"},
 	} {
 		tr := transactionFor(t, tc.method, tc.target, nil)
-		port, _ := tr.replacer().GetString("http.request.port")
-		if tr.r.Host != tc.host || port != tc.port {
-			t.Errorf("%s %s: Host %q, port %q", tc.method, tc.target, tr.r.Host, port)
+		port, _ := replacerOf(tr.HTTP).GetString("http.request.port")
+		if tr.HTTP.Host != tc.host || port != tc.port {
+			t.Errorf("%s %s: Host %q, port %q", tc.method, tc.target, tr.HTTP.Host, port)
 		}
 		policy := &selection.HeaderHash{Field: "Host"}
 		if err := policy.Provision(caddy.Context{}); err != nil {
 			t.Fatal(err)
 		}
-		if p := policy.Hashed(tr.r); p != tc.host {
+		if p := policy.Hashed(tr.HTTP); p != tc.host {
 			t.Errorf("%s: the policy sees %q", tc.target, p)
 		}
 	}
@@ -86,7 +87,7 @@ func TestShowDestination_Copies(t *testing.T) {
 		"host": "one.two.three", "hostport": "one.two.three:8080", "port": "8080",
 		"host.labels.0": "three", "host.labels.2": "one", "host.labels.3": "",
 	} {
-		if got, _ := tr.replacer().GetString("http.request." + name); got != want {
+		if got, _ := replacerOf(tr.HTTP).GetString("http.request." + name); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
 	}
@@ -106,8 +107,8 @@ func TestConnectAuthority_Rewritten(t *testing.T) {
 		r.RequestURI = "/"
 		return r
 	})
-	if tr.target.String() != "a.example:443" {
-		t.Errorf("destination %s", tr.target)
+	if tr.Target.String() != "a.example:443" {
+		t.Errorf("destination %s", tr.Target)
 	}
 }
 

@@ -3,6 +3,7 @@ package egress
 import (
 	"net/http"
 
+	"github.com/caddy-egress/egress/internal/exchange"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/upstream"
 )
@@ -10,21 +11,18 @@ import (
 // This file contains requests in TLS early data (RFC 8470): whoever has recorded them
 // can send them again.
 
-// earlyDataField tells the next server that a request may be a replay.
-const earlyDataField = "Early-Data"
-
 // cameEarly reports whether a request came before the handshake of the client was
 // complete, or through an intermediary that says so. What the field holds does not
 // matter (RFC 8470 §5.1).
 func cameEarly(r *http.Request) bool {
-	return r.TLS != nil && !r.TLS.HandshakeComplete || r.Header[earlyDataField] != nil
+	return r.TLS != nil && !r.TLS.HandshakeComplete || r.Header[exchange.EarlyData] != nil
 }
 
 // checkEarly refuses what must not be done twice (RFC 8470 §5.2): the client repeats it
 // when the handshake is complete. The rest is forwarded with Early-Data, and what the
 // origin says to that is relayed.
 func (t *transaction) checkEarly() error {
-	if t.early = cameEarly(t.r); t.early && (t.use == upstream.Tunnel || !safeMethod(t.r.Method)) {
+	if t.Early = cameEarly(t.HTTP); t.Early && (t.Use == upstream.Tunnel || !safeMethod(t.HTTP.Method)) {
 		return failure.Early
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-egress/egress/internal/exchange"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/upstream"
 )
@@ -31,11 +32,12 @@ func TestCheckEarly(t *testing.T) {
 	} {
 		header := http.Header{}
 		if tc.field != nil {
-			header[earlyDataField] = tc.field
+			header[exchange.EarlyData] = tc.field
 		}
-		tr := &transaction{use: tc.kind, r: &http.Request{Method: tc.method, Header: header}}
-		if err := tr.checkEarly(); err != tc.want && !errors.Is(err, tc.want) || tr.early != tc.early {
-			t.Errorf("%s %v: %v, early %t", tc.method, tc.field, err, tr.early)
+		tr := newTransaction(new(Handler), nil, &http.Request{Method: tc.method, Header: header})
+		tr.Use = tc.kind
+		if err := tr.checkEarly(); err != tc.want && !errors.Is(err, tc.want) || tr.Early != tc.early {
+			t.Errorf("%s %v: %v, early %t", tc.method, tc.field, err, tr.Early)
 		}
 	}
 }

@@ -6,18 +6,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
 // directly is the way out of a handler that may reach this machine, where two names lead.
-func directly(t *testing.T) *directWay {
+func directly(t *testing.T) *core.Direct {
 	t.Helper()
 	h, _ := mustLoadModule(t, `{
 		"acl": [{"subjects": ["127.0.0.0/8"], "allow": true}],
 		"transport": {"hosts_override": {"origin.test": ["127.0.0.1"], "other.test": ["127.0.0.1"]}}
 	}`)
-	return h.dialer
+	return h.proxy.Direct
 }
 
 // A destination that keeps failing is not dialed for a while; other
@@ -26,15 +27,15 @@ func TestDialWithOpenCircuit(t *testing.T) {
 	way, port := directly(t), freePort(t)
 	dest := target.Target{Host: "origin.test", Port: port}
 	for range 5 {
-		if _, err := way.dial(t.Context(), dest, false); err == nil || failure.Of(err) != failure.Refused {
+		if _, err := way.Dial(t.Context(), dest, false); err == nil || failure.Of(err) != failure.Refused {
 			t.Fatal(err)
 		}
 	}
-	_, err := way.dial(t.Context(), dest, false)
-	if err == nil || failure.Of(err) != failure.Circuit || retryAfter(err) < time.Second {
+	_, err := way.Dial(t.Context(), dest, false)
+	if err == nil || failure.Of(err) != failure.Circuit || core.RetryAfter(err) < time.Second {
 		t.Errorf("%v", err)
 	}
-	if _, err := way.dial(t.Context(), target.Target{Host: "other.test", Port: port}, false); err == nil || failure.Of(err) != failure.Refused {
+	if _, err := way.Dial(t.Context(), target.Target{Host: "other.test", Port: port}, false); err == nil || failure.Of(err) != failure.Refused {
 		t.Errorf("another name: %v", err)
 	}
 }
@@ -63,10 +64,10 @@ func TestDialCanceledIsNotCharged(t *testing.T) {
 			cancel()
 		}
 		dest := target.Target{Host: "origin.test", Port: uint16(ln.Addr().(*net.TCPAddr).Port)}
-		if _, err := way.dial(ctx, dest, useTLS); failure.Of(err) != failure.Canceled {
+		if _, err := way.Dial(ctx, dest, useTLS); failure.Of(err) != failure.Canceled {
 			t.Errorf("TLS %t: %v", useTLS, err)
 		}
-		if n := way.circuits.Tracked(); n != 0 {
+		if n := way.Circuits.Tracked(); n != 0 {
 			t.Errorf("TLS %t: the destination was charged", useTLS)
 		}
 		cancel()

@@ -97,22 +97,22 @@ func (h *Handler) explain(ctx context.Context, asked *explainRequest) (*explanat
 	}
 	e := &explanation{
 		Handler: h.place(), Running: !h.dry,
-		Method: t.r.Method, ClientIP: clientIP(t.r),
+		Method: t.HTTP.Method, ClientIP: clientIP(t.HTTP),
 	}
 	if h.dry {
 		e.note("the configuration is not running: the use of limits, circuits and the addresses of Caddy's own listeners are not known")
 	}
-	if t.use = t.classify(); t.use == upstream.NotOurs {
+	if t.Use = t.classify(); t.Use == upstream.NotOurs {
 		e.Kind, e.Verdict = "site", verdictSite
 		e.Authentication = "not asked for: the request is for the site, and goes to the next handler"
 		return e, nil
 	}
 	e.Kind = "exchange"
-	if t.use == upstream.Tunnel {
+	if t.Use == upstream.Tunnel {
 		e.Kind = "tunnel"
 	}
-	e.HTTPS, e.Authority = t.https, shownAuthority(t.authority)
-	if t.https {
+	e.HTTPS, e.Authority = t.HTTPS, shownAuthority(t.authority)
+	if t.HTTPS {
 		e.note("clients usually ask for https with a tunnel; explain host:port for that")
 	}
 	e.conclude(t, e.steps(t, asked))
@@ -128,26 +128,26 @@ func (e *explanation) steps(t *transaction, asked *explainRequest) error {
 		return err
 	}
 	err := t.authorize()
-	if t.target.Host != "" {
-		e.Destination = t.target.String()
+	if t.Target.Host != "" {
+		e.Destination = t.Target.String()
 	}
 	if err != nil {
 		if d, ok := errors.AsType[*acl.Denial](err); ok {
-			e.Rule = &explainedRule{verdictDenied, t.h.access.Now().Denied(d, t.target.Port)}
+			e.Rule = &explainedRule{verdictDenied, t.Proxy.Access.Now().Denied(d, t.Target.Port)}
 		}
 		return err
 	}
-	e.Rule = &explainedRule{verdictAllowed, t.h.access.Now().AllowedName(t.target)}
-	if t.target.IsAddr() {
-		e.Rule.Rule = t.h.access.Now().AllowedAddr(t.target, t.target.Addr)
+	e.Rule = &explainedRule{verdictAllowed, t.Proxy.Access.Now().AllowedName(t.Target)}
+	if t.Target.IsAddr() {
+		e.Rule.Rule = t.Proxy.Access.Now().AllowedAddr(t.Target, t.Target.Addr)
 	}
 	if err := e.chooseRoute(t); err != nil {
 		return err
 	}
-	if err := t.checkVia(); err != nil {
+	if err := t.CheckVia(); err != nil {
 		return err
 	}
-	if n, ok := t.maxForwards(); ok && n == 0 {
+	if n, ok := t.MaxForwards(); ok && n == 0 {
 		e.note("Max-Forwards is 0: this proxy would answer the request itself")
 	}
 	return e.overPaths(t)
@@ -157,7 +157,7 @@ func (e *explanation) steps(t *transaction, asked *explainRequest) error {
 func (e *explanation) conclude(t *transaction, err error) {
 	e.Verdict = endsAs(err)
 	if err != nil {
-		e.Status, e.Reason = failure.Of(err).Status, t.h.access.Now().Reason(err, t.target.Port)
+		e.Status, e.Reason = failure.Of(err).Status, t.Proxy.Access.Now().Reason(err, t.Target.Port)
 	}
 }
 
@@ -208,24 +208,25 @@ func (e *explanation) authenticate(t *transaction, asked *explainRequest) error 
 		session = asked.Session
 	}
 	e.Authentication = "the user is taken as given; no password was checked"
-	t.user, t.session = user, session
-	e.User, e.Session = t.user, t.session
-	t.setUser(t.user)
+	t.User, t.Session = user, session
+	e.User, e.Session = t.User, t.Session
+	t.setUser(t.User)
 	return nil
 }
 
-// chooseRoute finds the route, and tells what has matched.
+// ChooseRoute finds the route, and tells what has matched.
 func (e *explanation) chooseRoute(t *transaction) error {
-	if err := t.chooseRoute(); err != nil {
+	r, err := t.h.findRoute(t.HTTP)
+	if err != nil {
 		return err
 	}
-	r := t.route
+	t.Route = &r.way
 	out := &explainedRoute{Index: slices.Index(t.h.Routes, r), To: r.To, Fallback: r.Fallback}
 	e.Route = out
 	if out.Index < 0 {
 		out.To = targetDirect
-		if r.to.group != nil {
-			out.To = r.to.group.Name
+		if r.way.To.Group != nil {
+			out.To = r.way.To.Group.Name
 		}
 		return nil
 	}
@@ -233,7 +234,7 @@ func (e *explanation) chooseRoute(t *transaction) error {
 		out.Skipped = append(out.Skipped, fmt.Sprintf("routes[%d]: %s", i, strings.Join(before.written, " | ")))
 	}
 	for i, set := range r.matchers {
-		if ok, err := set.MatchWithError(t.r); err == nil && ok {
+		if ok, err := set.MatchWithError(t.HTTP); err == nil && ok {
 			out.Match = r.written[i]
 			break
 		}
@@ -253,7 +254,9 @@ func (h *Handler) rehearse(ctx context.Context, asked *explainRequest) (*transac
 		return nil, err
 	}
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, h.server)
-	return &transaction{h: h, r: r, start: time.Now(), bodyRead: true}, nil
+	t := newTransaction(h, nil, r)
+	t.Start, t.BodyRead = time.Now(), true
+	return t, nil
 }
 
 func (asked *explainRequest) request(ctx context.Context) (*http.Request, error) {

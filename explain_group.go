@@ -77,7 +77,7 @@ const stateUnknown = "unknown (not running)"
 // explainGroup tells of a group, and where the request would go. The error is that of
 // Pick.
 func (t *transaction) explainGroup(g *upstream.Group) (*explainedGroup, error) {
-	f, err := g.Foresee(t.newSelection, t.use)
+	f, err := g.Foresee(t.NewSelection, t.Use)
 	out := &explainedGroup{Policy: policyName(g.Policy()), Panic: f.Panic, Probe: f.Probe}
 	now := time.Now()
 	for _, m := range f.InRotation {
@@ -98,7 +98,7 @@ func (t *transaction) explainDry(g *upstream.Group) *explainedGroup {
 	for _, m := range g.Members() {
 		out.Upstreams = append(out.Upstreams, explainedUpstream{
 			Upstream: m.Name, Priority: m.Spec.Priority, Weight: m.Spec.Weight, State: stateUnknown,
-			Limits: memberLimits(m, t.use, false), Source: t.explainSourceTo(m),
+			Limits: memberLimits(m, t.Use, false), Source: t.explainSourceTo(m),
 		})
 	}
 	if g.HasSource() {
@@ -125,9 +125,9 @@ func (t *transaction) explainMember(m *upstream.Member, now time.Time, pickable 
 		Latency: r.Latency.Seconds(), Factor: math.Round(r.Factor*100) / 100,
 	}
 	switch {
-	case t.use == upstream.Tunnel && m.Full(t.use):
+	case t.Use == upstream.Tunnel && m.Full(t.Use):
 		s.Limit = "max_tunnels"
-	case t.use == upstream.Exchange && m.Full(t.use):
+	case t.Use == upstream.Exchange && m.Full(t.Use):
 		s.Limit = "max_conns and max_pending"
 	}
 	s.Pickable = pickable && s.Limit == ""
@@ -139,7 +139,7 @@ func (t *transaction) explainMember(m *upstream.Member, now time.Time, pickable 
 	}
 	return explainedUpstream{
 		Upstream: m.Name, Priority: m.Spec.Priority, Weight: m.Spec.Weight,
-		State: s.words(), Limits: memberLimits(m, t.use, true), Source: t.explainSourceTo(m), Details: s,
+		State: s.words(), Limits: memberLimits(m, t.Use, true), Source: t.explainSourceTo(m), Details: s,
 	}
 }
 

@@ -181,7 +181,7 @@ func TestGroup_PickWhileClosing(t *testing.T) {
 func TestExplainGroup_Holding(t *testing.T) {
 	h, cleanUp := groupHandler(t, `{"upstreams": [{"url": "http://127.0.0.1:1"}]}`)
 	defer cleanUp()
-	h.pool, h.transport.MaxPerClient = origin.New(h.transport.poolConfig(), 1, 0), 1
+	h.proxy.Pool, h.transport.MaxPerClient = origin.New(h.transport.poolConfig(), 1, 0), 1
 	ask := func() *explanation {
 		t.Helper()
 		e, err := h.explain(t.Context(), &explainRequest{URL: "http://a.example/"})
@@ -194,7 +194,7 @@ func TestExplainGroup_Holding(t *testing.T) {
 	if e := ask(); e.Verdict != verdictAllowed {
 		t.Fatalf("%+v", e)
 	}
-	held, err := h.pool.Hold(client, "")
+	held, err := h.proxy.Pool.Hold(client, "")
 	if err != nil {
 		t.Fatal(err)
 	}

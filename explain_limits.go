@@ -63,15 +63,15 @@ func (l explainedLimits) String() string {
 // limits are those that hold on every path of the request: how many tunnels or
 // exchanges there may be, of whom.
 func (t *transaction) limits() (out explainedLimits) {
-	client, user := clientIP(t.r), t.authenticatedUser()
+	client, user := clientIP(t.HTTP), t.Client.User()
 	count := func(of func() int) int {
 		if t.h.dry {
 			return -1
 		}
 		return of()
 	}
-	if t.use == upstream.Tunnel {
-		cfg, book := &t.h.tunnel, t.h.tunnels.Value
+	if t.Use == upstream.Tunnel {
+		cfg, book := &t.h.tunnel, t.Proxy.Tunnels.Value
 		out.add("max_tunnels", cfg.MaxTunnels, count(func() int { return book.Report().Tunnels }), 0)
 		out.add("max_per_client", cfg.MaxPerClient, count(func() int { return book.OfClient(client) }), 0)
 		if user != "" {
@@ -79,7 +79,7 @@ func (t *transaction) limits() (out explainedLimits) {
 		}
 		return out
 	}
-	p, cfg := t.h.pool, &t.h.transport
+	p, cfg := t.Proxy.Pool, &t.h.transport
 	ofClient, ofUser := p.Held(client, user)
 	clients, users := p.Counts()
 	if clients {
@@ -93,11 +93,11 @@ func (t *transaction) limits() (out explainedLimits) {
 
 // originLimits are those of direct exchanges with the destination.
 func (t *transaction) originLimits() (out explainedLimits) {
-	if t.use != upstream.Exchange {
+	if t.Use != upstream.Exchange {
 		return nil
 	}
-	t.slot = t.slotOf(t.route.dialer.Sources)
-	cfg, host, all := &t.h.transport, t.h.pool.StatsOf(t.poolKey()), t.h.pool.Stats()
+	t.Slot = t.SlotOf(t.Route.Direct.Sources)
+	cfg, host, all := &t.h.transport, t.Proxy.Pool.StatsOf(t.PoolKey()), t.Proxy.Pool.Stats()
 	if t.h.dry {
 		host, all = unknownStats, unknownStats
 	}
@@ -148,7 +148,7 @@ func (t *transaction) explainSource(s *dial.Sources) *explainedSource {
 	lists := s.Addrs
 	if s.Sticky {
 		out.Pick = dial.PickUserHash
-		own := s.Pick(dial.WithSlot(t.r.Context(), t.slotOf(s)))
+		own := s.Pick(dial.WithSlot(t.HTTP.Context(), t.SlotOf(s)))
 		for f := range lists {
 			if own.Addrs[f].IsValid() {
 				lists[f] = own.Addrs[f : f+1]

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/upstream"
@@ -51,50 +52,50 @@ type explainedAddr struct {
 	FailedLately bool `json:"failed_lately,omitempty"`
 }
 
-// overPaths explains the target of the route and its fallback, and returns how the
+// OverPaths explains the target of the route and its fallback, and returns how the
 // request would end.
 func (e *explanation) overPaths(t *transaction) error {
 	e.Limits = t.limits()
-	if t.use == upstream.Tunnel {
+	if t.Use == upstream.Tunnel {
 		if err := t.tunnelLimit(); err != nil {
 			return err
 		}
 	}
-	err := e.path(t, t.route.to)
-	if t.route.fallback == nil {
+	err := e.path(t, t.Route.To)
+	if t.Route.Fallback == nil {
 		return err
 	}
-	instead := e.path(t, *t.route.fallback)
+	instead := e.path(t, *t.Route.Fallback)
 	if _, nobody := errors.AsType[*upstream.NobodyError](err); nobody {
 		return instead
 	}
 	return err
 }
 
-// tunnelLimit is takeSlot for somebody who takes none.
+// tunnelLimit is TakeSlot for somebody who takes none.
 func (t *transaction) tunnelLimit() error {
 	if t.h.dry {
 		return nil
 	}
-	return t.h.tunnels.Value.Refuses(clientIP(t.r), t.authenticatedUser(), t.h.tunnel.limits())
+	return t.Proxy.Tunnels.Value.Refuses(clientIP(t.HTTP), t.Client.User(), t.h.tunnel.limits())
 }
 
 // path explains one target of the route.
-func (e *explanation) path(t *transaction, to exit) error {
+func (e *explanation) path(t *transaction, to core.Exit) error {
 	out := explainedPath{To: targetDirect}
 	var err error
 	switch {
-	case to.deny:
-		out.To, err = targetDeny, failure.Denied.Because(errRouteDenies)
-	case to.group == nil:
+	case to.Deny:
+		out.To, err = targetDeny, failure.Denied.Because(core.ErrDenied)
+	case to.Group == nil:
 		err = out.direct(t)
 	default:
-		out.To = to.group.Name
-		err = out.through(t, to.group)
+		out.To = to.Group.Name
+		err = out.through(t, to.Group)
 	}
 	out.Verdict = endsAs(err)
 	if err != nil {
-		out.Reason = t.h.access.Now().Reason(err, t.target.Port)
+		out.Reason = t.Proxy.Access.Now().Reason(err, t.Target.Port)
 	}
 	e.Paths = append(e.Paths, out)
 	return err
@@ -102,7 +103,7 @@ func (e *explanation) path(t *transaction, to exit) error {
 
 // direct explains the way past all upstreams.
 func (out *explainedPath) direct(t *transaction) error {
-	d := t.route.dialer
+	d := t.Route.Direct
 	addrs, err := t.explainAddrs(d.Dialer, d.Sources.Families(d.Order))
 	out.Addresses = addrs
 	if endsAs(err) != verdictDenied {
@@ -112,7 +113,7 @@ func (out *explainedPath) direct(t *transaction) error {
 		return err
 	}
 	var paused error
-	out.Circuit, paused = d.circuits.Look(t.target, t.https)
+	out.Circuit, paused = d.Circuits.Look(t.Target, t.HTTPS)
 	if held := t.holdingLimit(); held != nil {
 		return held
 	}
@@ -124,31 +125,31 @@ func (out *explainedPath) direct(t *transaction) error {
 
 // holdingLimit is hold for somebody who holds nothing.
 func (t *transaction) holdingLimit() error {
-	if t.use != upstream.Exchange {
+	if t.Use != upstream.Exchange {
 		return nil
 	}
-	return t.h.pool.WouldHold(clientIP(t.r), t.authenticatedUser())
+	return t.Proxy.Pool.WouldHold(clientIP(t.HTTP), t.Client.User())
 }
 
 // through explains the way through a group.
 func (out *explainedPath) through(t *transaction, g *upstream.Group) error {
 	resolving := g.Resolving()
-	if !t.target.IsAddr() && !t.h.ResolveNames {
-		out.Rule = t.h.access.Now().AllowedUnresolved(t.target)
+	if !t.Target.IsAddr() && !t.h.ResolveNames {
+		out.Rule = t.Proxy.Access.Now().AllowedUnresolved(t.Target)
 	}
 	if g.LeavesByTransport() {
-		out.Source = t.explainSource(t.h.dialer.Sources)
+		out.Source = t.explainSource(t.Proxy.Direct.Sources)
 	}
 	var unreachable error
 	if out.Rule == "" || resolving > 0 {
-		order := t.h.dialer.Order
+		order := t.Proxy.Direct.Order
 		if resolving == 0 {
 			order = order.Both() // the upstream decides which it takes
 		}
-		out.Addresses, unreachable = t.explainAddrs(t.h.dialer.Dialer, order)
+		out.Addresses, unreachable = t.explainAddrs(t.Proxy.Direct.Dialer, order)
 	}
-	t.paths.to = exit{group: g}
-	if err := t.checkBehind(); err != nil {
+	t.Ways.To = core.Exit{Group: g}
+	if err := t.CheckBehind(); err != nil {
 		out.Rule = ""
 		return err
 	}
@@ -159,8 +160,8 @@ func (out *explainedPath) through(t *transaction, g *upstream.Group) error {
 		out.Group = t.explainDry(g)
 		return nil
 	}
-	out.Circuit, _ = g.Destinations().Look(t.target, t.https)
-	about := g.Destinations().About(t.target, t.https)
+	out.Circuit, _ = g.Destinations().Look(t.Target, t.HTTPS)
+	about := g.Destinations().About(t.Target, t.HTTPS)
 	vias, paused := about.Shut()
 	if paused != nil && !slices.ContainsFunc(g.Members(), func(m *upstream.Member) bool { return !slices.Contains(vias, m.Key()) }) {
 		out.Group, _ = t.explainGroup(g)
@@ -177,14 +178,14 @@ func (out *explainedPath) through(t *transaction, g *upstream.Group) error {
 // explainAddrs says of each address of the destination whether it may be dialed by d. The
 // error is what a dial would fail with for want of one.
 func (t *transaction) explainAddrs(d *dial.Dialer, order dial.FamilyOrder) (out []explainedAddr, err error) {
-	judged, err := d.Judge(t.r.Context(), t.target, order)
+	judged, err := d.Judge(t.HTTP.Context(), t.Target, order)
 	for _, j := range judged {
 		a := explainedAddr{Address: j.Addr.String(), Verdict: verdictUnavailable, FailedLately: j.FailedLately}
 		switch {
 		case j.Err != nil:
-			a.Verdict, a.Rule = verdictDenied, d.Access.Now().Reason(j.Err, t.target.Port)
+			a.Verdict, a.Rule = verdictDenied, d.Access.Now().Reason(j.Err, t.Target.Port)
 		case j.Taken:
-			a.Verdict, a.Rule = verdictAllowed, d.Access.Now().AllowedAddr(t.target, j.Addr)
+			a.Verdict, a.Rule = verdictAllowed, d.Access.Now().AllowedAddr(t.Target, j.Addr)
 		default:
 			a.Rule = "only " + order.First.String() + " is used"
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/acl"
+	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
@@ -64,15 +65,15 @@ func TestExplainRequest_Classified(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		tr := &transaction{h: &Handler{hosts: map[string]struct{}{"site.example": {}}, access: fixture.FixedRules(access)}, r: r}
-		if tr.use = tr.classify(); tr.use != tc.kind || tr.https != tc.https {
-			t.Errorf("%+v: kind %d, https %t", tc.asked, tr.use, tr.https)
+		tr := newTransaction(&Handler{hosts: map[string]struct{}{"site.example": {}}, proxy: core.Proxy{Access: fixture.FixedRules(access)}}, nil, r)
+		if tr.Use = tr.classify(); tr.Use != tc.kind || tr.HTTPS != tc.https {
+			t.Errorf("%+v: kind %d, https %t", tc.asked, tr.Use, tr.HTTPS)
 		}
 		if tc.kind == upstream.NotOurs {
 			continue
 		}
-		if err := tr.authorize(); err != nil || tr.target.String() != tc.dest {
-			t.Errorf("%+v: destination %s, %v", tc.asked, tr.target, err)
+		if err := tr.authorize(); err != nil || tr.Target.String() != tc.dest {
+			t.Errorf("%+v: destination %s, %v", tc.asked, tr.Target, err)
 		}
 	}
 }
@@ -81,7 +82,7 @@ func TestExplainRequest_Classified(t *testing.T) {
 // serves, until it leaves.
 func TestRegistry(t *testing.T) {
 	at := func(place string) *Handler {
-		return &Handler{tunnels: &tunnels.Use{Use: &shared.Use[*tunnels.Book]{Key: place}}}
+		return &Handler{proxy: core.Proxy{Tunnels: &tunnels.Use{Use: &shared.Use[*tunnels.Book]{Key: place}}}}
 	}
 	var r registry
 	check := func(place string, want *Handler, problem string) {

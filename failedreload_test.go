@@ -291,7 +291,7 @@ func TestFailedReload(t *testing.T) {
 func TestFailedReload_KeepsCloseDelay(t *testing.T) {
 	s := startLive(t)
 	handlers.mu.Lock()
-	book := handlers.entries[0].tunnels.Value
+	book := handlers.entries[0].proxy.Tunnels.Value
 	handlers.mu.Unlock()
 	with := func(delay string) string { return egressJSON(s.dir, `,"tunnel":{"close_delay":"`+delay+`"}`) }
 	load := func(works bool, handlers ...string) {

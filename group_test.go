@@ -21,6 +21,7 @@ import (
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
+	"github.com/caddy-egress/egress/internal/tunnels"
 	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/selection"
 )
@@ -29,8 +30,9 @@ import (
 func throughGroup(t *testing.T, h *Handler, authority string) *transaction {
 	t.Helper()
 	r := httptest.NewRequest("GET", "http://"+authority+"/", http.NoBody)
-	tr := &transaction{h: h, w: httptest.NewRecorder(), r: r, route: h.unrouted, start: time.Now()}
-	tr.target = fixture.Target(t, authority)
+	tr := newTransaction(h, httptest.NewRecorder(), r)
+	tr.Route, tr.Start = &h.unrouted.way, time.Now()
+	tr.Target = fixture.Target(t, authority)
 	return tr
 }
 
@@ -43,7 +45,7 @@ func TestPathsAreLeftByPanics(t *testing.T) {
 	told := g.Destinations()
 	tr := throughGroup(t, h, "a.example:80")
 	for range 5 {
-		r := told.About(tr.target, false)
+		r := told.About(tr.Target, false)
 		if err := r.Take(g.Members()[0].Key(), health.ProbeLimit); err != nil {
 			t.Fatal(err)
 		}
@@ -54,7 +56,7 @@ func TestPathsAreLeftByPanics(t *testing.T) {
 		probing := false
 		func() {
 			defer func() { _ = recover() }()
-			_ = throughGroup(t, h, "a.example:80").overPaths(func() error {
+			_ = throughGroup(t, h, "a.example:80").OverPaths(func() error {
 				probing = true
 				panic(http.ErrAbortHandler)
 			})
@@ -111,16 +113,16 @@ func TestBlameAfterAnAnswer(t *testing.T) {
 	h, _ := mustLoadWithApps(t, fmt.Sprintf(oneUpstream, ""))
 	g := h.groups["default"]
 	tr := throughGroup(t, h, "a.example:80")
-	tr.use = upstream.Exchange
-	tr.paths.current = upstream.Attempt{Member: g.Members()[0]}
+	tr.Use = upstream.Exchange
+	tr.Ways.Current = upstream.Attempt{Member: g.Members()[0]}
 	for _, f := range []*failure.Failure{failure.Protocol, failure.Incomplete, failure.Terminated, failure.TLS, failure.TLSAlert} {
 		err := f.Because(errors.New("x"))
-		tr.paths.answered = false
-		if v := tr.judgeExchange(err); v.Kind != health.Failure {
+		tr.Ways.Answered = false
+		if v := tr.ViaError(err).Verdict; v.Kind != health.Failure {
 			t.Errorf("%v before an answer: %v", f, v.Kind)
 		}
-		tr.paths.answered = true
-		if v := tr.judgeExchange(err); v.Kind != health.Neutral || v.Failure != f {
+		tr.Ways.Answered = true
+		if v := tr.ViaError(err).Verdict; v.Kind != health.Neutral || v.Failure != f {
 			t.Errorf("%v after one: %v, %v", f, v.Kind, v.Failure)
 		}
 	}
@@ -131,9 +133,9 @@ func TestBlameAfterAnAnswer(t *testing.T) {
 func TestBlameOfLargeFields(t *testing.T) {
 	h, _ := mustLoadWithApps(t, fmt.Sprintf(oneUpstream, ""))
 	tr := throughGroup(t, h, "a.example:443")
-	tr.paths.current = upstream.Attempt{Member: h.groups["default"].Members()[0]}
+	tr.Ways.Current = upstream.Attempt{Member: h.groups["default"].Members()[0]}
 	err := &proxydial.HeadSizeError{Size: 2, Limit: 1}
-	for name, v := range map[string]upstream.Verdict{"tunnel": upstream.JudgeTunnel(t.Context(), err), "exchange": tr.judgeExchange(err)} {
+	for name, v := range map[string]upstream.Verdict{"tunnel": upstream.JudgeTunnel(t.Context(), err), "exchange": tr.ViaError(err).Verdict} {
 		e := &upstream.Error{Verdict: v, Err: err}
 		if v.Kind != health.Neutral || failure.Of(e) != failure.FieldsSize || e.Elsewhere() || e.OwnFault() || destination.Chargeable(e) {
 			t.Errorf("%s: %+v", name, v)
@@ -185,10 +187,9 @@ func TestAnswerTimesAreObserved(t *testing.T) {
 	})
 	h, end := mustLoadWithApps(t, `{"groups":{"default":{"upstreams":[{"url":"http://127.0.0.1:`+fmt.Sprint(port)+`"}]}}}`)
 	defer end()
-	g := h.groups["default"]
-	m := g.Members()[0]
+	m := h.groups["default"].Members()[0]
 	tr := throughGroup(t, h, "a.example:80")
-	conn, err := (&viaRequest{h: h, member: m, dest: tr.target, absolute: true}).Dial(t.Context())
+	conn, err := m.Conns.Dialer.DialProxy(t.Context(), proxydial.Client{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,17 +197,14 @@ func TestAnswerTimesAreObserved(t *testing.T) {
 	if m.Latency() != 0 {
 		t.Errorf("a latency of %s before an answer", m.Latency())
 	}
-	p, err := g.Pick(new(selection.Choice), upstream.Tunnel)
+	tr.Use = upstream.Tunnel
+	var slot tunnels.Slot
+	far, err := tr.OpenTunnel(&slot)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.StartTunnel()
-	o := tr.ended(tr.attemptThrough(p).open(t.Context()))
-	if o.err != nil {
-		t.Fatal(o.err)
-	}
-	_ = o.tunnel.Conn.Close()
-	m.Health.EndTunnel()
+	_ = far.Conn.Close()
+	slot.Release()
 	if m.Latency() == 0 {
 		t.Error("nothing was learned from an answer")
 	}

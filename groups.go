@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/upstream"
@@ -74,10 +75,10 @@ func (h *Handler) groupConfig(ctx caddy.Context, name string, cfg *UpstreamGroup
 		Scheme:        cfg.Scheme,
 		State:         &path.group,
 		Destinations:  path.circuits.Path(name, h.logger.Named("health")),
-		Dialer:        h.dialer.Dialer,
+		Dialer:        h.proxy.Direct.Dialer,
 		Pool:          h.transport.poolConfig(),
 		Transport:     shared.Digest(h.poolUse.Key, h.namesUse.Key),
-		Via:           h.viaFields(nil, viaHTTP11),
+		Via:           h.proxy.ViaFields(nil, core.ViaHTTP11),
 		WarnOfSources: h.warnAboutSources,
 		Context:       ctx,
 		Logger:        h.logger.Named("upstreams").With(zap.String("group", name)),

@@ -335,7 +335,7 @@ func openRequest(version int) func(t *testing.T) *guarded {
 		t.Cleanup(func() { _ = resp.Body.Close() })
 		h := <-taken
 		t.Cleanup(h.release) // before the server is closed
-		stream = newClientStream(&transaction{w: h.w, r: h.r})
+		stream = newClientStream(newTransaction(new(Handler), h.w, h.r))
 		return &guarded{stream: stream, peer: response{resp.Body, w}, release: h.release}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/exchange"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/relay"
 )
@@ -254,7 +255,7 @@ func seeReadDeadline(t *testing.T, g *guarded) string {
 	s := g.stream.(interface{ SetReadDeadline(time.Time) error })
 	read := make(chan error, 1)
 	go func() { _, err := g.stream.Read(make([]byte, 1)); read <- err }()
-	if err := s.SetReadDeadline(longAgo); err != nil {
+	if err := s.SetReadDeadline(exchange.LongAgo); err != nil {
 		return err.Error()
 	}
 	if err := <-read; !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -276,7 +277,7 @@ func seeWriteDeadline(t *testing.T, g *guarded) string {
 			}
 		}
 	}()
-	if err := s.SetWriteDeadline(longAgo); err != nil {
+	if err := s.SetWriteDeadline(exchange.LongAgo); err != nil {
 		return err.Error()
 	}
 	if err := <-written; !errors.Is(err, os.ErrDeadlineExceeded) {

@@ -93,8 +93,3 @@ func (c *DestinationCircuit) config() health.CircuitConfig {
 		MaxOpenFor: time.Duration(c.MaxOpenFor),
 	}
 }
-
-// exchangeTurn is for how long an exchange through a group has the turn of the probe. In
-// absolute form nothing tells that the destination was reached before the head of the
-// response, for which the origin may let its client wait.
-const exchangeTurn = time.Second

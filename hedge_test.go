@@ -53,21 +53,23 @@ func TestHedgeUsesNothingOfTheRequest(t *testing.T) {
 	route.Headers = &headers.Handler{Request: &headers.HeaderOps{Set: http.Header{
 		"X-Client": {"{http.vars.team} {http.vars.client_ip} {http.egress.group}"},
 	}}}
-	tr := &transaction{h: h, w: httptest.NewRecorder(), r: r, use: upstream.Tunnel, route: &route, start: time.Now()}
-	tr.target = fixture.Target(t, "some.example:443")
+	route.way.Changes = headerChanges(route.Headers)
+	tr := newTransaction(h, httptest.NewRecorder(), r)
+	tr.Use, tr.Route, tr.Start = upstream.Tunnel, &route.way, time.Now()
+	tr.Target = fixture.Target(t, "some.example:443")
 	tr.observe()
 
 	var slot tunnels.Slot
-	far, err := tr.openTunnel(&slot)
+	far, err := tr.OpenTunnel(&slot)
 	if err != nil {
 		t.Fatal(err)
 	}
 	// As the handler and Caddy do when a tunnel is up.
 	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
 	repl.Set(userPlaceholder, "alice")
-	tr.out.group, tr.out.closeReason = "", "client"
-	tr.r = tr.r.WithContext(context.Background())
-	far.conn.Close()
+	tr.Outcome.Group, tr.Outcome.CloseReason = "", "client"
+	tr.HTTP = tr.HTTP.WithContext(context.Background())
+	far.Conn.Close()
 	slot.Release()
 	for range 2 {
 		if got := <-told; got != "blue 192.0.2.1 default" {

@@ -65,10 +65,10 @@ func TestIdentity_OverReloads(t *testing.T) {
 		t.Fatal(err)
 	}
 	a, b := first.entries[0], second.entries[0]
-	if a.tunnels.Value != b.tunnels.Value {
+	if a.proxy.Tunnels.Value != b.proxy.Tunnels.Value {
 		t.Error("two books")
 	}
-	book := a.tunnels.Value
+	book := a.proxy.Tunnels.Value
 	endFirst()
 	if tunnels.Books.Holders()["edge"] != 1 || book.Report().Configurations != 1 {
 		t.Errorf("held by %d, %d policies", tunnels.Books.Holders()["edge"], book.Report().Configurations)

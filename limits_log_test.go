@@ -17,11 +17,13 @@ import (
 // However many requests are shed, one line a second tells of each reason at Warn, with
 // the number of those that it stands for; at Debug each has its line.
 func TestLimitLog(t *testing.T) {
+	const pause = time.Second // between two lines for one reason
 	synctest.Test(t, func(t *testing.T) {
 		tx, logs := failing(nil, "GET")
 		shed := func(err error, times int) {
 			for range times {
-				next := &transaction{h: tx.h, w: httptest.NewRecorder(), r: tx.r, use: tx.use, target: tx.target, bodyRead: true}
+				next := newTransaction(tx.h, httptest.NewRecorder(), tx.HTTP)
+				next.Use, next.Target, next.BodyRead = tx.Use, tx.Target, true
 				if err := next.finish(err); err != nil {
 					t.Fatal(err)
 				}
@@ -41,7 +43,7 @@ func TestLimitLog(t *testing.T) {
 		pending := &connpool.LimitError{Scope: connpool.ScopePending}
 		shed(pending, 1000)
 		expect("the first burst", 1, 999, 0)
-		time.Sleep(limitLogPause - 1)
+		time.Sleep(pause - 1)
 		shed(pending, 1)
 		shed(failure.Limit.Because(tunnels.ErrMax), 1)
 		expect("another reason within the second", 1, 1, 0)
@@ -55,7 +57,7 @@ func TestLimitLog(t *testing.T) {
 			t.Errorf("%d lines at Error, want both", n)
 		}
 		logs.TakeAll()
-		time.Sleep(limitLogPause)
+		time.Sleep(pause)
 		shed(pending, 1)
 		expect("a second later", 1, 0, 2)
 	})

@@ -10,14 +10,17 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
 	"github.com/caddy-egress/egress/internal/acl"
+	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/destination"
 	"github.com/caddy-egress/egress/internal/dial"
+	"github.com/caddy-egress/egress/internal/exchange"
 	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/retry"
@@ -156,7 +159,8 @@ type Handler struct {
 
 	logger         *zap.Logger
 	accessLogger   *zap.Logger
-	access         *acl.Rules
+	proxy          core.Proxy // what serves the requests
+	exchanges      exchange.Config
 	circuit        DestinationCircuit
 	direct         *pathUse
 	reach          string            // identity of the settings by which destinations are reached
@@ -169,20 +173,13 @@ type Handler struct {
 	poolUse        *shared.Use[*origin.Pool]
 	names          *dial.Names
 	namesUse       *shared.Use[*dial.Names]
-	pool           *origin.Pool
 	transport      Transport
 	tunnel         Tunnel
-	tunnels        *tunnels.Use
-	leaveIdentity  func() // set with tunnels
+	leaveIdentity  func() // set with the tunnels of proxy
 	tunnelPolicy   *tunnels.Policy
-	besides        <-chan struct{} // set with tunnelPolicy: the activeConfig of then
-	limitLog       *limitLog
+	besides        <-chan struct{}   // set with tunnelPolicy: the activeConfig of then
 	server         *caddyhttp.Server // nil if it is in none
-	dialer         *directWay
-	via            viaNames
-	retryBudget    *retry.Budget
-	pins           *origin.Pins
-	dry            bool // provisioned to be explained only: nothing is dialed or watched
+	dry            bool              // provisioned to be explained only: nothing is dialed or watched
 	leaveRegistry  func()
 }
 
@@ -196,7 +193,9 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 
 // Provision sets up the handler.
 func (h *Handler) Provision(ctx caddy.Context) error {
-	h.logger, h.limitLog = ctx.Logger(), new(limitLog)
+	h.logger = ctx.Logger()
+	h.proxy.Logger, h.proxy.Limited = h.logger, new(core.LimitLog)
+	h.proxy.Router, h.proxy.ResolveNames, h.proxy.HideVia = h, h.ResolveNames, h.HideVia
 	h.accessLogger = ctx.Logger(accessLogModule{})
 	registry := registryOf(ctx)
 	h.dry = registry != &handlers
@@ -215,10 +214,18 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 			return err
 		}
 	}
-	h.retryBudget, h.pins = retry.NewBudget(retry.BudgetShare, retry.MaxDirect), origin.NewPins(h.transport.poolConfig())
+	h.exchanges = exchange.Config{
+		HeadTimeout:   time.Duration(h.transport.ResponseHeaderTimeout),
+		ExpectTimeout: time.Duration(h.transport.ExpectContinueTimeout),
+		MaxHead:       int(h.transport.MaxResponseHeader),
+		Forwarded:     h.Forwarded,
+		HideIP:        h.HideIP,
+	}
+	h.proxy.UnsafeIdle = h.transport.unsafeIdle()
+	h.proxy.Budget, h.proxy.Pins = retry.NewBudget(retry.BudgetShare, retry.MaxDirect), origin.NewPins(h.transport.poolConfig())
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
 		h.server = server
-		followPins(h.pins, server)
+		followPins(h.proxy.Pins, server)
 		setWindows(server)
 		h.warnAboutServer(server)
 	}
@@ -239,7 +246,7 @@ func (h *Handler) provisionNames(caddy.Context) error {
 	default:
 		return fmt.Errorf("forwarded: unknown value %q: one of off, for, full", h.Forwarded)
 	}
-	h.via = newViaNames(h.ServerName)
+	h.proxy.Via = core.NewVia(h.ServerName)
 	h.hosts = make(map[string]struct{}, len(h.Hosts))
 	for _, name := range h.Hosts {
 		host, _, err := target.ParseHost(name)
@@ -273,7 +280,7 @@ func (h *Handler) provisionPolicy(caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	h.access = access // from here on Cleanup stops it
+	h.proxy.Access = access // from here on Cleanup stops it
 	circuit := h.DestinationCircuit.withDefaults()
 	if err := circuit.validate(); err != nil {
 		return err
@@ -297,8 +304,8 @@ func (h *Handler) Cleanup() error {
 		h.handOver()
 		h.leaveRegistry()
 	}
-	if h.access != nil {
-		h.access.Stop()
+	if h.proxy.Access != nil {
+		h.proxy.Access.Stop()
 	}
 	h.releaseTunnels()
 	return errors.Join(h.closeGroups(), h.releaseTransport())

@@ -98,7 +98,7 @@ func TestDefaults(t *testing.T) {
 	if got := h.transport.poolConfig(); got != wantPool {
 		t.Errorf("pool\n got %+v\nwant %+v", got, wantPool)
 	}
-	if clients, users := h.pool.Counts(); clients || users {
+	if clients, users := h.proxy.Pool.Counts(); clients || users {
 		t.Error("clients or users are counted without a limit")
 	}
 	if got := h.transport.unsafeIdle(); got != 2*time.Second {
@@ -109,7 +109,7 @@ func TestDefaults(t *testing.T) {
 		h.transport.MaxResponseHeader != 65536 {
 		t.Errorf("transport %+v", h.transport)
 	}
-	d := h.dialer
+	d := h.proxy.Direct
 	if d.Timeout != 10*time.Second || d.FallbackDelay != 250*time.Millisecond || d.TLSTimeout != 10*time.Second {
 		t.Errorf("dialer: timeout %s, fallback delay %s, TLS timeout %s", d.Timeout, d.FallbackDelay, d.TLSTimeout)
 	}
@@ -144,14 +144,14 @@ func TestSettingsOff(t *testing.T) {
 	if got := h.transport.poolConfig(); got != want {
 		t.Errorf("pool\n got %+v\nwant %+v", got, want)
 	}
-	if clients, users := h.pool.Counts(); clients || users {
+	if clients, users := h.proxy.Pool.Counts(); clients || users {
 		t.Error("clients or users are counted without a limit")
 	}
 	if !h.circuit.Off {
 		t.Error("the circuit is on")
 	}
-	tx := transaction{h: h}
-	if cfg := tx.relayConfig(new(tunnels.Slot)); cfg.IdleTimeout != 0 || cfg.HalfCloseTimeout != 0 || cfg.Lifetime != 0 {
+	tx := newTransaction(h, nil, nil)
+	if cfg := tx.RelayConfig(new(tunnels.Slot)); cfg.IdleTimeout != 0 || cfg.HalfCloseTimeout != 0 || cfg.Lifetime != 0 {
 		t.Errorf("tunnel timers %+v", cfg)
 	}
 }
@@ -377,7 +377,7 @@ func TestCleanup(t *testing.T) {
 		if n := references(id); n != 1 {
 			t.Errorf("%d references, want that of the other handler", n)
 		}
-		if other.pool.Retired() {
+		if other.proxy.Pool.Retired() {
 			t.Error("the pool of the other handler is retired")
 		}
 	})
@@ -400,9 +400,9 @@ func TestPoolOverReload(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			old, endOld := mustLoadModule(t, tc.before)
-			oldID, oldPool := old.poolUse.Key, old.pool
+			oldID, oldPool := old.poolUse.Key, old.proxy.Pool
 			renewed, endNew := mustLoadModule(t, tc.after)
-			newID, newPool := renewed.poolUse.Key, renewed.pool
+			newID, newPool := renewed.poolUse.Key, renewed.proxy.Pool
 			endOld()
 			if same := oldPool == newPool; same != tc.same {
 				t.Errorf("same pool: %v", same)
@@ -436,16 +436,16 @@ func TestPoolOverReload(t *testing.T) {
 func TestHoldingsOverReload(t *testing.T) {
 	const config = `{"transport": {"max_per_client": 2, "max_per_user": 3}}`
 	old, endOld := mustLoadModule(t, config)
-	if _, err := old.pool.Hold("192.0.2.1", "ada"); err != nil {
+	if _, err := old.proxy.Pool.Hold("192.0.2.1", "ada"); err != nil {
 		t.Fatal("refused the first")
 	}
 	renewed, _ := mustLoadModule(t, config)
 	endOld()
-	if n, u := renewed.pool.Held("192.0.2.1", "ada"); n != 1 || u != 1 {
+	if n, u := renewed.proxy.Pool.Held("192.0.2.1", "ada"); n != 1 || u != 1 {
 		t.Errorf("after the reload the client holds %d, the user %d", n, u)
 	}
-	_, second := renewed.pool.Hold("192.0.2.1", "")
-	if _, third := renewed.pool.Hold("192.0.2.1", ""); second != nil || third == nil {
+	_, second := renewed.proxy.Pool.Hold("192.0.2.1", "")
+	if _, third := renewed.proxy.Pool.Hold("192.0.2.1", ""); second != nil || third == nil {
 		t.Error("another limit after the reload")
 	}
 }

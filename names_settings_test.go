@@ -30,7 +30,7 @@ func TestNamesOverReload(t *testing.T) {
 			if n := dial.SharedNames.Holders()[id]; (n == 1) != tc.same {
 				t.Errorf("%d references after the old configuration has ended", n)
 			}
-			if next.dialer.Names != next.names {
+			if next.proxy.Direct.Names != next.names {
 				t.Error("the dialer has another state")
 			}
 			endNext()

@@ -25,6 +25,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/destination"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
@@ -171,17 +172,14 @@ func TestFailuresAreToldAsStandardized(t *testing.T) {
 
 // failing is a transaction for origin.test:8080 that writes to w.
 func failing(w http.ResponseWriter, method string) (*transaction, *observer.ObservedLogs) {
-	core, logs := observer.New(zap.DebugLevel)
+	observed, logs := observer.New(zap.DebugLevel)
 	r := httptest.NewRequest(method, "http://origin.test:8080/", nil)
 	r = r.WithContext(context.WithValue(r.Context(), caddyhttp.VarsCtxKey, make(map[string]any)))
-	return &transaction{
-		h:        &Handler{ServerName: "caddy", Auth: new(Auth), logger: zap.New(core), limitLog: new(limitLog)},
-		w:        w,
-		r:        r,
-		use:      upstream.Exchange,
-		target:   target.Target{Host: "origin.test", Port: 8080},
-		bodyRead: true,
-	}, logs
+	tx := newTransaction(&Handler{
+		ServerName: "caddy", Auth: new(Auth), proxy: core.Proxy{Logger: zap.New(observed), Limited: new(core.LimitLog)},
+	}, w, r)
+	tx.Use, tx.Target, tx.BodyRead = upstream.Exchange, target.Target{Host: "origin.test", Port: 8080}, true
+	return tx, logs
 }
 
 func answerOf(t *testing.T, err error, method string) *httptest.ResponseRecorder {
@@ -272,12 +270,12 @@ func TestFailureAbortsWhatHasBegun(t *testing.T) {
 		return nil
 	}
 	for name, change := range map[string]func(*transaction) error{
-		"committed": func(tx *transaction) error { tx.committed = true; return failure.Incomplete },
+		"committed": func(tx *transaction) error { tx.Committed = true; return failure.Incomplete },
 		"canceled":  func(*transaction) error { return context.Canceled },
 		"client gone": func(tx *transaction) error {
-			ctx, cancel := context.WithCancel(tx.r.Context())
+			ctx, cancel := context.WithCancel(tx.HTTP.Context())
 			cancel()
-			tx.r = tx.r.WithContext(ctx)
+			tx.HTTP = tx.HTTP.WithContext(ctx)
 			return failure.Refused
 		},
 	} {
@@ -287,11 +285,11 @@ func TestFailureAbortsWhatHasBegun(t *testing.T) {
 			if got := finish(tx, change(tx)); got != http.ErrAbortHandler {
 				t.Errorf("ended with %v", got)
 			}
-			if len(w.Header()) > 0 || w.Body.Len() > 0 || !tx.aborted {
+			if len(w.Header()) > 0 || w.Body.Len() > 0 || !tx.Aborted {
 				t.Errorf("answered %v %s", w.Header(), w.Body)
 			}
-			if name == "client gone" && tx.out.failure != failure.Canceled {
-				t.Errorf("charged as %s", tx.out.failure.Type)
+			if name == "client gone" && tx.Outcome.Failure != failure.Canceled {
+				t.Errorf("charged as %s", tx.Outcome.Failure.Type)
 			}
 		})
 	}

@@ -320,7 +320,7 @@ func (t *Transport) poolConfig() connpool.Config {
 	return cfg
 }
 
-// unsafeIdle is what ReuseUnsafe means for connpool.Request.MaxIdle.
+// UnsafeIdle is what ReuseUnsafe means for connpool.Request.MaxIdle.
 func (t *Transport) unsafeIdle() time.Duration {
 	switch t.ReuseUnsafe {
 	case reuseNever:

@@ -162,7 +162,7 @@ func (h *Handler) warnAboutSources(s *dial.Sources) {
 			zap.String("interface", s.Device), zap.Error(err))
 	}
 	for _, a := range slices.Concat(s.Addrs[:]...) {
-		if !h.dialer.Self.IsLocal(a) {
+		if !h.proxy.Direct.Self.IsLocal(a) {
 			h.logger.Warn("local address is not on an interface of this machine; connections from it may fail",
 				zap.String("address", a.String()))
 		}

@@ -9,9 +9,9 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 
+	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/plaintext"
-	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/internal/words"
 )
 
@@ -81,24 +81,10 @@ type Route struct {
 	PreferIP string `json:"prefer_ip,omitempty"`
 
 	matchers caddyhttp.MatcherSets
-	written  []string   // the matcher sets, for people
-	dialer   *directWay // for what leaves directly
-	path     *pathUse   // directly, where that differs from the handler's; nil otherwise
-	to       exit
-	fallback *exit // nil for none
+	written  []string // the matcher sets, for people
+	path     *pathUse // directly, where that differs from the handler's; nil otherwise
+	way      core.Route
 }
-
-// exit is a target of a route.
-type exit struct {
-	deny  bool
-	group *upstream.Group // nil for direct
-}
-
-// errNoRoute and errRouteDenies are refusals by routes.
-var (
-	errNoRoute     = errors.New("no route matches")
-	errRouteDenies = errors.New("a route denies it")
-)
 
 // provisionRoutes loads the matchers and finds the groups that routes name.
 func (h *Handler) provisionRoutes(ctx caddy.Context) error {
@@ -110,7 +96,7 @@ func (h *Handler) provisionRoutes(ctx caddy.Context) error {
 	}
 	if len(h.Routes) == 0 {
 		used[defaultGroup] = true
-		h.unrouted = &Route{to: exit{group: h.groups[defaultGroup]}, dialer: h.dialer}
+		h.unrouted = &Route{way: core.Route{To: core.Exit{Group: h.groups[defaultGroup]}, Direct: h.proxy.Direct}}
 	}
 	for name := range h.Groups {
 		if !used[name] {
@@ -137,11 +123,11 @@ func (h *Handler) provisionRoute(ctx caddy.Context, r *Route, used map[string]bo
 			return fmt.Errorf("match: host: %w", err)
 		}
 	}
-	if r.to, err = h.findTarget(r.To, used); err != nil {
+	if r.way.To, err = h.findTarget(r.To, used); err != nil {
 		return fmt.Errorf("to: %w", err)
 	}
 	if r.Fallback != "" {
-		if r.to.group == nil {
+		if r.way.To.Group == nil {
 			return fmt.Errorf("fallback: '%s' never fails over; only groups do", r.To)
 		}
 		if r.Fallback == r.To {
@@ -151,7 +137,7 @@ func (h *Handler) provisionRoute(ctx caddy.Context, r *Route, used map[string]bo
 		if err != nil {
 			return fmt.Errorf("fallback: %w", err)
 		}
-		r.fallback = &fallback
+		r.way.Fallback = &fallback
 	}
 	if err := r.provisionSource(h); err != nil {
 		return err
@@ -162,24 +148,36 @@ func (h *Handler) provisionRoute(ctx caddy.Context, r *Route, used map[string]bo
 	if err := checkHeaderOps(r.Headers); err != nil {
 		return fmt.Errorf("headers: %w", err)
 	}
+	r.way.Changes = headerChanges(r.Headers)
 	return r.Headers.Provision(ctx)
 }
 
-func (h *Handler) findTarget(name string, used map[string]bool) (exit, error) {
+// headerChanges are what the settings change, with the placeholders of the request.
+func headerChanges(h *headers.Handler) (c core.Changes) {
+	apply := func(ops *headers.HeaderOps) func(http.Header, *http.Request) {
+		if ops == nil {
+			return nil
+		}
+		return func(header http.Header, r *http.Request) { ops.ApplyTo(header, replacerOf(r)) }
+	}
+	return core.Changes{Request: apply(h.Request), Response: apply(responseOps(h))}
+}
+
+func (h *Handler) findTarget(name string, used map[string]bool) (core.Exit, error) {
 	switch name {
 	case targetDirect:
-		return exit{}, nil
+		return core.Exit{}, nil
 	case targetDeny:
-		return exit{deny: true}, nil
+		return core.Exit{Deny: true}, nil
 	case "":
-		return exit{}, fmt.Errorf("is empty: %s, %s or the name of a group", targetDirect, targetDeny)
+		return core.Exit{}, fmt.Errorf("is empty: %s, %s or the name of a group", targetDirect, targetDeny)
 	}
 	g, ok := h.groups[name]
 	if !ok {
-		return exit{}, fmt.Errorf("unknown group '%s'%s", plaintext.Escaped(name), words.Suggest(name, h.groups))
+		return core.Exit{}, fmt.Errorf("unknown group '%s'%s", plaintext.Escaped(name), words.Suggest(name, h.groups))
 	}
 	used[name] = true
-	return exit{group: g}, nil
+	return core.Exit{Group: g}, nil
 }
 
 // checkHeaderOps refuses changes to fields that are not the operator's.
@@ -238,14 +236,13 @@ func responseOps(h *headers.Handler) *headers.HeaderOps {
 	return h.Response.HeaderOps
 }
 
-// chooseRoute finds the route of a request.
-func (t *transaction) chooseRoute() error {
-	r, err := t.h.findRoute(t.r)
+// Route implements router.
+func (h *Handler) Route(r *http.Request) (*core.Route, error) {
+	route, err := h.findRoute(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	t.route = r
-	return nil
+	return &route.way, nil
 }
 
 // findRoute returns the first route that matches.
@@ -262,7 +259,7 @@ func (h *Handler) findRoute(r *http.Request) (*Route, error) {
 			return route, nil
 		}
 	}
-	return nil, failure.Denied.Because(errNoRoute)
+	return nil, failure.Denied.Because(core.ErrNoRoute)
 }
 
 // matcherError is the error of a matcher that says itself how a request is to be

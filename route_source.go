@@ -3,6 +3,8 @@ package egress
 import (
 	"errors"
 	"fmt"
+
+	"github.com/caddy-egress/egress/internal/core"
 )
 
 // This file contains where the connections of a route leave from.
@@ -22,14 +24,14 @@ func (r *Route) leavesDirectly() bool { return r.To == targetDirect || r.Fallbac
 // handler, or one that differs in where connections come from, and in the addresses of
 // a destination that it takes.
 func (r *Route) provisionSource(h *Handler) error {
-	r.dialer = h.dialer
+	r.way.Direct = h.proxy.Direct
 	if !r.hasSource() && r.PreferIP == "" {
 		return nil
 	}
 	if !r.leavesDirectly() {
 		return fmt.Errorf("local_addresses, interface, prefer_ip: %w", errSourceUnused)
 	}
-	d, err := h.dialer.Leaving(r.PreferIP, r.LocalAddresses, r.LocalAddressPick, r.Interface)
+	d, err := h.proxy.Direct.Leaving(r.PreferIP, r.LocalAddresses, r.LocalAddressPick, r.Interface)
 	if err != nil {
 		return err
 	}
@@ -39,6 +41,6 @@ func (r *Route) provisionSource(h *Handler) error {
 	if r.path, err = usePath(h.circuit, h.place(), h.reach, d.ID.Value()); err != nil {
 		return err
 	}
-	r.dialer = &directWay{d, r.path.Value.circuits.Path("", h.logger.Named("health"))}
+	r.way.Direct = &core.Direct{Dialer: d, Circuits: r.path.Value.circuits.Path("", h.logger.Named("health"))}
 	return nil
 }

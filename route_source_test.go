@@ -22,7 +22,7 @@ func TestRouteSource_Circuits(t *testing.T) {
 	expect := func(h *Handler, when string, states ...string) {
 		t.Helper()
 		for i, want := range states {
-			if got, _ := h.Routes[i].dialer.circuits.Look(dest, false); got != want {
+			if got, _ := h.Routes[i].way.Direct.Circuits.Look(dest, false); got != want {
 				t.Errorf("%s: circuit of route %d is %s, want %s", when, i, got, want)
 			}
 		}
@@ -30,7 +30,7 @@ func TestRouteSource_Circuits(t *testing.T) {
 	before := poolCount()
 	old, endOld := mustLoadModule(t, config)
 	for range 5 {
-		r, err := old.Routes[0].dialer.circuits.Allow(dest, false, time.Minute)
+		r, err := old.Routes[0].way.Direct.Circuits.Allow(dest, false, time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}

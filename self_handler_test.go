@@ -90,7 +90,7 @@ func TestIsSelf_SpellingsOfSites(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			self, reaches := h.dialer.Self, netip.MustParseAddr(tc.reaches)
+			self, reaches := h.proxy.Direct.Self, netip.MustParseAddr(tc.reaches)
 			if self.IsSelf(reaches, port) {
 				t.Error("recognised before anything listens")
 			}

@@ -1,11 +1,8 @@
 package egress
 
 import (
-	"bytes"
-	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 	"net"
 	"net/http"
 	"reflect"
@@ -14,55 +11,48 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-egress/egress/internal/exchange"
 	"github.com/caddy-egress/egress/internal/failure"
-	"github.com/caddy-egress/egress/internal/origin"
-	"github.com/caddy-egress/egress/internal/retry"
 	"github.com/caddy-egress/egress/internal/target"
 	"github.com/caddy-egress/egress/internal/upstream"
 )
 
-// transaction is one request of ours on its way through the handler.
+// transaction is a request on its way through the handler.
 type transaction struct {
-	h     *Handler
-	w     http.ResponseWriter
-	r     *http.Request
-	start time.Time
-	use   upstream.Use
+	exchange.Exchange
+	h *Handler
 
-	user        string   // authenticated; empty without authentication
-	credentials []string // for us, that came with the request
-	session     string   // that the client has named in its credentials
-	route       *Route
-	paths       paths
-	again       bool        // the next attempt is on a fresh connection of the same path
-	resent      bool        // a request that may have been acted on was sent to another upstream
-	early       bool        // it came, or may have come, in TLS early data
-	https       bool        // the origin is spoken to over TLS
+	credentials []string    // for us, that came with the request
 	authority   string      // as the request has it
 	rawHost     string      // the Host of the request, where that was another spelling
 	ownLine     *accessLine // of the access log, where it is not Caddy's to write
-	target      target.Target
-	body        io.Reader // of the request
-	upload      *upload   // nil where there is no body, or none was asked for
-	slot        uint32    // of the local addresses that are kept apart by user
-	retries     retry.Retries
-	bound       bool           // the connection to the origin is this client's own
-	committed   bool           // the client has been sent the head of a response
-	aborted     bool           // the client's connection or stream is about to be broken
-	held        origin.Holding // counted against the client's limits
-	bodyRead    bool           // the client's body was read to its clean end, or there is none
-	out         outcome
 }
+
+func newTransaction(h *Handler, w http.ResponseWriter, r *http.Request) *transaction {
+	t := &transaction{h: h}
+	t.Proxy, t.HTTP, t.Client = &h.proxy, r, (*httpClient)(t)
+	t.Writer, t.Config, t.Observer = w, &h.exchanges, t
+	return t
+}
+
+// httpClient is the client of a request of Caddy's.
+type httpClient transaction
+
+// IP implements client.
+func (c *httpClient) IP() string { return clientIP(c.HTTP) }
+
+// User implements client.
+func (c *httpClient) User() string { return authenticatedUser(c.HTTP) }
 
 // ServeHTTP serves a request if it is one for a proxy, and hands it to the next
 // handler otherwise.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	t := transaction{h: h, w: w, r: r}
-	if t.use = t.classify(); t.use == upstream.NotOurs {
+	t := newTransaction(h, w, r)
+	if t.Use = t.classify(); t.Use == upstream.NotOurs {
 		t.keepCredentials()
 		return next.ServeHTTP(w, r)
 	}
-	return h.serve(&t)
+	return h.serve(t)
 }
 
 // serve takes a request of ours through its steps.
@@ -79,13 +69,13 @@ func (h *Handler) serve(t *transaction) error {
 	if err := t.authorize(); err != nil {
 		return t.finish(err)
 	}
-	if err := t.chooseRoute(); err != nil {
+	if err := t.ChooseRoute(); err != nil {
 		return t.finish(err)
 	}
-	if t.use == upstream.Tunnel {
+	if t.Use == upstream.Tunnel {
 		return t.finish(t.connect())
 	}
-	return t.finish(t.exchange())
+	return t.finish(t.Serve())
 }
 
 // classify tells what the request is to us, and for an exchange its authority
@@ -98,7 +88,7 @@ func (h *Handler) serve(t *transaction) error {
 // site nor known to be for https is an exchange, but only where the operator has
 // said what the site is.
 func (t *transaction) classify() upstream.Use {
-	r := t.r
+	r := t.HTTP
 	if r.Method == http.MethodConnect {
 		requestTarget, path := connectOnWire(r)
 		t.authority = r.Host
@@ -113,7 +103,7 @@ func (t *transaction) classify() upstream.Use {
 		return upstream.Tunnel
 	}
 	if r.URL.Scheme != "" {
-		t.authority, t.https = r.URL.Host, strings.EqualFold(r.URL.Scheme, "https")
+		t.authority, t.HTTPS = r.URL.Host, strings.EqualFold(r.URL.Scheme, "https")
 		// User information does not go to the site either: it is refused.
 		if len(t.h.hosts) > 0 && r.URL.User == nil && t.forSite(parsePlain(t.authority)) {
 			return upstream.NotOurs
@@ -128,11 +118,11 @@ func (t *transaction) classify() upstream.Use {
 		return upstream.NotOurs
 	}
 	dest := parsePlain(r.Host)
-	if takenForOrigin(t.w, r, dest.Host) || t.forSite(dest) {
+	if takenForOrigin(t.Writer, r, dest.Host) || t.forSite(dest) {
 		return upstream.NotOurs
 	}
 	// What may have been meant for https is not sent in clear.
-	t.https = dest.Port == 443
+	t.HTTPS = dest.Port == 443
 	return upstream.Exchange
 }
 
@@ -184,11 +174,11 @@ func (t *transaction) forSite(dest target.Target) bool {
 
 // begin prepares what every request of ours needs.
 func (t *transaction) begin() {
-	t.start = time.Now()
+	t.Start = time.Now()
 	// Caddy and net/http replace and wrap r.Body, also where there is none;
 	// only length and framing tell.
-	t.bodyRead = t.use == upstream.Tunnel || t.r.ContentLength == 0 && len(t.r.TransferEncoding) == 0
-	t.body = t.r.Body
+	t.BodyRead = t.Use == upstream.Tunnel || t.HTTP.ContentLength == 0 && len(t.HTTP.TransferEncoding) == 0
+	t.Reader = t.HTTP.Body
 	t.observe()
 	if t.namesUser() {
 		t.logSafely()
@@ -199,48 +189,27 @@ func (t *transaction) begin() {
 // its credentials, where we ask for some or where the client takes us for a proxy. Other
 // credentials are perhaps for a proxy behind us.
 func (t *transaction) keepCredentials() {
-	if t.h.Auth.enabled() || t.r.ProtoMajor == 1 && t.r.URL.Scheme != "" {
-		delete(t.r.Header, "Proxy-Authorization")
+	if t.h.Auth.enabled() || t.HTTP.ProtoMajor == 1 && t.HTTP.URL.Scheme != "" {
+		delete(t.HTTP.Header, "Proxy-Authorization")
 	}
 }
 
 // authenticate finds out who the client is, and takes the credentials away:
 // they are for us and go no further (RFC 9110 §11.7.2).
 func (t *transaction) authenticate() error {
-	t.credentials = t.r.Header["Proxy-Authorization"]
-	defer delete(t.r.Header, "Proxy-Authorization")
+	t.credentials = t.HTTP.Header["Proxy-Authorization"]
+	defer delete(t.HTTP.Header, "Proxy-Authorization")
 	if a := t.h.Auth; a.enabled() {
-		user, session, failed, err := a.users.Login(t.r.Context(), clientIP(t.r), t.r.Header)
+		user, session, failed, err := a.users.Login(t.HTTP.Context(), clientIP(t.HTTP), t.HTTP.Header)
 		if err != nil {
 			return err
 		}
 		if failed != "" {
-			t.out.authFailure = failed
+			t.Outcome.AuthFailure = failed
 			return failure.Auth
 		}
-		t.user, t.session = user, session
+		t.User, t.Session = user, session
 		t.setUser(user)
-	}
-	return nil
-}
-
-// peekBody finds out whether an HTTP/3 request has a body where only the end of
-// its stream can tell: a GET with an empty body is not the same to every origin
-// as a GET without one. Methods that usually bring a body are not looked at, so
-// that nothing is held back.
-func (t *transaction) peekBody() error {
-	if t.bodyRead || t.r.ProtoMajor < 3 || t.r.ContentLength >= 0 || !retry.Idempotent(t.r.Method) || t.r.Method == http.MethodPut {
-		return nil
-	}
-	first := make([]byte, 512)
-	n, err := t.body.Read(first)
-	switch {
-	case n == 0 && err == io.EOF:
-		t.bodyRead = true
-	case err != nil && err != io.EOF:
-		return failure.Request.Because(err)
-	default:
-		t.body = io.MultiReader(bytes.NewReader(first[:n]), t.body)
 	}
 	return nil
 }
@@ -249,12 +218,10 @@ func (t *transaction) peekBody() error {
 // not our own goroutine, and not net/http, which would wait on an HTTP/1
 // connection for the rest of a body before it closes it.
 func (t *transaction) leave() {
-	if t.upload != nil {
-		t.upload.join(!t.aborted)
-	}
-	t.held.LetGo()
-	if !t.bodyRead && t.r.ProtoMajor == 1 {
-		_ = http.NewResponseController(t.w).SetReadDeadline(longAgo)
+	t.EndUpload(!t.Aborted)
+	t.Held.LetGo()
+	if !t.BodyRead && t.HTTP.ProtoMajor == 1 {
+		_ = http.NewResponseController(t.Writer).SetReadDeadline(exchange.LongAgo)
 	}
 }
 
@@ -266,23 +233,20 @@ var errScheme = errors.New("scheme is neither http nor https")
 func (t *transaction) authorize() error {
 	var err error
 	switch {
-	case t.use == upstream.Tunnel:
-		t.target, err = target.ParseAuthority(t.authority)
-	case t.r.URL.Scheme != "" && !t.https && !strings.EqualFold(t.r.URL.Scheme, "http"):
+	case t.Use == upstream.Tunnel:
+		t.Target, err = target.ParseAuthority(t.authority)
+	case t.HTTP.URL.Scheme != "" && !t.HTTPS && !strings.EqualFold(t.HTTP.URL.Scheme, "http"):
 		err = errScheme
-	case t.r.URL.User != nil:
+	case t.HTTP.URL.User != nil:
 		err = errors.New("user information in the request target")
-	case t.https:
-		t.target, err = target.ParseHostPort(t.authority, 443)
+	case t.HTTPS:
+		t.Target, err = target.ParseHostPort(t.authority, 443)
 	default:
-		t.target, err = target.ParseHostPort(t.authority, 80)
+		t.Target, err = target.ParseHostPort(t.authority, 80)
 	}
 	if err != nil {
 		return failure.Target.Because(err)
 	}
 	t.showDestination()
-	return t.h.access.Now().CheckTarget(t.target)
+	return t.Proxy.Access.Now().CheckTarget(t.Target)
 }
-
-// clientGone reports whether the client has left.
-func (t *transaction) clientGone() bool { return errors.Is(t.r.Context().Err(), context.Canceled) }

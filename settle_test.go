@@ -256,7 +256,7 @@ func regroup(t *testing.T, h *Handler, logger *zap.Logger) *upstream.Group {
 		t.Fatal(err)
 	}
 	h.groups["default"].Close()
-	h.groups["default"], h.unrouted.to.group = g, g
+	h.groups["default"], h.unrouted.way.To.Group = g, g
 	return g
 }
 
@@ -271,7 +271,7 @@ func unsettled(h *Handler, g *upstream.Group) string {
 	requests, retries := g.Budget.InFlight()
 	count("requests in the budget of the group", requests)
 	count("retries in the budget of the group", retries)
-	requests, retries = h.retryBudget.InFlight()
+	requests, retries = h.proxy.Budget.InFlight()
 	count("requests in the budget of the handler", requests)
 	count("retries in the budget of the handler", retries)
 	for i, m := range g.Members() {

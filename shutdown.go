@@ -30,7 +30,7 @@ func (h *Handler) drainAtExit(ctx caddy.Context) {
 	if app == nil || server == nil {
 		return // Cleanup is all there is
 	}
-	live, name := &h.tunnels.Value.Live, h.place()
+	live, name := &h.proxy.Tunnels.Value.Live, h.place()
 	delay := exitDelay(time.Duration(*h.tunnel.CloseDelay), time.Duration(app.GracePeriod))
 	server.RegisterOnShutdown(func() {
 		if !caddy.Exiting() {

@@ -60,7 +60,7 @@ func TestInterface_Upstream(t *testing.T) {
 func TestInterface_UpstreamIdentity(t *testing.T) {
 	h, cleanUp := groupHandler(t, `{"upstreams": [{"url": "http://127.0.0.1:1", "interface": "lo"}]}`)
 	defer cleanUp()
-	h.dialer.Sources = transportSources(t, Transport{LocalAddresses: []string{"192.0.2.1"}})
+	h.proxy.Direct.Sources = transportSources(t, Transport{LocalAddresses: []string{"192.0.2.1"}})
 	e := explainTunnel(t, h)
 	if p := e.Paths[0]; p.Source != nil || p.Group.Upstreams[0].Source.String() != "interface lo" {
 		t.Errorf("from %v, %v", p.Source, p.Group.Upstreams[0].Source)

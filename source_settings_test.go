@@ -30,7 +30,7 @@ func TestSourceByClient(t *testing.T) {
 	})
 	slotOf := func(user, client string) uint32 {
 		r := httptest.NewRequest("GET", "http://a.example/", nil)
-		return (&transaction{r: r.WithContext(as(t.Context(), user, client))}).slotOf(s)
+		return newTransaction(new(Handler), nil, r.WithContext(as(t.Context(), user, client))).SlotOf(s)
 	}
 	if slotOf("alice", "198.51.100.1") != s.Slot("alice") {
 		t.Error("the user does not decide")

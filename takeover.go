@@ -56,11 +56,11 @@ func (h *Handler) reportTakeover(before *Handler) {
 }
 
 func (h *Handler) takenFrom(before *Handler) takeover {
-	t := takeover{names: h.names == before.names, tunnels: int64(h.tunnels.Value.Report().Tunnels)}
-	if h.pool == before.pool {
-		t.kept.add(h.pool.Stats())
+	t := takeover{names: h.names == before.names, tunnels: int64(h.proxy.Tunnels.Value.Report().Tunnels)}
+	if h.proxy.Pool == before.proxy.Pool {
+		t.kept.add(h.proxy.Pool.Stats())
 	} else {
-		t.left.add(before.pool.Stats())
+		t.left.add(before.proxy.Pool.Stats())
 	}
 	paths := map[*pathState]bool{} // routes with the same local addresses share one
 	for _, r := range h.Routes {

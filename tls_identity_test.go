@@ -15,11 +15,11 @@ func TestPoolFollowsCertificates(t *testing.T) {
 	t.Chdir(t.TempDir())
 	writeCertificates(t)
 	first, _ := mustLoadModule(t, config)
-	if same, _ := mustLoadModule(t, config); same.pool != first.pool {
+	if same, _ := mustLoadModule(t, config); same.proxy.Pool != first.proxy.Pool {
 		t.Error("another pool, though nothing has changed")
 	}
 	writeCertificates(t)
-	if other, _ := mustLoadModule(t, config); other.pool == first.pool {
+	if other, _ := mustLoadModule(t, config); other.proxy.Pool == first.proxy.Pool {
 		t.Error("the pool of the old certificates is used with the new ones")
 	}
 }

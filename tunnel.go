@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/pires/go-proxyproto"
 
+	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/relay"
@@ -23,55 +24,29 @@ import (
 // connect serves CONNECT: it connects to the destination first, and only then
 // tells the client that the tunnel is up (RFC 9110 §9.3.6).
 func (t *transaction) connect() error {
-	if err := t.checkVia(); err != nil {
+	if err := t.CheckVia(); err != nil {
 		return err
 	}
 	lines := 0
-	for _, values := range t.r.Header {
+	for _, values := range t.HTTP.Header {
 		lines += len(values)
 	}
 	if lines > h1.MaxFields {
 		return failure.Fields.Because(fmt.Errorf("over %d", h1.MaxFields))
 	}
-	slot, err := t.takeSlot()
+	slot, err := t.TakeSlot()
 	if err != nil {
 		return err
 	}
 	defer slot.Release() // unless it was moved
-	far, err := t.openTunnel(&slot)
+	far, err := t.OpenTunnel(&slot)
 	if err != nil {
 		return err
 	}
-	if t.r.ProtoMajor == 1 {
+	if t.HTTP.ProtoMajor == 1 {
 		return t.tunnelConn(far, &slot)
 	}
 	return t.tunnelStream(far, &slot)
-}
-
-// takeSlot counts the tunnel against the limits of the handler, or refuses it.
-func (t *transaction) takeSlot() (tunnels.Slot, error) {
-	var client, user string
-	limits := t.h.tunnel.limits()
-	if limits.PerClient > 0 {
-		client = clientIP(t.r)
-	}
-	if limits.PerUser > 0 || limits.RatePerUser > 0 {
-		user = t.authenticatedUser()
-	}
-	return t.h.tunnels.Take(client, user, limits)
-}
-
-// relayConfig is what timers and rates of the configuration mean for a relay.
-func (t *transaction) relayConfig(slot *tunnels.Slot) relay.Config {
-	off := func(d time.Duration) time.Duration { return max(d, 0) }
-	up, down := slot.Rates(t.h.tunnel.RatePerTunnel)
-	return relay.Config{
-		UpRates:          up,
-		DownRates:        down,
-		IdleTimeout:      off(time.Duration(t.h.tunnel.IdleTimeout)),
-		HalfCloseTimeout: off(time.Duration(t.h.tunnel.HalfCloseTimeout)),
-		Lifetime:         off(time.Duration(t.h.tunnel.Timeout)),
-	}
 }
 
 // connected is the answer to CONNECT on HTTP/1.1. It has neither Content-Length
@@ -84,8 +59,8 @@ const connected = "HTTP/1.1 200 Connection established\r\n\r\n"
 // net/http's buffers and a deep stack alive for as long as the tunnel lives.
 // The access-log line that Caddy would write at that moment is written by us
 // when the tunnel ends.
-func (t *transaction) tunnelConn(far farEnd, slot *tunnels.Slot) error {
-	origin := far.conn
+func (t *transaction) tunnelConn(far core.FarEnd, slot *tunnels.Slot) error {
+	origin := far.Conn
 	line := t.tunnelLog() // looks at the chain of writers, so before Hijack
 	client, early, err := t.hijack()
 	if err != nil {
@@ -95,20 +70,20 @@ func (t *transaction) tunnelConn(far farEnd, slot *tunnels.Slot) error {
 	if _, err := io.WriteString(client, connected); err != nil {
 		_ = origin.Close()
 		_ = client.Close()
-		t.out.failure, t.out.err = failure.Canceled, err
+		t.Outcome.Failure, t.Outcome.Err = failure.Canceled, err
 		return nil // gone before the tunnel was up; there is nobody to tell
 	}
-	cfg := t.relayConfig(slot)
-	cfg.EarlyUp, cfg.EarlyDown = early, far.early
+	cfg := t.RelayConfig(slot)
+	cfg.EarlyUp, cfg.EarlyDown = early, far.Early
 	if line != nil {
-		caddyhttp.SetVar(t.r.Context(), caddyhttp.LogSkipVar, true)
+		caddyhttp.SetVar(t.HTTP.Context(), caddyhttp.LogSkipVar, true)
 	}
 	near := asStream(innermostConn(client))
 	if unknown, ok := near.(closeOnly); ok {
-		t.h.sayUnknown(unknown.Conn, "tunnels of such clients have no half-close and no reset: the connection is closed instead")
+		t.Proxy.SayUnknown(unknown.Conn, "tunnels of such clients have no half-close and no reset: the connection is closed instead")
 	}
 	tunnel := relay.New(near, asStream(origin), cfg)
-	slot.Follow(tunnel, t.target, t.out.remote, time.Duration(*t.h.tunnel.CloseDelay))
+	slot.Follow(tunnel, t.Target, t.Outcome.Remote, time.Duration(*t.h.tunnel.CloseDelay))
 	moved := slot.Move()
 	tunnel.Start(func(result relay.Result) {
 		moved.ReleaseAround(func() {
@@ -126,12 +101,12 @@ func (t *transaction) tunnelConn(far farEnd, slot *tunnels.Slot) error {
 func (t *transaction) hijack() (net.Conn, []byte, error) {
 	// When the handler returns, Caddy would arm a deadline for the rest of a
 	// body. It must not hit the tunnel.
-	if rd, _ := caddyhttp.IdleTimeoutsFromContext(t.r.Context()); rd != nil {
+	if rd, _ := caddyhttp.IdleTimeoutsFromContext(t.HTTP.Context()); rd != nil {
 		rd.HandlerDone()
 	}
-	hijacker, ok := innermostWriter(t.w).(http.Hijacker)
+	hijacker, ok := innermostWriter(t.Writer).(http.Hijacker)
 	if !ok {
-		return nil, nil, errors.New("the connection cannot be taken over: " + reflect.TypeOf(t.w).String())
+		return nil, nil, errors.New("the connection cannot be taken over: " + reflect.TypeOf(t.Writer).String())
 	}
 	conn, brw, err := hijacker.Hijack()
 	if err != nil {

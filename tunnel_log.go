@@ -6,6 +6,7 @@ import (
 
 	"go.uber.org/zap/zapcore"
 
+	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/relay"
 )
 
@@ -16,7 +17,7 @@ type tunnelLog struct {
 	accessLine
 	user  string
 	start time.Time
-	out   outcome
+	out   core.Outcome
 }
 
 // tunnelLog prepares the line, or returns nil where Caddy would write none.
@@ -25,12 +26,12 @@ func (t *transaction) tunnelLog() *tunnelLog {
 	if line == nil {
 		return nil
 	}
-	return &tunnelLog{accessLine: *line, user: t.authenticatedUser(), start: t.start, out: t.out}
+	return &tunnelLog{accessLine: *line, user: t.Client.User(), start: t.Start, out: t.Outcome}
 }
 
 // write writes the line, with the fields that Caddy's own has.
 func (l *tunnelLog) write(result relay.Result) {
-	l.out.account(result, l.start)
+	l.out.Account(result, l.start)
 	l.accessLine.write(accessEntry{
 		read:   result.BytesUp,
 		user:   l.user,

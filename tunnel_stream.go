@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/core"
+	"github.com/caddy-egress/egress/internal/exchange"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/relay"
 	"github.com/caddy-egress/egress/internal/tunnels"
@@ -14,32 +16,32 @@ import (
 
 // tunnelStream relays over the HTTP/2 or HTTP/3 stream of a CONNECT request
 // (RFC 9113 §8.5, RFC 9114 §4.4). The handler lives as long as the tunnel.
-func (t *transaction) tunnelStream(far farEnd, slot *tunnels.Slot) error {
-	origin := far.conn
-	defer overrideIdleTimeouts(t.r)()
+func (t *transaction) tunnelStream(far core.FarEnd, slot *tunnels.Slot) error {
+	origin := far.Conn
+	defer overrideIdleTimeouts(t.HTTP)()
 	client := newClientStream(t)
-	header := t.w.Header()
+	header := t.Writer.Header()
 	delete(header, "Server")
 	delete(header, "Alt-Svc")
-	t.committed = true
-	t.w.WriteHeader(http.StatusOK)
+	t.Committed = true
+	t.Writer.WriteHeader(http.StatusOK)
 	if err := client.rc.Flush(); err != nil {
 		// The client may have seen the answer: what it resets then is a tunnel.
 		relay.Reset(asStream(origin))
 		return failure.Canceled.Because(err)
 	}
-	cfg := t.relayConfig(slot)
-	cfg.EarlyDown = far.early
+	cfg := t.RelayConfig(slot)
+	cfg.EarlyDown = far.Early
 	side, leave := quicTunnels.join(t)
 	defer leave()
 	client.side = side
 	tunnel := relay.New(client, asStream(origin), cfg)
 	side.follows(tunnel)
-	slot.Follow(tunnel, t.target, t.out.remote, time.Duration(*t.h.tunnel.CloseDelay))
+	slot.Follow(tunnel, t.Target, t.Outcome.Remote, time.Duration(*t.h.tunnel.CloseDelay))
 	result := tunnel.Run()
-	t.out.account(result, t.start)
+	t.Outcome.Account(result, t.Start)
 	if client.aborted || result.Err != nil {
-		t.aborted = true
+		t.Aborted = true
 		panic(http.ErrAbortHandler) // resets the stream
 	}
 	return nil
@@ -59,7 +61,7 @@ type clientStream struct {
 }
 
 func newClientStream(t *transaction) *clientStream {
-	return &clientStream{r: t.r, w: t.w, rc: http.NewResponseController(t.w)}
+	return &clientStream{r: t.HTTP, w: t.Writer, rc: http.NewResponseController(t.Writer)}
 }
 
 func (s *clientStream) Read(p []byte) (int, error) {
@@ -112,9 +114,9 @@ func (s *clientStream) Close() error {
 	s.closed = true
 	stuck := s.writing
 	s.mu.Unlock()
-	err := s.rc.SetReadDeadline(longAgo)
+	err := s.rc.SetReadDeadline(exchange.LongAgo)
 	if stuck {
-		err = errors.Join(err, http.NewResponseController(innermostWriter(s.w)).SetWriteDeadline(longAgo))
+		err = errors.Join(err, http.NewResponseController(innermostWriter(s.w)).SetWriteDeadline(exchange.LongAgo))
 	}
 	return err
 }

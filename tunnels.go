@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-egress/egress/internal/dial"
+	"github.com/caddy-egress/egress/internal/relay"
 	"github.com/caddy-egress/egress/internal/target"
 	"github.com/caddy-egress/egress/internal/tunnels"
 	"github.com/caddy-egress/egress/internal/words"
@@ -141,6 +142,14 @@ func (h *Handler) provisionTunnel(ctx caddy.Context) error {
 	if err := h.tunnel.validate(); err != nil {
 		return err
 	}
+	off := func(d caddy.Duration) time.Duration { return max(time.Duration(d), 0) }
+	h.proxy.Limits, h.proxy.CloseDelay = h.tunnel.limits(), time.Duration(*h.tunnel.CloseDelay)
+	h.proxy.RatePerTunnel = h.tunnel.RatePerTunnel
+	h.proxy.Timers = relay.Config{
+		IdleTimeout:      off(h.tunnel.IdleTimeout),
+		HalfCloseTimeout: off(h.tunnel.HalfCloseTimeout),
+		Lifetime:         off(h.tunnel.Timeout),
+	}
 	return h.acquireTunnels(ctx)
 }
 
@@ -155,28 +164,28 @@ func (h *Handler) acquireTunnels(ctx caddy.Context) error {
 		leave()
 		return err
 	}
-	h.tunnels, h.leaveIdentity = use, leave
+	h.proxy.Tunnels, h.leaveIdentity = use, leave
 	return nil
 }
 
 // releaseTunnels gives the handler's own part back, if it has one. Requests may
 // still be under way, so the handler keeps what it knows.
 func (h *Handler) releaseTunnels() {
-	if h.tunnels == nil {
+	if h.proxy.Tunnels == nil {
 		return
 	}
 	h.leaveIdentity()
 	if p := h.tunnelPolicy; p != nil {
-		h.tunnels.Value.Live.Leave(p, h.besides == activeConfig())
+		h.proxy.Tunnels.Value.Live.Leave(p, h.besides == activeConfig())
 	}
-	h.tunnels.Release()
+	h.proxy.Tunnels.Release()
 }
 
 // followRules lets the access rules follow their files, and the tunnels the rules.
 func (h *Handler) followRules(caddy.Context) error {
-	live := &h.tunnels.Value.Live
+	live := &h.proxy.Tunnels.Value.Live
 	p := &tunnels.Policy{
-		Forbids:    forbiddenTunnels(h.dialer.Dialer, h.tunnel.OnPolicyChange),
+		Forbids:    forbiddenTunnels(h.proxy.Direct.Dialer, h.tunnel.OnPolicyChange),
 		CloseDelay: time.Duration(*h.tunnel.CloseDelay),
 		Handler:    h.place(),
 		Logger:     h.logger.Named("acl"),
@@ -184,7 +193,7 @@ func (h *Handler) followRules(caddy.Context) error {
 	h.tunnelPolicy, h.besides = p, activeConfig()
 	live.Enter(p)
 	if !h.dry {
-		h.access.Follow(func() { live.Changed(p) })
+		h.proxy.Access.Follow(func() { live.Changed(p) })
 	}
 	return nil
 }

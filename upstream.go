@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/caddy-egress/egress/internal/exchange"
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/internal/words"
@@ -194,10 +195,10 @@ func (c *Credentials) check() error {
 func settable(name string) bool {
 	name = http.CanonicalHeaderKey(name)
 	switch name {
-	case "Content-Length", "Host", "Proxy-Authorization", "Expect", "Max-Forwards", "Trailer", earlyDataField:
+	case "Content-Length", "Host", "Proxy-Authorization", "Expect", "Max-Forwards", "Trailer", exchange.EarlyData:
 		return false
 	}
-	return !hopByHop(name)
+	return !exchange.HopByHop(name)
 }
 
 func (g *UpstreamGroup) add(u *Upstream) { g.Upstreams = append(g.Upstreams, u) }

@@ -3,11 +3,8 @@ package egress
 import (
 	"bytes"
 	"encoding/json"
-	"net"
 	"net/netip"
-	"reflect"
 	"slices"
-	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -26,18 +23,6 @@ func (h *Handler) warnAboutServer(server *caddyhttp.Server) {
 		h.logger.Warn("open proxy: anybody who reaches this listener can use it; "+
 			"configure basic_auth, bind to a loopback address, or write allow_unauthenticated to silence this",
 			zap.Strings("listen", server.Listen))
-	}
-}
-
-// unknownConns are the types of connections of which the log has told.
-var unknownConns sync.Map
-
-// sayUnknown tells, once for each type, what is not done with a connection of a type
-// that is not known, such as one of a listener wrapper that hides what it wraps.
-func (h *Handler) sayUnknown(c net.Conn, effect string) {
-	kind := reflect.TypeOf(c)
-	if _, told := unknownConns.LoadOrStore(kind, nil); !told {
-		h.logger.Warn("connection of an unknown type: "+effect, zap.Stringer("type", kind))
 	}
 }
 

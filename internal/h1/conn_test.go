@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// longAgo is a deadline in the past.
+// LongAgo is a deadline in the past.
 var longAgo = time.Unix(1, 0)
 
 // errWouldWait is what a scriptConn returns where a real connection would wait

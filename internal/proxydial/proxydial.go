@@ -144,7 +144,7 @@ func (d *Dialer) newRequest(to Target) request {
 }
 
 const (
-	// maxHead bounds what a CONNECT may take, whatever the proxy allows: in HTTP/1.1
+	// MaxHead bounds what a CONNECT may take, whatever the proxy allows: in HTTP/1.1
 	// it does not say what that is.
 	maxHead = 64 << 10
 	// fieldOverhead is added for each field (RFC 9113 §6.5.2).

@@ -15,7 +15,7 @@ import (
 	"github.com/caddy-egress/egress/internal/layers"
 )
 
-// longAgo is a deadline in the past.
+// LongAgo is a deadline in the past.
 var longAgo = time.Unix(1, 0)
 
 // open makes a new connection to the proxy: dialed, introduced by the PROXY

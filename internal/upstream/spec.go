@@ -68,7 +68,7 @@ func (s *Spec) connsID(group, transport string) string {
 		s.Header, s.MaxConns, s.MaxPending, s.MaxTunnelsPerConn, s.Standby, tlsID)
 }
 
-// proxyFields are what the upstream is to be told beside a request.
+// ProxyFields are what the upstream is to be told beside a request.
 func (s *Spec) proxyFields() (fields []h1.Field) {
 	if c := s.Login; c != nil {
 		fields = append(fields, h1.Field{

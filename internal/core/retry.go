@@ -1,4 +1,4 @@
-package egress
+package core
 
 import (
 	"errors"
@@ -9,13 +9,13 @@ import (
 
 // lost describes the attempt that has ended with err; ok is false where nothing can
 // be done about it, which is the usual failure.
-func (t *transaction) lost(err error) (a retry.Attempt, ok bool) {
+func (t *Request) lost(err error) (a retry.Attempt, ok bool) {
 	a = retry.Attempt{
 		ClientGone: t.clientGone(),
-		Retries:    t.retries.Again,
-		Reused:     t.out.reused,
-		Idempotent: t.use == upstream.Tunnel || retry.Idempotent(t.r.Method),
-		Replayable: t.upload == nil || t.upload.replayable(),
+		Retries:    t.Retries.Again,
+		Reused:     t.Outcome.Reused,
+		Idempotent: t.Use == upstream.Tunnel || retry.Idempotent(t.HTTP.Method),
+		Replayable: t.Body == nil || t.Body.Replayable(),
 		Resent:     t.resent,
 	}
 	if e, via := errors.AsType[*upstream.Error](err); via {
@@ -32,24 +32,24 @@ func (t *transaction) lost(err error) (a retry.Attempt, ok bool) {
 	return a, ok
 }
 
-// wouldRetry reports whether the rules allow the request, whose attempt is about
+// WouldRetry reports whether the rules allow the request, whose attempt is about
 // to fail with err, to be sent again.
-func (t *transaction) wouldRetry(err error) bool {
+func (t *Request) WouldRetry(err error) bool {
 	a, ok := t.lost(err)
 	return ok && a.Retryable()
 }
 
 // mayRetry reports whether the request, whose last attempt has failed with err,
 // is sent again; if so, its body has been prepared for that.
-func (t *transaction) mayRetry(err error) bool {
+func (t *Request) mayRetry(err error) bool {
 	a, ok := t.lost(err)
 	if !ok || !a.Retryable() || !t.takeRetry(a.SamePath()) {
 		return false
 	}
 	t.resent = t.resent || a.Written && !a.SamePath()
-	t.again = a.Upstream && a.SamePath()
-	if t.upload != nil {
-		t.upload.rewind()
+	t.AgainFresh = a.Upstream && a.SamePath()
+	if t.Body != nil {
+		t.Body.Rewind()
 	}
 	return true
 }

@@ -1,4 +1,4 @@
-package egress
+package exchange
 
 import (
 	"io"
@@ -7,9 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/target"
 )
 
 // readerFunc is a reader of one function.
@@ -26,13 +25,11 @@ func TestUpload_KeptWhole(t *testing.T) {
 	c := h1.NewConn(ours)
 	c.Begin()
 	defer c.End()
-	tr := &transaction{
-		h: &Handler{transport: Transport{ResponseHeaderTimeout: caddy.Duration(time.Minute)}},
-		r: &http.Request{Method: http.MethodPut, ProtoMajor: 1, ProtoMinor: 1},
-	}
+	tr := newExchange(&http.Request{Method: http.MethodPut, ProtoMajor: 1, ProtoMinor: 1}, target.Target{})
+	tr.Config.HeadTimeout = time.Minute
 	u := &upload{t: tr, length: 10}
 	pieces := []string{"hello", "world"}
-	tr.body = readerFunc(func(p []byte) (int, error) {
+	tr.Reader = readerFunc(func(p []byte) (int, error) {
 		if len(pieces) == 1 { // the attempt ends meanwhile
 			u.drop.Store(true)
 			_ = c.Close()
@@ -43,7 +40,7 @@ func TestUpload_KeptWhole(t *testing.T) {
 	})
 	u.start(c)
 	<-u.done
-	if !u.replayable() || string(u.kept) != "helloworld" {
-		t.Errorf("replayable %v, kept %q", u.replayable(), u.kept)
+	if !u.Replayable() || string(u.kept) != "helloworld" {
+		t.Errorf("replayable %v, kept %q", u.Replayable(), u.kept)
 	}
 }

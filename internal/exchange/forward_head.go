@@ -1,4 +1,4 @@
-package egress
+package exchange
 
 import (
 	"errors"
@@ -44,14 +44,14 @@ func endedUnheard(c *h1.Conn, err error) bool {
 // informational ones (RFC 9110 §15.2). It starts the upload: at once, or where
 // the client expects a 100, when the origin has said so or has been silent for
 // long enough (§10.1.1).
-func (t *transaction) readFinalHead(c *h1.Conn, hd *h1.Head, w *watch) error {
+func (t *Exchange) readFinalHead(c *h1.Conn, hd *h1.Head, w *watch) error {
 	up := t.upload
 	begun := time.Now()
 	deadline := t.headDeadline(begun)
 	waiting := up != nil && up.expectsContinue
 	switch {
 	case waiting:
-		deadline = begun.Add(time.Duration(t.h.transport.ExpectContinueTimeout))
+		deadline = begun.Add(t.Config.ExpectTimeout)
 	case up != nil:
 		up.start(c)
 	}
@@ -61,7 +61,7 @@ func (t *transaction) readFinalHead(c *h1.Conn, hd *h1.Head, w *watch) error {
 		}
 	}
 	for {
-		err := c.ReadHead(hd, int(t.h.transport.MaxResponseHeader))
+		err := c.ReadHead(hd, t.Config.MaxHead)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			switch {
 			case w.stop == nil:
@@ -79,7 +79,7 @@ func (t *transaction) readFinalHead(c *h1.Conn, hd *h1.Head, w *watch) error {
 		if err != nil {
 			return err
 		}
-		t.paths.answered = true
+		t.Ways.Answered = true
 		t.noteHead(hd)
 		if hd.Status >= 200 {
 			return nil
@@ -103,21 +103,21 @@ func (t *transaction) readFinalHead(c *h1.Conn, hd *h1.Head, w *watch) error {
 // noteHead takes from a head what protects other requests. That is true of each head,
 // the informational ones included: a parent that does not know them may have taken the
 // first one for the answer, and named itself there alone.
-func (t *transaction) noteHead(hd *h1.Head) {
+func (t *Exchange) noteHead(hd *h1.Head) {
 	t.bound = t.bound || authenticatesConnection(hd)
-	if t.absolute() && upstream.RelaysOn(hd) {
-		t.paths.current.SetSingle()
+	if t.Absolute() && upstream.RelaysOn(hd) {
+		t.Ways.Current.SetSingle()
 	}
 }
 
 // headDeadline is when the final head must be there that is waited for from then on.
-func (t *transaction) headDeadline(from time.Time) time.Time {
-	return from.Add(time.Duration(t.h.transport.ResponseHeaderTimeout))
+func (t *Exchange) headDeadline(from time.Time) time.Time {
+	return from.Add(t.Config.HeadTimeout)
 }
 
 // extended is the deadline behind an informational response: the origin works on it.
-func (t *transaction) extended(begun time.Time) time.Time {
-	last := begun.Add(headWaits * time.Duration(t.h.transport.ResponseHeaderTimeout))
+func (t *Exchange) extended(begun time.Time) time.Time {
+	last := begun.Add(headWaits * t.Config.HeadTimeout)
 	if next := t.headDeadline(time.Now()); next.Before(last) {
 		return next
 	}
@@ -126,7 +126,7 @@ func (t *transaction) extended(begun time.Time) time.Time {
 
 // informational handles a 1xx response: a 100 that was waited for is passed on
 // and starts the upload.
-func (t *transaction) informational(c *h1.Conn, hd *h1.Head, up *upload, waiting *bool) error {
+func (t *Exchange) informational(c *h1.Conn, hd *h1.Head, up *upload, waiting *bool) error {
 	switch {
 	case hd.Status == http.StatusSwitchingProtocols:
 		return &h1.ProtocolError{Reason: "101 without an upgrade that was asked for"}

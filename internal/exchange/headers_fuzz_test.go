@@ -1,4 +1,4 @@
-package egress
+package exchange
 
 import (
 	"bufio"
@@ -7,10 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddy-egress/egress/internal/testkit/fixture"
-	"github.com/caddy-egress/egress/internal/upstream"
-
-	"github.com/caddy-egress/egress/internal/acl"
+	"github.com/caddy-egress/egress/internal/target"
 )
 
 // FuzzRequestHead: of whatever request net/http takes from a client, the head that
@@ -29,11 +26,6 @@ func FuzzRequestHead(f *testing.F) {
 	} {
 		f.Add(s)
 	}
-	access, err := acl.New([]acl.Rule{{Subjects: []string{"0.0.0.0/0", "::/0", "all"}, Allow: true}}, nil)
-	if err != nil {
-		f.Fatal(err)
-	}
-	h := &Handler{ServerName: "caddy", Forwarded: "full", via: newViaNames("caddy"), access: fixture.FixedRules(access)}
 	f.Fuzz(func(t *testing.T, raw string) {
 		if len(raw) > 1<<14 {
 			return
@@ -43,12 +35,15 @@ func FuzzRequestHead(f *testing.F) {
 			return
 		}
 		r.RemoteAddr = "192.0.2.9:1234"
-		tr := &transaction{h: h, r: r}
-		if tr.use = tr.classify(); tr.use != upstream.Exchange || tr.authorize() != nil {
-			return
+		https := strings.EqualFold(r.URL.Scheme, "https")
+		dest, err := target.ParseHostPort(r.URL.Host, map[bool]uint16{false: 80, true: 443}[https])
+		if err != nil || r.URL.User != nil || r.URL.Scheme == "" || r.Method == http.MethodConnect {
+			return // is refused before
 		}
-		tr.bodyRead = r.ContentLength == 0 && len(r.TransferEncoding) == 0
-		if n, ok := tr.maxForwards(); ok && n == 0 {
+		tr := newExchange(r, dest)
+		tr.Config.Forwarded, tr.HTTPS = "full", https
+		tr.BodyRead = r.ContentLength == 0 && len(r.TransferEncoding) == 0
+		if n, ok := tr.MaxForwards(); ok && n == 0 {
 			return // is answered here
 		}
 		head, err := tr.appendRequestHead(nil)
@@ -68,10 +63,10 @@ func FuzzRequestHead(f *testing.F) {
 }
 
 // compareRequests holds what is sent against what came.
-func compareRequests(t *testing.T, tr *transaction, came, sent *http.Request) {
-	wantHost := strings.TrimSuffix(tr.target.String(), ":80")
-	if tr.https {
-		wantHost = strings.TrimSuffix(tr.target.String(), ":443")
+func compareRequests(t *testing.T, tr *Exchange, came, sent *http.Request) {
+	wantHost := strings.TrimSuffix(tr.Target.String(), ":80")
+	if tr.HTTPS {
+		wantHost = strings.TrimSuffix(tr.Target.String(), ":443")
 	}
 	if sent.Method != came.Method || sent.Host != wantHost || sent.ContentLength != came.ContentLength ||
 		!slices.Equal(sent.TransferEncoding, came.TransferEncoding) {
@@ -84,7 +79,7 @@ func compareRequests(t *testing.T, tr *transaction, came, sent *http.Request) {
 	ends := func(name string) bool {
 		switch name {
 		case "Connection", "Proxy-Connection", "Keep-Alive", "Te", "Upgrade", "Http2-Settings",
-			"Proxy-Authorization", "Proxy-Authenticate", "Proxy-Authentication-Info", "Content-Length", "Transfer-Encoding", "Max-Forwards", earlyDataField:
+			"Proxy-Authorization", "Proxy-Authenticate", "Proxy-Authentication-Info", "Content-Length", "Transfer-Encoding", "Max-Forwards", EarlyData:
 			return true // or is written anew
 		}
 		return strings.Contains(options, ","+strings.ToLower(name)+",") && !essential(name)

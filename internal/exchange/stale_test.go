@@ -1,21 +1,29 @@
-package egress
+package exchange
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"testing"
+	"time"
 
+	"go.uber.org/zap"
+
+	"github.com/caddy-egress/egress/internal/core"
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/retry"
+	"github.com/caddy-egress/egress/internal/target"
 	"github.com/caddy-egress/egress/internal/upstream"
+	"github.com/caddy-egress/egress/selection"
 )
 
 // A new connection to an upstream that has ended, or spoken, before anything was
 // written has cost nothing: any request may go elsewhere.
 func TestConnectionThatEndsBeforeTheRequest(t *testing.T) {
-	h, _ := mustLoadWithApps(t, fmt.Sprintf(oneUpstream, ""))
 	for name, greeting := range map[string]string{"ended": "", "spoke": "HTTP/1.1 400 x\r\n\r\n"} {
 		t.Run(name, func(t *testing.T) {
 			ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -37,10 +45,11 @@ func TestConnectionThatEndsBeforeTheRequest(t *testing.T) {
 			if _, err := conn.Read(make([]byte, 1)); (err == nil) != (greeting != "") {
 				t.Fatal(err)
 			}
-			tr := throughGroup(t, h, "a.example:80")
-			tr.r.Method, tr.use = "POST", upstream.Exchange
-			tr.paths.to = h.unrouted.to
-			tr.paths.current = upstream.Attempt{Member: h.groups["default"].Members()[0]}
+			g := oneUpstreamGroup(t)
+			tr := newExchange(httptest.NewRequest("POST", "http://a.example/", http.NoBody), target.Target{Host: "a.example", Port: 80})
+			tr.Start, tr.BodyRead = time.Now(), true
+			tr.Ways.To = core.Exit{Group: g}
+			tr.Ways.Current = upstream.Attempt{Member: g.Members()[0]}
 			c := h1.NewConn(conn)
 			c.Begin()
 			defer c.End()
@@ -49,10 +58,26 @@ func TestConnectionThatEndsBeforeTheRequest(t *testing.T) {
 			if !ok || stale.Written {
 				t.Fatalf("%v: nothing was written", err)
 			}
-			e := tr.viaError(err)
-			if !e.OwnFault() || !tr.wouldRetry(e) {
+			e := tr.ViaError(err)
+			if !e.OwnFault() || !tr.WouldRetry(e) {
 				t.Errorf("%v is not retried elsewhere: %+v", err, e)
 			}
 		})
 	}
+}
+
+// oneUpstreamGroup is a group with one member.
+func oneUpstreamGroup(t *testing.T) *upstream.Group {
+	t.Helper()
+	g, err := upstream.New(upstream.Config{
+		Policy: new(selection.EWMA), Health: health.GroupConfig{UpstreamConfig: health.DefaultUpstreamConfig()},
+		Balancing: upstream.Balancing{Retries: 1, RetryBudget: 1, TryDuration: time.Minute},
+		Static:    []*upstream.Spec{{Addr: upstream.Address{Scheme: upstream.HTTP, Host: "127.0.0.1", Port: 1}, Weight: 1}},
+		State:     new(upstream.State), Dialer: new(dial.Dialer), Context: t.Context(), Logger: zap.NewNop(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.Close)
+	return g
 }

@@ -1,4 +1,4 @@
-package egress
+package exchange
 
 import (
 	"io"
@@ -16,7 +16,7 @@ import (
 // setFields puts the end-to-end fields of a response head into header, and extra
 // ones behind them. Values share one backing array, so that a head costs one
 // allocation and not one a field.
-func (t *transaction) setFields(header http.Header, hd *h1.Head, extra []h1.Field) {
+func (t *Exchange) setFields(header http.Header, hd *h1.Head, extra []h1.Field) {
 	var options connectionOptions
 	for i := range hd.Fields {
 		if hd.Fields[i].Name == "Connection" {
@@ -38,7 +38,7 @@ func (t *transaction) setFields(header http.Header, hd *h1.Head, extra []h1.Fiel
 	}
 	for i := range hd.Fields {
 		f := &hd.Fields[i]
-		if hopByHop(f.Name) || f.Name == "Content-Length" || f.Name == "Trailer" || options.has(f.Name) {
+		if HopByHop(f.Name) || f.Name == "Content-Length" || f.Name == "Trailer" || options.has(f.Name) {
 			continue
 		}
 		add(f)
@@ -50,8 +50,8 @@ func (t *transaction) setFields(header http.Header, hd *h1.Head, extra []h1.Fiel
 
 // writeResponseHead sends the origin's head to the client: its end-to-end
 // fields, our Via, and nothing that it does not have.
-func (t *transaction) writeResponseHead(hd *h1.Head, resp h1.Response) {
-	header := t.w.Header()
+func (t *Exchange) writeResponseHead(hd *h1.Head, resp h1.Response) {
+	header := t.Writer.Header()
 	// Caddy's own Server and Alt-Svc speak for this server, not for the
 	// origin: with Alt-Svc a client would look for the origin here.
 	delete(header, "Server")
@@ -61,8 +61,8 @@ func (t *transaction) writeResponseHead(hd *h1.Head, resp h1.Response) {
 	if resp.Length >= 0 && hd.Status != http.StatusNoContent {
 		extra = append(extra, h1.Field{Name: "Content-Length", Value: lengthText(hd, resp.Length)})
 	}
-	if !t.h.HideVia {
-		extra = append(extra, h1.Field{Name: "Via", Value: t.h.via.response[hd.Minor]})
+	if !t.Proxy.HideVia {
+		extra = append(extra, h1.Field{Name: "Via", Value: t.Proxy.Via.Response[hd.Minor]})
 	}
 	t.setFields(header, hd, extra)
 	if _, ok := header["Content-Type"]; !ok {
@@ -72,16 +72,16 @@ func (t *transaction) writeResponseHead(hd *h1.Head, resp h1.Response) {
 		announceTrailer(header, hd)
 	}
 	if hd.Status >= http.StatusInternalServerError {
-		t.logAsInfo()
+		t.Observer.OthersFailed()
 	}
 	delete(header, "Proxy-Support")
 	if t.bound {
 		t.offerSessionAuth(hd, header)
 	}
 	t.changeResponse(header)
-	t.closeClientConnection()
-	t.committed = true
-	t.w.WriteHeader(hd.Status)
+	t.CloseClient()
+	t.Committed = true
+	t.Writer.WriteHeader(hd.Status)
 }
 
 // announceTrailer says which fields will come as a trailer. Those that are in the header
@@ -107,9 +107,9 @@ func announceTrailer(header http.Header, hd *h1.Head) {
 // offerSessionAuth tells the client of a challenge that authenticates the
 // connection that its own connection to this proxy will do for that (RFC 4559
 // §6): it does not try otherwise.
-func (t *transaction) offerSessionAuth(hd *h1.Head, header http.Header) {
+func (t *Exchange) offerSessionAuth(hd *h1.Head, header http.Header) {
 	// A connection of HTTP/1.0 ends with the answer.
-	if hd.Status != http.StatusUnauthorized || t.clientConn() == nil || !t.r.ProtoAtLeast(1, 1) || !authenticatesConnection(hd) {
+	if hd.Status != http.StatusUnauthorized || t.clientConn() == nil || !t.HTTP.ProtoAtLeast(1, 1) || !authenticatesConnection(hd) {
 		return
 	}
 	header["Proxy-Support"] = []string{"Session-Based-Authentication"}
@@ -129,24 +129,24 @@ func lengthText(hd *h1.Head, length int64) string {
 
 // writeInformational forwards a 1xx response. Fields that are meant for the
 // final one are kept out of it. HTTP/1.0 has no 1xx (RFC 9110 §15.2).
-func (t *transaction) writeInformational(hd *h1.Head) {
-	if !t.r.ProtoAtLeast(1, 1) {
+func (t *Exchange) writeInformational(hd *h1.Head) {
+	if !t.HTTP.ProtoAtLeast(1, 1) {
 		return
 	}
-	header := t.w.Header()
+	header := t.Writer.Header()
 	final := maps.Clone(header)
 	clear(header)
 	t.setFields(header, hd, nil)
 	delete(header, "Proxy-Support") // see offerSessionAuth
 	t.changeResponse(header)        // what a route takes away is not let out here
-	if t.r.ProtoMajor == 2 {
+	if t.HTTP.ProtoMajor == 2 {
 		// The server encodes the header in another goroutine, which may go
 		// on after WriteHeader has returned because the client has reset
 		// the stream. A Content-Length, which does not belong here, makes it
 		// take a copy without one.
 		header["Content-Length"] = []string{"0"}
 	}
-	t.w.WriteHeader(hd.Status)
+	t.Writer.WriteHeader(hd.Status)
 	clear(header)
 	maps.Copy(header, final)
 }
@@ -155,8 +155,8 @@ func (t *transaction) writeInformational(hd *h1.Head) {
 // read. Left to net/http, the 100 would be written by whoever reads the body
 // first, beside other informational responses; on HTTP/3 nobody would. Only the
 // HTTP/2 server puts it in order by itself.
-func (t *transaction) writeContinue(up *upload) {
-	if !up.continued && t.r.ProtoMajor != 2 {
+func (t *Exchange) writeContinue(up *upload) {
+	if !up.continued && t.HTTP.ProtoMajor != 2 {
 		up.continued = true
 		t.writeInformational(&h1.Head{Status: http.StatusContinue})
 	}
@@ -164,19 +164,19 @@ func (t *transaction) writeContinue(up *upload) {
 
 // takesTrailers reports whether the client can take a trailer section: always on
 // HTTP/2 and HTTP/3, on HTTP/1.1 if it says so (RFC 9110 §6.5.1).
-func (t *transaction) takesTrailers() bool {
-	return t.r.ProtoMajor >= 2 || t.r.ProtoAtLeast(1, 1) && wantsTrailers(t.r.Header)
+func (t *Exchange) takesTrailers() bool {
+	return t.HTTP.ProtoMajor >= 2 || t.HTTP.ProtoAtLeast(1, 1) && wantsTrailers(t.HTTP.Header)
 }
 
 // allowedInTrailer reports whether a field may come after the body: not one that
 // frames, routes, authenticates or describes the content (RFC 9110 §6.5.1).
 func allowedInTrailer(name string) bool {
-	if hopByHop(name) || essential(name) {
+	if HopByHop(name) || essential(name) {
 		return false
 	}
 	switch name {
 	case "Trailer", "Www-Authenticate", "Age", "Expires", "Pragma", "Retry-After", "Vary", "Warning",
-		"Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range", earlyDataField:
+		"Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range", EarlyData:
 		return false
 	}
 	return true
@@ -184,15 +184,15 @@ func allowedInTrailer(name string) bool {
 
 // writeTrailer forwards the trailer fields of a response that has been read to
 // its end.
-func (t *transaction) writeTrailer(c *h1.Conn) {
+func (t *Exchange) writeTrailer(c *h1.Conn) {
 	trailer := c.Trailer()
 	if len(trailer) == 0 || !t.takesTrailers() {
 		return
 	}
 	// A short body that has not left yet would get a Content-Length, with
 	// which there can be no trailers.
-	t.flush()
-	header := t.w.Header()
+	t.Flush()
+	header := t.Writer.Header()
 	for _, f := range trailer {
 		if allowedInTrailer(f.Name) {
 			name := http.TrailerPrefix + f.Name
@@ -208,31 +208,34 @@ const (
 	lingerBytes   = 256 << 10
 )
 
-// closeClientConnection makes an HTTP/1 connection close after the answer where
+// CloseClient makes an HTTP/1 connection close after the answer where
 // what follows on it must not be parsed as a request: the rest of a body that
 // was not read to its end, or bytes behind a refused CONNECT (RFC 9112 §9.3,
 // RFC 9931). With HTTP/1.0 that is always so: net/http drops its Transfer-Encoding, so
 // what follows may be a body (§6.1), and a proxy does not persist with 1.0 (§9.3). It
 // reports whether the client may still be sending a body.
-func (t *transaction) closeClientConnection() (sending bool) {
-	if t.r.ProtoMajor != 1 {
+func (t *Exchange) CloseClient() (sending bool) {
+	if t.HTTP.ProtoMajor != 1 {
 		return false
 	}
-	refusedTunnel := t.use == upstream.Tunnel
-	if !refusedTunnel && t.bodyRead && t.r.ProtoAtLeast(1, 1) {
+	refusedTunnel := t.Use == upstream.Tunnel
+	if !refusedTunnel && t.BodyRead && t.HTTP.ProtoAtLeast(1, 1) {
 		return false
 	}
-	t.w.Header()["Connection"] = []string{"close"}
-	return !refusedTunnel && !t.bodyRead && t.r.Header["Expect"] == nil
+	t.Writer.Header()["Connection"] = []string{"close"}
+	return !refusedTunnel && !t.BodyRead && t.HTTP.Header["Expect"] == nil
 }
 
-// linger delivers the answer and then drops what the client is still sending,
+// Linger delivers the answer and then drops what the client is still sending,
 // for a while: closing at once would reset the connection, and the client might
 // never see the answer (RFC 9112 §9.6).
-func (t *transaction) linger() {
-	rc := http.NewResponseController(t.w)
+func (t *Exchange) Linger() {
+	if t.upload != nil {
+		return // which listens
+	}
+	rc := http.NewResponseController(t.Writer)
 	if rc.Flush() != nil || rc.SetReadDeadline(time.Now().Add(lingerTimeout)) != nil {
 		return
 	}
-	_, _ = io.CopyN(io.Discard, t.body, lingerBytes)
+	_, _ = io.CopyN(io.Discard, t.Reader, lingerBytes)
 }

@@ -1,4 +1,4 @@
-package egress
+package core
 
 import (
 	"strings"
@@ -10,12 +10,12 @@ import (
 
 // loops reports whether the request has passed through this handler before: it says so
 // itself, or it has come over a connection that this process has dialed.
-func (t *transaction) loops() bool {
-	if d := t.h.dialer; d != nil && d.Self.IsOwnDial(t.r) {
+func (t *Request) loops() bool {
+	if d := t.Proxy.Direct; d != nil && d.Self.IsOwnDial(t.HTTP) {
 		return true
 	}
-	for _, v := range t.r.Header["Via"] {
-		if strings.Contains(v, t.h.via.token) {
+	for _, v := range t.HTTP.Header["Via"] {
+		if strings.Contains(v, t.Proxy.Via.token) {
 			return true
 		}
 	}
@@ -26,14 +26,14 @@ func (t *transaction) loops() bool {
 // must not be the client who decides how large a head an upstream has to take.
 const maxVia = 2 << 10
 
-// checkVia refuses a request that comes back to this handler, or that has passed through
+// CheckVia refuses a request that comes back to this handler, or that has passed through
 // too many others, or says so.
-func (t *transaction) checkVia() error {
+func (t *Request) CheckVia() error {
 	if t.loops() {
 		return failure.Loop
 	}
 	n := 0
-	for _, v := range t.r.Header["Via"] {
+	for _, v := range t.HTTP.Header["Via"] {
 		n += len("Via: \r\n") + len(v)
 	}
 	if n > maxVia {

@@ -1,4 +1,4 @@
-package egress
+package core
 
 import (
 	"context"
@@ -10,17 +10,17 @@ import (
 	"github.com/caddy-egress/egress/internal/target"
 )
 
-// directWay is the way out without an upstream: the door that connections leave through,
+// Direct is the way out without an upstream: the door that connections leave through,
 // and the circuits of the destinations that it leads to.
-type directWay struct {
+type Direct struct {
 	*dial.Dialer
-	circuits *destination.Path
+	Circuits *destination.Path
 }
 
-// dial connects to the destination, with TLS where it is wanted. The result is charged
+// Dial connects to the destination, with TLS where it is wanted. The result is charged
 // to the destination's circuit.
-func (d *directWay) dial(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
-	report, err := d.circuits.Allow(dest, useTLS, health.ProbeLimit)
+func (d *Direct) Dial(ctx context.Context, dest target.Target, useTLS bool) (net.Conn, error) {
+	report, err := d.Circuits.Allow(dest, useTLS, health.ProbeLimit)
 	if err != nil {
 		return nil, err
 	}

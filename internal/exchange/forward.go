@@ -1,6 +1,7 @@
-package egress
+package exchange
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net/http"
@@ -24,12 +25,12 @@ var (
 // maxPooledHead keeps buffers that a huge head has grown out of the pool.
 const maxPooledHead = 16 << 10
 
-// exchange forwards one request to its origin and relays the response.
-func (t *transaction) exchange() error {
-	if err := t.checkVia(); err != nil {
+// Serve forwards the request to its origin and relays the response.
+func (t *Exchange) Serve() error {
+	if err := t.CheckVia(); err != nil {
 		return err
 	}
-	if n, ok := t.maxForwards(); ok && n == 0 {
+	if n, ok := t.MaxForwards(); ok && n == 0 {
 		return t.answerLastHop()
 	}
 	if err := t.peekBody(); err != nil {
@@ -41,28 +42,29 @@ func (t *transaction) exchange() error {
 			requestHeads.Put(buf)
 		}
 	}()
-	if t.route.to.group != nil {
+	if t.Route.To.Group != nil {
 		if err := t.checkHead(*buf); err != nil {
 			return err
 		}
 	}
-	if !t.bodyRead {
+	if !t.BodyRead {
 		t.upload = newUpload(t)
+		t.Body = t.upload
 	}
 	// Once: a dial of the first attempt may still run in the second.
-	t.slot = t.slotOf(t.route.dialer.Sources)
-	t.bound = namesConnectionAuth(t.r.Header["Authorization"])
-	t.h.retryBudget.Begin()
+	t.Slot = t.SlotOf(t.Route.Direct.Sources)
+	t.bound = namesConnectionAuth(t.HTTP.Header["Authorization"])
+	t.Proxy.Budget.Begin()
 	defer func() {
-		t.retries.End()
-		t.h.retryBudget.End()
+		t.Retries.End()
+		t.Proxy.Budget.End()
 	}()
-	return t.overPaths(func() (err error) {
+	return t.OverPaths(func() (err error) {
 		// The head depends on the path, but its first attempt has none before it.
 		if *buf, err = t.appendRequestHead((*buf)[:0]); err != nil {
 			return err
 		}
-		if t.paths.current.Member == nil {
+		if t.Ways.Current.Member == nil {
 			return t.attempt(*buf)
 		}
 		return t.attemptVia(*buf)
@@ -70,20 +72,20 @@ func (t *transaction) exchange() error {
 }
 
 // attemptVia is an attempt through an upstream, which is told how it went.
-func (t *transaction) attemptVia(head []byte) error {
-	p := t.paths.current
+func (t *Exchange) attemptVia(head []byte) error {
+	p := t.Ways.Current
 	p.Health.StartExchange()
 	defer p.Health.EndExchange()
 	err := t.attempt(head)
 	switch {
-	case t.paths.told:
+	case t.Ways.Told:
 	case err == nil:
-		t.observed(upstream.Stands)
+		t.Observed(upstream.Stands)
 	default:
-		e := t.viaError(err)
-		if !e.Stale || !t.out.reused || !t.wouldRetry(e) {
-			e.Verdict.Alone = !t.hasAnotherWay(e)
-			t.observed(e.Verdict) // otherwise the same one is asked again
+		e := t.ViaError(err)
+		if !e.Stale || !t.Outcome.Reused || !t.WouldRetry(e) {
+			e.Verdict.Alone = !t.HasAnotherWay(e)
+			t.Observed(e.Verdict) // otherwise the same one is asked again
 		}
 		return e
 	}
@@ -92,14 +94,14 @@ func (t *transaction) attemptVia(head []byte) error {
 
 // attempt runs the exchange on one connection. Whether there is another one is
 // for the retry rules to say.
-func (t *transaction) attempt(head []byte) error {
+func (t *Exchange) attempt(head []byte) error {
 	l, err := t.choose()
 	if err != nil {
 		return err
 	}
 	c := l.Conn().Conn
 	c.Begin()
-	w := watch{ctx: t.r.Context(), conn: c}
+	w := watch{ctx: t.HTTP.Context(), conn: c}
 	settled := false
 	defer func() {
 		if !settled { // a writer has panicked
@@ -116,7 +118,7 @@ func (t *transaction) attempt(head []byte) error {
 		if err != nil {
 			up.alone(true)
 		}
-		t.out.bytesUp = up.sent.Load()
+		t.Outcome.BytesUp = up.sent.Load()
 		err = up.blame(err)
 	}
 	settled = true
@@ -130,34 +132,34 @@ func (t *transaction) attempt(head []byte) error {
 
 // choose gets the connection for an attempt: the one that is pinned to this
 // client, or one of the pool. A second attempt is made on a fresh one.
-func (t *transaction) choose() (*origin.Lease, error) {
-	first := t.out.attempts == 0
-	t.out.attempts++
-	t.out.reused, t.paths.answered, t.paths.stood = false, false, false
-	if t.paths.current.Member != nil {
-		fresh := t.again
-		t.again = false
-		l, err := t.acquireVia(fresh)
+func (t *Exchange) choose() (*origin.Lease, error) {
+	first := t.Outcome.Attempts == 0
+	t.Outcome.Attempts++
+	t.Outcome.Reused, t.Ways.Answered, t.Ways.Stood = false, false, false
+	if t.Ways.Current.Member != nil {
+		fresh := t.AgainFresh
+		t.AgainFresh = false
+		l, err := t.AcquireVia(fresh)
 		if err == nil {
-			t.connected()
+			t.Connected()
 		}
 		return l, err
 	}
 	if first {
-		if err := t.hold(); err != nil {
+		if err := t.Hold(); err != nil {
 			return nil, err // a pinned connection counts as any other
 		}
 		if l := t.takePinned(); l != nil {
 			return l, nil
 		}
 	}
-	return t.acquire(!first)
+	return t.Acquire(!first)
 }
 
 // giveBack ends an exchange whose connection can carry another one.
-func (t *transaction) giveBack(l *origin.Lease, resp h1.Response) {
+func (t *Exchange) giveBack(l *origin.Lease, resp h1.Response) {
 	switch {
-	case t.currentPool().Retired(), t.absolute() && t.paths.current.Single(), t.bound && t.paths.current.Member != nil:
+	case t.CurrentPool().Retired(), t.Absolute() && t.Ways.Current.Single(), t.bound && t.Ways.Current.Member != nil:
 		l.Discard()
 	case t.bound:
 		t.pin(l, keepFor(resp.KeepAlive))
@@ -206,8 +208,8 @@ func keepFor(promised time.Duration) time.Duration {
 }
 
 // roundTrip writes the request, reads the response and relays it.
-func (t *transaction) roundTrip(c *h1.Conn, head []byte, w *watch) (h1.Response, error) {
-	if !t.out.reused {
+func (t *Exchange) roundTrip(c *h1.Conn, head []byte, w *watch) (h1.Response, error) {
+	if !t.Outcome.Reused {
 		if err := c.Silent(); err != nil {
 			return h1.Response{}, &retry.StaleError{Err: err} // nothing was written
 		}
@@ -224,17 +226,17 @@ func (t *transaction) roundTrip(c *h1.Conn, head []byte, w *watch) (h1.Response,
 	if err := t.readFinalHead(c, hd, w); err != nil {
 		return h1.Response{}, noResponse(c, err)
 	}
-	t.out.ttfb = time.Since(t.start)
-	resp, err := c.Frame(hd, t.r.Method)
+	t.Outcome.TTFB = time.Since(t.Start)
+	resp, err := c.Frame(hd, t.HTTP.Method)
 	if err != nil {
 		return resp, err
 	}
-	if t.absolute() {
-		if err := t.ownAnswer(hd); err != nil {
+	if t.Absolute() {
+		if err := t.OwnAnswer(hd); err != nil {
 			return resp, err
 		}
 	}
-	t.stands(hd.Status)
+	t.Stands(hd.Status)
 	if hd.Status == http.StatusProxyAuthRequired {
 		// The client would take it for our own challenge and send its
 		// credentials for us to a stranger.
@@ -260,11 +262,11 @@ const firstWait = 100 * time.Millisecond
 //
 // The writer is used directly, not by io.Copy: net/http's ReadFrom flushes the
 // head on its own and takes a new buffer each time.
-func (t *transaction) relay(c *h1.Conn, hd *h1.Head, resp h1.Response, w *watch) error {
+func (t *Exchange) relay(c *h1.Conn, hd *h1.Head, resp h1.Response, w *watch) error {
 	if c.BodyDone() {
 		t.writeResponseHead(hd, resp)
-		if t.r.ProtoMajor == 3 {
-			t.flush() // or a Content-Length of 0 would be made up
+		if t.HTTP.ProtoMajor == 3 {
+			t.Flush() // or a Content-Length of 0 would be made up
 		}
 		return nil
 	}
@@ -272,28 +274,28 @@ func (t *transaction) relay(c *h1.Conn, hd *h1.Head, resp h1.Response, w *watch)
 	defer copyBuffers.Put(buf)
 	if c.Buffered() == 0 {
 		t.writeResponseHead(hd, resp)
-		t.flush()
+		t.Flush()
 		w.start()
 	}
 	body := c.Body()
 	for {
 		n, err := body.Read(*buf)
-		if !t.committed {
+		if !t.Committed {
 			if err != nil && err != io.EOF {
 				return err
 			}
 			t.writeResponseHead(hd, resp)
 		}
 		if n > 0 {
-			t.out.bytesDown += int64(n)
-			if _, werr := t.w.Write((*buf)[:n]); werr != nil {
+			t.Outcome.BytesDown += int64(n)
+			if _, werr := t.Writer.Write((*buf)[:n]); werr != nil {
 				return failure.Canceled.Because(werr)
 			}
 		}
 		switch {
 		case err == nil:
 			if c.Buffered() == 0 {
-				t.flush()
+				t.Flush()
 				w.start()
 			}
 		case err == io.EOF:
@@ -305,30 +307,51 @@ func (t *transaction) relay(c *h1.Conn, hd *h1.Head, resp h1.Response, w *watch)
 	}
 }
 
-// flush sends the client what is there. An error shows at the next write.
-func (t *transaction) flush() { _ = http.NewResponseController(t.w).Flush() }
+// Flush sends the client what is there. An error shows at the next write.
+func (t *Exchange) Flush() { _ = http.NewResponseController(t.Writer).Flush() }
 
 // answerLastHop answers a TRACE or OPTIONS request whose Max-Forwards is used up
 // (RFC 9110 §7.6.2, §9.3.7, §9.3.8).
-func (t *transaction) answerLastHop() error {
-	header := t.w.Header()
-	t.closeClientConnection()
-	t.committed = true
-	if t.r.Method == http.MethodOptions {
+func (t *Exchange) answerLastHop() error {
+	header := t.Writer.Header()
+	t.CloseClient()
+	t.Committed = true
+	if t.HTTP.Method == http.MethodOptions {
 		header.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE, CONNECT")
 		header.Set("Content-Length", "0")
-		t.w.WriteHeader(http.StatusOK)
+		t.Writer.WriteHeader(http.StatusOK)
 		return nil
 	}
 	header.Set("Content-Type", "message/http")
-	t.w.WriteHeader(http.StatusOK)
+	t.Writer.WriteHeader(http.StatusOK)
 	// Credentials are not reflected (RFC 9110 §9.3.8).
-	seen := t.r.Header.Clone()
+	seen := t.HTTP.Header.Clone()
 	for _, name := range []string{"Proxy-Authorization", "Authorization", "Cookie"} {
 		seen.Del(name)
 	}
-	if _, err := io.WriteString(t.w, "TRACE "+t.r.RequestURI+" "+t.r.Proto+"\r\nHost: "+t.r.Host+"\r\n"); err != nil {
+	if _, err := io.WriteString(t.Writer, "TRACE "+t.HTTP.RequestURI+" "+t.HTTP.Proto+"\r\nHost: "+t.HTTP.Host+"\r\n"); err != nil {
 		return err
 	}
-	return seen.Write(t.w)
+	return seen.Write(t.Writer)
+}
+
+// peekBody finds out whether an HTTP/3 request has a body where only the end of
+// its stream can tell: a GET with an empty body is not the same to every origin
+// as a GET without one. Methods that usually bring a body are not looked at, so
+// that nothing is held back.
+func (t *Exchange) peekBody() error {
+	if t.BodyRead || t.HTTP.ProtoMajor < 3 || t.HTTP.ContentLength >= 0 || !retry.Idempotent(t.HTTP.Method) || t.HTTP.Method == http.MethodPut {
+		return nil
+	}
+	first := make([]byte, 512)
+	n, err := t.Reader.Read(first)
+	switch {
+	case n == 0 && err == io.EOF:
+		t.BodyRead = true
+	case err != nil && err != io.EOF:
+		return failure.Request.Because(err)
+	default:
+		t.Reader = io.MultiReader(bytes.NewReader(first[:n]), t.Reader)
+	}
+	return nil
 }

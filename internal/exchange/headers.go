@@ -1,26 +1,23 @@
-package egress
+package exchange
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
-// hopByHop reports whether a field is about one connection only and is never
+// HopByHop reports whether a field is about one connection only and is never
 // forwarded, in either direction (RFC 9110 §7.6.1, §11.7). TE and Trailer are
 // looked at separately.
-func hopByHop(name string) bool {
+func HopByHop(name string) bool {
 	switch name {
 	case "Connection", "Proxy-Connection", "Keep-Alive", "Transfer-Encoding", "Te", "Upgrade",
 		"Proxy-Authorization", "Proxy-Authenticate", "Proxy-Authentication-Info", "Http2-Settings":
@@ -102,79 +99,40 @@ func authenticatesConnection(hd *h1.Head) bool {
 	return false
 }
 
-// viaNames are the elements that this proxy adds to Via, by the protocol version
-// that a message was received with.
-type viaNames struct {
-	token    string // random; recognises our own element in a request that comes back
-	request  [4]string
-	response [2]string
-}
-
-// viaVersions are the received-protocol values by the index of version.
-var viaVersions = [4]string{"1.0", "1.1", "2", "3"}
-
-// viaHTTP11 is the index of requests that we make by ourselves.
-const viaHTTP11 = 1
-
-func newViaNames(serverName string) viaNames {
-	var random [8]byte
-	_, _ = rand.Read(random[:]) // never fails
-	v := viaNames{token: "egress-" + hex.EncodeToString(random[:])}
-	for i, version := range viaVersions {
-		v.request[i] = version + " " + serverName + " (" + v.token + ")"
-	}
-	for i := range v.response {
-		v.response[i] = viaVersions[i] + " " + serverName
-	}
-	return v
-}
-
-func versionIndex(r *http.Request) int {
-	switch {
-	case r.ProtoMajor >= 3:
-		return 3
-	case r.ProtoMajor == 2:
-		return 2
-	case r.ProtoMinor >= 1:
-		return 1
-	}
-	return 0
-}
-
 // appendRequestHead writes the head of the request to the origin: method and
 // target, Host from the target (RFC 9112 §3.2.2), the client's end-to-end
 // fields, our Via and Forwarded, and one canonical framing.
-func (t *transaction) appendRequestHead(b []byte) ([]byte, error) {
-	r := t.r
+func (t *Exchange) appendRequestHead(b []byte) ([]byte, error) {
+	r := t.HTTP
 	requestTarget, err := t.requestTarget()
 	if err != nil {
 		return b, err
 	}
 	b = append(b, r.Method...)
 	b = append(b, ' ')
-	if t.absolute() {
+	if t.Absolute() {
 		b = append(b, "http://"...)
-		b = t.appendHost(b)
+		b = t.AppendHost(b)
 		if requestTarget == "*" {
 			requestTarget = "" // RFC 9112 §3.2.4
 		}
 	}
 	b = append(b, requestTarget...)
 	b = append(b, " HTTP/1.1\r\nHost: "...)
-	b = t.appendHost(b)
+	b = t.AppendHost(b)
 	b = append(b, '\r', '\n')
 	if b, err = t.appendEndToEnd(b); err != nil {
 		return b, err
 	}
-	if t.absolute() {
-		b = t.paths.current.AppendFields(b)
+	if t.Absolute() {
+		b = t.Ways.Current.AppendFields(b)
 	}
-	if !t.h.HideVia {
-		b = h1.AppendField(b, "Via", t.h.via.request[versionIndex(r)])
+	if !t.Proxy.HideVia {
+		b = h1.AppendField(b, "Via", t.Proxy.Via.Request[core.VersionIndex(r)])
 	}
 	b = t.appendForwarded(b)
-	if t.early {
-		b = h1.AppendField(b, earlyDataField, "1")
+	if t.Early {
+		b = h1.AppendField(b, EarlyData, "1")
 	}
 	return append(t.appendFraming(b), '\r', '\n'), nil
 }
@@ -182,8 +140,8 @@ func (t *transaction) appendRequestHead(b []byte) ([]byte, error) {
 // checkHead refuses what could be sent on no path before one is chosen: it must not be
 // the probe of a circuit, which would learn nothing from it. Header fields of clients
 // were checked by the server; where the route changes them, all is tried.
-func (t *transaction) checkHead(buf []byte) (err error) {
-	if t.requestOps() == nil {
+func (t *Exchange) checkHead(buf []byte) (err error) {
+	if t.RequestChange() == nil {
 		_, err = t.requestTarget()
 	} else {
 		_, err = t.appendRequestHead(buf[:0])
@@ -192,12 +150,12 @@ func (t *transaction) checkHead(buf []byte) (err error) {
 }
 
 // appendEndToEnd writes the client's fields without those that end here.
-func (t *transaction) appendEndToEnd(b []byte) ([]byte, error) {
+func (t *Exchange) appendEndToEnd(b []byte) ([]byte, error) {
 	header, options := t.requestHeader()
-	own := t.proxyFields()
+	own := t.ProxyFields()
 	lines := 0
 	for name, values := range header {
-		if hopByHop(name) || name == "Content-Length" || name == "Host" || name == "Max-Forwards" || name == earlyDataField || options.has(name) || own[name] != nil {
+		if HopByHop(name) || name == "Content-Length" || name == "Host" || name == "Max-Forwards" || name == EarlyData || options.has(name) || own[name] != nil {
 			continue
 		}
 		if lines += len(values); lines > h1.MaxFields {
@@ -210,12 +168,12 @@ func (t *transaction) appendEndToEnd(b []byte) ([]byte, error) {
 			b = h1.AppendField(b, name, value)
 		}
 	}
-	if n, ok := t.maxForwards(); ok {
+	if n, ok := t.MaxForwards(); ok {
 		b = h1.AppendField(b, "Max-Forwards", strconv.FormatUint(n-1, 10))
-	} else if values := t.r.Header["Max-Forwards"]; len(values) > 0 && h1.ValidField("Max-Forwards", values[0]) {
+	} else if values := t.HTTP.Header["Max-Forwards"]; len(values) > 0 && h1.ValidField("Max-Forwards", values[0]) {
 		b = h1.AppendField(b, "Max-Forwards", values[0])
 	}
-	if wantsTrailers(t.r.Header) {
+	if wantsTrailers(t.HTTP.Header) {
 		// RFC 9110 §10.1.4: who sends TE also lists it in Connection.
 		b = append(b, "TE: trailers\r\nConnection: TE\r\n"...)
 	}
@@ -233,14 +191,14 @@ func wantsTrailers(header http.Header) bool {
 }
 
 // appendFraming writes the one field that tells how long the body is.
-func (t *transaction) appendFraming(b []byte) []byte {
+func (t *Exchange) appendFraming(b []byte) []byte {
 	switch {
-	case t.r.ContentLength > 0:
+	case t.HTTP.ContentLength > 0:
 		b = append(b, "Content-Length: "...)
-		b = strconv.AppendInt(b, t.r.ContentLength, 10)
-	case !t.bodyRead, t.upload != nil: // the attempt before may have read it to its end
+		b = strconv.AppendInt(b, t.HTTP.ContentLength, 10)
+	case !t.BodyRead, t.upload != nil: // the attempt before may have read it to its end
 		b = append(b, "Transfer-Encoding: chunked"...)
-	case t.r.Header["Content-Length"] != nil:
+	case t.HTTP.Header["Content-Length"] != nil:
 		// An empty body that the client said in so many words.
 		b = append(b, "Content-Length: 0"...)
 	default:
@@ -249,30 +207,22 @@ func (t *transaction) appendFraming(b []byte) []byte {
 	return append(b, '\r', '\n')
 }
 
-// appendHost writes the authority, without a port that is the scheme's own.
-func (t *transaction) appendHost(b []byte) []byte {
-	if t.https && t.target.Port == 443 || !t.https && t.target.Port == 80 {
-		return appendHostText(b, t.target)
-	}
-	return t.appendAuthority(b)
-}
-
 // errRequestTarget refuses what cannot stand in a request line.
 var errRequestTarget = errors.New("space, control character or fragment in the path")
 
 // requestTarget is path and query exactly as the client wrote them. An OPTIONS
 // request for a whole server becomes `*` (RFC 9112 §3.2.4).
-func (t *transaction) requestTarget() (string, error) {
-	target := t.r.RequestURI
+func (t *Exchange) requestTarget() (string, error) {
+	target := t.HTTP.RequestURI
 	switch {
 	case target == "" || target[0] == '/' || target == "*":
-	case t.r.URL.Scheme != "":
+	case t.HTTP.URL.Scheme != "":
 		target = afterAuthority(target)
 	default:
 		target = ""
 	}
 	switch {
-	case t.r.Method == http.MethodOptions && (target == "" || target == "*"):
+	case t.HTTP.Method == http.MethodOptions && (target == "" || target == "*"):
 		return "*", nil
 	case target == "*":
 		return "", failure.Target.Because(errors.New("* is for OPTIONS only (RFC 9112 section 3.2.4)"))
@@ -286,8 +236,8 @@ func (t *transaction) requestTarget() (string, error) {
 			return "", failure.Target.Because(errRequestTarget)
 		}
 	}
-	if !plaintext.IsToken(t.r.Method) {
-		return "", failure.Request.Because(fmt.Errorf("method %q is no token", t.r.Method))
+	if !plaintext.IsToken(t.HTTP.Method) {
+		return "", failure.Request.Because(fmt.Errorf("method %q is no token", t.HTTP.Method))
 	}
 	return target, nil
 }
@@ -306,21 +256,21 @@ func afterAuthority(uri string) string {
 }
 
 // appendForwarded writes our element of the Forwarded field (RFC 7239).
-func (t *transaction) appendForwarded(b []byte) []byte {
-	if t.h.Forwarded == "off" {
+func (t *Exchange) appendForwarded(b []byte) []byte {
+	if t.Config.Forwarded == "off" {
 		return b
 	}
 	b = append(b, "Forwarded: for="...)
 	b = t.appendClient(b)
-	if t.h.Forwarded == "full" {
+	if t.Config.Forwarded == "full" {
 		b = append(b, ";proto="...)
-		if t.https {
+		if t.HTTPS {
 			b = append(b, "https"...)
 		} else {
 			b = append(b, "http"...)
 		}
 		b = append(b, ";host=\""...)
-		b = t.appendHost(b)
+		b = t.AppendHost(b)
 		b = append(b, '"')
 	}
 	return append(b, '\r', '\n')
@@ -329,10 +279,10 @@ func (t *transaction) appendForwarded(b []byte) []byte {
 // appendClient writes the node identifier of the client (RFC 7239 §6): an IPv6
 // address in brackets and quotes, and `unknown` where it is to be hidden or is
 // no address.
-func (t *transaction) appendClient(b []byte) []byte {
-	addr, ok := t.clientAddr()
+func (t *Exchange) appendClient(b []byte) []byte {
+	addr, ok := t.ClientAddr()
 	switch {
-	case t.h.HideIP || !ok:
+	case t.Config.HideIP || !ok:
 		return append(b, "unknown"...)
 	case addr.Is4():
 		return addr.AppendTo(b)
@@ -343,26 +293,19 @@ func (t *transaction) appendClient(b []byte) []byte {
 	}
 }
 
-// clientAddr is Caddy's {client_ip}.
-func (t *transaction) clientAddr() (netip.Addr, bool) {
-	ip := clientIP(t.r)
-	if ip == "" {
-		ip, _, _ = net.SplitHostPort(t.r.RemoteAddr)
-	}
-	addr, err := netip.ParseAddr(ip)
-	return addr.Unmap().WithZone(""), err == nil
-}
-
-// maxForwards is the Max-Forwards of a request for which it means something
+// MaxForwards is the Max-Forwards of a request for which it means something
 // (RFC 9110 §7.6.2).
-func (t *transaction) maxForwards() (uint64, bool) {
-	if t.r.Method != http.MethodTrace && t.r.Method != http.MethodOptions {
+func (t *Exchange) MaxForwards() (uint64, bool) {
+	if t.HTTP.Method != http.MethodTrace && t.HTTP.Method != http.MethodOptions {
 		return 0, false
 	}
-	values := t.r.Header["Max-Forwards"]
+	values := t.HTTP.Header["Max-Forwards"]
 	if len(values) != 1 {
 		return 0, false
 	}
 	n, err := strconv.ParseUint(values[0], 10, 32)
 	return n, err == nil
 }
+
+// EarlyData tells the next server that a request may be a replay.
+const EarlyData = "Early-Data"

@@ -1,4 +1,4 @@
-package egress
+package exchange
 
 import (
 	"io"

@@ -1,4 +1,4 @@
-package egress
+package core
 
 import (
 	"errors"
@@ -20,8 +20,8 @@ import (
 // limitLogPause is the least time between two such lines of a handler for one reason.
 const limitLogPause = time.Second
 
-// limitLog lets one line a second through for each reason. Its zero value is ready.
-type limitLog struct {
+// LimitLog lets one line a second through for each reason. Its zero value is ready.
+type LimitLog struct {
 	reasons sync.Map // string → *limitLogState; as many as limitReason knows
 }
 
@@ -31,7 +31,7 @@ type limitLogState struct {
 }
 
 // allow reports whether a line may be written, and how many were not since the last.
-func (l *limitLog) allow(reason string, now time.Time) (ok bool, withheld int64) {
+func (l *LimitLog) allow(reason string, now time.Time) (ok bool, withheld int64) {
 	v, found := l.reasons.Load(reason)
 	if !found {
 		v, _ = l.reasons.LoadOrStore(reason, new(limitLogState))

@@ -1,4 +1,4 @@
-package egress
+package core
 
 import (
 	"context"
@@ -27,7 +27,7 @@ import (
 // viaRequest is an exchange through an upstream as the pool sees it. Its dial may
 // still run when the exchange is over.
 type viaRequest struct {
-	h        *Handler
+	p        *Proxy
 	member   *upstream.Member
 	dest     target.Target
 	https    bool
@@ -35,7 +35,7 @@ type viaRequest struct {
 	absolute bool
 	slot     uint32   // of local addresses that are kept apart by user
 	via      []string // of the request, for the CONNECT
-	version  int      // the request was received in; see versionIndex
+	version  int      // the request was received in; see VersionIndex
 }
 
 // Dial implements connpool.Requester.
@@ -47,11 +47,11 @@ func (v *viaRequest) Dial(ctx context.Context) (*origin.Conn, error) {
 		return nil, err
 	}
 	if !v.absolute && v.https {
-		if conn, err = v.h.dialer.Handshake(ctx, conn, v.dest.Host); err != nil {
+		if conn, err = v.p.Direct.Handshake(ctx, conn, v.dest.Host); err != nil {
 			return nil, err
 		}
 	}
-	return &origin.Conn{Conn: v.h.h1Conn(conn), Addr: dial.RemoteAddr(conn), Told: told}, nil
+	return &origin.Conn{Conn: v.p.h1Conn(conn), Addr: dial.RemoteAddr(conn), Told: told}, nil
 }
 
 // connect returns the connection to the upstream, or through it, and the address of
@@ -61,11 +61,11 @@ func (v *viaRequest) connect(ctx context.Context) (net.Conn, netip.Addr, error) 
 		conn, err := v.member.Conns.Dialer.DialProxy(ctx, v.client)
 		return conn, netip.Addr{}, err
 	}
-	to, err := v.h.tunnelTarget(ctx, v.member, v.dest)
+	to, err := v.p.tunnelTarget(ctx, v.member, v.dest)
 	if err != nil {
 		return nil, netip.Addr{}, err
 	}
-	to.Header = v.h.viaFields(v.via, v.version)
+	to.Header = v.p.ViaFields(v.via, v.version)
 	tunnel, err := v.member.Conns.Dialer.DialTunnel(ctx, to, v.client)
 	if err != nil {
 		return nil, netip.Addr{}, err
@@ -88,12 +88,12 @@ func (v *viaRequest) Accept(c *origin.Conn) bool {
 	if v.absolute && v.member.Single() {
 		return false
 	}
-	return !c.Told.IsValid() || v.h.dialer.Check(v.dest, c.Told) == nil
+	return !c.Told.IsValid() || v.p.Direct.Check(v.dest, c.Told) == nil
 }
 
 // dialTunnel opens a tunnel to dest through a member.
-func (h *Handler) dialTunnel(ctx context.Context, m *upstream.Member, dest target.Target, client proxydial.Client, header []h1.Field) (*proxydial.Tunnel, error) {
-	to, err := h.tunnelTarget(ctx, m, dest)
+func (p *Proxy) dialTunnel(ctx context.Context, m *upstream.Member, dest target.Target, client proxydial.Client, header []h1.Field) (*proxydial.Tunnel, error) {
+	to, err := p.tunnelTarget(ctx, m, dest)
 	if err != nil {
 		return nil, err
 	}
@@ -103,10 +103,10 @@ func (h *Handler) dialTunnel(ctx context.Context, m *upstream.Member, dest targe
 
 // tunnelTarget is what a member is told of a destination: a socks5 upstream an
 // address, which is looked up and checked here; the others what the client has said.
-func (h *Handler) tunnelTarget(ctx context.Context, m *upstream.Member, dest target.Target) (proxydial.Target, error) {
+func (p *Proxy) tunnelTarget(ctx context.Context, m *upstream.Member, dest target.Target) (proxydial.Target, error) {
 	to := proxydial.Target{Host: dest.Host, Port: dest.Port, Addr: dest.Addr}
 	if m.Spec.Addr.Scheme == upstream.SOCKS5 && !dest.IsAddr() {
-		addr, err := h.dialer.Lookup(ctx, dest)
+		addr, err := p.Direct.Lookup(ctx, dest)
 		if err != nil {
 			return to, err
 		}
@@ -115,28 +115,28 @@ func (h *Handler) tunnelTarget(ctx context.Context, m *upstream.Member, dest tar
 	return to, nil
 }
 
-// absolute reports whether the exchange goes through the current upstream in
+// Absolute reports whether the exchange goes through the current upstream in
 // absolute form.
-func (t *transaction) absolute() bool {
-	m := t.paths.current.Member
-	return m != nil && !t.https && m.SpeaksHTTP()
+func (t *Request) Absolute() bool {
+	m := t.Ways.Current.Member
+	return m != nil && !t.HTTPS && m.SpeaksHTTP()
 }
 
-// acquireVia gets a connection for an exchange through the current upstream.
-func (t *transaction) acquireVia(fresh bool) (*origin.Lease, error) {
-	if err := t.hold(); err != nil {
+// AcquireVia gets a connection for an exchange through the current upstream.
+func (t *Request) AcquireVia(fresh bool) (*origin.Lease, error) {
+	if err := t.Hold(); err != nil {
 		return nil, err
 	}
-	m := t.paths.current.Member
-	v := &viaRequest{h: t.h, member: m, dest: t.target, https: t.https, absolute: t.absolute()}
+	m := t.Ways.Current.Member
+	v := &viaRequest{p: t.Proxy, member: m, dest: t.Target, https: t.HTTPS, absolute: t.Absolute()}
 	if !v.absolute {
-		v.via, v.version = slices.Clone(t.r.Header["Via"]), versionIndex(t.r)
+		v.via, v.version = slices.Clone(t.HTTP.Header["Via"]), VersionIndex(t.HTTP)
 	}
-	key := origin.Key{TLS: t.https, Host: t.target.Host, Port: t.target.Port}
+	key := origin.Key{TLS: t.HTTPS, Host: t.Target.Host, Port: t.Target.Port}
 	if v.absolute {
 		key = origin.Key{}
 	}
-	v.slot = t.slotOf(m.Conns.From)
+	v.slot = t.SlotOf(m.Conns.From)
 	key.Slot = v.slot
 	if m.Spec.ProxyProtocol != "" {
 		v.client = t.clientAddrs()
@@ -145,29 +145,29 @@ func (t *transaction) acquireVia(fresh bool) (*origin.Lease, error) {
 	return t.get(m.Conns.Pool.Pool, key, connpool.Request[*origin.Conn]{By: v}, fresh)
 }
 
-// currentPool is the pool that the connection of the current path belongs to.
-func (t *transaction) currentPool() *origin.Pool {
-	if m := t.paths.current.Member; m != nil {
+// CurrentPool is the pool that the connection of the current path belongs to.
+func (t *Request) CurrentPool() *origin.Pool {
+	if m := t.Ways.Current.Member; m != nil {
 		return m.Conns.Pool
 	}
-	return t.h.pool
+	return t.Proxy.Pool
 }
 
-// proxyFields are the fields that the operator has given the current upstream, in
+// ProxyFields are the fields that the operator has given the current upstream, in
 // canonical form. The client's own of these names are not for it.
-func (t *transaction) proxyFields() http.Header {
-	if !t.absolute() {
+func (t *Request) ProxyFields() http.Header {
+	if !t.Absolute() {
 		return nil
 	}
-	return t.paths.current.Spec.Header
+	return t.Ways.Current.Spec.Header
 }
 
-// viaError makes an error of an attempt through an upstream what it is to the
+// ViaError makes an error of an attempt through an upstream what it is to the
 // upstream. The connection of an exchange in absolute form is the upstream's own, so
 // what goes wrong on it before an answer is its fault; that of a tunnel stands, and
 // what goes wrong on it is the origin's.
-func (t *transaction) viaError(err error) *upstream.Error {
-	m := t.paths.current.Member
+func (t *Request) ViaError(err error) *upstream.Error {
+	m := t.Ways.Current.Member
 	if e, ok := errors.AsType[*upstream.Error](err); ok {
 		return e
 	}
@@ -175,7 +175,7 @@ func (t *transaction) viaError(err error) *upstream.Error {
 	if stale, ok := errors.AsType[*retry.StaleError](err); ok {
 		e.Sent = stale.Written
 		e.Stale = true
-	} else if t.absolute() && errors.Is(err, failure.ErrSilent) {
+	} else if t.Absolute() && errors.Is(err, failure.ErrSilent) {
 		e.Sent = true // it may be the upstream that hangs: another one may do better
 	} else if _, dialing := errors.AsType[*proxydial.Error](err); !dialing && !failure.IsLimit(err) {
 		e.Final = true
@@ -183,7 +183,7 @@ func (t *transaction) viaError(err error) *upstream.Error {
 	return e
 }
 
-func (t *transaction) judgeExchange(err error) upstream.Verdict {
+func (t *Request) judgeExchange(err error) upstream.Verdict {
 	switch {
 	case t.clientGone():
 		return upstream.Verdict{Kind: health.Cancelled, Failure: failure.Canceled}
@@ -193,23 +193,23 @@ func (t *transaction) judgeExchange(err error) upstream.Verdict {
 		return upstream.Verdict{Kind: health.Neutral, Failure: failure.NoUpstream}
 	}
 	if _, ok := errors.AsType[*proxydial.Error](err); ok {
-		return upstream.JudgeTunnel(t.r.Context(), err)
+		return upstream.JudgeTunnel(t.HTTP.Context(), err)
 	}
 	f := failure.Of(err)
-	if !t.absolute() {
+	if !t.Absolute() {
 		if f.Blame == failure.BlamePolicy || f.Blame == failure.BlameDNS || f.Blame == failure.BlameProxy || f.Blame == failure.BlameClient {
 			return upstream.Verdict{Kind: health.Neutral, Failure: f}
 		}
 		return upstream.Verdict{Kind: health.Success, Failure: f} // the tunnel stood
 	}
-	if t.paths.answered {
+	if t.Ways.Answered {
 		// It did its job that far. What is wrong with the rest may well be the
 		// origin's doing: it must not be able to take an upstream out.
 		return upstream.Verdict{Kind: health.Neutral, Failure: f}
 	}
 	switch f {
 	case failure.Terminated, failure.Incomplete:
-		if t.out.reused {
+		if t.Outcome.Reused {
 			return upstream.Verdict{Kind: health.Neutral, Failure: failure.UpstreamTerminated}
 		}
 		return upstream.Verdict{Kind: health.Failure, Failure: failure.UpstreamTerminated, Relayed: true}
@@ -223,35 +223,35 @@ func (t *transaction) judgeExchange(err error) upstream.Verdict {
 	return upstream.Verdict{Kind: health.Neutral, Failure: f}
 }
 
-// ownAnswer reports, as an error, an answer that the upstream has made itself: it is
+// OwnAnswer reports, as an error, an answer that the upstream has made itself: it is
 // no answer of the origin. It is relayed all the same where nothing else can be
 // done, but for a challenge to us, which is none of the client's business.
-func (t *transaction) ownAnswer(hd *h1.Head) error {
+func (t *Request) OwnAnswer(hd *h1.Head) error {
 	reply := proxydial.ReplyOf(hd)
 	if !upstream.MadeByUpstream(&reply) {
 		return nil
 	}
 	e := &upstream.Error{
-		Upstream: t.paths.current.Name,
-		Verdict:  upstream.JudgeAnswer(&reply, t.paths.current.Authenticates()),
+		Upstream: t.Ways.Current.Name,
+		Verdict:  upstream.JudgeAnswer(&reply, t.Ways.Current.Authenticates()),
 		Sent:     true, // whatever it says may be the origin's, relayed
 		Err:      &proxydial.ReplyError{Reply: reply},
 	}
-	another := t.hasAnotherWay(e)
+	another := t.HasAnotherWay(e)
 	e.Verdict.Alone = !another
-	t.observed(e.Verdict)
+	t.Observed(e.Verdict)
 	if hd.Status == 407 || another {
 		return e
 	}
-	t.out.failure = e.Verdict.Failure
+	t.Outcome.Failure = e.Verdict.Failure
 	return nil
 }
 
-// hasAnotherWay reports whether the attempt that is about to fail with e can be
+// HasAnotherWay reports whether the attempt that is about to fail with e can be
 // followed by one through another member, or by the fallback of the route.
-func (t *transaction) hasAnotherWay(e *upstream.Error) bool {
-	if t.wouldRetry(e) && t.paths.to.group.HasAnother(t.paths.selection, t.use) {
+func (t *Request) HasAnotherWay(e *upstream.Error) bool {
+	if t.WouldRetry(e) && t.Ways.To.Group.HasAnother(t.Ways.selection, t.Use) {
 		return true
 	}
-	return t.paths.fallback != nil && t.fallbackTakes(e)
+	return t.Ways.fallback != nil && t.fallbackTakes(e)
 }

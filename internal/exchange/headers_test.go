@@ -1,8 +1,7 @@
-package egress
+package exchange
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -11,8 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
+	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/target"
 	"github.com/caddy-egress/egress/internal/upstream"
@@ -20,23 +18,38 @@ import (
 
 // exchangeOf is a transaction for a request as net/http reads it from the
 // wire, to the destination that it names.
-func exchangeOf(t *testing.T, raw string) *transaction {
+func exchangeOf(t *testing.T, raw string) *Exchange {
 	t.Helper()
 	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(raw)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.RemoteAddr = "192.0.2.9:1234"
-	h := &Handler{ServerName: "caddy", Forwarded: "for", via: newViaNames("caddy")}
 	dest, err := target.ParseHostPort(r.URL.Host, 80)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &transaction{h: h, r: r, use: upstream.Exchange, target: dest, bodyRead: true}
+	x := newExchange(r, dest)
+	x.BodyRead = true
+	return x
 }
 
+// newExchange is an exchange that nobody has logged in for.
+func newExchange(r *http.Request, dest target.Target) *Exchange {
+	x := &Exchange{Config: &Config{Forwarded: "for", MaxHead: 64 << 10}}
+	x.Proxy, x.HTTP, x.Client = &core.Proxy{Via: core.NewVia("caddy")}, r, knownAs("")
+	x.Use, x.Target = upstream.Exchange, dest
+	return x
+}
+
+// knownAs is a client that has an address, or none that is known, and no name.
+type knownAs string
+
+func (ip knownAs) IP() string { return string(ip) }
+func (knownAs) User() string  { return "" }
+
 // head is the request head that would be sent.
-func (t *transaction) head(tb testing.TB) string {
+func (t *Exchange) head(tb testing.TB) string {
 	tb.Helper()
 	b, err := t.appendRequestHead(nil)
 	if err != nil {
@@ -118,12 +131,16 @@ func TestVia(t *testing.T) {
 		want         string
 	}{{1, 0, "1.0"}, {1, 1, "1.1"}, {2, 0, "2"}, {3, 0, "3"}} {
 		tx := exchangeOf(t, "GET http://origin.test/ HTTP/1.1\r\nHost: origin.test\r\nVia: 1.0 first, 1.1 second\r\n\r\n")
-		tx.r.ProtoMajor, tx.r.ProtoMinor = tc.major, tc.minor
-		want := []string{"1.0 first, 1.1 second", tc.want + " caddy (" + tx.h.via.token + ")"}
+		tx.HTTP.ProtoMajor, tx.HTTP.ProtoMinor = tc.major, tc.minor
+		own := tx.Proxy.Via.Request[core.VersionIndex(tx.HTTP)]
+		if !strings.HasPrefix(own, tc.want+" caddy (egress-") {
+			t.Errorf("our element is %q", own)
+		}
+		want := []string{"1.0 first, 1.1 second", own}
 		if got := fieldLines(tx.head(t), "Via"); !slices.Equal(got, want) {
 			t.Errorf("%q, want %q", got, want)
 		}
-		tx.h.HideVia = true
+		tx.Proxy.HideVia = true
 		if got := fieldLines(tx.head(t), "Via"); !slices.Equal(got, want[:1]) {
 			t.Errorf("hidden: %q", got)
 		}
@@ -133,8 +150,8 @@ func TestVia(t *testing.T) {
 // A request that comes back is recognised by our own element, in whichever line
 // and place it stands, and that of another proxy of the same name is not.
 func TestLoops(t *testing.T) {
-	own, other := newViaNames("caddy"), newViaNames("caddy")
-	if own.token == other.token {
+	own, other := core.NewVia("caddy"), core.NewVia("caddy")
+	if own.Request == other.Request {
 		t.Fatal("two handlers have the same token")
 	}
 	for _, tc := range []struct {
@@ -143,15 +160,15 @@ func TestLoops(t *testing.T) {
 	}{
 		{nil, false},
 		{[]string{"1.1 caddy"}, false},
-		{[]string{other.request[1]}, false},
-		{[]string{own.request[1]}, true},
-		{[]string{other.request[2], "1.1 x", own.request[3]}, true},
-		{[]string{"1.0 a, " + own.request[0] + ", 1.1 b"}, true},
+		{[]string{other.Request[1]}, false},
+		{[]string{own.Request[1]}, true},
+		{[]string{other.Request[2], "1.1 x", own.Request[3]}, true},
+		{[]string{"1.0 a, " + own.Request[0] + ", 1.1 b"}, true},
 	} {
 		tx := exchangeOf(t, "GET http://origin.test/ HTTP/1.1\r\nHost: origin.test\r\n\r\n")
-		tx.h.via = own
-		tx.r.Header["Via"] = tc.via
-		if got := tx.loops(); got != tc.want {
+		tx.Proxy.Via = own
+		tx.HTTP.Header["Via"] = tc.via
+		if got := tx.CheckVia() == failure.Loop; got != tc.want {
 			t.Errorf("%q: %v", tc.via, got)
 		}
 	}
@@ -163,7 +180,7 @@ func TestForwarded(t *testing.T) {
 		client string
 		uri    string
 		https  bool
-		change func(*Handler)
+		change func(*Config)
 		want   []string
 	}{
 		{"IPv4", "192.0.2.9:1234", "http://origin.test/", false, nil, []string{"for=192.0.2.9"}},
@@ -171,19 +188,19 @@ func TestForwarded(t *testing.T) {
 		{"IPv4-mapped", "[::ffff:192.0.2.9]:1234", "http://origin.test/", false, nil, []string{"for=192.0.2.9"}},
 		{"zone", "[fe80::9%eth0]:1234", "http://origin.test/", false, nil, []string{`for="[fe80::9]"`}},
 		{"no address", "@", "http://origin.test/", false, nil, []string{"for=unknown"}},
-		{"hidden", "192.0.2.9:1234", "http://origin.test/", false, func(h *Handler) { h.HideIP = true }, []string{"for=unknown"}},
-		{"off", "192.0.2.9:1234", "http://origin.test/", false, func(h *Handler) { h.Forwarded = "off" }, nil},
-		{"full", "192.0.2.9:1234", "http://origin.test/", false, func(h *Handler) { h.Forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="origin.test"`}},
-		{"full, port", "192.0.2.9:1234", "http://origin.test:8080/", false, func(h *Handler) { h.Forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="origin.test:8080"`}},
-		{"full, https", "[2001:db8::9]:1234", "https://origin.test:443/", true, func(h *Handler) { h.Forwarded = "full" }, []string{`for="[2001:db8::9]";proto=https;host="origin.test"`}},
-		{"full, IPv6 host", "192.0.2.9:1234", "http://[2001:db8::1]:81/", false, func(h *Handler) { h.Forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="[2001:db8::1]:81"`}},
-		{"full, hidden", "192.0.2.9:1234", "http://origin.test/", false, func(h *Handler) { h.Forwarded, h.HideIP = "full", true }, []string{`for=unknown;proto=http;host="origin.test"`}},
+		{"hidden", "192.0.2.9:1234", "http://origin.test/", false, func(h *Config) { h.HideIP = true }, []string{"for=unknown"}},
+		{"off", "192.0.2.9:1234", "http://origin.test/", false, func(h *Config) { h.Forwarded = "off" }, nil},
+		{"full", "192.0.2.9:1234", "http://origin.test/", false, func(h *Config) { h.Forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="origin.test"`}},
+		{"full, port", "192.0.2.9:1234", "http://origin.test:8080/", false, func(h *Config) { h.Forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="origin.test:8080"`}},
+		{"full, https", "[2001:db8::9]:1234", "https://origin.test:443/", true, func(h *Config) { h.Forwarded = "full" }, []string{`for="[2001:db8::9]";proto=https;host="origin.test"`}},
+		{"full, IPv6 host", "192.0.2.9:1234", "http://[2001:db8::1]:81/", false, func(h *Config) { h.Forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="[2001:db8::1]:81"`}},
+		{"full, hidden", "192.0.2.9:1234", "http://origin.test/", false, func(h *Config) { h.Forwarded, h.HideIP = "full", true }, []string{`for=unknown;proto=http;host="origin.test"`}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tx := exchangeOf(t, "GET "+tc.uri+" HTTP/1.1\r\nHost: x\r\n\r\n")
-			tx.r.RemoteAddr, tx.https = tc.client, tc.https
+			tx.HTTP.RemoteAddr, tx.HTTPS = tc.client, tc.https
 			if tc.change != nil {
-				tc.change(tx.h)
+				tc.change(tx.Config)
 			}
 			if got := fieldLines(tx.head(t), "Forwarded"); !slices.Equal(got, tc.want) {
 				t.Errorf("%q, want %q", got, tc.want)
@@ -196,8 +213,7 @@ func TestForwarded(t *testing.T) {
 // came before us stays before our element.
 func TestForwardedClientIP(t *testing.T) {
 	tx := exchangeOf(t, "GET http://origin.test/ HTTP/1.1\r\nHost: x\r\nForwarded: for=198.51.100.1\r\n\r\n")
-	vars := map[string]any{caddyhttp.ClientIPVarKey: "198.51.100.7"}
-	tx.r = tx.r.WithContext(context.WithValue(tx.r.Context(), caddyhttp.VarsCtxKey, vars))
+	tx.Client = knownAs("198.51.100.7")
 	if got := fieldLines(tx.head(t), "Forwarded"); !slices.Equal(got, []string{"for=198.51.100.1", "for=198.51.100.7"}) {
 		t.Errorf("%q", got)
 	}
@@ -222,7 +238,7 @@ func TestHostIsThatOfTheTarget(t *testing.T) {
 		{"http://192.0.2.1:81/", false, "192.0.2.1:81"},
 	} {
 		tx := exchangeOf(t, "GET "+tc.uri+" HTTP/1.1\r\nHost: elsewhere.test\r\n\r\n")
-		tx.https = tc.https
+		tx.HTTPS = tc.https
 		if got := fieldLines(tx.head(t), "Host"); !slices.Equal(got, []string{tc.want}) {
 			t.Errorf("%s: Host is %q, want %s", tc.uri, got, tc.want)
 		}
@@ -284,8 +300,8 @@ func TestRequestTargetOfStreams(t *testing.T) {
 		{"G\r\nX: y", "/", ""},
 	} {
 		tx := exchangeOf(t, "GET http://origin.test/ HTTP/1.1\r\nHost: x\r\n\r\n")
-		tx.r.ProtoMajor, tx.r.ProtoMinor = 2, 0
-		tx.r.Method, tx.r.RequestURI, tx.r.URL = tc.method, tc.path, &url.URL{Path: tc.path}
+		tx.HTTP.ProtoMajor, tx.HTTP.ProtoMinor = 2, 0
+		tx.HTTP.Method, tx.HTTP.RequestURI, tx.HTTP.URL = tc.method, tc.path, &url.URL{Path: tc.path}
 		got, err := tx.requestTarget()
 		if got != tc.want {
 			t.Errorf("%q %q: %q", tc.method, tc.path, got)
@@ -303,7 +319,7 @@ func TestFieldsAreChecked(t *testing.T) {
 		"X-A": "a\r\nX-B: b", "X-C": "a\x00", "X-D": "a\nb", "X E": "a", "": "a", "X:F": "a", "X-G\r\n": "a",
 	} {
 		tx := exchangeOf(t, "GET http://origin.test/ HTTP/1.1\r\nHost: x\r\n\r\n")
-		tx.r.Header[name] = []string{value}
+		tx.HTTP.Header[name] = []string{value}
 		if b, err := tx.appendRequestHead(nil); err == nil || failure.Of(err) != failure.Request {
 			t.Errorf("%q: %q: %q, %v", name, value, b, err)
 		}
@@ -332,9 +348,9 @@ func TestMaxForwards(t *testing.T) {
 		t.Run(fmt.Sprint(tc.method, tc.values), func(t *testing.T) {
 			tx := exchangeOf(t, tc.method+" http://origin.test/ HTTP/1.1\r\nHost: x\r\n\r\n")
 			if tc.values != nil {
-				tx.r.Header["Max-Forwards"] = tc.values
+				tx.HTTP.Header["Max-Forwards"] = tc.values
 			}
-			n, ok := tx.maxForwards()
+			n, ok := tx.MaxForwards()
 			if last := ok && n == 0; last != tc.last {
 				t.Fatalf("ends here: %v", last)
 			}
@@ -354,7 +370,7 @@ func TestAnswerLastHop(t *testing.T) {
 		tx := exchangeOf(t, method+" http://origin.test/a HTTP/1.1\r\nHost: x\r\nMax-Forwards: 0\r\n"+
 			"Cookie: secret=1\r\nAuthorization: Basic secret\r\nProxy-Authorization: Basic secret\r\nX-Seen: yes\r\n\r\n")
 		w := httptest.NewRecorder()
-		tx.w = w
+		tx.Writer = w
 		if err := tx.answerLastHop(); err != nil {
 			t.Error(err)
 		}
@@ -388,10 +404,10 @@ func TestFraming(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tx := exchangeOf(t, tc.raw)
-			tx.bodyRead = tc.bodyRead
+			tx.BodyRead = tc.bodyRead
 			// net/http's server leaves the field where it has read it.
-			if tx.r.ContentLength == 0 && tc.length != nil {
-				tx.r.Header["Content-Length"] = []string{"0"}
+			if tx.HTTP.ContentLength == 0 && tc.length != nil {
+				tx.HTTP.Header["Content-Length"] = []string{"0"}
 			}
 			head := tx.head(t)
 			if got := fieldLines(head, "Content-Length"); !slices.Equal(got, tc.length) {
@@ -410,7 +426,7 @@ func TestFraming(t *testing.T) {
 // The head of another attempt frames a body that was read to its end in the first.
 func TestFraming_OfAnotherAttempt(t *testing.T) {
 	tx := exchangeOf(t, "PUT http://origin.test/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n")
-	tx.upload, tx.bodyRead = new(upload), true
+	tx.upload, tx.BodyRead = new(upload), true
 	if head := tx.head(t); !slices.Equal(fieldLines(head, "Transfer-Encoding"), []string{"chunked"}) {
 		t.Errorf("head %q", head)
 	}

@@ -1,6 +1,6 @@
 //go:build !race
 
-package egress
+package exchange
 
 import (
 	"fmt"

@@ -1,4 +1,4 @@
-package egress
+package exchange
 
 import (
 	"context"
@@ -11,8 +11,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-egress/egress/internal/h1"
 )
@@ -40,9 +38,8 @@ func TestInformationalResponsesExtendTheWait(t *testing.T) {
 					tx := exchangeOf(t, "GET http://origin.test/ HTTP/1.1\r\nHost: origin.test\r\n\r\n")
 					ctx, cancel := context.WithCancel(t.Context())
 					defer cancel()
-					tx.r, tx.w = tx.r.WithContext(ctx), httptest.NewRecorder()
-					tx.h.transport.ResponseHeaderTimeout = caddy.Duration(timeout)
-					tx.h.transport.MaxResponseHeader = 64 << 10
+					tx.HTTP, tx.Writer = tx.HTTP.WithContext(ctx), httptest.NewRecorder()
+					tx.Config.HeadTimeout = timeout
 					near, far := net.Pipe()
 					var origin sync.WaitGroup
 					defer origin.Wait()
@@ -62,9 +59,9 @@ func TestInformationalResponsesExtendTheWait(t *testing.T) {
 					c := h1.NewConn(near)
 					c.Begin()
 					if body != "" {
-						tx.bodyRead = false
-						tx.r.ContentLength, tx.r.Method = int64(len(body)), "PUT"
-						tx.body = &once{text: body}
+						tx.BodyRead = false
+						tx.HTTP.ContentLength, tx.HTTP.Method = int64(len(body)), "PUT"
+						tx.Reader = &once{text: body}
 						tx.upload = newUpload(tx)
 					}
 					hd := new(h1.Head)

@@ -1,4 +1,4 @@
-package egress
+package exchange
 
 import (
 	"errors"
@@ -20,7 +20,7 @@ import (
 // so that an early response is seen at once. It has one goroutine per attempt,
 // which has always ended when the attempt ends.
 type upload struct {
-	t               *transaction
+	t               *Exchange
 	rc              *http.ResponseController
 	expectsContinue bool
 	continued       bool  // the client has been told to go on
@@ -59,15 +59,15 @@ var uploadBuffers = sync.Pool{New: func() any { b := make([]byte, chunkRoom+uplo
 // errBodyLength is a body of another length than its Content-Length.
 var errBodyLength = errors.New("the body is not as long as its Content-Length")
 
-func newUpload(t *transaction) *upload {
+func newUpload(t *Exchange) *upload {
 	u := &upload{
 		t:               t,
-		rc:              http.NewResponseController(t.w),
-		length:          t.r.ContentLength,
-		expectsContinue: t.r.ProtoAtLeast(1, 1) && h1.HasToken(t.r.Header.Get("Expect"), "100-continue"),
+		rc:              http.NewResponseController(t.Writer),
+		length:          t.HTTP.ContentLength,
+		expectsContinue: t.HTTP.ProtoAtLeast(1, 1) && h1.HasToken(t.HTTP.Header.Get("Expect"), "100-continue"),
 	}
-	u.lost = !retry.Idempotent(t.r.Method)
-	u.halfDuplex = t.r.ProtoMajor == 1 && touchesHeader(t.r.Body)
+	u.lost = !retry.Idempotent(t.HTTP.Method)
+	u.halfDuplex = t.HTTP.ProtoMajor == 1 && touchesHeader(t.HTTP.Body)
 	// Without it, net/http would swallow the rest of the body before it
 	// lets an early response out.
 	_ = u.rc.EnableFullDuplex()
@@ -92,7 +92,7 @@ func (u *upload) run() {
 		return
 	}
 	for !u.clean.Load() {
-		n, err := u.t.body.Read((*buf)[chunkRoom : chunkRoom+uploadPiece])
+		n, err := u.t.Reader.Read((*buf)[chunkRoom : chunkRoom+uploadPiece])
 		u.read += int64(n)
 		// Kept even if the attempt has failed meanwhile: a body is sent again
 		// whole or not at all.
@@ -127,7 +127,7 @@ func (u *upload) forward(buf []byte, n int) bool {
 		u.writeFailed(err)
 	}
 	// On HTTP/1, bytes that nobody reads would reset the answer.
-	return u.t.r.ProtoMajor == 1 && u.read < lingerBytes+u.sent.Load()
+	return u.t.HTTP.ProtoMajor == 1 && u.read < lingerBytes+u.sent.Load()
 }
 
 // writeFailed stops the sending. The origin may have answered and closed: the
@@ -141,7 +141,7 @@ func (u *upload) writeFailed(err error) {
 	switch {
 	case u.final:
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		_ = u.conn.ArmReadDeadline(longAgo)
+		_ = u.conn.ArmReadDeadline(LongAgo)
 	default:
 		u.waitForHead()
 	}
@@ -196,7 +196,7 @@ func (u *upload) write(buf []byte, n int) error {
 
 // appendTrailer adds the client's trailer fields, as far as Go has kept them.
 func (u *upload) appendTrailer(b []byte) []byte {
-	for name, values := range u.t.r.Trailer {
+	for name, values := range u.t.HTTP.Trailer {
 		for _, value := range values {
 			if allowedInTrailer(name) && h1.ValidField(name, value) {
 				b = h1.AppendField(b, name, value)
@@ -254,16 +254,16 @@ func (u *upload) finalHead(status int) {
 	}
 	if !u.clean.Load() && status >= 300 {
 		u.drop.Store(true)
-		u.hurry(longAgo)
+		u.hurry(LongAgo)
 	}
 	u.alone(false)
 	if u.clean.Load() {
-		u.t.bodyRead = true
+		u.t.BodyRead = true
 	}
 }
 
-// longAgo is a deadline in the past: it interrupts what waits.
-var longAgo = time.Unix(1, 0)
+// LongAgo is a deadline in the past: it interrupts what waits.
+var LongAgo = time.Unix(1, 0)
 
 // settle ends the sending when the attempt ends. It reports whether the whole
 // body has been sent, so that the connection is in a known state. Where it has
@@ -279,7 +279,7 @@ func (u *upload) settle(err error) (complete bool) {
 		u.hurry(time.Now().Add(lingerTimeout))
 		<-u.done
 	}
-	u.t.bodyRead = u.clean.Load()
+	u.t.BodyRead = u.clean.Load()
 	if u.ended() && u.clean.Load() && !u.drop.Load() {
 		return u.conn.SetWriteDeadline(time.Time{}) == nil
 	}
@@ -304,19 +304,26 @@ func (u *upload) join(linger bool) {
 	if u.done == nil || u.ended() {
 		return
 	}
-	deadline := longAgo
-	if linger && u.t.r.ProtoMajor == 1 && u.rc.Flush() == nil {
+	deadline := LongAgo
+	if linger && u.t.HTTP.ProtoMajor == 1 && u.rc.Flush() == nil {
 		deadline = time.Now().Add(lingerTimeout)
 	}
 	_ = u.rc.SetReadDeadline(deadline)
 	<-u.done
 }
 
+// EndUpload sees to it that the body of the request is read no more.
+func (t *Exchange) EndUpload(linger bool) {
+	if t.upload != nil {
+		t.upload.join(linger)
+	}
+}
+
 // blame puts a failure of the client's own body in front of what followed from
 // it.
 func (u *upload) blame(err error) error {
 	clientErr := u.clErr.Load()
-	if err == nil || clientErr == nil || u.t.committed {
+	if err == nil || clientErr == nil || u.t.Committed {
 		return err
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](*clientErr); ok {
@@ -325,14 +332,14 @@ func (u *upload) blame(err error) error {
 	return failure.Request.Because(fmt.Errorf("reading the request body: %w", *clientErr))
 }
 
-// replayable reports whether all of the body that was read is at hand. It waits
+// Replayable reports whether all of the body that was read is at hand. It waits
 // for nothing: what was read to its end is kept, or lost, by then.
-func (u *upload) replayable() bool {
+func (u *upload) Replayable() bool {
 	return u.done == nil || u.clean.Load() && !u.lost
 }
 
-// rewind prepares a replayable body to be sent again. The attempt has ended.
-func (u *upload) rewind() {
+// Rewind prepares a replayable body to be sent again. The attempt has ended.
+func (u *upload) Rewind() {
 	if u.done != nil {
 		<-u.done // its connection is closed: it ends at once
 	}

@@ -1,4 +1,4 @@
-package egress
+package core
 
 import (
 	"context"
@@ -19,17 +19,17 @@ import (
 // upstreams of a group, of which others are tried while the client has been told
 // nothing.
 
-// farEnd is the side of a tunnel that is not the client's.
-type farEnd struct {
-	conn  net.Conn
-	early []byte // came behind the answer of an upstream
+// FarEnd is the side of a tunnel that is not the client's.
+type FarEnd struct {
+	Conn  net.Conn
+	Early []byte // came behind the answer of an upstream
 }
 
-// openTunnel connects to the destination over the paths of the route.
-func (t *transaction) openTunnel(slot *tunnels.Slot) (far farEnd, err error) {
+// OpenTunnel connects to the destination over the paths of the route.
+func (t *Request) OpenTunnel(slot *tunnels.Slot) (far FarEnd, err error) {
 	start := time.Now()
-	err = t.overPaths(func() error {
-		if t.paths.current.Member == nil {
+	err = t.OverPaths(func() error {
+		if t.Ways.Current.Member == nil {
 			far, err = t.openDirect()
 		} else {
 			far, err = t.openVia(slot)
@@ -37,17 +37,17 @@ func (t *transaction) openTunnel(slot *tunnels.Slot) (far farEnd, err error) {
 		return err
 	})
 	if err != nil {
-		return farEnd{}, err
+		return FarEnd{}, err
 	}
-	t.out.dial = time.Since(start)
-	t.out.remote = dial.RemoteAddr(far.conn)
+	t.Outcome.Dial = time.Since(start)
+	t.Outcome.Remote = dial.RemoteAddr(far.Conn)
 	return far, nil
 }
 
-func (t *transaction) openDirect() (farEnd, error) {
-	t.out.attempts++
-	conn, err := t.route.dialer.dial(dial.WithSlot(t.r.Context(), t.slotOf(t.route.dialer.Sources)), t.target, false)
-	return farEnd{conn: conn}, err
+func (t *Request) openDirect() (FarEnd, error) {
+	t.Outcome.Attempts++
+	conn, err := t.Route.Direct.Dial(dial.WithSlot(t.HTTP.Context(), t.SlotOf(t.Route.Direct.Sources)), t.Target, false)
+	return FarEnd{Conn: conn}, err
 }
 
 // tunnelAttempt is an attempt to open a tunnel through an upstream, with what it needs
@@ -56,7 +56,7 @@ func (t *transaction) openDirect() (farEnd, error) {
 // handler writes ends the process. So all of it is computed in advance, and of the
 // request's context only the end matters here.
 type tunnelAttempt struct {
-	h      *Handler
+	p      *Proxy
 	path   upstream.Attempt
 	dest   target.Target
 	client proxydial.Client
@@ -74,15 +74,15 @@ type opening struct {
 }
 
 // attemptThrough prepares an attempt. It is for the goroutine of the handler.
-func (t *transaction) attemptThrough(p upstream.Attempt) *tunnelAttempt {
+func (t *Request) attemptThrough(p upstream.Attempt) *tunnelAttempt {
 	return &tunnelAttempt{
-		h:      t.h,
+		p:      t.Proxy,
 		path:   p,
-		dest:   t.target,
+		dest:   t.Target,
 		client: t.clientAddrs(),
 		header: t.connectFields(),
-		slot:   t.slotOf(p.Conns.From),
-		group:  upstream.Opening{Host: t.target.Host, Port: t.target.Port, Client: clientIP(t.r)},
+		slot:   t.SlotOf(p.Conns.From),
+		group:  upstream.Opening{Host: t.Target.Host, Port: t.Target.Port, Client: t.Client.IP()},
 	}
 }
 
@@ -95,43 +95,43 @@ func (a *tunnelAttempt) open(ctx context.Context) opening {
 		return opening{path: a.path, err: err}
 	}
 	defer a.path.Leave(a.group)
-	tunnel, err := a.h.dialTunnel(ctx, a.path.Member, a.dest, a.client, a.header)
+	tunnel, err := a.p.dialTunnel(ctx, a.path.Member, a.dest, a.client, a.header)
 	return opening{path: a.path, tunnel: tunnel, err: err, took: time.Since(start)}
 }
 
 // openVia opens the tunnel through the current upstream, and through a second one
 // beside it where the first is slow and the group hedges.
-func (t *transaction) openVia(slot *tunnels.Slot) (farEnd, error) {
-	p := t.paths.current
-	t.out.attempts++
+func (t *Request) openVia(slot *tunnels.Slot) (FarEnd, error) {
+	p := t.Ways.Current
+	t.Outcome.Attempts++
 	if !p.StartTunnel() {
-		t.observed(upstream.Verdict{Kind: health.Neutral})
-		return farEnd{}, &upstream.Error{Upstream: p.Name, Verdict: upstream.Verdict{Kind: health.Neutral, Failure: failure.UpstreamLimit}, Err: upstream.ErrFull}
+		t.Observed(upstream.Verdict{Kind: health.Neutral})
+		return FarEnd{}, &upstream.Error{Upstream: p.Name, Verdict: upstream.Verdict{Kind: health.Neutral, Failure: failure.UpstreamLimit}, Err: upstream.ErrFull}
 	}
 	won := t.race(p)
 	if won.path.Key() != p.Key() {
-		t.paths.report.Through(won.path.Key())
+		t.Ways.report.Through(won.path.Key())
 	}
-	t.paths.current = won.path
-	t.out.upstream = won.path.Name
+	t.Ways.Current = won.path
+	t.Outcome.Upstream = won.path.Name
 	if won.err != nil {
-		return farEnd{}, won.err
+		return FarEnd{}, won.err
 	}
 	slot.Upstream = won.path.Health
-	t.out.reused = won.tunnel.Reused
-	return farEnd{conn: won.tunnel.Conn, early: won.tunnel.Early}, nil
+	t.Outcome.Reused = won.tunnel.Reused
+	return FarEnd{Conn: won.tunnel.Conn, Early: won.tunnel.Early}, nil
 }
 
 // race opens the tunnel through p, and after a while through another member too, if
 // the group hedges. It returns the first that stands, or the first failure if none
 // does; all others have been told of and let go.
-func (t *transaction) race(p upstream.Attempt) opening {
+func (t *Request) race(p upstream.Attempt) opening {
 	delay := p.Group.HedgeAfter()
 	first := t.attemptThrough(p)
 	if delay == 0 {
-		return t.ended(first.open(t.r.Context()))
+		return t.ended(first.open(t.HTTP.Context()))
 	}
-	ctx, cancel := context.WithCancel(t.r.Context())
+	ctx, cancel := context.WithCancel(t.HTTP.Context())
 	results := make(chan opening, 2)
 	go func() { results <- first.open(ctx) }()
 	timer := time.NewTimer(delay)
@@ -166,37 +166,37 @@ func (t *transaction) race(p upstream.Attempt) opening {
 
 // hedge chooses the member for a second attempt beside the first, if there is one
 // and the budget has room.
-func (t *transaction) hedge() (upstream.Attempt, bool) {
-	g := t.paths.to.group
-	if t.exhausted() || !t.retries.Beside(g.Budget) {
+func (t *Request) hedge() (upstream.Attempt, bool) {
+	g := t.Ways.To.Group
+	if t.exhausted() || !t.Retries.Beside(g.Budget) {
 		return upstream.Attempt{}, false
 	}
-	p, err := g.Pick(t.paths.selection, t.use)
+	p, err := g.Pick(t.Ways.selection, t.Use)
 	if err != nil {
-		t.retries.NotBeside()
+		t.Retries.NotBeside()
 		return upstream.Attempt{}, false
 	}
 	if !p.StartTunnel() {
-		t.retries.NotBeside()
+		t.Retries.NotBeside()
 		g.Observe(p, upstream.Verdict{Kind: health.Neutral}, 0)
 		return upstream.Attempt{}, false
 	}
-	t.paths.tries++
-	t.out.attempts++
+	t.Ways.tries++
+	t.Outcome.Attempts++
 	return p, true
 }
 
 // ended tells the group how an attempt went.
-func (t *transaction) ended(o opening) opening {
+func (t *Request) ended(o opening) opening {
 	g := o.path.Group
-	v := upstream.JudgeTunnel(t.r.Context(), o.err)
+	v := upstream.JudgeTunnel(t.HTTP.Context(), o.err)
 	if o.err != nil {
 		e := &upstream.Error{Upstream: o.path.Name, Verdict: v, Err: o.err}
-		v.Alone = v.Relayed && !t.hasAnotherWay(e)
+		v.Alone = v.Relayed && !t.HasAnotherWay(e)
 		o.err = e
 	}
 	g.Observe(o.path, v, t.destinationNumber())
-	t.paths.told, t.paths.reached = true, v.Reached
+	t.Ways.Told, t.Ways.reached = true, v.Reached
 	if o.err == nil {
 		g.Connected(o.took)
 		return o

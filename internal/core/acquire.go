@@ -1,0 +1,90 @@
+package core
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"github.com/caddy-egress/egress/internal/connpool"
+	"github.com/caddy-egress/egress/internal/dial"
+	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/origin"
+	"github.com/caddy-egress/egress/internal/retry"
+	"github.com/caddy-egress/egress/internal/target"
+)
+
+// Acquire gets a connection for an exchange: an idle one that passes the access
+// rules of this request, or a new one. With fresh, only a new one.
+func (t *Request) Acquire(fresh bool) (*origin.Lease, error) {
+	if err := t.Hold(); err != nil {
+		return nil, err
+	}
+	return t.get(t.Proxy.Pool.Pool, t.PoolKey(), connpool.Request[*origin.Conn]{By: (*originRequest)(t)}, fresh)
+}
+
+// Key is what direct connections for this request are pooled by: they lead to
+// its origin, and come from where its own would.
+func (t *Request) PoolKey() origin.Key {
+	return origin.Key{TLS: t.HTTPS, Host: t.Target.Host, Port: t.Target.Port, Slot: t.Slot, From: t.Route.Direct.ID}
+}
+
+// get takes a connection from a pool: one that suits the request, or, with fresh,
+// a new one.
+func (t *Request) get(pool *connpool.Pool[origin.Key, *origin.Conn], key origin.Key, req connpool.Request[*origin.Conn], fresh bool) (*origin.Lease, error) {
+	switch {
+	case fresh:
+		req.MaxIdle = -1
+	case !retry.Idempotent(t.HTTP.Method):
+		req.MaxIdle = t.Proxy.UnsafeIdle
+	}
+	start := time.Now()
+	l, err := pool.Get(t.HTTP.Context(), key, req)
+	if err != nil {
+		return nil, err
+	}
+	t.Outcome.Reused = l.Reused()
+	if !l.Reused() {
+		t.Outcome.Dial = time.Since(start)
+	}
+	t.Outcome.Remote = l.Conn().Addr
+	return l, nil
+}
+
+// originRequest is a transaction as the pool sees it. Its dial may still run
+// when the transaction is over: it uses only what no longer changes once the
+// request has its route.
+type originRequest Request
+
+// Dial implements connpool.Requester.
+func (t *originRequest) Dial(ctx context.Context) (*origin.Conn, error) {
+	conn, err := t.Route.Direct.Dial(dial.WithSlot(ctx, t.Slot), t.Target, t.HTTPS)
+	if err != nil {
+		return nil, err
+	}
+	addr := dial.RemoteAddr(conn)
+	return &origin.Conn{Conn: t.Proxy.h1Conn(conn), Addr: addr, Self: t.Proxy.Direct.Self.IsSelf(addr, t.Target.Port)}, nil
+}
+
+// h1Conn is HTTP/1.1 on a new connection.
+func (p *Proxy) h1Conn(conn net.Conn) *h1.Conn {
+	c := h1.NewConn(conn)
+	if !c.CanBeLookedAt() {
+		p.SayUnknown(conn, "it carries one exchange and is not reused")
+	}
+	return c
+}
+
+// Accept implements connpool.Requester.
+func (t *originRequest) Accept(c *origin.Conn) bool { return t.Proxy.Accepts(c, t.Target) }
+
+// Accepts reports whether the rules of this handler allow a pooled connection,
+// which a request with other rules may have opened.
+func (p *Proxy) Accepts(c *origin.Conn, dest target.Target) bool {
+	rules := p.Access.Now()
+	return rules.CheckAddr(dest, c.Addr) == nil && (!c.Self || rules.OpensSelf(c.Addr, dest.Port))
+}
+
+// Interface guards
+var (
+	_ connpool.Requester[*origin.Conn] = (*originRequest)(nil)
+)

@@ -1,0 +1,339 @@
+package core
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"time"
+
+	"github.com/caddy-egress/egress/internal/destination"
+	"github.com/caddy-egress/egress/internal/failure"
+	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/proxydial"
+	"github.com/caddy-egress/egress/internal/upstream"
+	"github.com/caddy-egress/egress/selection"
+)
+
+// This file contains the paths of a request: which comes next when one has failed.
+
+// Ways are the paths that a request may take, in its order.
+type Ways struct {
+	To        Exit
+	fallback  *Exit
+	left      *upstream.Group   // that could not serve the request, of which to is the fallback
+	selection *selection.Choice // nil as long as no member was chosen
+	Current   upstream.Attempt
+	tries     int  // of members of the group
+	Told      bool // how the current attempt went
+	reached   bool // the current attempt through a member has reached the destination
+	Answered  bool // the current attempt has brought a head of a response
+	Stood     bool // the current attempt has got a connection to the destination
+	report    destination.Charge
+	shut      error // members are passed over, through which the destination fails
+}
+
+// begin starts with the target of the route.
+func (t *Request) beginPaths() error {
+	t.Ways.To, t.Ways.fallback = t.Route.To, t.Route.Fallback
+	return t.enter()
+}
+
+// enter begins with a target of the route.
+func (t *Request) enter() error {
+	g := t.Ways.To.Group
+	t.Outcome.Group = ""
+	switch {
+	case t.Ways.To.Deny:
+		return failure.Denied.Because(ErrDenied)
+	case g == nil:
+		return nil
+	}
+	t.Outcome.Group = g.Name
+	if err := t.CheckBehind(); err != nil {
+		return err
+	}
+	t.Ways.report = g.Destinations().About(t.Target, t.HTTPS)
+	g.Budget.Begin()
+	return nil
+}
+
+// CheckBehind applies the rules to a destination that an upstream will resolve: by
+// its name, or, where the operator wants that, by its addresses as we see them.
+func (t *Request) CheckBehind() error {
+	if t.Proxy.ResolveNames {
+		return t.Proxy.Direct.CheckNames(t.HTTP.Context(), t.Target)
+	}
+	return t.Proxy.Access.Now().CheckUnresolved(t.Target)
+}
+
+// leaveGroup ends what enter has begun, with the result of the request there. An
+// attempt that has told its member nothing until now, such as one whose writer has
+// panicked, or whose head could not be written, has had no result.
+func (t *Request) leaveGroup(err error) {
+	g := t.Ways.To.Group
+	if g == nil {
+		return
+	}
+	t.Observed(upstream.Verdict{Kind: health.Cancelled})
+	t.Retries.End()
+	g.Budget.End()
+	if _, malformed := errors.AsType[*h1.ProtocolError](err); malformed && t.Ways.Answered {
+		err = nil // it has answered; what its answer was is no matter of reaching it
+	}
+	t.Ways.report.Settle(err, t.unreached(err))
+}
+
+// unreached reports whether err, of an attempt through an upstream, says that the
+// destination cannot be reached. In absolute form nobody knows but the upstream; through
+// a tunnel it was reached when that stood, and TLS with it.
+func (t *Request) unreached(err error) bool {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return false
+	}
+	f := failure.Of(err)
+	if t.Use != upstream.Tunnel && t.Absolute() {
+		_, said := errors.AsType[*proxydial.ReplyError](err)
+		return said && f.Unreached()
+	}
+	return !t.Ways.Stood && (f.Unreached() || f == failure.UpstreamGateway || f == failure.UpstreamSilent)
+}
+
+// Connected settles what the current attempt holds when it has its connection. Behind a
+// tunnel that was opened just now, the destination was reached: how long the answer takes
+// is no matter of that.
+func (t *Request) Connected() {
+	if t.Absolute() {
+		return
+	}
+	t.Ways.Stood = true
+	if !t.Outcome.Reused {
+		t.Ways.report.Tell(nil)
+	}
+}
+
+// Stands settles what the current attempt holds when the head of a response is there:
+// how long the rest takes, and how it ends, is no matter of reaching the destination.
+func (t *Request) Stands(status int) {
+	t.Retries.End()
+	if f := t.Outcome.Failure; f != nil {
+		t.Ways.report.Settle(f, f.Unreached()) // it was the upstream that has answered, to say that it failed
+	} else {
+		t.Ways.report.Tell(nil)
+	}
+	if t.Ways.Current.Member != nil {
+		v := upstream.JudgeRelayed(status, t.Absolute())
+		v.Untimed = t.Body != nil // it hangs on how fast the client sends
+		t.Observed(v)
+	}
+}
+
+// OverPaths takes the request over its paths, one after the other, until one of
+// them serves it.
+func (t *Request) OverPaths(try func() error) error {
+	err := t.beginPaths()
+	if err != nil {
+		return err
+	}
+	for {
+		err = t.overOneTarget(try)
+		if err == nil && t.Ways.left != nil && t.Outcome.Failure == nil && (t.Ways.Current.Member == nil || t.Ways.reached) {
+			t.Ways.left.AnsweredElsewhere(t.destinationNumber())
+		}
+		if err == nil || !t.fallsBack(err) {
+			return err
+		}
+		if err := t.enter(); err != nil {
+			return err
+		}
+	}
+}
+
+// overOneTarget is overTarget between enter and leaveGroup.
+func (t *Request) overOneTarget(try func() error) (err error) {
+	err = context.Canceled // that is what a writer that panics means: the client has gone
+	defer func() { t.leaveGroup(err) }()
+	err = t.overTarget(try)
+	return err
+}
+
+// overTarget tries one target of the route: directly, or the members of a group.
+func (t *Request) overTarget(try func() error) error {
+	var last error
+	for {
+		if err := t.choosePath(); err != nil {
+			if last != nil {
+				return last // it says more than that nobody is left
+			}
+			return err
+		}
+		last = try()
+		if last == nil || !t.mayRetry(last) {
+			return last
+		}
+		if !t.AgainFresh {
+			t.Ways.report.End(last, t.unreached(last))
+		}
+		if err := t.pauseBetween(); err != nil {
+			return err
+		}
+	}
+}
+
+// choosePath finds the path of the next attempt. An attempt that is to be repeated on
+// a fresh connection keeps it.
+func (t *Request) choosePath() error {
+	g := t.Ways.To.Group
+	if g == nil {
+		t.Ways.Current = upstream.Attempt{}
+		return nil
+	}
+	if t.AgainFresh {
+		return nil // and the turn of the probe, if it has that
+	}
+	if t.Ways.selection == nil {
+		t.Ways.selection = t.NewSelection()
+		var vias []uint64
+		vias, t.Ways.shut = t.Ways.report.Shut()
+		for _, via := range vias {
+			t.Ways.selection.MarkTriedKey(via)
+		}
+	}
+	p, err := t.pick(g)
+	if err != nil {
+		return err
+	}
+	t.Ways.Current, t.Ways.Told = p, false
+	t.Ways.tries++
+	t.Outcome.Upstream = p.Name
+	return nil
+}
+
+// pick chooses the next member, of those through which the destination may be asked for.
+// Where members were passed over and nobody is left, it is for that the request fails.
+// (Direct dials ask the circuit themselves.)
+func (t *Request) pick(g *upstream.Group) (upstream.Attempt, error) {
+	turn := exchangeTurn
+	if t.Use == upstream.Tunnel {
+		turn = health.ProbeLimit // which stands or fails in time
+	}
+	for {
+		p, err := g.Pick(t.Ways.selection, t.Use)
+		if err != nil {
+			return upstream.Attempt{}, cmp.Or(t.Ways.shut, err)
+		}
+		if err = t.Ways.report.Take(p.Key(), turn); err == nil || p.IsProbe() {
+			return p, nil // the probe of a member is not put off
+		}
+		t.Ways.shut = err // since just now
+	}
+}
+
+// NewSelection is what policies may know of this request.
+func (t *Request) NewSelection() *selection.Choice {
+	return &selection.Choice{
+		Request:     t.HTTP,
+		User:        t.User,
+		Session:     t.Session,
+		ClientIP:    t.Client.IP(),
+		Destination: t.Target.String(),
+		Bodyless:    t.BodyRead,
+	}
+}
+
+// fallsBack moves on to the fallback of the route, where there is one and the
+// group could not serve the request through a fault of its own.
+func (t *Request) fallsBack(err error) bool {
+	if t.Ways.fallback == nil || t.clientGone() || t.Committed {
+		return false
+	}
+	if _, nobody := errors.AsType[*upstream.NobodyError](err); !nobody {
+		e, ok := errors.AsType[*upstream.Error](err)
+		if !ok || !t.fallbackTakes(e) {
+			return false
+		}
+		t.resent = t.resent || e.Sent
+		if t.Body != nil {
+			t.Body.Rewind()
+		}
+	}
+	t.Ways.left = t.Ways.To.Group
+	t.Ways.To, t.Ways.fallback = *t.Ways.fallback, nil
+	t.Ways.selection, t.Ways.Current, t.Ways.tries = nil, upstream.Attempt{}, 0
+	t.Retries.Made = 0 // the next target has retries of its own
+	t.AgainFresh = false
+	t.Outcome.Upstream = ""
+	return true
+}
+
+// fallbackTakes reports whether the fallback takes a request that has failed with e. What
+// the group was sent does not leave past all groups: the origin may have brought the
+// failure about, and would get to see our own address.
+func (t *Request) fallbackTakes(e *upstream.Error) bool {
+	direct := t.Ways.fallback.Group == nil && !t.Ways.fallback.Deny
+	return e.OwnFault() && t.mayRepeat(e) && !(e.Sent && direct)
+}
+
+// mayRepeat reports whether the request could be sent again if there were another
+// path for it.
+func (t *Request) mayRepeat(err error) bool {
+	a, ok := t.lost(err)
+	a.Exhausted = false
+	return ok && a.Retryable()
+}
+
+// pauseBetween waits between two attempts, where the operator wants that.
+func (t *Request) pauseBetween() error {
+	g := t.Ways.To.Group
+	if g == nil || g.Balancing().TryInterval <= 0 || t.AgainFresh {
+		return nil
+	}
+	timer := time.NewTimer(g.Balancing().TryInterval)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-t.HTTP.Context().Done():
+		return t.HTTP.Context().Err()
+	}
+}
+
+// Observed tells the group how the attempt on the current path ended.
+func (t *Request) Observed(v upstream.Verdict) {
+	p := t.Ways.Current
+	if p.Member == nil || t.Ways.Told {
+		return
+	}
+	t.Ways.Told, t.Ways.reached = true, v.Reached
+	p.Group.Observe(p, v, t.destinationNumber())
+}
+
+// exhausted reports whether no more members of the group may be tried: as many were,
+// or for as long. The pause before the next attempt counts: no attempt begins later.
+func (t *Request) exhausted() bool {
+	g := t.Ways.To.Group
+	return g == nil || t.Ways.tries > max(g.Balancing().Retries, 0) ||
+		time.Since(t.Start)+g.Balancing().TryInterval > g.Balancing().TryDuration
+}
+
+// takeRetry asks for a retry: of the budget of the group, unless the same path is
+// tried again, on a fresh connection.
+func (t *Request) takeRetry(samePath bool) bool {
+	if g := t.Ways.To.Group; g != nil && !samePath {
+		return t.Retries.Next(g.Budget, &t.Retries.Made)
+	}
+	return t.Retries.Next(t.Proxy.Budget, &t.Retries.Again)
+}
+
+// destinationNumber is what health knows the destination by.
+func (t *Request) destinationNumber() uint64 {
+	if s := t.Ways.selection; s != nil {
+		return health.Destination(s.Destination)
+	}
+	return health.Destination(t.Target.String())
+}
+
+// exchangeTurn is for how long an exchange through a group has the turn of the probe. In
+// absolute form nothing tells that the destination was reached before the head of the
+// response, for which the origin may let its client wait.
+const exchangeTurn = time.Second

@@ -1,0 +1,89 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-egress/egress/internal/acl"
+	"github.com/caddy-egress/egress/internal/origin"
+	"github.com/caddy-egress/egress/internal/relay"
+	"github.com/caddy-egress/egress/internal/retry"
+	"github.com/caddy-egress/egress/internal/target"
+	"github.com/caddy-egress/egress/internal/tunnels"
+	"github.com/caddy-egress/egress/internal/upstream"
+)
+
+// Proxy is what serves requests, whatever door they come through: the engines, and the
+// settings that concern requests.
+type Proxy struct {
+	Access       *acl.Rules
+	Router       Router
+	Direct       *Direct // past all upstreams
+	Pool         *origin.Pool
+	Pins         *origin.Pins
+	Budget       *retry.Budget // of requests that leave directly
+	UnsafeIdle   time.Duration // how long a connection may have been idle for a request that must not be sent twice; 0 for any time, below for none
+	ResolveNames bool          // names of destinations are checked by their addresses, also where an upstream resolves them
+
+	Tunnels       *tunnels.Use
+	Limits        tunnels.Limits
+	CloseDelay    time.Duration // of tunnels that are listed when none should be
+	Timers        relay.Config  // of tunnels, without rates
+	RatePerTunnel int64         // bytes a second; 0 for no limit
+
+	Via     Via
+	HideVia bool
+
+	Logger  *zap.Logger
+	Limited *LimitLog
+}
+
+// Client is who asks.
+type Client interface {
+	// IP is the address of the client, as trusted proxies have it.
+	IP() string
+	// User is whom the client is known as; "" if nobody knows.
+	User() string
+}
+
+// Body is the body of a request, or what was read of it.
+type Body interface {
+	// Replayable reports whether all of it that was read is at hand.
+	Replayable() bool
+	// Rewind prepares it to be sent again. The attempt has ended.
+	Rewind()
+}
+
+// Request is a request on its way through the proxy, whatever door it came through.
+type Request struct {
+	Proxy  *Proxy
+	Client Client
+	HTTP   *http.Request // as matchers and policies see it
+	Start  time.Time
+	Use    upstream.Use
+
+	User    string // authenticated by us; empty without authentication
+	Session string // that the client has named in its credentials
+	Target  target.Target
+	HTTPS   bool // the origin is spoken to over TLS
+	Route   *Route
+
+	Ways       Ways
+	AgainFresh bool   // the next attempt is on a fresh connection of the same path
+	resent     bool   // a request that may have been acted on was sent to another upstream
+	Slot       uint32 // of the local addresses that are kept apart by user
+	Retries    retry.Retries
+	Held       origin.Holding // counted against the client's limits
+
+	Body      Body // nil where there is none, or none was asked for
+	BodyRead  bool // it was read to its clean end, or there is none
+	Committed bool // the client has been sent the head of a response
+	Outcome   Outcome
+}
+
+// clientGone reports whether the client has left.
+func (t *Request) clientGone() bool { return errors.Is(t.HTTP.Context().Err(), context.Canceled) }

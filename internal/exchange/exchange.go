@@ -1,0 +1,38 @@
+package exchange
+
+import (
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/caddy-egress/egress/internal/core"
+)
+
+// Config are the settings of exchanges.
+type Config struct {
+	HeadTimeout   time.Duration // of the head of a response, from the end of the request
+	ExpectTimeout time.Duration // of a 100 that the client expects
+	MaxHead       int           // bytes of the heads of a response
+	Forwarded     string        // off, for or full
+	HideIP        bool          // in Forwarded
+}
+
+// Observer is told what whoever logs requests may want to know.
+type Observer interface {
+	// OthersFailed tells that a response of 500 or more is no error of this server.
+	OthersFailed()
+}
+
+// Exchange is a request that is forwarded, and its response.
+type Exchange struct {
+	core.Request
+	Writer   http.ResponseWriter
+	Config   *Config
+	Observer Observer
+
+	Early   bool      // it came, or may have come, in TLS early data
+	Reader  io.Reader // of the body
+	upload  *upload   // nil where there is no body, or none was asked for
+	bound   bool      // the connection to the origin is this client's own
+	Aborted bool      // the client's connection or stream is about to be broken
+}
