@@ -59,6 +59,7 @@ func (u *Upstream) succeed(now instant, probe bool) Reason {
 	if !probe {
 		if !u.breaker.auth {
 			u.breaker.failures, u.breaker.refused = 0, 0
+			u.charged.forgiven(false)
 		}
 		u.endSpared(now)
 		return ""

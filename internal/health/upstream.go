@@ -255,6 +255,7 @@ func (u *Upstream) openFor(now instant, cfg *UpstreamConfig, d time.Duration) {
 func (u *Upstream) close(now instant) {
 	u.breaker.close(now)
 	u.window.reset()
+	u.charged.forgiven(true)
 	u.slow.Store(int64(now))
 }
 
