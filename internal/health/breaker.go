@@ -32,6 +32,8 @@ type breaker struct {
 	probedAt instant // when probe was given out
 	probeEnd instant // when its time is over
 
+	doubted bool // for suspicion it is open, or should be
+
 	spared    bool          // should be open, and may not
 	sparedFor time.Duration // how long it is left alone before the next trial,
 	longer    time.Duration // which grows by this each time

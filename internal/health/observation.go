@@ -56,6 +56,10 @@ type Observation struct {
 	// destination is a success of the upstream and no such proof.
 	Reached bool
 
+	// Named marks a Success that says itself that the destination cannot be reached. So may
+	// an upstream whose uplink is dead: it counts towards suspicion.
+	Named bool
+
 	// Started is when the request was sent; zero where its time says nothing about
 	// the latency of the upstream. A ReplyTimeout needs it.
 	Started time.Time

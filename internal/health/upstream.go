@@ -204,6 +204,7 @@ func (u *Upstream) eject(now instant, cfg *UpstreamConfig, reason Reason) Reason
 	if now < u.breaker.askAt {
 		return ""
 	}
+	u.breaker.doubted = reason == ReasonElsewhere || reason == ReasonSuspicion
 	ejecting.Lock()
 	defer ejecting.Unlock()
 	for _, g := range u.groups {

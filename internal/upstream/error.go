@@ -37,11 +37,17 @@ func (e *Error) OwnFault() bool {
 	case health.ConnectFailure, health.Failure, health.AuthFault, health.Overload:
 		return true
 	}
-	switch e.Verdict.Failure {
-	case failure.UpstreamGateway, failure.UpstreamSilent, failure.UpstreamLimit, failure.UpstreamAuth:
+	return IsOwnFault(e.Verdict.Failure) || failure.IsLimit(e.Err)
+}
+
+// IsOwnFault reports whether a failure may be an upstream's own, so that a fallback past it
+// does better.
+func IsOwnFault(f *failure.Failure) bool {
+	switch f {
+	case failure.UpstreamGateway, failure.UpstreamSilent, failure.UpstreamPath, failure.UpstreamLimit, failure.UpstreamAuth:
 		return true
 	}
-	return failure.IsLimit(e.Err)
+	return false
 }
 
 // Elsewhere reports whether another upstream might do better.
@@ -145,7 +151,7 @@ func judgeSOCKS(code proxydial.SOCKSCode) Verdict {
 	case proxydial.SOCKSNotAllowed:
 		return Verdict{Kind: health.Success, Failure: failure.UpstreamDenied}
 	case proxydial.SOCKSRefused:
-		return Verdict{Kind: health.Success, Failure: failure.Refused}
+		return named(failure.Refused)
 	case proxydial.SOCKSNoMethod, proxydial.SOCKSBadCredentials:
 		return Verdict{Kind: health.AuthFault, Failure: failure.UpstreamAuth}
 	case proxydial.SOCKSCommandNotSupported:
