@@ -58,6 +58,7 @@ type state struct {
 type way struct {
 	via     uint64 // the key of the member; 0 directly
 	circuit health.Circuit
+	cause   *failure.Failure // the last failure
 }
 
 // maxWays bounds the members that are told apart for one destination.
@@ -84,7 +85,7 @@ func (s *state) open() bool {
 
 // fail records a failure and reports whether it opened a circuit. Failures through all
 // members count together, and where a circuit is open already, one is enough.
-func (s *state) fail(now time.Time, via uint64, probe health.Token, cfg health.CircuitConfig) bool {
+func (s *state) fail(now time.Time, a *passage, probe health.Token, cfg health.CircuitConfig) bool {
 	n := 1
 	for _, w := range s.ways {
 		n += w.circuit.Failing(now, cfg.Window)
@@ -92,11 +93,12 @@ func (s *state) fail(now time.Time, via uint64, probe health.Token, cfg health.C
 	if n >= cfg.Failures || s.open() {
 		cfg.Failures = 1
 	}
-	w := s.way(via)
+	w := s.way(a.via)
 	if w == nil {
-		w = &way{via: via}
+		w = &way{via: a.via}
 		s.ways = append(s.ways, w)
 	}
+	w.cause = a.cause
 	return w.circuit.Failure(now, probe, cfg)
 }
 
@@ -110,6 +112,7 @@ func New(cfg health.CircuitConfig, off bool) *Circuits {
 type OpenError struct {
 	destination string
 	RetryAfter  time.Duration
+	Causes      []*failure.Failure // the last failure on each way that is shut
 }
 
 // Failure is what it means for the request.
@@ -146,8 +149,8 @@ func (d *Path) About(dest target.Target, useTLS bool) Charge {
 // report must be told the result. If it is the probe, it has the turn for so long.
 func (d *Path) Allow(dest target.Target, useTLS bool, turn time.Duration) (Charge, error) {
 	r := d.About(dest, useTLS)
-	if err := r.Take(0, turn); err != nil {
-		return Charge{}, err
+	if open := r.Take(0, turn); open != nil {
+		return Charge{}, open
 	}
 	return r, nil
 }
@@ -183,7 +186,10 @@ func (d *Path) Look(dest target.Target, useTLS bool) (string, error) {
 		return "off", nil
 	}
 	r := d.About(dest, useTLS)
-	_, err := r.Shut()
+	var err error
+	if _, open := r.Shut(); open != nil {
+		err = open
+	}
 	state := health.Closed
 	if s := d.lookup(d.key(&r)); s != nil {
 		s.mu.Lock()
@@ -252,7 +258,7 @@ func (d *Path) failure(r *Charge, err error) {
 			probe = 0 // of one that was forgotten in the meantime
 		}
 		if i == 0 || s.open() {
-			s.fail(now, a.via, probe, d.cfg)
+			s.fail(now, &a, probe, d.cfg)
 		}
 	}
 	s.last = now

@@ -186,7 +186,7 @@ func TestCircuitUnsettledProbe(t *testing.T) {
 		switch f := failure.Of(err); {
 		case f == failure.Canceled:
 			pause = func(waited time.Duration) time.Duration { return waited }
-		case f == failure.Limit, f == failure.Denied, f == failure.DeniedAddress:
+		case f == failure.Limit, f == failure.Denied, f == failure.DeniedAddress, f == failure.Target:
 			pause = func(time.Duration) time.Duration { return 0 }
 		}
 		t.Run(err.Error(), func(t *testing.T) {
