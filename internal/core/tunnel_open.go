@@ -253,8 +253,9 @@ func (t *Request) leaveProbe(o opening) opening {
 	report, destination := t.Ways.report, t.destinationNumber()
 	t.Ways.report.Leave()
 	t.Ways.Told = true
+	late := o
 	go func() {
-		err := settleLate(o, destination)
+		err := settleLate(late, destination)
 		report.Settle(err, err != nil && tunnelUnreached(failure.Of(err)))
 	}()
 	o.err = &upstream.Error{Upstream: o.path.Name, Verdict: upstream.JudgeTunnel(t.HTTP.Context(), o.err), Err: o.err}
