@@ -188,7 +188,7 @@ func TestAnswerTimesAreObserved(t *testing.T) {
 	defer end()
 	m := h.groups["default"].Members()[0]
 	tr := throughGroup(t, h, "a.example:80")
-	conn, err := m.Conns.Dialer.DialProxy(t.Context(), proxydial.Client{})
+	conn, _, err := m.Conns.Dialer.DialProxy(t.Context(), proxydial.Client{}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

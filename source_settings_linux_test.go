@@ -43,7 +43,7 @@ func TestInterface_Upstream(t *testing.T) {
 			cancel()
 			ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
 		}
-		conn, err := m.Conns.Dialer.DialProxy(ctx, proxydial.Client{})
+		conn, _, err := m.Conns.Dialer.DialProxy(ctx, proxydial.Client{}, 0)
 		if reached := err == nil; reached != tc.reached {
 			t.Errorf("transport %s, upstream %s: %v", tc.transport, tc.upstream, err)
 		}

@@ -5,12 +5,16 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	proxyproto "github.com/pires/go-proxyproto"
+
+	"github.com/caddy-egress/egress/internal/dnscache/dnstest"
 )
 
 // newSOCKSUpstream starts a SOCKS5 proxy that tells what it was asked for, as
@@ -366,4 +370,19 @@ func TestUpstreamConnect_UnresolvedNames(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A DNS server that is slow takes no time from the attempt through a socks5 upstream, whose
+// names are looked up here.
+func TestUpstreamConnect_SlowNames(t *testing.T) {
+	checkLeaks(t)
+	echo := newEchoOrigin(t)
+	up, _ := newSOCKSUpstream(t, echo.addr)
+	names, answer := dnstest.Start(t), make(chan struct{})
+	names.Set("slow.test", dnstest.Records{Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, TTL: 60, SOA: 60, Wait: answer})
+	p := start(t, mode{}, setup{egress: usual + "transport {\n resolvers " + names.Addr + "\n}\nupstreams default {\n upstream socks5://" + up.addr + "\n attempt_timeout 1s\n lb_retries off\n}\n"})
+	time.AfterFunc(1500*time.Millisecond, func() { close(answer) }) // longer than the attempt may take: that is the test
+	tun := p.client(t, "h1").open(t, "slow.test:"+port(echo.addr))
+	alive(t, tun, "the tunnel")
+	tun.Close()
 }

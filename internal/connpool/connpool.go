@@ -105,6 +105,10 @@ type Requester[C Conn] interface {
 	// has the values of Get's context but not its end: it is cancelled after
 	// Config.DialTimeout, when nobody wants the result any more, when the
 	// pool closes, and when Dial returns.
+	//
+	// A connection that has a method Waited() time.Duration tells with it for how
+	// long it had been idle when it was returned. If that is not 0, it counts as
+	// used before.
 	Dial(context.Context) (C, error)
 
 	// Accept is asked before a connection that this request did not dial is

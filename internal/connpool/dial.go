@@ -95,6 +95,10 @@ func (h *host[K, C]) newLease(conn C, now time.Duration) *Lease[K, C] {
 	if life := h.pool.cfg.MaxLifetime; life > 0 {
 		l.endOfLife = now + time.Duration(float64(life)*(0.9+0.2*rand.Float64()))
 	}
+	if c, ok := any(conn).(interface{ Waited() time.Duration }); ok {
+		l.waited = c.Waited()
+		l.reused = l.waited > 0
+	}
 	return l
 }
 

@@ -53,7 +53,7 @@ func (h *host[K, C]) takeIdle(req *Request[C], now time.Duration) (l *Lease[K, C
 			stale = append(stale, h.condemn(c))
 			continue
 		}
-		if req.takes(c.conn, true, now-c.since) {
+		if req.takes(c.conn, true, now-c.since+c.waited) {
 			h.unpark(c)
 			return c, stale
 		}

@@ -28,6 +28,7 @@ type Lease[K comparable, C Conn] struct {
 	// host.mu the pool.
 
 	reused    bool
+	waited    time.Duration // it was idle for so long when Dial has returned it
 	keep      time.Duration // what Release was told
 	endOfLife time.Duration // moment after which nobody gets it
 	since     time.Duration // moment it became idle
@@ -40,7 +41,7 @@ func (l *Lease[K, C]) Conn() C { return l.conn }
 
 // Reused reports whether the connection was used or idle before: its peer may
 // have closed it in the meantime. False right after a dial, whoever asked for
-// it.
+// it, but for one that had been idle before (see Requester.Dial).
 func (l *Lease[K, C]) Reused() bool { return l.reused }
 
 // Release ends the lease of a connection that can be used again. It goes to
@@ -55,7 +56,7 @@ func (l *Lease[K, C]) Release(keep time.Duration) {
 		return
 	}
 	p := l.host.pool
-	l.reused = true
+	l.reused, l.waited = true, 0
 	l.keep = keep
 	if keep < 0 {
 		p.discard(l)

@@ -181,7 +181,7 @@ func (p *Pool[K, C]) leaveLate(h *host[K, C], w *waiter[K, C]) bool {
 func (h *host[K, C]) taker(l *Lease[K, C]) *waiter[K, C] {
 	for _, line := range [...]*list[waiter[K, C]]{&h.dialers, &h.pending} {
 		for n := line.front; n != nil; n = n.next {
-			if n.item.req.takes(l.conn, l.reused, 0) {
+			if n.item.req.takes(l.conn, l.reused, l.waited) {
 				return n.item
 			}
 		}

@@ -31,12 +31,7 @@ func (t *Request) PoolKey() origin.Key {
 // get takes a connection from a pool: one that suits the request, or, with fresh,
 // a new one.
 func (t *Request) get(pool *connpool.Pool[origin.Key, *origin.Conn], key origin.Key, req connpool.Request[*origin.Conn], fresh bool) (*origin.Lease, error) {
-	switch {
-	case fresh:
-		req.MaxIdle = -1
-	case !retry.Idempotent(t.HTTP.Method):
-		req.MaxIdle = t.Proxy.UnsafeIdle
-	}
+	req.MaxIdle = t.maxIdle(fresh)
 	start := time.Now()
 	l, err := pool.Get(t.HTTP.Context(), key, req)
 	if err != nil {
@@ -48,6 +43,18 @@ func (t *Request) get(pool *connpool.Pool[origin.Key, *origin.Conn], key origin.
 	}
 	t.Outcome.Remote = l.Conn().Addr
 	return l, nil
+}
+
+// maxIdle is how long a connection may have been idle that the request takes; 0 for any
+// time, below for one that was never used.
+func (t *Request) maxIdle(fresh bool) time.Duration {
+	switch {
+	case fresh:
+		return -1
+	case !retry.Idempotent(t.HTTP.Method):
+		return t.Proxy.UnsafeIdle
+	}
+	return 0
 }
 
 // originRequest is a transaction as the pool sees it. Its dial may still run

@@ -1,9 +1,9 @@
 package core
 
 import (
-	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/caddy-egress/egress/internal/destination"
@@ -30,7 +30,8 @@ type Ways struct {
 	Answered  bool // the current attempt has brought a head of a response
 	Stood     bool // the current attempt has got a connection to the destination
 	report    destination.Charge
-	shut      error // members are passed over, through which the destination fails
+	shut      *destination.OpenError // members are passed over, through which the destination fails
+	shutVias  []uint64               // which
 }
 
 // begin starts with the target of the route.
@@ -96,7 +97,13 @@ func (t *Request) unreached(err error) bool {
 		_, said := errors.AsType[*proxydial.ReplyError](err)
 		return said && f.Unreached()
 	}
-	return !t.Ways.Stood && (f.Unreached() || f == failure.UpstreamGateway || f == failure.UpstreamSilent)
+	return !t.Ways.Stood && tunnelUnreached(f)
+}
+
+// tunnelUnreached reports whether a failure to open a tunnel through an upstream says that
+// the destination cannot be reached.
+func tunnelUnreached(f *failure.Failure) bool {
+	return f.Unreached() || f == failure.UpstreamGateway || f == failure.UpstreamSilent
 }
 
 // Connected settles what the current attempt holds when it has its connection. Behind a
@@ -168,6 +175,9 @@ func (t *Request) overTarget(try func() error) error {
 			return err
 		}
 		last = try()
+		if e, ok := errors.AsType[*upstream.Error](last); ok && e.Sent {
+			t.sent = true
+		}
 		if last == nil || !t.mayRetry(last) {
 			return last
 		}
@@ -191,11 +201,15 @@ func (t *Request) choosePath() error {
 	if t.AgainFresh {
 		return nil // and the turn of the probe, if it has that
 	}
+	if t.Use != upstream.Tunnel {
+		if err := t.Hold(); err != nil {
+			return err // before it takes the turn of a probe from another client
+		}
+	}
 	if t.Ways.selection == nil {
 		t.Ways.selection = t.NewSelection()
-		var vias []uint64
-		vias, t.Ways.shut = t.Ways.report.Shut()
-		for _, via := range vias {
+		t.Ways.shutVias, t.Ways.shut = t.Ways.report.Shut()
+		for _, via := range t.Ways.shutVias {
 			t.Ways.selection.MarkTriedKey(via)
 		}
 	}
@@ -220,14 +234,41 @@ func (t *Request) pick(g *upstream.Group) (upstream.Attempt, error) {
 	for {
 		p, err := g.Pick(t.Ways.selection, t.Use)
 		if err != nil {
-			return upstream.Attempt{}, cmp.Or(t.Ways.shut, err)
+			return upstream.Attempt{}, t.nobodyLeft(g, err)
 		}
-		if err = t.Ways.report.Take(p.Key(), turn); err == nil || p.IsProbe() {
+		open := t.Ways.report.Take(p.Key(), turn)
+		if open == nil || p.IsProbe() {
 			return p, nil // the probe of a member is not put off
 		}
-		t.Ways.shut = err // since just now
+		if t.Ways.shut != nil {
+			open.Causes = append(open.Causes, t.Ways.shut.Causes...)
+		}
+		t.Ways.shut, t.Ways.shutVias = open, append(t.Ways.shutVias, p.Key()) // since just now
 	}
 }
+
+// nobodyLeft is the error of a request for which no member is left. The circuits of the
+// destination say more than that, but not where it could have gone through others that
+// cannot be used.
+func (t *Request) nobodyLeft(g *upstream.Group, err error) error {
+	switch {
+	case t.Ways.shut == nil:
+		return err
+	case g.HasBeside(t.Ways.shutVias):
+		return &passedOver{t.Ways.shut, err}
+	}
+	return t.Ways.shut
+}
+
+// passedOver refuses a request since members are passed over for its destination, and no
+// other one can be used.
+type passedOver struct {
+	*destination.OpenError
+	others error
+}
+
+func (e *passedOver) Error() string   { return e.OpenError.Error() + "; " + e.others.Error() }
+func (e *passedOver) Unwrap() []error { return []error{e.OpenError, e.others} }
 
 // NewSelection is what policies may know of this request.
 func (t *Request) NewSelection() *selection.Choice {
@@ -247,7 +288,7 @@ func (t *Request) fallsBack(err error) bool {
 	if t.Ways.fallback == nil || t.clientGone() || t.Committed {
 		return false
 	}
-	if _, nobody := errors.AsType[*upstream.NobodyError](err); !nobody {
+	if !t.nobodyServes(err) {
 		e, ok := errors.AsType[*upstream.Error](err)
 		if !ok || !t.fallbackTakes(e) {
 			return false
@@ -266,12 +307,24 @@ func (t *Request) fallsBack(err error) bool {
 	return true
 }
 
+// nobodyServes reports whether no member was asked, for no fault of the destination: none
+// can be used, or the destination is not asked for through any since they have failed
+// in a way that falls back, too.
+func (t *Request) nobodyServes(err error) bool {
+	if _, nobody := errors.AsType[*upstream.NobodyError](err); nobody {
+		return true
+	}
+	open, ok := errors.AsType[*destination.OpenError](err)
+	return ok && slices.ContainsFunc(open.Causes, upstream.IsOwnFault)
+}
+
 // fallbackTakes reports whether the fallback takes a request that has failed with e. What
-// the group was sent does not leave past all groups: the origin may have brought the
-// failure about, and would get to see our own address.
+// any member of the group was sent does not leave past all groups: the origin may have
+// brought the failure about, and would get to see our own address. A CONNECT has sent an
+// origin nothing.
 func (t *Request) fallbackTakes(e *upstream.Error) bool {
 	direct := t.Ways.fallback.Group == nil && !t.Ways.fallback.Deny
-	return e.OwnFault() && t.mayRepeat(e) && !(e.Sent && direct)
+	return e.OwnFault() && t.mayRepeat(e) && !((e.Sent || t.sent) && direct)
 }
 
 // mayRepeat reports whether the request could be sent again if there were another

@@ -56,6 +56,9 @@ type Body interface {
 	Replayable() bool
 	// Rewind prepares it to be sent again. The attempt has ended.
 	Rewind()
+	// Waits reports whether the client had yet to send some of it when the attempt ended,
+	// and all that it had sent could be written.
+	Waits() bool
 }
 
 // Request is a request on its way through the proxy, whatever door it came through.
@@ -74,6 +77,7 @@ type Request struct {
 
 	Ways       Ways
 	AgainFresh bool   // the next attempt is on a fresh connection of the same path
+	sent       bool   // a member of a group was sent the request, or may have been
 	resent     bool   // a request that may have been acted on was sent to another upstream
 	Slot       uint32 // of the local addresses that are kept apart by user
 	Retries    retry.Retries

@@ -51,8 +51,10 @@ type tunnelAttempt struct {
 	dest   target.Target
 	client proxydial.Client
 	header []h1.Field
-	slot   uint32 // of local addresses that are kept apart by user
+	to     proxydial.Target // what the member is told; zero until it is known
+	slot   uint32           // of local addresses that are kept apart by user
 	group  upstream.Opening
+	probes bool // it is the probe of a circuit
 }
 
 // opening is how an attempt ended.
@@ -61,6 +63,7 @@ type opening struct {
 	tunnel *proxydial.Tunnel
 	err    error
 	took   time.Duration
+	late   <-chan opening // of a probe that nobody waits for any more: how it ends
 }
 
 // attemptThrough prepares an attempt. It is for the goroutine of the handler.
@@ -76,8 +79,40 @@ func (t *Request) attemptThrough(p upstream.Attempt) *tunnelAttempt {
 	}
 }
 
-// open makes the attempt.
+// resolve finds out what the member is told. It may take its time: the clock of the attempt
+// begins behind it.
+func (a *tunnelAttempt) resolve(ctx context.Context) (err error) {
+	if a.to.Host != "" {
+		return nil
+	}
+	start := time.Now()
+	a.to, err = a.p.tunnelTarget(ctx, a.path.Member, a.dest)
+	a.to.Header = a.header
+	a.path.NotCounting(time.Since(start))
+	return err
+}
+
+// open makes the attempt. A probe goes on to its end beside that, whatever becomes of the
+// request: clients that leave, or are served faster, must not keep the upstream and the
+// destination from all others.
 func (a *tunnelAttempt) open(ctx context.Context) opening {
+	if err := a.resolve(ctx); err != nil {
+		return opening{path: a.path, err: err}
+	}
+	if !a.probes {
+		return a.dial(ctx)
+	}
+	late := make(chan opening, 1)
+	go func() { late <- a.dial(context.WithoutCancel(ctx)) }()
+	select {
+	case o := <-late:
+		return o
+	case <-ctx.Done():
+		return opening{path: a.path, err: ctx.Err(), late: late}
+	}
+}
+
+func (a *tunnelAttempt) dial(ctx context.Context) opening {
 	ctx, cancel := context.WithTimeout(dial.WithSlot(ctx, a.slot), a.path.Group.Balancing().AttemptTimeout)
 	defer cancel()
 	start := time.Now()
@@ -85,7 +120,7 @@ func (a *tunnelAttempt) open(ctx context.Context) opening {
 		return opening{path: a.path, err: err}
 	}
 	defer a.path.Leave(a.group)
-	tunnel, err := a.p.dialTunnel(ctx, a.path.Member, a.dest, a.client, a.header)
+	tunnel, err := a.path.Conns.Dialer.DialTunnel(ctx, a.to, a.client)
 	return opening{path: a.path, tunnel: tunnel, err: err, took: time.Since(start)}
 }
 
@@ -95,7 +130,8 @@ func (t *Request) openVia(tun *Tunnel) error {
 	p := t.Ways.Current
 	t.Outcome.Attempts++
 	if !p.StartTunnel() {
-		t.Observed(upstream.Verdict{Kind: health.Neutral})
+		t.Observed(upstream.Verdict{Kind: health.Neutral, Unsent: true})
+		t.Ways.report.GiveBack()
 		return &upstream.Error{Upstream: p.Name, Verdict: upstream.Verdict{Kind: health.Neutral, Failure: failure.UpstreamLimit}, Err: upstream.ErrFull}
 	}
 	won := t.race(p)
@@ -119,6 +155,10 @@ func (t *Request) openVia(tun *Tunnel) error {
 func (t *Request) race(p upstream.Attempt) opening {
 	delay := p.Group.HedgeAfter()
 	first := t.attemptThrough(p)
+	if err := first.resolve(t.HTTP.Context()); err != nil {
+		return t.ended(opening{path: first.path, err: err})
+	}
+	first.probes = p.IsProbe() || t.Ways.report.Probes()
 	if delay == 0 {
 		return t.ended(first.open(t.HTTP.Context()))
 	}
@@ -141,7 +181,7 @@ func (t *Request) race(p upstream.Attempt) opening {
 			running--
 			o = t.ended(o)
 			if o.err == nil {
-				go loseOthers(cancel, results, running)
+				go loseOthers(cancel, results, running, t.destinationNumber())
 				return o
 			}
 			if failed.err == nil {
@@ -169,7 +209,7 @@ func (t *Request) hedge() (upstream.Attempt, bool) {
 	}
 	if !p.StartTunnel() {
 		t.Retries.NotBeside()
-		g.Observe(p, upstream.Verdict{Kind: health.Neutral}, 0)
+		g.Observe(p, upstream.Verdict{Kind: health.Neutral, Unsent: true}, 0)
 		return upstream.Attempt{}, false
 	}
 	t.Ways.tries++
@@ -179,6 +219,9 @@ func (t *Request) hedge() (upstream.Attempt, bool) {
 
 // ended tells the group how an attempt went.
 func (t *Request) ended(o opening) opening {
+	if o.late != nil {
+		return t.leaveProbe(o)
+	}
 	g := o.path.Group
 	v := upstream.JudgeTunnel(t.HTTP.Context(), o.err)
 	if o.err != nil {
@@ -196,16 +239,49 @@ func (t *Request) ended(o opening) opening {
 	return o
 }
 
+// leaveProbe leaves a probe, whose client has gone, to itself.
+func (t *Request) leaveProbe(o opening) opening {
+	report, destination := t.Ways.report, t.destinationNumber()
+	t.Ways.report.Leave()
+	t.Ways.Told = true
+	late := o
+	go func() {
+		err := settleLate(late, destination)
+		report.Settle(err, err != nil && tunnelUnreached(failure.Of(err)))
+	}()
+	o.err = &upstream.Error{Upstream: o.path.Name, Verdict: upstream.JudgeTunnel(t.HTTP.Context(), o.err), Err: o.err}
+	return o
+}
+
+// settleLate tells how a probe has ended that nobody waited for.
+func settleLate(o opening, destination uint64) error {
+	o = <-o.late
+	defer o.path.Health.EndTunnel()
+	v := upstream.JudgeTunnel(context.Background(), o.err)
+	v.Alone = v.Relayed
+	o.path.Group.Observe(o.path, v, destination)
+	if o.err != nil {
+		return &upstream.Error{Upstream: o.path.Name, Verdict: v, Err: o.err}
+	}
+	o.path.Group.Connected(o.took)
+	_ = o.tunnel.Conn.Close()
+	return nil
+}
+
 // loseOthers ends the attempts that are not needed any more. That says nothing about
-// their upstreams.
-func loseOthers(cancel context.CancelFunc, results <-chan opening, running int) {
+// their upstreams, unless they are probes.
+func loseOthers(cancel context.CancelFunc, results <-chan opening, running int, destination uint64) {
 	cancel()
 	for range running {
 		o := <-results
+		if o.late != nil {
+			_ = settleLate(o, destination)
+			continue
+		}
 		if o.err == nil {
 			_ = o.tunnel.Conn.Close()
 		}
-		o.path.Group.Observe(o.path, upstream.Verdict{Kind: health.Cancelled}, 0)
+		o.path.Group.Observe(o.path, upstream.Verdict{Kind: health.Cancelled, Overtaken: true}, 0)
 		o.path.Health.EndTunnel()
 	}
 }

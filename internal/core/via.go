@@ -5,8 +5,9 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"net/netip"
 	"slices"
+	"sync/atomic"
+	"time"
 
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/dial"
@@ -33,17 +34,23 @@ type viaRequest struct {
 	https    bool
 	client   proxydial.Client
 	absolute bool
-	slot     uint32   // of local addresses that are kept apart by user
-	via      []string // of the request, for the CONNECT
-	version  int      // the request was received in; see VersionIndex
+	slot     uint32        // of local addresses that are kept apart by user
+	via      []string      // of the request, for the CONNECT
+	version  int           // the request was received in; see VersionIndex
+	within   time.Duration // how long a connection may have waited, as connpool.Request has it
+	lookup   atomic.Int64  // how long it took to find out what the upstream is told
 }
 
 // Dial implements connpool.Requester.
 func (v *viaRequest) Dial(ctx context.Context) (*origin.Conn, error) {
+	to, err := v.target(ctx)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, v.member.Group.Balancing().AttemptTimeout)
 	defer cancel()
 	ctx = dial.WithSlot(ctx, v.slot)
-	conn, told, err := v.connect(ctx)
+	conn, since, err := v.connect(ctx, to)
 	if err != nil {
 		return nil, err
 	}
@@ -52,33 +59,40 @@ func (v *viaRequest) Dial(ctx context.Context) (*origin.Conn, error) {
 			return nil, err
 		}
 	}
-	return &origin.Conn{Conn: v.p.h1Conn(conn), Addr: dial.RemoteAddr(conn), Told: told}, nil
+	c := &origin.Conn{Conn: v.p.h1Conn(conn), Addr: dial.RemoteAddr(conn), Since: since}
+	if !v.absolute && !v.dest.IsAddr() {
+		c.Told = to.Addr
+	}
+	return c, nil
 }
 
-// connect returns the connection to the upstream, or through it, and the address of
-// the destination that the upstream was told, if it was one that was looked up here.
-func (v *viaRequest) connect(ctx context.Context) (net.Conn, netip.Addr, error) {
+// target is what the upstream is told of the destination. How long it takes to find that
+// out is no matter of the upstream's.
+func (v *viaRequest) target(ctx context.Context) (proxydial.Target, error) {
 	if v.absolute {
-		conn, err := v.member.Conns.Dialer.DialProxy(ctx, v.client)
-		return conn, netip.Addr{}, err
+		return proxydial.Target{}, nil
 	}
+	start := time.Now()
+	defer func() { v.lookup.Store(int64(time.Since(start))) }()
 	to, err := v.p.tunnelTarget(ctx, v.member, v.dest)
-	if err != nil {
-		return nil, netip.Addr{}, err
-	}
 	to.Header = v.p.ViaFields(v.via, v.version)
+	return to, err
+}
+
+// connect returns the connection to the upstream, and since when it has waited if it has,
+// or the connection through it.
+func (v *viaRequest) connect(ctx context.Context, to proxydial.Target) (net.Conn, time.Time, error) {
+	if v.absolute {
+		return v.member.Conns.Dialer.DialProxy(ctx, v.client, v.within)
+	}
 	tunnel, err := v.member.Conns.Dialer.DialTunnel(ctx, to, v.client)
 	if err != nil {
-		return nil, netip.Addr{}, err
-	}
-	var told netip.Addr
-	if !v.dest.IsAddr() {
-		told = to.Addr
+		return nil, time.Time{}, err
 	}
 	if len(tunnel.Early) > 0 {
-		return h1.WithEarly(tunnel.Conn, tunnel.Early), told, nil
+		return h1.WithEarly(tunnel.Conn, tunnel.Early), time.Time{}, nil
 	}
-	return tunnel.Conn, told, nil
+	return tunnel.Conn, time.Time{}, nil
 }
 
 // Accept implements connpool.Requester. The address of the connection is the
@@ -92,18 +106,10 @@ func (v *viaRequest) Accept(c *origin.Conn) bool {
 	return !c.Told.IsValid() || v.p.Direct.Check(v.dest, c.Told) == nil
 }
 
-// dialTunnel opens a tunnel to dest through a member.
-func (p *Proxy) dialTunnel(ctx context.Context, m *upstream.Member, dest target.Target, client proxydial.Client, header []h1.Field) (*proxydial.Tunnel, error) {
-	to, err := p.tunnelTarget(ctx, m, dest)
-	if err != nil {
-		return nil, err
-	}
-	to.Header = header
-	return m.Conns.Dialer.DialTunnel(ctx, to, client)
-}
-
 // tunnelTarget is what a member is told of a destination: a socks5 upstream an
-// address, which is looked up and checked here; the others what the client has said.
+// address, which is looked up and checked here; the others what the client has said. The
+// lookup has the time of a dial, and is over before the attempt begins: a slow DNS server
+// is no fault of the upstream.
 func (p *Proxy) tunnelTarget(ctx context.Context, m *upstream.Member, dest target.Target) (proxydial.Target, error) {
 	to := proxydial.Target{Host: dest.Host, Port: dest.Port, Addr: dest.Addr}
 	if m.Spec.Addr.Scheme == upstream.SOCKS5 && !dest.IsAddr() {
@@ -125,11 +131,8 @@ func (t *Request) Absolute() bool {
 
 // AcquireVia gets a connection for an exchange through the current upstream.
 func (t *Request) AcquireVia(fresh bool) (*origin.Lease, error) {
-	if err := t.Hold(); err != nil {
-		return nil, err
-	}
 	m := t.Ways.Current.Member
-	v := &viaRequest{p: t.Proxy, member: m, dest: t.Target, https: t.HTTPS, absolute: t.Absolute()}
+	v := &viaRequest{p: t.Proxy, member: m, dest: t.Target, https: t.HTTPS, absolute: t.Absolute(), within: t.maxIdle(fresh)}
 	if !v.absolute {
 		v.via, v.version = slices.Clone(t.HTTP.Header["Via"]), VersionIndex(t.HTTP)
 	}
@@ -143,7 +146,9 @@ func (t *Request) AcquireVia(fresh bool) (*origin.Lease, error) {
 		v.client = t.clientAddrs()
 		key.Host += " " + v.client.Source.Addr().String() // a connection has told whose it is
 	}
-	return t.get(m.Conns.Pool.Pool, key, connpool.Request[*origin.Conn]{By: v}, fresh)
+	l, err := t.get(m.Conns.Pool.Pool, key, connpool.Request[*origin.Conn]{By: v}, fresh)
+	t.Ways.Current.NotCounting(time.Duration(v.lookup.Load()))
+	return l, err
 }
 
 // CurrentPool is the pool that the connection of the current path belongs to.
@@ -189,9 +194,9 @@ func (t *Request) judgeExchange(err error) upstream.Verdict {
 	case t.clientGone():
 		return upstream.Verdict{Kind: health.Cancelled, Failure: failure.Canceled}
 	case failure.IsLimit(err):
-		return upstream.Verdict{Kind: health.Neutral, Failure: failure.Limit}
+		return upstream.Verdict{Kind: health.Neutral, Failure: failure.Limit, Unsent: true}
 	case errors.Is(err, proxydial.ErrClosed):
-		return upstream.Verdict{Kind: health.Neutral, Failure: failure.NoUpstream}
+		return upstream.Verdict{Kind: health.Neutral, Failure: failure.NoUpstream, Unsent: true}
 	}
 	if _, ok := errors.AsType[*proxydial.Error](err); ok {
 		return upstream.JudgeTunnel(t.HTTP.Context(), err)
@@ -199,7 +204,7 @@ func (t *Request) judgeExchange(err error) upstream.Verdict {
 	f := failure.Of(err)
 	if !t.Absolute() {
 		if f.Blame == failure.BlamePolicy || f.Blame == failure.BlameDNS || f.Blame == failure.BlameProxy || f.Blame == failure.BlameClient {
-			return upstream.Verdict{Kind: health.Neutral, Failure: f}
+			return upstream.Verdict{Kind: health.Neutral, Failure: f, Unsent: !t.Ways.Stood}
 		}
 		return upstream.Verdict{Kind: health.Success, Failure: f} // the tunnel stood
 	}
@@ -210,7 +215,8 @@ func (t *Request) judgeExchange(err error) upstream.Verdict {
 	}
 	switch f {
 	case failure.Terminated, failure.Incomplete:
-		if t.Outcome.Reused {
+		if t.Outcome.Reused || t.Body != nil && t.Body.Waits() {
+			// Nearly all proxies close where a client does not send its body in time.
 			return upstream.Verdict{Kind: health.Neutral, Failure: failure.UpstreamTerminated}
 		}
 		return upstream.Verdict{Kind: health.Failure, Failure: failure.UpstreamTerminated, Relayed: true}

@@ -29,6 +29,7 @@ type passage struct {
 	probe health.Token
 
 	question *dnscache.Question // about the name, that has failed; nil: it was something else
+	cause    *failure.Failure   // of a failure that is charged
 }
 
 // Tell charges the result, if it is one that the destination is to blame for. It
@@ -58,22 +59,57 @@ func (r *Charge) End(err error, charge bool) {
 	case r.to == nil || err == nil:
 	case charge:
 		a.question = dnscache.QuestionOf(err)
+		a.cause = failure.Of(err)
 		r.failed = append(r.failed, a)
-	case a.probe != 0:
-		s := r.to.lookup(r.to.key(r))
-		if s == nil {
-			return
-		}
-		s.mu.Lock()
-		if s.way(a.via) == a.way { // or it was forgotten in the meantime
-			a.way.circuit.Unsettled(time.Now(), a.probe)
-		}
-		s.mu.Unlock()
+	case errors.Is(err, context.Canceled):
+		r.unsettled((*health.Circuit).Left)
+	case neverAsked(err):
+		r.GiveBack()
+	default:
+		r.unsettled((*health.Circuit).Unsettled)
 	}
 }
 
+// GiveBack ends the current attempt before anything was asked of the destination: if it
+// had the turn of the probe, the next request has it.
+func (r *Charge) GiveBack() { r.unsettled((*health.Circuit).GiveBack) }
+
+// Leave makes it one that has nothing to tell: a copy of it tells.
+func (r *Charge) Leave() { *r = Charge{} }
+
+// unsettled gives up the turn of the probe, if the current attempt has it.
+func (r *Charge) unsettled(give func(*health.Circuit, time.Time, health.Token)) {
+	a := r.current
+	r.current.way, r.current.probe = nil, 0
+	if r.to == nil || a.probe == 0 {
+		return
+	}
+	s := r.to.lookup(r.to.key(r))
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	if s.way(a.via) == a.way { // or it was forgotten in the meantime
+		give(&a.way.circuit, time.Now(), a.probe)
+	}
+	s.mu.Unlock()
+}
+
+// neverAsked reports whether an attempt has failed before anything was asked of the
+// destination.
+func neverAsked(err error) bool {
+	switch failure.Of(err) {
+	case failure.Limit, failure.Holding, failure.Denied, failure.DeniedAddress, failure.FieldsSize, failure.Target, failure.NoUpstream:
+		return true
+	}
+	return false
+}
+
+// Probes reports whether the current attempt is the probe of a circuit.
+func (r *Charge) Probes() bool { return r.current.probe != 0 }
+
 // Take is allow for an attempt through a member.
-func (r *Charge) Take(via uint64, turn time.Duration) error {
+func (r *Charge) Take(via uint64, turn time.Duration) *OpenError {
 	r.current = passage{via: via}
 	d := r.to
 	if d == nil || d.count.Load() == 0 {
@@ -95,7 +131,7 @@ func (r *Charge) Take(via uint64, turn time.Duration) error {
 	ok, probe, wait := w.circuit.Allow(now, turn)
 	switch {
 	case !ok:
-		return &OpenError{destination: key, RetryAfter: wait}
+		return &OpenError{destination: key, RetryAfter: wait, Causes: []*failure.Failure{w.cause}}
 	case probe != 0:
 		r.current.way, r.current.probe = w, probe
 	}
@@ -105,13 +141,13 @@ func (r *Charge) Take(via uint64, turn time.Duration) error {
 // Through makes another member the one that the current attempt goes through: what it
 // held of the one before says nothing.
 func (r *Charge) Through(via uint64) {
-	r.End(context.Canceled, false)
+	r.unsettled((*health.Circuit).Unsettled)
 	r.current = passage{via: via}
 }
 
 // Shut returns the members through which the destination is not to be asked for now, and
 // the error where nobody else is left.
-func (r *Charge) Shut() (vias []uint64, err error) {
+func (r *Charge) Shut() (vias []uint64, open *OpenError) {
 	d := r.to
 	if d == nil || d.count.Load() == 0 {
 		return nil, nil
@@ -123,20 +159,21 @@ func (r *Charge) Shut() (vias []uint64, err error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now, least := time.Now(), time.Duration(0)
+	now := time.Now()
 	s.last = now
 	for _, w := range s.ways {
-		if wait := w.circuit.Shut(now); wait > 0 {
-			vias = append(vias, w.via)
-			if least == 0 || wait < least {
-				least = wait
-			}
+		wait := w.circuit.Shut(now)
+		if wait <= 0 {
+			continue
 		}
+		vias = append(vias, w.via)
+		if open == nil {
+			open = &OpenError{destination: key, RetryAfter: wait}
+		}
+		open.RetryAfter = min(open.RetryAfter, wait)
+		open.Causes = append(open.Causes, w.cause)
 	}
-	if least > 0 {
-		err = &OpenError{destination: key, RetryAfter: least}
-	}
-	return vias, err
+	return vias, open
 }
 
 // Chargeable reports whether the destination is to blame for a dial that has failed: not

@@ -64,6 +64,7 @@ type state struct {
 type way struct {
 	via     uint64 // the key of the member; 0 directly
 	circuit health.Circuit
+	cause   *failure.Failure // the last failure
 }
 
 // maxWays bounds the members that are told apart for one destination.
@@ -90,7 +91,7 @@ func (s *state) open() bool {
 
 // fail records a failure and reports whether it opened a circuit. Failures through all
 // members count together, and where a circuit is open already, one is enough.
-func (s *state) fail(now time.Time, via uint64, probe health.Token, cfg health.CircuitConfig) bool {
+func (s *state) fail(now time.Time, a *passage, probe health.Token, cfg health.CircuitConfig) bool {
 	n := 1
 	for _, w := range s.ways {
 		n += w.circuit.Failing(now, cfg.Window)
@@ -98,11 +99,12 @@ func (s *state) fail(now time.Time, via uint64, probe health.Token, cfg health.C
 	if n >= cfg.Failures || s.open() {
 		cfg.Failures = 1
 	}
-	w := s.way(via)
+	w := s.way(a.via)
 	if w == nil {
-		w = &way{via: via}
+		w = &way{via: a.via}
 		s.ways = append(s.ways, w)
 	}
+	w.cause = a.cause
 	return w.circuit.Failure(now, probe, cfg)
 }
 
@@ -116,6 +118,7 @@ func New(cfg health.CircuitConfig, off bool) *Circuits {
 type OpenError struct {
 	destination string
 	RetryAfter  time.Duration
+	Causes      []*failure.Failure // the last failure on each way that is shut
 }
 
 // Failure is what it means for the request.
@@ -158,8 +161,8 @@ func (d *Path) About(dest target.Target, useTLS bool) Charge {
 func (d *Path) Allow(dest target.Target, useTLS bool, slot uint32, turn time.Duration) (Charge, error) {
 	r := d.About(dest, useTLS)
 	r.slot = slot
-	if err := r.Take(0, turn); err != nil {
-		return Charge{}, err
+	if open := r.Take(0, turn); open != nil {
+		return Charge{}, open
 	}
 	return r, nil
 }
@@ -197,7 +200,10 @@ func (d *Path) Look(dest target.Target, useTLS bool, slot uint32) (string, error
 	}
 	r := d.About(dest, useTLS)
 	r.slot = slot
-	_, err := r.Shut()
+	var err error
+	if _, open := r.Shut(); open != nil {
+		err = open
+	}
 	state := health.Closed
 	if s := d.lookup(d.key(&r)); s != nil {
 		s.mu.Lock()
@@ -273,7 +279,7 @@ func (d *Path) failure(r *Charge, err error) {
 				a.way.circuit.Unsettled(now, probe)
 			}
 		case !counted || s.open():
-			s.fail(now, a.via, probe, d.cfg)
+			s.fail(now, &a, probe, d.cfg)
 			s.charged, counted = a.question, true
 		}
 	}

@@ -27,16 +27,18 @@ type upload struct {
 	halfDuplex      bool  // nothing may be written to the client while its body is read
 	length          int64 // -1 when chunked
 
-	conn *h1.Conn
-	done chan struct{} // nil until started; closed when the goroutine has ended
+	conn   *h1.Conn
+	done   chan struct{} // nil until started; closed when the goroutine has ended
+	waited bool          // see Waits
 
 	mu      sync.Mutex
 	final   bool      // the final response head is there
 	out     time.Time // when the wait for the head has begun; zero while it has not
 	hurried bool      // the write deadline is no longer ours to extend
 
-	clean atomic.Bool // the client's body was read to its clean end
-	drop  atomic.Bool // read on for a while, but send nothing
+	clean  atomic.Bool // the client's body was read to its clean end
+	broken atomic.Bool // some of it could not be written
+	drop   atomic.Bool // read on for a while, but send nothing
 
 	sent  atomic.Int64 // bytes of the body sent
 	clErr atomic.Pointer[error]
@@ -79,6 +81,7 @@ func (u *upload) start(c *h1.Conn) {
 	_ = c.SetReadDeadline(time.Time{})
 	c.DeadlineMayBeArmed() // by the goroutine, when the request is out
 	u.conn, u.done, u.hurried, u.out = c, make(chan struct{}), false, time.Time{}
+	u.broken.Store(false)
 	u.sent.Store(0)
 	go u.run()
 }
@@ -135,6 +138,7 @@ func (u *upload) forward(buf []byte, n int) bool {
 // origin that takes nothing for as long as it may take to answer has had its
 // time.
 func (u *upload) writeFailed(err error) {
+	u.broken.Store(true)
 	u.drop.Store(true)
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -270,6 +274,7 @@ var LongAgo = time.Unix(1, 0)
 // not, the goroutine may still read from the client, which join waits for; the
 // connection it no longer touches.
 func (u *upload) settle(err error) (complete bool) {
+	u.waited = false
 	if u.done == nil {
 		return false
 	}
@@ -280,6 +285,7 @@ func (u *upload) settle(err error) (complete bool) {
 		<-u.done
 	}
 	u.t.BodyRead = u.clean.Load()
+	u.waited = !u.clean.Load() && !u.broken.Load()
 	if u.ended() && u.clean.Load() && !u.drop.Load() {
 		return u.conn.SetWriteDeadline(time.Time{}) == nil
 	}
@@ -331,6 +337,11 @@ func (u *upload) blame(err error) error {
 	}
 	return failure.Request.Because(fmt.Errorf("reading the request body: %w", *clientErr))
 }
+
+// Waits reports whether the client had yet to send some of the body when the attempt ended,
+// and all that it had sent could be written: whatever has ended the connection, it may be
+// that.
+func (u *upload) Waits() bool { return u.waited }
 
 // Replayable reports whether all of the body that was read is at hand. It waits
 // for nothing: what was read to its end is kept, or lost, by then.

@@ -51,5 +51,22 @@ var (
 	UpstreamDenied     = &Failure{403, "http_request_denied", BlamePolicy, "destination is refused by the upstream proxy"}
 	UpstreamRequest    = &Failure{502, "http_request_error", BlameClient, "upstream proxy does not take the request"}
 	UpstreamGateway    = &Failure{502, "destination_unavailable", BlameNetwork, "upstream proxy did not get through to the destination"}
+	UpstreamPath       = &Failure{502, "destination_unavailable", BlameUpstream, "upstream proxy cannot reach an upstream proxy of its own"}
 	UpstreamSilent     = &Failure{504, "connection_timeout", BlameNetwork, "upstream proxy did not answer in time"}
 )
+
+// ofUpstreams are the failures on the way to, and through, upstream proxies that have
+// their error type in common with failures of a destination.
+var ofUpstreams = []*Failure{NoUpstream, UpstreamConnect, UpstreamTimeout, UpstreamTLS, UpstreamGateway, UpstreamPath, UpstreamSilent}
+
+// OfUpstreams returns which of our failures with upstream proxies has the text, as the
+// details in the Proxy-Status of another proxy may have it; nil: none that could be taken
+// for a failure of the destination.
+func OfUpstreams(text string) *Failure {
+	for _, f := range ofUpstreams {
+		if f.Text == text {
+			return f
+		}
+	}
+	return nil
+}

@@ -63,7 +63,7 @@ func classifyNetwork(err error) *Failure {
 	if errors.Is(err, context.Canceled) {
 		return Canceled
 	}
-	if descriptors.Out(err) || errors.Is(err, dnscache.ErrNoTurn) {
+	if descriptors.Out(err) || IsAny(err, syscall.ENOBUFS, syscall.ENOMEM) || errors.Is(err, dnscache.ErrNoTurn) {
 		return Limit // also where it is the resolver that needs a descriptor
 	}
 	if errors.Is(err, dnscache.ErrHostsFile) {
@@ -84,13 +84,32 @@ func classifyNetwork(err error) *Failure {
 	case IsAny(err, syscall.EADDRNOTAVAIL, syscall.EADDRINUSE) && !NoIPv6(err):
 		return Limit // local ports are used up
 	case IsAny(err, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.ENETDOWN,
-		syscall.EADDRNOTAVAIL, syscall.EACCES, syscall.EPERM):
+		syscall.EADDRNOTAVAIL, syscall.EACCES, syscall.EPERM, syscall.EAFNOSUPPORT):
 		return Unroutable
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
 		return DialTimeout
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return Incomplete
 	case errors.Is(err, h1.ErrClosedBeforeResponse), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
+		return Terminated
+	}
+	return classifyCall(err)
+}
+
+// classifyCall sorts the other errors of system calls on a connection. What is sent by
+// others, by ICMP for example, decides about their numbers: none is a fault of ours.
+func classifyCall(err error) *Failure {
+	call, ok := errors.AsType[*os.SyscallError](err)
+	if _, isErrno := errors.AsType[syscall.Errno](err); !ok || !isErrno {
+		return Internal
+	}
+	if _, ok := errors.AsType[*net.OpError](err); !ok {
+		return Internal
+	}
+	switch call.Syscall {
+	case "connect", "connectex":
+		return Unroutable
+	case "read", "write", "readv", "writev", "splice", "sendfile", "wsarecv", "wsasend":
 		return Terminated
 	}
 	return Internal

@@ -32,6 +32,8 @@ type breaker struct {
 	probedAt instant // when probe was given out
 	probeEnd instant // when its time is over
 
+	doubted bool // for suspicion it is open, or should be
+
 	spared    bool          // should be open, and may not
 	sparedFor time.Duration // how long it is left alone before the next trial,
 	longer    time.Duration // which grows by this each time
@@ -82,6 +84,9 @@ func (b *breaker) awaits(tok Token) bool {
 
 // settle makes what earlier probes tell worth nothing.
 func (b *breaker) settle() { b.oldest = b.probe.next() }
+
+// waited is how long the probe has waited for its result.
+func (b *breaker) waited(now instant) time.Duration { return min(now.sub(b.probedAt), ProbeLimit) }
 
 // overdue reports whether the time of the probe that is under way is over.
 func (b *breaker) overdue(now instant) bool { return b.state == HalfOpen && now >= b.probeEnd }

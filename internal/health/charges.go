@@ -8,7 +8,8 @@ import (
 // charge is what an upstream was charged with of what may be the doing of one host.
 type charge struct {
 	host uint64
-	n    int
+	n    int     // since the circuit closed last
+	row  int     // of them, those since the last success
 	at   instant // the last time
 }
 
@@ -28,22 +29,34 @@ func (c *charges) find(now instant, window time.Duration, host uint64) int {
 // add counts n more for a host. Of more hosts than can be remembered, the oldest is
 // forgotten.
 func (c *charges) add(now instant, window time.Duration, host uint64, n int) {
+	next := charge{host: host, n: n, row: n, at: now}
 	if i := c.find(now, window, host); i >= 0 {
-		n += (*c)[i].n
+		next.n, next.row = next.n+(*c)[i].n, next.row+(*c)[i].row
 		*c = slices.Delete(*c, i, i+1)
 	} else if len(*c) == maxSoftFails {
 		*c = slices.Delete(*c, 0, 1)
 	}
-	*c = append(*c, charge{host, n, now})
+	*c = append(*c, next)
 }
 
-// take forgets the charge of a host and returns how many there were.
-func (c *charges) take(now instant, window time.Duration, host uint64) (n int) {
+// take forgets the charge of a host and returns what it was.
+func (c *charges) take(now instant, window time.Duration, host uint64) (k charge) {
 	if i := c.find(now, window, host); i >= 0 {
-		n = (*c)[i].n
+		k = (*c)[i]
 		*c = slices.Delete(*c, i, i+1)
 	}
-	return n
+	return k
+}
+
+// forgiven notes that a success has forgiven the failures in a row, and where the circuit
+// has closed, all of them. That the hosts were charged is remembered all the same.
+func (c charges) forgiven(closed bool) {
+	for i := range c {
+		c[i].row = 0
+		if closed {
+			c[i].n = 0
+		}
+	}
 }
 
 // charge reports whether a failure that may be the destination's is to be charged to the
@@ -85,8 +98,8 @@ func (u *Upstream) isOwn(now instant, window time.Duration, destination uint64) 
 // doing from then on, and so is what it was charged with. Called with mu held.
 func (u *Upstream) chargeWithheld(now instant, cfg *UpstreamConfig, destination uint64) Reason {
 	host := hostOf(destination)
-	n := u.withheld.take(now, cfg.Window, host)
-	if !u.answeredWithin(now, cfg.Window) && n+u.charged.take(now, cfg.Window, host) > 0 {
+	n := u.withheld.take(now, cfg.Window, host).n
+	if !u.answeredWithin(now, cfg.Window) && n+u.charged.take(now, cfg.Window, host).n > 0 {
 		u.own.add(now, cfg.Window, host, 1)
 		if u.breaker.openedBy == host {
 			u.breaker.openedBy = 0
@@ -112,19 +125,19 @@ func (u *Upstream) chargeWithheld(now instant, cfg *UpstreamConfig, destination 
 func (u *Upstream) forgive(now instant, cfg *UpstreamConfig, destination uint64) Transition {
 	return u.step(func() Reason {
 		host := hostOf(destination)
-		n := u.charged.take(now, cfg.Window, host)
-		if n == 0 {
+		k := u.charged.take(now, cfg.Window, host)
+		if k.n == 0 {
 			return ""
 		}
-		u.window.takeBack(now, cfg.Window, n)
+		u.window.takeBack(now, cfg.Window, k.n)
 		if !u.answeredWithin(now, cfg.Window) {
-			u.withheld.add(now, cfg.Window, host, n)
+			u.withheld.add(now, cfg.Window, host, k.n)
 		}
 		u.dirty.Store(true)
 		u.suspicion.add(now, destination)
 		switch b := &u.breaker; {
 		case b.state == Closed:
-			b.failures = max(b.failures-n, 0)
+			b.failures = max(b.failures-k.row, 0)
 			if passed, failed := u.window.counts(now, cfg.Window); b.spared && b.wantsOpen(passed, failed, cfg) == "" {
 				b.spared = false
 			}
@@ -143,7 +156,7 @@ func (u *Upstream) openedBy(now instant, cfg *UpstreamConfig) uint64 {
 	passed, failed := u.window.counts(now, cfg.Window)
 	for _, k := range u.charged {
 		without := u.breaker
-		without.failures = max(without.failures-k.n, 0)
+		without.failures = max(without.failures-k.row, 0)
 		if now.sub(k.at) <= cfg.Window && without.wantsOpen(passed, max(failed-k.n, 0), cfg) == "" {
 			return k.host
 		}

@@ -66,8 +66,8 @@ type Circuit struct {
 func (c *Circuit) State() State { return c.state }
 
 // Allow asks whether a request may pass. probe is not zero for the one request that
-// a half-open circuit lets through: its end must be told with Success, Failure or
-// Unsettled. Where it has told nothing after turn, another one is let through beside it;
+// a half-open circuit lets through: its end must be told with Success, Failure,
+// Unsettled, Left or GiveBack. Where it has told nothing after turn, another one is let through beside it;
 // the result of either counts. When the answer is no, RetryAfter is how long the circuit
 // stays shut at least.
 func (c *Circuit) Allow(now time.Time, turn time.Duration) (ok bool, probe Token, retryAfter time.Duration) {
@@ -126,10 +126,26 @@ func (c *Circuit) Failure(now time.Time, probe Token, cfg CircuitConfig) (change
 // has waited of its turn: who lets its clients wait must not get each next request as the
 // next probe.
 func (c *Circuit) Unsettled(now time.Time, probe Token) {
+	c.reopen(now, probe, max(c.openFor, c.waited(now)))
+}
+
+// Left is Unsettled for a probe whose client went away: the circuit opens for as long as
+// the probe has waited, and no longer. A client that leaves at once must not keep the
+// circuit open for all others.
+func (c *Circuit) Left(now time.Time, probe Token) { c.reopen(now, probe, c.waited(now)) }
+
+// GiveBack is Unsettled for a probe that was not sent: the next request is the probe.
+func (c *Circuit) GiveBack(now time.Time, probe Token) { c.reopen(now, probe, 0) }
+
+// reopen opens the circuit after a probe that has told nothing.
+func (c *Circuit) reopen(now time.Time, probe Token, d time.Duration) {
 	if c.awaits(probe) && probe == c.last && c.state == HalfOpen {
-		c.state, c.until = Open, now.Add(max(c.openFor, min(now.Sub(c.probedAt), c.turn)))
+		c.state, c.until = Open, now.Add(d)
 	}
 }
+
+// waited is how long the probe has waited of its turn.
+func (c *Circuit) waited(now time.Time) time.Duration { return min(now.Sub(c.probedAt), c.turn) }
 
 // Failing returns how many failures count towards those that open the circuit.
 func (c *Circuit) Failing(now time.Time, window time.Duration) (n int) {

@@ -19,6 +19,7 @@ type circuitModel struct {
 	openings int           // since the last success
 	openedAt time.Time     // of the last opening, or unsettled probe
 	least    time.Duration // for which it is open since then
+	exactly  bool          // for least, and not for the period
 	shut     bool          // open or half-open
 	probing  bool          // nothing has ended the half-open state
 	probedAt time.Time     // when the last probe was sent
@@ -49,7 +50,7 @@ func (m *circuitModel) inWindow() (n int) {
 
 func (m *circuitModel) opened() {
 	m.openings++
-	m.openedAt, m.least = m.now, 0
+	m.openedAt, m.least, m.exactly = m.now, 0, false
 	m.runOf, m.shut, m.probing = nil, true, false
 	m.forget()
 }
@@ -94,7 +95,11 @@ func (m *circuitModel) allow(t *rapid.T) {
 		}
 		m.sent(probe, turn)
 	default:
-		left := m.openedAt.Add(max(m.period(m.openings), m.least)).Sub(m.now)
+		d := max(m.period(m.openings), m.least)
+		if m.exactly {
+			d = m.least
+		}
+		left := m.openedAt.Add(d).Sub(m.now)
 		switch {
 		case ok != (probe != 0) || slices.Contains(m.tokens, probe):
 			t.Fatalf("open, but Allow says %v, %v, %s", ok, probe, wait)
@@ -205,13 +210,26 @@ func (m *circuitModel) unsettled(t *rapid.T) {
 	if m.last == 0 {
 		t.Skip("no probe under way")
 	}
-	m.c.Unsettled(m.now, m.last)
+	waited := min(m.now.Sub(m.probedAt), m.turn)
+	how := rapid.SampledFrom([]string{"no result", "client left", "not sent"}).Draw(t, "how")
+	switch how {
+	case "no result":
+		m.c.Unsettled(m.now, m.last)
+	case "client left":
+		m.c.Left(m.now, m.last)
+	case "not sent":
+		m.c.GiveBack(m.now, m.last)
+		waited = 0
+	}
 	if m.last = 0; m.probing {
-		m.probing, m.openedAt, m.least = false, m.now, min(m.now.Sub(m.probedAt), m.turn)
+		m.probing, m.openedAt, m.least, m.exactly = false, m.now, waited, how != "no result"
 	}
 }
 
-func (m *circuitModel) unsettledOld(t *rapid.T) { m.c.Unsettled(m.now, m.drawOld(t)) }
+func (m *circuitModel) unsettledOld(t *rapid.T) {
+	old := m.drawOld(t)
+	rapid.SampledFrom([]func(time.Time, Token){m.c.Unsettled, m.c.Left, m.c.GiveBack}).Draw(t, "how")(m.now, old)
+}
 
 func (m *circuitModel) unsettledBefore(t *rapid.T) {
 	if len(m.before) == 0 {

@@ -246,6 +246,32 @@ func TestUnsettledKeepsGrowth(t *testing.T) {
 	}
 }
 
+// TestProbeThatToldNothing: one whose client left keeps the circuit open for as long as
+// it has waited, one that was not sent not at all.
+func TestProbeThatToldNothing(t *testing.T) {
+	const s = time.Second
+	for waited, want := range map[time.Duration]time.Duration{0: 0, 5 * time.Millisecond: 5 * time.Millisecond, 7 * s: 7 * s, time.Hour: 30 * s} {
+		c := circuitIn(t, HalfOpen)
+		now := 2*s + waited
+		c.Left(at(now), firstProbe)
+		if d := c.Shut(at(now)); d != want {
+			t.Errorf("client left after %s: shut for %s", waited, d)
+		}
+		c = circuitIn(t, HalfOpen)
+		c.GiveBack(at(now), firstProbe)
+		ok, probe, _ := c.Allow(at(now), ProbeLimit)
+		if !ok || probe == 0 {
+			t.Errorf("not sent after %s: the next request is no probe", waited)
+		}
+		if c.GiveBack(at(now), firstProbe); c.State() != HalfOpen {
+			t.Error("a turn was given back twice")
+		}
+		if c.Failure(at(now), probe, testConfig); c.Shut(at(now)) != 3200*time.Millisecond {
+			t.Errorf("open for %s after one failed probe", c.Shut(at(now)))
+		}
+	}
+}
+
 // TestLateProbe: a probe whose turn is over tells a result after all. It counts, beside
 // that of the next probe, until either has told one.
 func TestLateProbe(t *testing.T) {

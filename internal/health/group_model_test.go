@@ -94,7 +94,7 @@ func (g *groupModel) observe(t *rapid.T) {
 	kind := rapid.SampledFrom([]Kind{
 		Success, Failure, Failure, ConnectFailure, ConnectFailure, AuthFault, AuthFault, Overload, SoftFail, Neutral, Cancelled,
 	}).Draw(t, "kind")
-	o := Observation{Kind: kind}
+	o := Observation{Kind: kind, Unsent: rapid.Bool().Draw(t, "unsent"), Overtaken: rapid.Bool().Draw(t, "overtaken")}
 	probe := false
 	if len(m.tokens) > 0 && rapid.Bool().Draw(t, "with token") {
 		i := rapid.IntRange(0, len(m.tokens)-1).Draw(t, "token")
@@ -107,7 +107,7 @@ func (g *groupModel) observe(t *rapid.T) {
 	}
 	before := m.visible()
 	out := g.g.Observe(at(g.now), m.m, o)
-	g.apply(m, kind, probe)
+	g.apply(m, o, probe)
 	if got := len(out.Transitions) == 1; got != (m.visible() != before) || len(out.Transitions) > 1 {
 		t.Fatalf("kind %d: transitions %+v, model %v → %v", kind, out.Transitions, before, m.visible())
 	}
@@ -116,7 +116,8 @@ func (g *groupModel) observe(t *rapid.T) {
 // visible is what edges are edges of.
 func (m *modelMember) visible() string { return fmt.Sprint(m.admin, m.active, m.out, m.auth) }
 
-func (g *groupModel) apply(m *modelMember, kind Kind, probe bool) {
+func (g *groupModel) apply(m *modelMember, o Observation, probe bool) {
+	kind := o.Kind
 	if kind == ConnectFailure {
 		if !m.connectFailed || g.now >= m.failedSince+g.cfg.OpenFor {
 			m.failedSince = g.now
@@ -133,7 +134,7 @@ func (g *groupModel) apply(m *modelMember, kind Kind, probe bool) {
 	}
 	switch {
 	case probe:
-		g.applyProbe(m, kind)
+		g.applyProbe(m, o)
 	case kind == Success && !m.auth:
 		m.fails, m.refused = 0, 0
 	case (kind == Failure || kind == ConnectFailure) && !m.out:
@@ -152,8 +153,8 @@ func (g *groupModel) apply(m *modelMember, kind Kind, probe bool) {
 	}
 }
 
-func (g *groupModel) applyProbe(m *modelMember, kind Kind) {
-	switch kind {
+func (g *groupModel) applyProbe(m *modelMember, o Observation) {
+	switch kind := o.Kind; kind {
 	case Success, Overload:
 		g.close(m)
 	case Failure, ConnectFailure:
@@ -168,7 +169,13 @@ func (g *groupModel) applyProbe(m *modelMember, kind Kind) {
 		g.openAgain(m, g.now)
 	default:
 		if m.probing {
+			waited := min(g.now-m.probedAt, ProbeLimit)
 			g.openAgain(m, g.now)
+			if kind == Neutral && o.Unsent {
+				m.until = g.now
+			} else if kind == Cancelled && !o.Overtaken && !m.auth {
+				m.until = g.now + waited
+			}
 		}
 		m.oldest = len(m.tokens)
 	}

@@ -278,7 +278,7 @@ func TestChargesAreBounded(t *testing.T) {
 	for d := range uint64(10 * maxSoftFails) {
 		c.add(1, sec, d+1, 1)
 	}
-	if len(c) != maxSoftFails || c.take(1, sec, 10*maxSoftFails) != 1 || c.take(1, sec, 1) != 0 {
+	if len(c) != maxSoftFails || c.take(1, sec, 10*maxSoftFails).n != 1 || c.take(1, sec, 1).n != 0 {
 		t.Errorf("%d remembered, or not the last ones", len(c))
 	}
 	if c.add(instant(2).add(sec), sec, 1, 1); len(c) != 1 {

@@ -36,7 +36,7 @@ const (
 	// Neutral: nothing can be said. Denied by policy, our own limit.
 	Neutral
 
-	// Cancelled: the client went away first.
+	// Cancelled: the client went away first, or had an answer from elsewhere.
 	Cancelled
 )
 
@@ -56,6 +56,10 @@ type Observation struct {
 	// destination is a success of the upstream and no such proof.
 	Reached bool
 
+	// Named marks a Success that says itself that the destination cannot be reached. So may
+	// an upstream whose uplink is dead: it counts towards suspicion.
+	Named bool
+
 	// Started is when the request was sent; zero where its time says nothing about
 	// the latency of the upstream. A ReplyTimeout needs it.
 	Started time.Time
@@ -68,6 +72,14 @@ type Observation struct {
 	// Alone marks a Relayed one of a request that no other member is asked for, such as a
 	// POST: nothing will tell whose failure it was.
 	Alone bool
+
+	// Unsent marks a Neutral one that got no further than us: a limit of ours, or a name
+	// that does not resolve. Where it was the probe, the next request is.
+	Unsent bool
+
+	// Overtaken marks a Cancelled one whose client is still there: another attempt beside
+	// it was faster.
+	Overtaken bool
 
 	// Probe is the token of the probe, if the request was one.
 	Probe Token

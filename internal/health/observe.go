@@ -18,7 +18,7 @@ func (u *Upstream) Observe(now time.Time, cfg *UpstreamConfig, o Observation) (T
 	if o.Kind == Success {
 		u.answered.Store(int64(t))
 		u.window.add(t, cfg.Window, true)
-		if o.Probe == 0 && !u.dirty.Load() {
+		if o.Probe == 0 && !u.dirty.Load() && !o.Named {
 			return Transition{}, NoDoubt
 		}
 	}
@@ -30,7 +30,11 @@ func (u *Upstream) observe(t instant, cfg *UpstreamConfig, o Observation) (tr Tr
 		probe := u.breaker.awaits(o.Probe)
 		switch o.Kind {
 		case Success:
-			reason = u.succeed(t, probe)
+			if !o.Named {
+				reason = u.succeed(t, probe)
+			} else {
+				reason, doubt = u.name(t, cfg, o, probe)
+			}
 		case Failure, ConnectFailure:
 			reason = u.fail(t, cfg, o.Kind == ConnectFailure, probe)
 		case AuthFault:
@@ -40,7 +44,7 @@ func (u *Upstream) observe(t instant, cfg *UpstreamConfig, o Observation) (tr Tr
 		case SoftFail, ReplyTimeout:
 			reason, doubt = u.softFail(t, cfg, o, u.breaker.holds(o.Probe))
 		default:
-			u.unsettled(t, cfg, u.breaker.holds(o.Probe))
+			u.unsettled(t, cfg, &o, u.breaker.holds(o.Probe))
 		}
 		return reason
 	})
@@ -59,12 +63,29 @@ func (u *Upstream) succeed(now instant, probe bool) Reason {
 	if !probe {
 		if !u.breaker.auth {
 			u.breaker.failures, u.breaker.refused = 0, 0
+			u.charged.forgiven(false)
 		}
 		u.endSpared(now)
 		return ""
 	}
 	u.close(now)
 	return ReasonProbePassed
+}
+
+// name records an answer that says that the destination cannot be reached. The upstream has
+// done its job, unless it says so of others as well which are reached elsewhere. One that
+// is out for that, or should be, is not brought back by saying it again.
+func (u *Upstream) name(now instant, cfg *UpstreamConfig, o Observation, probe bool) (Reason, Doubt) {
+	if u.breaker.doubted && (probe || u.breaker.spared) {
+		return u.softFail(now, cfg, o, u.breaker.holds(o.Probe))
+	}
+	suspicion := u.suspicion
+	u.suspicion.fails = nil
+	if reason := u.succeed(now, probe); reason != "" || u.breaker.state != Closed {
+		return reason, NoDoubt
+	}
+	u.suspicion = suspicion
+	return u.suspect(now, cfg, o)
 }
 
 func (u *Upstream) fail(now instant, cfg *UpstreamConfig, connect, probe bool) Reason {
@@ -138,21 +159,26 @@ func (u *Upstream) overloaded(now instant, cfg *UpstreamConfig, retryAfter time.
 }
 
 // unsettled records the end of a request that says nothing. A probe has waited for
-// nothing then.
-func (u *Upstream) unsettled(now instant, cfg *UpstreamConfig, probe bool) {
+// nothing then. One whose client went away keeps the circuit open for as long as it has
+// waited only: a client that leaves at once must not keep the upstream out for the others.
+func (u *Upstream) unsettled(now instant, cfg *UpstreamConfig, o *Observation, probe bool) {
 	switch {
 	case !probe:
-	case u.breaker.state == HalfOpen:
-		u.openAgain(now, cfg)
-	default:
+	case u.breaker.state != HalfOpen:
 		u.breaker.settle() // its time was over before
+	case o.Kind == Neutral && o.Unsent:
+		u.openFor(now, cfg, 0)
+	case o.Kind == Cancelled && !o.Overtaken && !u.breaker.auth: // more attempts may lock the account
+		u.openFor(now, cfg, u.breaker.waited(now))
+	default:
+		u.openAgain(now, cfg)
 	}
 }
 
 // endSpared lets an upstream that was spared take part again, slowly.
 func (u *Upstream) endSpared(now instant) {
 	if u.breaker.spared {
-		u.breaker.spared = false
+		u.breaker.spared, u.breaker.doubted = false, false
 		u.slow.Store(int64(now))
 	}
 }
@@ -170,6 +196,20 @@ func (u *Upstream) softFail(now instant, cfg *UpstreamConfig, o Observation, pro
 	case u.breaker.state != Closed:
 		return "", NoDoubt
 	}
+	if r, doubt := u.suspect(now, cfg, o); r != "" || doubt != NoDoubt {
+		return r, doubt
+	}
+	if o.Kind == ReplyTimeout && instant(u.answered.Load()) < instantOf(o.Started) &&
+		(u.asked == 0 || now.sub(u.asked) >= unansweredAgain) {
+		u.asked = now
+		return "", Unanswered
+	}
+	return "", NoDoubt
+}
+
+// suspect adds a destination to those that raise suspicion.
+func (u *Upstream) suspect(now instant, cfg *UpstreamConfig, o Observation) (Reason, Doubt) {
+	u.dirty.Store(true)
 	u.suspicion.add(now, o.Destination)
 	if u.suspicion.convicted() {
 		if r := u.eject(now, cfg, ReasonElsewhere); r != "" {
@@ -178,11 +218,6 @@ func (u *Upstream) softFail(now instant, cfg *UpstreamConfig, o Observation, pro
 	}
 	if u.suspicion.ask(now) {
 		return "", Suspect
-	}
-	if o.Kind == ReplyTimeout && instant(u.answered.Load()) < instantOf(o.Started) &&
-		(u.asked == 0 || now.sub(u.asked) >= unansweredAgain) {
-		u.asked = now
-		return "", Unanswered
 	}
 	return "", NoDoubt
 }

@@ -354,9 +354,9 @@ func TestScenario24(t *testing.T) {
 		if n := len(fifty(10 * sec)); n != 0 {
 			t.Fatalf("%d more probes", n)
 		}
-		groupObserve(g, 0, 10*sec, 1, Observation{Kind: Cancelled, Probe: probes[0]})
+		groupObserve(g, 0, 15*sec, 1, Observation{Kind: Cancelled, Probe: probes[0]})
 		if n := len(fifty(20*sec - 1)); n != 0 {
-			t.Fatalf("%d probes at once after a cancelled one", n)
+			t.Fatalf("%d probes at once after one that was given up after 5 s", n)
 		}
 		probes = fifty(20 * sec)
 		if len(probes) != 1 {

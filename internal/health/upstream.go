@@ -204,6 +204,7 @@ func (u *Upstream) eject(now instant, cfg *UpstreamConfig, reason Reason) Reason
 	if now < u.breaker.askAt {
 		return ""
 	}
+	u.breaker.doubted = reason == ReasonElsewhere || reason == ReasonSuspicion
 	ejecting.Lock()
 	defer ejecting.Unlock()
 	for _, g := range u.groups {
@@ -239,15 +240,23 @@ func (u *Upstream) open(now instant, cfg *UpstreamConfig, longer bool) {
 // and at least for as long as the probe has waited: an upstream that hangs must not get
 // each next request as the next probe. Called with mu held.
 func (u *Upstream) openAgain(now instant, cfg *UpstreamConfig) {
-	waited := min(now.sub(u.breaker.probedAt), ProbeLimit)
+	waited := u.breaker.waited(now)
 	u.open(now, cfg, false)
 	u.breaker.until = max(u.breaker.until, now.add(waited))
+}
+
+// openFor opens the circuit after a probe that has told nothing, for so long. Called with
+// mu held.
+func (u *Upstream) openFor(now instant, cfg *UpstreamConfig, d time.Duration) {
+	u.open(now, cfg, false)
+	u.breaker.until = now.add(d)
 }
 
 // close closes the circuit after a failure; called with mu held.
 func (u *Upstream) close(now instant) {
 	u.breaker.close(now)
 	u.window.reset()
+	u.charged.forgiven(true)
 	u.slow.Store(int64(now))
 }
 

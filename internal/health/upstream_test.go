@@ -130,8 +130,8 @@ func TestObservations(t *testing.T) {
 		{probing, Overload, true, Closed, false, EventCircuitClosed, 0},
 		{probing, SoftFail, true, Open, false, none, 20 * sec},
 		{probing, ReplyTimeout, true, Open, false, none, 20 * sec},
-		{probing, Neutral, true, Open, false, none, 20 * sec}, // no result, no growth
-		{probing, Cancelled, true, Open, false, none, 20 * sec},
+		{probing, Neutral, true, Open, false, none, 20 * sec},   // no result, no growth
+		{probing, Cancelled, true, Open, false, none, 10 * sec}, // for as long as it has waited: not at all
 		{probing, Success, false, HalfOpen, false, none, 0},
 		{probing, Failure, false, HalfOpen, false, none, 0},
 		{probing, AuthFault, false, HalfOpen, false, none, 0},
@@ -276,13 +276,15 @@ func TestStaleToken(t *testing.T) {
 // TestUnsettledProbe: a probe that ends without a result opens the circuit again,
 // without growth, for at least as long as it has waited.
 func TestUnsettledProbe(t *testing.T) {
-	for _, kind := range []Kind{Neutral, Cancelled, SoftFail, ReplyTimeout} {
+	for _, o := range []Observation{{Kind: Neutral}, {Kind: Cancelled, Overtaken: true}, {Kind: SoftFail}, {Kind: ReplyTimeout}} {
+		kind := o.Kind
 		for waited, want := range map[time.Duration]time.Duration{
 			0: 10 * sec, 4 * sec: 10 * sec, 25 * sec: 25 * sec, 300 * sec: 10 * sec,
 		} {
 			u, tok := upstreamAt(t, probing)
 			now := 10*sec + waited
-			observe(u, now, Observation{Kind: kind, Probe: tok})
+			o.Probe = tok
+			observe(u, now, o)
 			if waited > ProbeLimit {
 				// Its turn was over long before, and so was what followed.
 				if want = 30 * sec; kind == Neutral || kind == Cancelled {
@@ -298,6 +300,47 @@ func TestUnsettledProbe(t *testing.T) {
 			if d := u.breaker.until.sub(instantAt(next)); d != 20*sec {
 				t.Errorf("kind %d after %s: open for %s after the first failure of a probe", kind, waited, d)
 			}
+		}
+	}
+}
+
+// TestProbeOfClientThatLeft: it keeps the upstream out for as long as it has waited, so
+// that clients that leave at once do not take all probes from the others. Where credentials
+// are refused, it may have been one more attempt at them.
+func TestProbeOfClientThatLeft(t *testing.T) {
+	for waited, want := range map[time.Duration]time.Duration{
+		0: 0, 5 * ms: 5 * ms, 4 * sec: 4 * sec, 25 * sec: 25 * sec, 300 * sec: ProbeLimit,
+	} {
+		u, tok := upstreamAt(t, probing)
+		now := 10*sec + waited
+		observe(u, now, Observation{Kind: Cancelled, Probe: tok})
+		if _, ok := tryProbe(u, now+want-1); ok {
+			t.Errorf("after %s: a probe before %s are over", waited, want)
+		}
+		tok = probeAt(t, u, now+want)
+		observe(u, now+want, Observation{Kind: Failure, Probe: tok})
+		if d := u.breaker.until.sub(instantAt(now + want)); d != 20*sec {
+			t.Errorf("after %s: open for %s after the first failure of a probe", waited, d)
+		}
+	}
+	u, tok := upstreamAt(t, proving)
+	observe(u, 10*sec+5*ms, Observation{Kind: Cancelled, Probe: tok})
+	if _, ok := tryProbe(u, 20*sec+5*ms-1); ok {
+		t.Error("credentials that were refused are tried again at once")
+	}
+}
+
+// TestUnsentProbe: a probe that was not sent gives its turn to the next request.
+func TestUnsentProbe(t *testing.T) {
+	for _, state := range []string{probing, proving} {
+		u, tok := upstreamAt(t, state)
+		observe(u, 17*sec, Observation{Kind: Neutral, Unsent: true, Probe: tok})
+		again := probeAt(t, u, 17*sec)
+		if tr := observe(u, 17*sec, Observation{Kind: Success, Probe: tok}); tr.Changed() {
+			t.Errorf("%s: the first token is worth something", state)
+		}
+		if tr := observe(u, 18*sec, Observation{Kind: Success, Probe: again}); tr.Event() != EventCircuitClosed {
+			t.Errorf("%s: %+v", state, tr)
 		}
 	}
 }

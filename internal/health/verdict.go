@@ -51,7 +51,8 @@ func (g *Group) Observe(now time.Time, m *Member, o Observation) (out Outcome) {
 // destination fails through several members, the first of them is forgiven.
 func (g *Group) weigh(now instant, u *Upstream, o *Observation) (Kind, Transition) {
 	mayBe := o.Kind == Failure && o.Relayed
-	if !mayBe && o.Kind != SoftFail && o.Kind != ReplyTimeout {
+	named := o.Kind == Success && o.Named
+	if !mayBe && !named && o.Kind != SoftFail && o.Kind != ReplyTimeout {
 		return o.Kind, Transition{}
 	}
 	g.soft.add(o.Destination) // so that an answer is noticed

@@ -3,6 +3,7 @@ package origin
 import (
 	"net/netip"
 	"sync/atomic"
+	"time"
 	"unique"
 
 	"github.com/caddy-egress/egress/internal/connpool"
@@ -71,6 +72,17 @@ type Conn struct {
 	Addr netip.Addr // that was dialed
 	Self bool       // a listener of this process was there at that time
 	Told netip.Addr // of the destination, that an upstream was told instead of a name
+
+	Since time.Time // when it was dialed, where it has waited since; zero for one that was dialed for the request
+}
+
+// Waited is how long the connection had been idle when it came into the pool: what
+// connpool asks.
+func (c *Conn) Waited() time.Duration {
+	if c.Since.IsZero() {
+		return 0
+	}
+	return time.Since(c.Since)
 }
 
 // Destruct retires the pool when no configuration uses it any more: nothing stays

@@ -26,7 +26,7 @@ func (d *Dialer) dialHTTP1(ctx context.Context, req request, client Client) (*Tu
 // talk makes a tunnel of a connection to the proxy: of one that waits, if there is
 // one, else of a new one. The proxy's first byte is expected in the stage first.
 func (d *Dialer) talk(ctx context.Context, tlsConfig *tls.Config, client Client, first Stage, ask func(net.Conn) (*Tunnel, error)) (*Tunnel, error) {
-	if conn, since := d.standby.take(); conn != nil {
+	if conn, since := d.standby.take(0); conn != nil {
 		t, err := ask(conn)
 		if err == nil {
 			t.Reused = true

@@ -377,7 +377,7 @@ func TestDialProxy(t *testing.T) {
 		_, _ = io.WriteString(tc, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 	})
 	d := newDialer(t, Config{Scheme: HTTPS, TLS: clientTLS(), Dial: dialTo(f.addr)})
-	nc, err := d.DialProxy(testContext(t), Client{})
+	nc, _, err := d.DialProxy(testContext(t), Client{}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -396,7 +396,7 @@ func TestDialProxy(t *testing.T) {
 		t.Errorf("offered %v", got)
 	}
 	socks := newDialer(t, Config{Scheme: SOCKS5, Dial: dialTo(f.addr)})
-	if _, err := socks.DialProxy(testContext(t), Client{}); err == nil || err.Error() != "upstream proxy: scheme socks5 carries tunnels only" {
+	if _, _, err := socks.DialProxy(testContext(t), Client{}, 0); err == nil || err.Error() != "upstream proxy: scheme socks5 carries tunnels only" {
 		t.Error(err)
 	}
 }
@@ -530,7 +530,7 @@ func TestAfterClose(t *testing.T) {
 	if _, err := d.DialTunnel(testContext(t), testTarget, Client{}); err != ErrClosed {
 		t.Error(err)
 	}
-	if _, err := d.DialProxy(testContext(t), Client{}); err != ErrClosed {
+	if _, _, err := d.DialProxy(testContext(t), Client{}, 0); err != ErrClosed {
 		t.Error(err)
 	}
 }

@@ -198,12 +198,28 @@ func (r *Reply) namesNearest() bool {
 // "dns_error" or "proxy_internal_error", and empty without one. Of several
 // proxies, the one nearest to us that names an error counts.
 func (r *Reply) ProxyError() string {
-	if r.ProxyStatus == "" {
+	kind, _ := r.proxyError()
+	return kind
+}
+
+// ProxyDetails is what the details beside ProxyError say, and empty without.
+func (r *Reply) ProxyDetails() string {
+	_, item := r.proxyError()
+	if item.Params == nil {
 		return ""
+	}
+	details, _ := item.Params.Get("details")
+	text, _ := details.(string)
+	return text
+}
+
+func (r *Reply) proxyError() (kind string, of httpsfv.Item) {
+	if r.ProxyStatus == "" {
+		return "", of
 	}
 	list, err := httpsfv.UnmarshalList([]string{r.ProxyStatus})
 	if err != nil {
-		return ""
+		return "", of
 	}
 	for i := len(list) - 1; i >= 0; i-- {
 		item, ok := list[i].(httpsfv.Item)
@@ -213,12 +229,12 @@ func (r *Reply) ProxyError() string {
 		value, _ := item.Params.Get("error")
 		switch v := value.(type) {
 		case httpsfv.Token:
-			return strings.ToLower(string(v))
+			return strings.ToLower(string(v)), item
 		case string:
-			return strings.ToLower(v)
+			return strings.ToLower(v), item
 		}
 	}
-	return ""
+	return "", of
 }
 
 // take fills in what the fields of the answer say. Their names are in canonical form.

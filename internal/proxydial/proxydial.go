@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/net/http/httpguts"
 	"golang.org/x/net/http2"
@@ -199,17 +200,22 @@ func (d *Dialer) checkTarget(to Target) error {
 // TLS with ALPN http/1.1, for exchanges in absolute form. The connection is a
 // *tls.Conn or what Dial has returned; it belongs to the caller. One with a
 // PROXY protocol header carries the exchanges of that client only.
-func (d *Dialer) DialProxy(ctx context.Context, client Client) (net.Conn, error) {
+//
+// since is when a connection was dialed that has waited on standby, and zero otherwise.
+// The proxy may have given it up in the meantime, as any idle connection. within is how
+// long it may have waited; 0: for any time, below: it is to be dialed now.
+func (d *Dialer) DialProxy(ctx context.Context, client Client, within time.Duration) (conn net.Conn, since time.Time, err error) {
 	if d.closed.Load() {
-		return nil, ErrClosed
+		return nil, since, ErrClosed
 	}
 	if d.cfg.Scheme != HTTP && d.cfg.Scheme != HTTPS {
-		return nil, badArgument("scheme %s carries tunnels only", d.cfg.Scheme)
+		return nil, since, badArgument("scheme %s carries tunnels only", d.cfg.Scheme)
 	}
-	if c, _ := d.standby.take(); c != nil {
-		return c, nil
+	if c, since := d.standby.take(within); c != nil {
+		return c, since, nil
 	}
-	return d.open(ctx, d.tlsH1, client)
+	conn, err = d.open(ctx, d.tlsH1, client)
+	return conn, since, err
 }
 
 // Standby keeps n connections ready: dialed ahead one at a time, only while the

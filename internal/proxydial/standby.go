@@ -74,14 +74,15 @@ func (s *standby) count() int {
 }
 
 // take returns the youngest connection that is still alive, and since when it has
-// stood, or nil.
-func (s *standby) take() (net.Conn, time.Time) {
-	for {
+// stood, or nil: one that has stood for less than within, where that is not 0, and none
+// where it is below.
+func (s *standby) take(within time.Duration) (net.Conn, time.Time) {
+	for within >= 0 {
 		s.mu.Lock()
 		n := len(s.hold)
-		if n == 0 {
+		if n == 0 || within > 0 && time.Since(s.hold[n-1].since) >= within {
 			s.mu.Unlock()
-			return nil, time.Time{}
+			break
 		}
 		w := s.hold[n-1]
 		s.hold = s.hold[:n-1]
@@ -92,6 +93,7 @@ func (s *standby) take() (net.Conn, time.Time) {
 		}
 		_ = w.nc.Close()
 	}
+	return nil, time.Time{}
 }
 
 // dropBefore closes the connections that have stood since before then.

@@ -52,7 +52,7 @@ func TestStandby(t *testing.T) {
 	}
 	echo(t, tn, "hello")
 	awaitStandby(t, d, 3) // replaced
-	nc, err := d.DialProxy(testContext(t), Client{})
+	nc, _, err := d.DialProxy(testContext(t), Client{}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +89,7 @@ func TestStandbyDead(t *testing.T) {
 		awaitStandby(t, d, 2)
 		eventually(t, "both connections", func() bool { return f.accepted.Load() == 2 })
 		f.closeAll()
-		nc, err := d.DialProxy(testContext(t), Client{}) // which has nothing to repeat
+		nc, _, err := d.DialProxy(testContext(t), Client{}, 0) // which has nothing to repeat
 		if err != nil {
 			t.Fatal(err)
 		}

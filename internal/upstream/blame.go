@@ -25,7 +25,10 @@ type Verdict struct {
 	Relayed    bool             // the fault may be the destination's, passed on
 	Alone      bool             // and no other upstream is asked, which would tell
 	Reached    bool             // the destination was reached, for certain
+	Named      bool             // the upstream says itself that it cannot be reached
 	Untimed    bool             // the time it took says nothing about the upstream
+	Unsent     bool             // the upstream was sent nothing
+	Overtaken  bool             // another attempt beside it was faster
 }
 
 // Stands is a path that stands.
@@ -156,8 +159,11 @@ func judgeNamed(r *proxydial.Reply) (Verdict, bool) {
 		case "proxy_loop_detected":
 			return Verdict{Kind: health.Neutral, Failure: failure.Loop}, true
 		}
+		if v, ok := judgeItsUpstream(r); ok {
+			return v, true
+		}
 		if f, ok := namedFailures[kind]; ok {
-			return Verdict{Kind: health.Success, Failure: f}, true
+			return named(f), true
 		}
 		return Verdict{Kind: health.SoftFail, Failure: failure.UpstreamGateway}, true
 	}
@@ -166,12 +172,37 @@ func judgeNamed(r *proxydial.Reply) (Verdict, bool) {
 		switch f, ok := squidFailures[name]; {
 		case name == "ERR_READ_ERROR" && errno == "0":
 			// It has read nothing: so Squid 5.7 answers for a name without addresses.
-			return Verdict{Kind: health.Success, Failure: failure.DNS}, true
+			return named(failure.DNS), true
+		case name == "ERR_CONNECT_FAIL" && unreachableErrnos[errno]:
+			return Verdict{Kind: health.SoftFail, Failure: failure.UpstreamGateway}, true // as those of SOCKS
 		case ok:
-			return Verdict{Kind: health.Success, Failure: f}, true
+			return named(f), true
 		case name == "ERR_SOCKET_FAILURE":
 			return Verdict{Kind: health.Failure, Failure: failure.UpstreamInternal}, true
 		}
+		return Verdict{Kind: health.SoftFail, Failure: failure.UpstreamGateway}, true
+	}
+	return Verdict{}, false
+}
+
+// named is the verdict of an answer that says what is wrong with the destination: the
+// upstream has done its job. That it cannot be reached may still be the fault of a dead
+// uplink; others that reach it will tell.
+func named(f *failure.Failure) Verdict {
+	return Verdict{Kind: health.Success, Failure: f, Named: f.Unreached() || f == failure.Unavailable}
+}
+
+// unreachableErrnos are ENETUNREACH and EHOSTUNREACH, of Linux and of BSD and macOS.
+var unreachableErrnos = map[string]bool{"101": true, "113": true, "51": true, "65": true}
+
+// judgeItsUpstream judges an answer of another Caddy Egress that has failed on its way to
+// an upstream proxy of its own. RFC 9209 has the same error types for that and for
+// failures of the destination; the details tell.
+func judgeItsUpstream(r *proxydial.Reply) (Verdict, bool) {
+	switch f := failure.OfUpstreams(r.ProxyDetails()); f {
+	case failure.NoUpstream, failure.UpstreamConnect, failure.UpstreamTimeout, failure.UpstreamTLS:
+		return Verdict{Kind: health.SoftFail, Failure: failure.UpstreamPath}, true
+	case failure.UpstreamGateway, failure.UpstreamSilent, failure.UpstreamPath:
 		return Verdict{Kind: health.SoftFail, Failure: failure.UpstreamGateway}, true
 	}
 	return Verdict{}, false

@@ -4,9 +4,12 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/net/http2"
 
 	"github.com/caddy-egress/egress/internal/destination"
 	"github.com/caddy-egress/egress/internal/dnscache"
@@ -65,6 +68,102 @@ func TestBlame_SquidWithoutAddresses(t *testing.T) {
 	} {
 		if v := judgeReply(&proxydial.Reply{Status: 502, SquidError: words}); v.Failure != want || v.Kind != health.Success {
 			t.Errorf("%s: %v, %v", words, v.Kind, v.Failure)
+		}
+	}
+}
+
+// Which codes a SOCKS5 upstream answers with hangs on the destination, but for the one
+// that says that it knows no CONNECT.
+func TestBlame_SOCKSCodes(t *testing.T) {
+	for code := proxydial.SOCKSCode(1); code <= 255; code++ {
+		kind, f := health.SoftFail, failure.UpstreamGateway
+		switch code {
+		case proxydial.SOCKSNotAllowed:
+			kind, f = health.Success, failure.UpstreamDenied
+		case proxydial.SOCKSRefused:
+			kind, f = health.Success, failure.Refused
+		case proxydial.SOCKSCommandNotSupported:
+			kind, f = health.Failure, failure.UpstreamProtocol
+		}
+		err := &proxydial.Error{Stage: proxydial.StageReply, Err: &proxydial.SOCKSError{Code: code}, Sent: true}
+		if v := JudgeTunnel(t.Context(), err); v.Kind != kind || v.Failure != f {
+			t.Errorf("%d: %v, %v", code, v.Kind, v.Failure)
+		}
+	}
+}
+
+// A stream that an HTTP/2 upstream resets before its answer is what the end of the
+// connection is over HTTP/1.1, and may be the destination's. That we have broken the
+// protocol is what the upstream says for itself.
+func TestBlame_StreamReset(t *testing.T) {
+	own := []http2.ErrCode{
+		http2.ErrCodeProtocol, http2.ErrCodeFlowControl, http2.ErrCodeSettingsTimeout, http2.ErrCodeFrameSize,
+		http2.ErrCodeCompression, http2.ErrCodeInadequateSecurity, http2.ErrCodeHTTP11Required,
+	}
+	for code := http2.ErrCode(0); code < 20; code++ {
+		err := &proxydial.Error{Stage: proxydial.StageReply, Err: &proxydial.StreamError{Code: code}, Sent: true}
+		v := JudgeTunnel(t.Context(), err)
+		if slices.Contains(own, code) {
+			if v.Kind != health.Failure || v.Relayed || v.Failure != failure.UpstreamProtocol {
+				t.Errorf("%v: %+v", code, v)
+			}
+		} else if v.Kind != health.Failure || !v.Relayed || v.Failure != failure.UpstreamTerminated {
+			t.Errorf("%v: %+v", code, v)
+		}
+	}
+	refused := &proxydial.Error{Stage: proxydial.StageReply, Err: &proxydial.StreamError{Code: http2.ErrCodeRefusedStream}, Retryable: true}
+	if v := JudgeTunnel(t.Context(), refused); v.Kind != health.Neutral {
+		t.Errorf("refused: %+v", v)
+	}
+}
+
+// What says that the destination cannot be reached is an answer, and marked as one that a
+// dead uplink gives as well; what comes behind that is an answer, no more.
+func TestBlame_Named(t *testing.T) {
+	for status, marked := range map[string]bool{
+		"error=dns_error": true, "error=connection_refused": true, "error=connection_timeout": true,
+		"error=destination_ip_unroutable": true, "error=tls_certificate_error": true, "error=destination_unavailable": true,
+		"error=connection_terminated": false, "error=http_protocol_error": false, "error=http_request_denied": false,
+	} {
+		v := judgeReply(&proxydial.Reply{Status: 502, ProxyStatus: "up; " + status})
+		if v.Kind != health.Success || v.Named != marked {
+			t.Errorf("%s: %+v", status, v)
+		}
+	}
+	for words, marked := range map[string]bool{"ERR_DNS_FAIL 0": true, "ERR_CONNECT_FAIL 111": true, "ERR_READ_ERROR 104": false} {
+		if v := judgeReply(&proxydial.Reply{Status: 503, SquidError: words}); v.Kind != health.Success || v.Named != marked {
+			t.Errorf("%s: %+v", words, v)
+		}
+	}
+	for _, errno := range []string{"101", "113"} {
+		v := judgeReply(&proxydial.Reply{Status: 503, SquidError: "ERR_CONNECT_FAIL " + errno})
+		if v.Kind != health.SoftFail || v.Failure != failure.UpstreamGateway {
+			t.Errorf("Squid has no route (%s): %+v", errno, v)
+		}
+	}
+}
+
+// A parent that cannot reach an upstream proxy of its own says so in the words of RFC 9209
+// that it has for destinations as well. It is not the destination that is charged.
+func TestBlame_UpstreamOfTheUpstream(t *testing.T) {
+	for _, f := range []*failure.Failure{
+		failure.NoUpstream, failure.UpstreamConnect, failure.UpstreamTimeout, failure.UpstreamTLS,
+	} {
+		status := `egress; error=` + f.Type + `; details="` + f.Text + `"`
+		for _, before := range []string{"", `origin; error=connection_refused; details="x", `} {
+			v := judgeReply(&proxydial.Reply{Status: f.Status, ProxyStatus: before + status})
+			if v.Kind != health.SoftFail || v.Failure != failure.UpstreamPath || v.Failure.Unreached() || destination.Chargeable(v.Failure) {
+				t.Errorf("%s: %v, %v", f.Text, v.Kind, v.Failure)
+			}
+			if e := (&Error{Verdict: v}); !e.OwnFault() || !e.Elsewhere() {
+				t.Errorf("%s: neither a fallback nor another upstream is asked", f.Text)
+			}
+		}
+	}
+	for _, f := range []*failure.Failure{failure.UpstreamGateway, failure.UpstreamSilent, failure.UpstreamPath} {
+		v := judgeReply(&proxydial.Reply{Status: f.Status, ProxyStatus: `egress; error=` + f.Type + `; details="` + f.Text + `"`})
+		if v.Kind != health.SoftFail || v.Failure != failure.UpstreamGateway {
+			t.Errorf("%s: %v, %v", f.Text, v.Kind, v.Failure)
 		}
 	}
 }

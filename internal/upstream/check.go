@@ -153,7 +153,8 @@ func (t *CheckTarget) overProxy(m *Member) bool {
 // connection to the upstream.
 func (m *Member) checkPath(ctx context.Context, t *CheckTarget) (net.Conn, error) {
 	if t.overProxy(m) {
-		return m.Conns.Dialer.DialProxy(ctx, proxydial.Client{})
+		conn, _, err := m.Conns.Dialer.DialProxy(ctx, proxydial.Client{}, -1) // one that has waited may be dead for that
+		return conn, err
 	}
 	to := proxydial.Target{Host: t.Dest.Host, Port: t.Dest.Port, Addr: t.Dest.Addr, Header: m.Group.cfg.Via}
 	if m.Spec.Addr.Scheme == SOCKS5 && !t.Dest.IsAddr() {

@@ -6,6 +6,8 @@ import (
 	"io"
 	"syscall"
 
+	"golang.org/x/net/http2"
+
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/health"
@@ -35,11 +37,17 @@ func (e *Error) OwnFault() bool {
 	case health.ConnectFailure, health.Failure, health.AuthFault, health.Overload:
 		return true
 	}
-	switch e.Verdict.Failure {
-	case failure.UpstreamGateway, failure.UpstreamSilent, failure.UpstreamLimit, failure.UpstreamAuth:
+	return IsOwnFault(e.Verdict.Failure) || failure.IsLimit(e.Err)
+}
+
+// IsOwnFault reports whether a failure may be an upstream's own, so that a fallback past it
+// does better.
+func IsOwnFault(f *failure.Failure) bool {
+	switch f {
+	case failure.UpstreamGateway, failure.UpstreamSilent, failure.UpstreamPath, failure.UpstreamLimit, failure.UpstreamAuth:
 		return true
 	}
-	return failure.IsLimit(e.Err)
+	return false
 }
 
 // Elsewhere reports whether another upstream might do better.
@@ -61,7 +69,7 @@ func JudgeTunnel(ctx context.Context, err error) Verdict {
 	}
 	e, ok := errors.AsType[*proxydial.Error](err)
 	if !ok {
-		return Verdict{Kind: health.Neutral, Failure: failure.Of(err)} // not the upstream's doing: a name that we could not resolve
+		return Verdict{Kind: health.Neutral, Failure: failure.Of(err), Unsent: true} // a name that we could not resolve
 	}
 	if v, ok := judgeOwnLimit(err); ok {
 		return v
@@ -80,8 +88,8 @@ func JudgeTunnel(ctx context.Context, err error) Verdict {
 
 // judgeOwnLimit finds out whether it was this machine that could not go on.
 func judgeOwnLimit(err error) (Verdict, bool) {
-	if failure.IsAny(err, syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL) && !failure.NoIPv6(err) || errors.Is(err, dnscache.ErrNoTurn) {
-		return Verdict{Kind: health.Neutral, Failure: failure.Limit}, true
+	if failure.IsAny(err, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL) && !failure.NoIPv6(err) || errors.Is(err, dnscache.ErrNoTurn) {
+		return Verdict{Kind: health.Neutral, Failure: failure.Limit, Unsent: true}, true
 	}
 	if errors.Is(err, dnscache.ErrHostsFile) {
 		return Verdict{Kind: health.Neutral, Failure: failure.Internal}, true
@@ -114,25 +122,43 @@ func judgeStage(e *proxydial.Error) Verdict {
 		return Verdict{Kind: health.ConnectFailure, Failure: failure.UpstreamTimeout}
 	case isMalformed && malformed != nil:
 		return Verdict{Kind: health.Failure, Failure: failure.UpstreamProtocol}
-	case errors.Is(e, io.EOF), errors.Is(e, io.ErrUnexpectedEOF), errors.Is(e, syscall.ECONNRESET), errors.Is(e, syscall.EPIPE):
+	case errors.Is(e, io.EOF), errors.Is(e, io.ErrUnexpectedEOF), errors.Is(e, syscall.ECONNRESET), errors.Is(e, syscall.EPIPE), isStreamEnd(e):
 		// There are proxies that close where they cannot reach the destination.
 		return Verdict{Kind: health.Failure, Failure: failure.UpstreamTerminated, Relayed: e.Stage == proxydial.StageReply}
 	}
 	return Verdict{Kind: health.Failure, Failure: failure.UpstreamProtocol}
 }
 
+// isStreamEnd reports whether the upstream has reset the stream of the request, which over
+// HTTP/2 is the end of its connection (CONNECT_ERROR, RFC 9113 §8.5), and not for something
+// that it says we have done wrong.
+func isStreamEnd(err error) bool {
+	reset, ok := errors.AsType[*proxydial.StreamError](err)
+	if !ok {
+		return false
+	}
+	switch reset.Code {
+	case http2.ErrCodeProtocol, http2.ErrCodeFlowControl, http2.ErrCodeSettingsTimeout, http2.ErrCodeFrameSize,
+		http2.ErrCodeCompression, http2.ErrCodeInadequateSecurity, http2.ErrCodeHTTP11Required:
+		return false
+	}
+	return true
+}
+
 // judgeSOCKS judges a refusal of a SOCKS5 upstream (RFC 1928 §6). That a network or
-// a host is unreachable may be the fault of its own uplink.
+// a host is unreachable may be the fault of its own uplink. All but one of the other codes
+// hang on the destination as well: it may have no address of a type that the upstream
+// knows (8), and the codes of Tor (X'F0' to X'F7') tell of onion services.
 func judgeSOCKS(code proxydial.SOCKSCode) Verdict {
 	switch code {
 	case proxydial.SOCKSNotAllowed:
 		return Verdict{Kind: health.Success, Failure: failure.UpstreamDenied}
 	case proxydial.SOCKSRefused:
-		return Verdict{Kind: health.Success, Failure: failure.Refused}
-	case proxydial.SOCKSGeneralFailure, proxydial.SOCKSNetUnreachable, proxydial.SOCKSHostUnreachable, proxydial.SOCKSTTLExpired:
-		return Verdict{Kind: health.SoftFail, Failure: failure.UpstreamGateway}
+		return named(failure.Refused)
 	case proxydial.SOCKSNoMethod, proxydial.SOCKSBadCredentials:
 		return Verdict{Kind: health.AuthFault, Failure: failure.UpstreamAuth}
+	case proxydial.SOCKSCommandNotSupported:
+		return Verdict{Kind: health.Failure, Failure: failure.UpstreamProtocol} // it does not know CONNECT
 	}
-	return Verdict{Kind: health.Failure, Failure: failure.UpstreamProtocol}
+	return Verdict{Kind: health.SoftFail, Failure: failure.UpstreamGateway}
 }

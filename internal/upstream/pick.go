@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -132,6 +133,13 @@ func (g *Group) HasAnother(s *selection.Choice, use Use) bool {
 	return false
 }
 
+// HasBeside reports whether the group has members beside those with some keys.
+func (g *Group) HasBeside(keys []uint64) bool {
+	return slices.ContainsFunc(g.health.Members(), func(m *health.Member) bool {
+		return !slices.Contains(keys, m.Value.(*Member).key)
+	})
+}
+
 func memberOf(m selection.Member) *Member {
 	switch m := m.(type) {
 	case forExchange:
@@ -156,6 +164,9 @@ func (g *Group) Observe(p Attempt, v Verdict, destination uint64) {
 		Relayed:     v.Relayed,
 		Alone:       v.Alone,
 		Reached:     v.Reached,
+		Named:       v.Named,
+		Unsent:      v.Unsent,
+		Overtaken:   v.Overtaken,
 		Started:     started,
 		Probe:       p.probe,
 	})
@@ -217,6 +228,10 @@ func (g *Group) tellOne(m *Member, t health.Transition) {
 	}
 	g.events.add(string(event), map[string]any{"group": g.Name, "upstream": m.Name, "reason": string(t.Reason)})
 }
+
+// NotCounting takes time off the latency that the attempt will tell: what took it was none
+// of the member's doing.
+func (a *Attempt) NotCounting(d time.Duration) { a.started = a.started.Add(d) }
 
 // IsProbe reports whether the attempt is the probe of a member whose circuit is open.
 func (a *Attempt) IsProbe() bool { return a.probe != 0 }
