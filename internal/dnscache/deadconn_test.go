@@ -110,7 +110,7 @@ func TestClientDeadConnections(t *testing.T) {
 			s, other := dnstest.Start(t), dnstest.Start(t)
 			p, server := over(t, s, proto)
 			c := newClient(t, s.Trust, server, other.Addr)
-			c.servers[0].try = 4 * time.Second
+			c.servers[0].try = 20 * time.Second
 			wait := make(chan struct{})
 			var wg sync.WaitGroup
 			for _, name := range []string{"a.test", "b.test", "c.test"} {

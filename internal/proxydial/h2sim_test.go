@@ -190,9 +190,9 @@ func open(t *testing.T, d *Dialer, host string) net.Conn {
 	return tn.Conn
 }
 
-// oneLook is how long one tunnel may stop the others: three looks, of which one is to hear
-// from the proxy.
-const oneLook = 3*time.Second + 100*time.Millisecond
+// oneLook is how long one tunnel may stop the others: three looks, and the answer of the
+// proxy to a question that is asked between two of them.
+const oneLook = 4*time.Second + 100*time.Millisecond
 
 // trickle sends a little through a tunnel all the time, and reports what waited for too
 // long.
