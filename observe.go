@@ -64,7 +64,7 @@ func (t *transaction) placeholder(key string) (any, bool) {
 	case "reused":
 		return o.Reused, true
 	case "attempts":
-		return o.Attempts, true
+		return int(o.Attempts), true
 	case "dial_duration":
 		return seconds(o.Dial), true
 	case "ttfb":

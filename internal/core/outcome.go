@@ -54,7 +54,7 @@ func (o *Outcome) Reason() string {
 func (o *Outcome) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	if path := o.Path(); path != "" {
 		enc.AddString("path", path)
-		enc.AddInt("attempts", o.Attempts)
+		enc.AddInt32("attempts", o.Attempts)
 		enc.AddBool("reused", o.Reused)
 	}
 	if o.Group != "" {
@@ -100,8 +100,8 @@ type Outcome struct {
 	Group       string     // of upstreams; empty for a direct path
 	Upstream    string     // of the last attempt, without credentials
 	Remote      netip.Addr // that was dialed
+	Attempts    int32      // connections that were tried
 	Reused      bool
-	Attempts    int
 	Dial        time.Duration
 	TTFB        time.Duration
 	Duration    time.Duration

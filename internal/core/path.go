@@ -24,14 +24,19 @@ type Ways struct {
 	left      *upstream.Group   // that could not serve the request, of which to is the fallback
 	selection *selection.Choice // nil as long as no member was chosen
 	Current   upstream.Attempt
-	tries     int  // of members of the group
-	Told      bool // how the current attempt went
-	reached   bool // the current attempt through a member has reached the destination
-	Answered  bool // the current attempt has brought a head of a response
-	Stood     bool // the current attempt has got a connection to the destination
 	report    destination.Charge
-	shut      *destination.OpenError // members are passed over, through which the destination fails
-	shutVias  []uint64               // which
+	passed    *passedBy // nil where no member is passed over
+	tries     int32     // of members of the group
+	Told      bool      // how the current attempt went
+	reached   bool      // the current attempt through a member has reached the destination
+	Answered  bool      // the current attempt has brought a head of a response
+	Stood     bool      // the current attempt has got a connection to the destination
+}
+
+// passedBy are members that are passed over, since the destination fails through them.
+type passedBy struct {
+	open *destination.OpenError
+	vias []uint64 // the keys of the members
 }
 
 // begin starts with the target of the route.
@@ -208,9 +213,11 @@ func (t *Request) choosePath() error {
 	}
 	if t.Ways.selection == nil {
 		t.Ways.selection = t.NewSelection()
-		t.Ways.shutVias, t.Ways.shut = t.Ways.report.Shut()
-		for _, via := range t.Ways.shutVias {
-			t.Ways.selection.MarkTriedKey(via)
+		if vias, open := t.Ways.report.Shut(); open != nil {
+			t.Ways.passed = &passedBy{open, vias}
+			for _, via := range vias {
+				t.Ways.selection.MarkTriedKey(via)
+			}
 		}
 	}
 	p, err := t.pick(g)
@@ -240,10 +247,12 @@ func (t *Request) pick(g *upstream.Group) (upstream.Attempt, error) {
 		if open == nil || p.IsProbe() {
 			return p, nil // the probe of a member is not put off
 		}
-		if t.Ways.shut != nil {
-			open.Causes = append(open.Causes, t.Ways.shut.Causes...)
+		if t.Ways.passed == nil {
+			t.Ways.passed = new(passedBy)
+		} else {
+			open.Causes = append(open.Causes, t.Ways.passed.open.Causes...)
 		}
-		t.Ways.shut, t.Ways.shutVias = open, append(t.Ways.shutVias, p.Key()) // since just now
+		t.Ways.passed.open, t.Ways.passed.vias = open, append(t.Ways.passed.vias, p.Key()) // since just now
 	}
 }
 
@@ -252,12 +261,12 @@ func (t *Request) pick(g *upstream.Group) (upstream.Attempt, error) {
 // cannot be used.
 func (t *Request) nobodyLeft(g *upstream.Group, err error) error {
 	switch {
-	case t.Ways.shut == nil:
+	case t.Ways.passed == nil:
 		return err
-	case g.HasBeside(t.Ways.shutVias):
-		return &passedOver{t.Ways.shut, err}
+	case g.HasBeside(t.Ways.passed.vias):
+		return &passedOver{t.Ways.passed.open, err}
 	}
-	return t.Ways.shut
+	return t.Ways.passed.open
 }
 
 // passedOver refuses a request since members are passed over for its destination, and no
@@ -365,7 +374,7 @@ func (t *Request) Observed(v upstream.Verdict) {
 // or for as long. The pause before the next attempt counts: no attempt begins later.
 func (t *Request) exhausted() bool {
 	g := t.Ways.To.Group
-	return g == nil || t.Ways.tries > max(g.Balancing().Retries, 0) ||
+	return g == nil || int(t.Ways.tries) > max(g.Balancing().Retries, 0) ||
 		time.Since(t.Start)+g.Balancing().TryInterval > g.Balancing().TryDuration
 }
 

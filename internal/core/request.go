@@ -67,26 +67,26 @@ type Request struct {
 	Client Client        // who asks
 	HTTP   *http.Request // as matchers and policies see it; made up where the door is none of HTTP's
 	Start  time.Time
-	Use    upstream.Use
 
 	User    string // authenticated by us; empty without authentication
 	Session string // that the client has named in its credentials
 	Target  target.Target
-	HTTPS   bool // the origin is spoken to over TLS
 	Route   *Route
 
-	Ways       Ways
-	AgainFresh bool   // the next attempt is on a fresh connection of the same path
-	sent       bool   // a member of a group was sent the request, or may have been
-	resent     bool   // a request that may have been acted on was sent to another upstream
-	Slot       uint32 // of the local addresses that are kept apart by user
-	Retries    retry.Retries
-	Held       origin.Holding // counted against the client's limits
+	Ways    Ways
+	Retries retry.Retries
+	Held    origin.Holding // counted against the client's limits
+	Body    Body           // nil where there is none, or none was asked for
+	Outcome Outcome
 
-	Body      Body // nil where there is none, or none was asked for
-	BodyRead  bool // it was read to its clean end, or there is none
-	Committed bool // the client has been sent the head of a response
-	Outcome   Outcome
+	Slot       uint32 // of the local addresses that are kept apart by user
+	Use        upstream.Use
+	HTTPS      bool // the origin is spoken to over TLS
+	AgainFresh bool // the next attempt is on a fresh connection of the same path
+	sent       bool // a member of a group was sent the request, or may have been
+	resent     bool // a request that may have been acted on was sent to another upstream
+	BodyRead   bool // the body was read to its clean end, or there is none
+	Committed  bool // the client has been sent the head of a response
 }
 
 // clientGone reports whether the client has left.

@@ -12,7 +12,7 @@ import (
 func (t *Request) lost(err error) (a retry.Attempt, ok bool) {
 	a = retry.Attempt{
 		ClientGone: t.clientGone(),
-		Retries:    t.Retries.Again,
+		Retries:    int(t.Retries.Again),
 		Reused:     t.Outcome.Reused,
 		Idempotent: t.Use == upstream.Tunnel || retry.Idempotent(t.HTTP.Method),
 		Replayable: t.Body == nil || t.Body.Replayable(),

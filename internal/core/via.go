@@ -28,17 +28,21 @@ import (
 // viaRequest is an exchange through an upstream as the pool sees it. Its dial may
 // still run when the exchange is over.
 type viaRequest struct {
-	p        *Proxy
-	member   *upstream.Member
-	dest     target.Target
-	https    bool
-	client   proxydial.Client
-	absolute bool
-	slot     uint32        // of local addresses that are kept apart by user
-	via      []string      // of the request, for the CONNECT
-	version  int           // the request was received in; see VersionIndex
-	within   time.Duration // how long a connection may have waited, as connpool.Request has it
-	lookup   atomic.Int64  // how long it took to find out what the upstream is told
+	p      *Proxy
+	member *upstream.Member
+	tunnel *viaTunnel        // nil in absolute form
+	client *proxydial.Client // nil where the upstream is not told of it
+	within time.Duration     // how long a connection may have waited, as connpool.Request has it
+	slot   uint32            // of local addresses that are kept apart by user
+}
+
+// viaTunnel is what an exchange that is not in absolute form needs besides.
+type viaTunnel struct {
+	dest    target.Target
+	https   bool
+	via     []string     // of the request, for the CONNECT
+	version int          // the request was received in; see VersionIndex
+	lookup  atomic.Int64 // how long it took to find out what the upstream is told
 }
 
 // Dial implements connpool.Requester.
@@ -54,13 +58,13 @@ func (v *viaRequest) Dial(ctx context.Context) (*origin.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !v.absolute && v.https {
-		if conn, err = v.p.Direct.Handshake(dial.WithVia(ctx, v.member.Key()), conn, v.dest.Host); err != nil {
+	if v.tunnel != nil && v.tunnel.https {
+		if conn, err = v.p.Direct.Handshake(dial.WithVia(ctx, v.member.Key()), conn, v.tunnel.dest.Host); err != nil {
 			return nil, err
 		}
 	}
 	c := &origin.Conn{Conn: v.p.h1Conn(conn), Addr: dial.RemoteAddr(conn), Since: since}
-	if !v.absolute && !v.dest.IsAddr() {
+	if v.tunnel != nil && !v.tunnel.dest.IsAddr() {
 		c.Told = to.Addr
 	}
 	return c, nil
@@ -69,23 +73,28 @@ func (v *viaRequest) Dial(ctx context.Context) (*origin.Conn, error) {
 // target is what the upstream is told of the destination. How long it takes to find that
 // out is no matter of the upstream's.
 func (v *viaRequest) target(ctx context.Context) (proxydial.Target, error) {
-	if v.absolute {
+	t := v.tunnel
+	if t == nil {
 		return proxydial.Target{}, nil
 	}
 	start := time.Now()
-	defer func() { v.lookup.Store(int64(time.Since(start))) }()
-	to, err := v.p.tunnelTarget(ctx, v.member, v.dest)
-	to.Header = v.p.ViaFields(v.via, v.version)
+	defer func() { t.lookup.Store(int64(time.Since(start))) }()
+	to, err := v.p.tunnelTarget(ctx, v.member, t.dest)
+	to.Header = v.p.ViaFields(t.via, t.version)
 	return to, err
 }
 
 // connect returns the connection to the upstream, and since when it has waited if it has,
 // or the connection through it.
 func (v *viaRequest) connect(ctx context.Context, to proxydial.Target) (net.Conn, time.Time, error) {
-	if v.absolute {
-		return v.member.Conns.Dialer.DialProxy(ctx, v.client, v.within)
+	var client proxydial.Client
+	if v.client != nil {
+		client = *v.client
 	}
-	tunnel, err := v.member.Conns.Dialer.DialTunnel(ctx, to, v.client)
+	if v.tunnel == nil {
+		return v.member.Conns.Dialer.DialProxy(ctx, client, v.within)
+	}
+	tunnel, err := v.member.Conns.Dialer.DialTunnel(ctx, to, client)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
@@ -100,10 +109,10 @@ func (v *viaRequest) connect(ctx context.Context, to proxydial.Target) (net.Conn
 // exchanges, and an address of the destination that
 // was looked up for a request with other rules is checked again.
 func (v *viaRequest) Accept(c *origin.Conn) bool {
-	if v.absolute && v.member.Single() {
-		return false
+	if v.tunnel == nil {
+		return !v.member.Single()
 	}
-	return !c.Told.IsValid() || v.p.Direct.Check(v.dest, c.Told) == nil
+	return !c.Told.IsValid() || v.p.Direct.Check(v.tunnel.dest, c.Told) == nil
 }
 
 // tunnelTarget is what a member is told of a destination: a socks5 upstream an
@@ -132,22 +141,22 @@ func (t *Request) Absolute() bool {
 // AcquireVia gets a connection for an exchange through the current upstream.
 func (t *Request) AcquireVia(fresh bool) (*origin.Lease, error) {
 	m := t.Ways.Current.Member
-	v := &viaRequest{p: t.Proxy, member: m, dest: t.Target, https: t.HTTPS, absolute: t.Absolute(), within: t.maxIdle(fresh)}
-	if !v.absolute {
-		v.via, v.version = slices.Clone(t.HTTP.Header["Via"]), VersionIndex(t.HTTP)
+	v := &viaRequest{p: t.Proxy, member: m, within: t.maxIdle(fresh), slot: t.SlotOf(m.Conns.From)}
+	var key origin.Key
+	if !t.Absolute() {
+		key = origin.Key{TLS: t.HTTPS, Host: t.Target.Host, Port: t.Target.Port}
+		v.tunnel = &viaTunnel{dest: t.Target, https: t.HTTPS, via: slices.Clone(t.HTTP.Header["Via"]), version: VersionIndex(t.HTTP)}
 	}
-	key := origin.Key{TLS: t.HTTPS, Host: t.Target.Host, Port: t.Target.Port}
-	if v.absolute {
-		key = origin.Key{}
-	}
-	v.slot = t.SlotOf(m.Conns.From)
 	key.Slot = v.slot
 	if m.Spec.ProxyProtocol != "" {
-		v.client = t.clientAddrs()
-		key.Host += " " + v.client.Source.Addr().String() // a connection has told whose it is
+		client := t.clientAddrs()
+		v.client = &client
+		key.Host += " " + client.Source.Addr().String() // a connection has told whose it is
 	}
 	l, err := t.get(m.Conns.Pool.Pool, key, connpool.Request[*origin.Conn]{By: v}, fresh)
-	t.Ways.Current.NotCounting(time.Duration(v.lookup.Load()))
+	if v.tunnel != nil {
+		t.Ways.Current.NotCounting(time.Duration(v.tunnel.lookup.Load()))
+	}
 	return l, err
 }
 

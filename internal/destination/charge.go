@@ -19,7 +19,7 @@ type Charge struct {
 	tls     bool
 	slot    uint32 // of the source that it is dialed from; 0: sources are not kept apart
 	current passage
-	failed  []passage // that came before, through other members
+	failed  []failed // that came before, through other members
 }
 
 // passage is an attempt at a destination on one way.
@@ -27,9 +27,13 @@ type passage struct {
 	via   uint64
 	way   *way // of which it has the turn of the probe; nil: of none
 	probe health.Token
+}
 
+// failed is an attempt whose failure is charged.
+type failed struct {
+	passage
 	question *dnscache.Question // about the name, that has failed; nil: it was something else
-	cause    *failure.Failure   // of a failure that is charged
+	cause    *failure.Failure
 }
 
 // Tell charges the result, if it is one that the destination is to blame for. It
@@ -58,9 +62,7 @@ func (r *Charge) End(err error, charge bool) {
 	switch {
 	case r.to == nil || err == nil:
 	case charge:
-		a.question = dnscache.QuestionOf(err)
-		a.cause = failure.Of(err)
-		r.failed = append(r.failed, a)
+		r.failed = append(r.failed, failed{a, dnscache.QuestionOf(err), failure.Of(err)})
 	case errors.Is(err, context.Canceled):
 		r.unsettled((*health.Circuit).Left)
 	case neverAsked(err):

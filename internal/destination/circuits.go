@@ -91,7 +91,7 @@ func (s *state) open() bool {
 
 // fail records a failure and reports whether it opened a circuit. Failures through all
 // members count together, and where a circuit is open already, one is enough.
-func (s *state) fail(now time.Time, a *passage, probe health.Token, cfg health.CircuitConfig) bool {
+func (s *state) fail(now time.Time, a *failed, probe health.Token, cfg health.CircuitConfig) bool {
 	n := 1
 	for _, w := range s.ways {
 		n += w.circuit.Failing(now, cfg.Window)

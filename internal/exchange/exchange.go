@@ -30,9 +30,9 @@ type Exchange struct {
 	Config   *Config
 	Observer Observer
 
-	Early   bool      // it came, or may have come, in TLS early data
 	Reader  io.Reader // of the body
 	upload  *upload   // nil where there is no body, or none was asked for
 	bound   bool      // the connection to the origin is this client's own
+	Early   bool      // it came, or may have come, in TLS early data
 	Aborted bool      // the client's connection or stream is about to be broken
 }

@@ -159,17 +159,17 @@ func (b *Budget) giveBack() { b.retries.Add(-1) }
 
 // Retries are those of one request.
 type Retries struct {
-	Made  int     // over other paths
-	Again int     // over the same one, on a fresh connection
+	Made  int32   // over other paths
+	Again int32   // over the same one, on a fresh connection
 	held  *Budget // that the current attempt, a retry, has its place from
 	hedge *Budget // that the attempt beside it has its place from
 }
 
 // Next asks the budget for one more retry, beside those that were counted. The
 // attempt before has ended.
-func (r *Retries) Next(b *Budget, counted *int) bool {
+func (r *Retries) Next(b *Budget, counted *int32) bool {
 	r.End()
-	if !b.take(*counted) {
+	if !b.take(int(*counted)) {
 		return false
 	}
 	*counted++
@@ -179,7 +179,7 @@ func (r *Retries) Next(b *Budget, counted *int) bool {
 
 // Beside asks the budget for an attempt beside the current one.
 func (r *Retries) Beside(b *Budget) bool {
-	if r.hedge != nil || !b.takeSpare(r.Made) {
+	if r.hedge != nil || !b.takeSpare(int(r.Made)) {
 		return false
 	}
 	r.Made++
