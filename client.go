@@ -42,3 +42,12 @@ func followPins(p *origin.Pins, server *caddyhttp.Server) {
 		}
 	})
 }
+
+// httpClient is the client of a request of Caddy's.
+type httpClient transaction
+
+// IP implements client.
+func (c *httpClient) IP() string { return clientIP(c.HTTP) }
+
+// User implements client.
+func (c *httpClient) User() string { return authenticatedUser(c.HTTP) }

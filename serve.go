@@ -35,15 +35,6 @@ func newTransaction(h *Handler, w http.ResponseWriter, r *http.Request) *transac
 	return t
 }
 
-// httpClient is the client of a request of Caddy's.
-type httpClient transaction
-
-// IP implements client.
-func (c *httpClient) IP() string { return clientIP(c.HTTP) }
-
-// User implements client.
-func (c *httpClient) User() string { return authenticatedUser(c.HTTP) }
-
 // ServeHTTP serves a request if it is one for a proxy, and hands it to the next
 // handler otherwise.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
@@ -249,4 +240,30 @@ func (t *transaction) authorize() error {
 	}
 	t.showDestination()
 	return t.Proxy.Access.Now().CheckTarget(t.Target)
+}
+
+// cameEarly reports whether a request came before the handshake of the client was
+// complete, or through an intermediary that says so. What the field holds does not
+// matter (RFC 8470 §5.1).
+func cameEarly(r *http.Request) bool {
+	return r.TLS != nil && !r.TLS.HandshakeComplete || r.Header[exchange.EarlyData] != nil
+}
+
+// checkEarly refuses what must not be done twice (RFC 8470 §5.2): the client repeats it
+// when the handshake is complete. The rest is forwarded with Early-Data, and what the
+// origin says to that is relayed.
+func (t *transaction) checkEarly() error {
+	if t.Early = cameEarly(t.HTTP); t.Early && (t.Use == upstream.Tunnel || !safeMethod(t.HTTP.Method)) {
+		return failure.Early
+	}
+	return nil
+}
+
+// safeMethod reports whether a method changes nothing (RFC 9110 §9.2.1).
+func safeMethod(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return true
+	}
+	return false
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/exchange"
 	"github.com/caddy-egress/egress/internal/failure"
+	"github.com/caddy-egress/egress/internal/layers"
+	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/relay"
 	"github.com/caddy-egress/egress/internal/tunnels"
 )
@@ -163,3 +165,38 @@ var (
 	_ relay.Stream  = (*clientStream)(nil)
 	_ relay.Aborter = (*clientStream)(nil)
 )
+
+// stuckTime is for how long nothing may move.
+const stuckTime = 5 * time.Second
+
+// stuckWrite is a write to a client that should have ended.
+type stuckWrite struct {
+	stream *clientStream
+	conn   relay.Stream
+	acked  uint64 // what the client's system had at the last look
+}
+
+// watchStuck sees to it that the write that is under way ends.
+func (s *clientStream) watchStuck() {
+	conn := origin.ClientOf(s.r.Context())
+	if conn == nil || s.r.ProtoMajor != 2 {
+		return
+	}
+	w := &stuckWrite{stream: s, conn: relay.StreamOf(layers.Innermost(conn))}
+	w.acked, _ = layers.Acked(w.conn)
+	time.AfterFunc(stuckTime, w.look)
+}
+
+func (w *stuckWrite) look() {
+	w.stream.mu.Lock()
+	defer w.stream.mu.Unlock()
+	if !w.stream.writing {
+		return
+	}
+	if acked, ok := layers.Acked(w.conn); ok && acked != w.acked {
+		w.acked = acked
+		time.AfterFunc(stuckTime, w.look)
+		return
+	}
+	layers.Abort(w.conn)
+}
