@@ -3,7 +3,6 @@ package egress
 import (
 	"maps"
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/relay"
+	"github.com/caddy-egress/egress/internal/target"
 )
 
 // This file contains access-log lines that are ours to write and not Caddy's: those of
@@ -51,7 +51,7 @@ func (t *transaction) serverLogs() *caddyhttp.ServerLogConfig {
 func (t *transaction) accessLine(level zapcore.Level) *accessLine {
 	ctx := t.HTTP.Context()
 	logs := t.serverLogs()
-	if logs == nil || !logsRequest(logs, hostname(t.HTTP.Host)) {
+	if logs == nil || !logsRequest(logs, target.Hostname(t.HTTP.Host)) {
 		return nil
 	}
 	if skip, _ := caddyhttp.GetVar(ctx, caddyhttp.LogSkipVar).(bool); skip {
@@ -96,38 +96,10 @@ func (t *transaction) loggedRequest(secrets bool) *http.Request {
 		r.Header["Proxy-Authorization"] = t.credentials
 	}
 	if !secrets {
-		r.Host = withoutUser(r.Host)
-		r.RequestURI = hideUser(r)
+		r.Host = target.Redacted(r.Host)
+		r.RequestURI = target.RedactedURI(r)
 	}
 	return r
-}
-
-// beforeAuthority is what stands before the authority of a request target, also of one
-// that is written in an odd way.
-var beforeAuthority = regexp.MustCompile(`^(?i:https?:/*|[a-z][a-z0-9+.-]*:/+|//+|)`)
-
-// hideUser is the request target of a request, without what is or may have been meant
-// as user information: passwords have question marks as well.
-func hideUser(r *http.Request) string {
-	uri := r.RequestURI
-	if r.Method == http.MethodConnect {
-		return withoutUser(uri)
-	}
-	if strings.HasPrefix(uri, "/") && !strings.HasPrefix(uri, "//") {
-		return uri // no authority is in it
-	}
-	before := beforeAuthority.FindString(uri)
-	authority, _, _ := strings.Cut(uri[len(before):], "/")
-	return before + withoutUser(authority) + uri[len(before)+len(authority):]
-}
-
-// withoutUser is an authority without the user information in it.
-func withoutUser(authority string) string {
-	at := strings.LastIndexByte(authority, '@')
-	if at < 0 {
-		return authority
-	}
-	return "REDACTED" + authority[at:]
 }
 
 // write writes the line, with the fields that Caddy's own has.
@@ -150,7 +122,7 @@ func (l *accessLine) write(e accessEntry) {
 // goes. It is refused, but may be a password: it must not be logged.
 func (t *transaction) namesUser() bool {
 	return t.HTTP.URL.User != nil || strings.IndexByte(t.authority, '@') >= 0 ||
-		t.HTTP.ProtoMajor == 1 && strings.IndexByte(t.HTTP.RequestURI, '@') >= 0 && hideUser(t.HTTP) != t.HTTP.RequestURI
+		t.HTTP.ProtoMajor == 1 && strings.IndexByte(t.HTTP.RequestURI, '@') >= 0 && target.RedactedURI(t.HTTP) != t.HTTP.RequestURI
 }
 
 // logSafely writes the line of a request whose target has user information, instead of
@@ -173,7 +145,7 @@ func (t *transaction) logByDestination() {
 	if logs == nil || t.ownLine != nil {
 		return
 	}
-	was, is := logsRequest(logs, hostname(t.rawHost)), logsRequest(logs, hostname(t.HTTP.Host))
+	was, is := logsRequest(logs, target.Hostname(t.rawHost)), logsRequest(logs, target.Hostname(t.HTTP.Host))
 	switch {
 	case was && !is:
 		caddyhttp.SetVar(t.HTTP.Context(), caddyhttp.LogSkipVar, true)
@@ -243,7 +215,7 @@ func accessLoggerNames(logs *caddyhttp.ServerLogConfig, r *http.Request) []strin
 		}
 		return out
 	}
-	host := strings.ToLower(hostname(r.Host))
+	host := strings.ToLower(target.Hostname(r.Host))
 	if names, ok := logs.LoggerNames[host]; ok {
 		return names
 	}

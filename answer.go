@@ -4,7 +4,6 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -12,6 +11,7 @@ import (
 	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/layers"
+	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/relay"
 )
 
@@ -45,7 +45,7 @@ func (t *transaction) OthersFailed() {
 func (t *transaction) writeFailure() {
 	f := t.Outcome.Failure
 	header := t.Writer.Header()
-	header.Set("Proxy-Status", t.h.ServerName+"; error="+f.Type+"; details="+quotedString(f.Text))
+	header.Set("Proxy-Status", t.h.ServerName+"; error="+f.Type+"; details="+plaintext.Quoted(f.Text))
 	header.Set("Content-Type", "text/plain; charset=utf-8")
 	header.Set("Cache-Control", "no-store")
 	if f == failure.Auth {
@@ -67,26 +67,6 @@ func (t *transaction) writeFailure() {
 	if linger {
 		t.Linger()
 	}
-}
-
-// quotedString writes s as an sf-string (RFC 8941 §3.3.3). Our own texts are
-// ASCII; anything else is replaced.
-func quotedString(s string) string {
-	var b strings.Builder
-	b.WriteByte('"')
-	for _, r := range s {
-		switch {
-		case r == '"' || r == '\\':
-			b.WriteByte('\\')
-			b.WriteRune(r)
-		case r < ' ' || r > '~':
-			b.WriteByte('?')
-		default:
-			b.WriteRune(r)
-		}
-	}
-	b.WriteByte('"')
-	return b.String()
 }
 
 // abort breaks the client's connection or stream, without returning: a client with a

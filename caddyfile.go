@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/self"
 	"github.com/caddy-egress/egress/internal/words"
 )
 
@@ -231,7 +232,7 @@ func (h *Handler) unmarshalName(d *caddyfile.Dispenser) error {
 	if err := words.Text(d, &h.Name); err != nil {
 		return err
 	}
-	if !validName(h.Name) {
+	if !plaintext.IsName(h.Name) {
 		return d.Errf("bad name '%s': 1 to 64 letters, digits, '-', '_' and '.'", plaintext.Printable(h.Name))
 	}
 	return nil
@@ -324,7 +325,7 @@ func (h *Handler) unmarshalAdminAddress(d *caddyfile.Dispenser) error {
 		return err
 	}
 	for _, a := range h.AdminAddresses[before:] {
-		if _, err := parseHostPort(a); err != nil && !words.HasPlaceholder(a) {
+		if _, err := self.ParseHostPort(a); err != nil && !words.HasPlaceholder(a) {
 			return d.Errf("bad admin_address '%s': %v", a, err)
 		}
 	}

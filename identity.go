@@ -7,6 +7,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
 // This file contains what a handler is known by, from one configuration to the
@@ -28,7 +30,7 @@ var (
 // its place, that is, the addresses of its server, and which of the handlers there
 // it is, counted from 1: `:8080#1`. The function gives that up.
 func (h *Handler) identity(ctx caddy.Context) (string, func(), error) {
-	if h.Name != "" && !validName(h.Name) {
+	if h.Name != "" && !plaintext.IsName(h.Name) {
 		return "", nil, fmt.Errorf("name: %q is not made of 1 to 64 letters, digits, '-', '_' and '.'", h.Name)
 	}
 	app, server := appOf(ctx)
@@ -74,18 +76,6 @@ func appOf(ctx caddy.Context) (app *caddyhttp.App, server *caddyhttp.Server) {
 	}
 	server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	return app, server
-}
-
-// validName reports whether s can name a handler. A name is never like a place: that
-// has a '#'.
-func validName(s string) bool {
-	for _, c := range []byte(s) {
-		letter := 'a' <= c|0x20 && c|0x20 <= 'z'
-		if !letter && (c < '0' || c > '9') && c != '-' && c != '_' && c != '.' {
-			return false
-		}
-	}
-	return 0 < len(s) && len(s) <= 64
 }
 
 // serverHosts are the hosts that the servers of the configuration listen on.

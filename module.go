@@ -8,8 +8,6 @@ package egress
 import (
 	"errors"
 	"fmt"
-	"net"
-	"strconv"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -252,7 +250,7 @@ func (h *Handler) start(ctx caddy.Context) {
 // provisionNames sets the names of the proxy and its site.
 func (h *Handler) provisionNames(caddy.Context) error {
 	setDefault(&h.ServerName, "caddy")
-	if !validServerName(h.ServerName) {
+	if !plaintext.IsServerName(h.ServerName) {
 		return fmt.Errorf("server_name: %q is not a token that begins with a letter", h.ServerName)
 	}
 	setDefault(&h.Forwarded, "for")
@@ -271,7 +269,7 @@ func (h *Handler) provisionNames(caddy.Context) error {
 		h.hosts[host] = struct{}{}
 	}
 	for _, addr := range h.AdminAddresses {
-		hp, err := parseHostPort(addr)
+		hp, err := self.ParseHostPort(addr)
 		if err != nil {
 			return fmt.Errorf("admin_addresses: '%s': %w", addr, err)
 		}
@@ -324,31 +322,6 @@ func (h *Handler) Cleanup() error {
 	}
 	h.releaseTunnels()
 	return errors.Join(h.closeGroups(), h.releaseTransport())
-}
-
-func parseHostPort(s string) (self.HostPort, error) {
-	host, port, err := net.SplitHostPort(s)
-	if err != nil {
-		return self.HostPort{}, fmt.Errorf("not of the form host:port: %w", err)
-	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || n == 0 {
-		return self.HostPort{}, fmt.Errorf("port %q is not a number from 1 to 65535", port)
-	}
-	return self.HostPort{Host: host, Port: uint16(n)}, nil
-}
-
-// validServerName reports whether s can stand as a pseudonym in Via and as an
-// sf-token in Proxy-Status (RFC 8941 §3.3.4 begins with a letter).
-func validServerName(s string) bool {
-	for i := range len(s) {
-		letter := 'a' <= s[i]|0x20 && s[i]|0x20 <= 'z'
-		digit := '0' <= s[i] && s[i] <= '9'
-		if !letter && (i == 0 || !digit && s[i] != '-' && s[i] != '.' && s[i] != '_') {
-			return false
-		}
-	}
-	return s != ""
 }
 
 // accessLogModule lends its ID to the logger of tunnels' access-log lines: it is

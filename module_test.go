@@ -17,7 +17,7 @@ import (
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/listening"
 	"github.com/caddy-egress/egress/internal/origin"
-	"github.com/caddy-egress/egress/internal/self"
+	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/shared"
 )
 
@@ -299,7 +299,7 @@ func TestValidServerName(t *testing.T) {
 		"caddy": true, "a": true, "Z": true, "a-b.c_d9": true,
 		"": false, "9": false, "-a": false, "a b": false, "a\"": false, "a;b": false, "a(b)": false, "[": false, "@": false, "\xc3\xa1": false, "a\n": false,
 	} {
-		if got := validServerName(name); got != want {
+		if got := plaintext.IsServerName(name); got != want {
 			t.Errorf("%q: %v", name, got)
 		}
 	}
@@ -445,22 +445,5 @@ func TestHoldingsOverReload(t *testing.T) {
 	_, second := renewed.proxy.Pool.Hold("192.0.2.1", "")
 	if _, third := renewed.proxy.Pool.Hold("192.0.2.1", ""); second != nil || third == nil {
 		t.Error("another limit after the reload")
-	}
-}
-
-func TestParseHostPort(t *testing.T) {
-	for s, want := range map[string]self.HostPort{
-		"admin.internal:2019": {Host: "admin.internal", Port: 2019},
-		":2019":               {Host: "", Port: 2019},
-		"[::1]:65535":         {Host: "::1", Port: 65535},
-	} {
-		if got, err := parseHostPort(s); err != nil || got != want {
-			t.Errorf("%q: %+v, %v", s, got, err)
-		}
-	}
-	for _, s := range []string{"", "x", "x:", "x:-1", "x:http", "::1:80", "x:1:2"} {
-		if got, err := parseHostPort(s); err == nil {
-			t.Errorf("%q: accepted as %+v", s, got)
-		}
 	}
 }

@@ -3,7 +3,6 @@ package egress
 import (
 	"crypto/tls"
 	"errors"
-	"net"
 	"net/http"
 	"reflect"
 	"strings"
@@ -147,14 +146,6 @@ func sharesTLSState(w http.ResponseWriter, state *tls.ConnectionState) bool {
 		}
 	}
 	return v.Kind() == reflect.Pointer && v.Pointer() == reflect.ValueOf(state).Pointer()
-}
-
-// hostname is the host of an authority, without its port.
-func hostname(authority string) string {
-	if host, _, err := net.SplitHostPort(authority); err == nil {
-		return host
-	}
-	return authority
 }
 
 // forSite reports whether a destination is the site itself.

@@ -245,7 +245,7 @@ func parseField(line string) (Field, error) {
 	return Field{Name: name, Value: value}, nil
 }
 
-// validName reports whether s is a token (RFC 9110 §5.6.2).
+// IsName reports whether s is a token (RFC 9110 §5.6.2).
 func validName(s string) bool {
 	for i := range len(s) {
 		if !tokenByte[s[i]] {
