@@ -82,7 +82,7 @@ func testUnderPressure(t *testing.T, origins []string) {
 	get := func(origin string) {
 		t.Helper()
 		w := httptest.NewRecorder()
-		err := h.ServeHTTP(w, httptest.NewRequest("GET", "http://"+origin+"/", nil), caddyhttp.HandlerFunc(nil))
+		err := h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://"+origin+"/", nil), caddyhttp.HandlerFunc(nil))
 		if err != nil || w.Code != 200 || w.Body.String() != "ok" {
 			t.Fatalf("%s: %d %q %s, error %v", origin, w.Code, w.Body, w.Header().Get("Proxy-Status"), err)
 		}

@@ -170,7 +170,7 @@ func startLive(t *testing.T) *liveSite {
 	}
 	t.Cleanup(func() { s.tunnel.Close() })
 	fmt.Fprintf(s.tunnel, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", s.origin, s.origin)
-	resp, err := http.ReadResponse(bufio.NewReaderSize(s.tunnel, 16), &http.Request{Method: "CONNECT"})
+	resp, err := http.ReadResponse(bufio.NewReaderSize(s.tunnel, 16), &http.Request{Method: http.MethodConnect})
 	if err != nil || resp.StatusCode != 200 {
 		t.Fatal(resp, err)
 	}

@@ -28,7 +28,7 @@ import (
 // throughGroup is a transaction of a handler whose one group is `default`.
 func throughGroup(t *testing.T, h *Handler, authority string) *transaction {
 	t.Helper()
-	r := httptest.NewRequest("GET", "http://"+authority+"/", http.NoBody)
+	r := httptest.NewRequest(http.MethodGet, "http://"+authority+"/", http.NoBody)
 	tr := newTransaction(h, httptest.NewRecorder(), r)
 	tr.Route, tr.Start = &h.unrouted.way, time.Now()
 	tr.Target = fixture.Target(t, authority)
@@ -101,7 +101,7 @@ func TestChecksAreForgotten(t *testing.T) {
 	if m := one(unchecked); down(m) {
 		t.Error("it stays down, and nobody checks it any more")
 	}
-	if _, err := unchecked.groups["default"].Pick(&selection.Choice{Request: httptest.NewRequest("GET", "http://a.example/", nil)}, upstream.Exchange); err != nil {
+	if _, err := unchecked.groups["default"].Pick(&selection.Choice{Request: httptest.NewRequest(http.MethodGet, "http://a.example/", nil)}, upstream.Exchange); err != nil {
 		t.Error(err)
 	}
 }

@@ -43,7 +43,7 @@ func TestHedgeUsesNothingOfTheRequest(t *testing.T) {
 		g.Connected(time.Millisecond) // so that it is known what is slow
 	}
 
-	r := httptest.NewRequest("CONNECT", "http://some.example:443", http.NoBody)
+	r := httptest.NewRequest(http.MethodConnect, "http://some.example:443", http.NoBody)
 	repl := caddy.NewReplacer()
 	r = caddyhttp.PrepareRequest(r, repl, httptest.NewRecorder(), new(caddyhttp.Server))
 	caddyhttp.SetVar(r.Context(), "team", "blue")

@@ -65,7 +65,7 @@ func (s *liveSite) open() net.Conn {
 	}
 	s.Cleanup(func() { c.Close() })
 	fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", s.origin, s.origin)
-	resp, err := http.ReadResponse(bufio.NewReaderSize(c, 16), &http.Request{Method: "CONNECT"})
+	resp, err := http.ReadResponse(bufio.NewReaderSize(c, 16), &http.Request{Method: http.MethodConnect})
 	if err != nil || resp.StatusCode != 200 {
 		s.Fatal(resp, err)
 	}

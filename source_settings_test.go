@@ -3,6 +3,7 @@ package egress
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"testing"
 
@@ -29,7 +30,7 @@ func TestSourceByClient(t *testing.T) {
 		LocalAddressPick: "user_hash",
 	})
 	slotOf := func(user, client string) uint32 {
-		r := httptest.NewRequest("GET", "http://a.example/", nil)
+		r := httptest.NewRequest(http.MethodGet, "http://a.example/", nil)
 		return newTransaction(new(Handler), nil, r.WithContext(as(t.Context(), user, client))).SlotOf(s)
 	}
 	if slotOf("alice", "198.51.100.1") != s.Slot("alice") {

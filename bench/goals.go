@@ -99,7 +99,8 @@ func atMost(figure, subject string, limits ...limit) goal {
 // flatHosts is that memory does not grow by more than a part of it from a tenth
 // of the hosts to all of them.
 func flatHosts(most float64) goal {
-	return goal{"memory from a tenth of the distinct hosts to all", fmt.Sprintf("flat: at most +%.0f%%", 100*most),
+	return goal{
+		"memory from a tenth of the distinct hosts to all", fmt.Sprintf("flat: at most +%.0f%%", 100*most),
 		func(r *results) (string, bool, bool) {
 			first, all := r.figure("hosts.first", egress), r.figure("hosts", egress)
 			if first == nil || all == nil {
@@ -113,5 +114,6 @@ func flatHosts(most float64) goal {
 				return "", false, false
 			}
 			return fmt.Sprintf("%.1f → %.1f MiB (%+.0f%%)", a, b, 100*(b/a-1)), b <= a*(1+most), true
-		}}
+		},
+	}
 }

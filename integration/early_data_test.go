@@ -27,7 +27,7 @@ func (p *proxy) early(t *testing.T, cache tls.ClientSessionCache, method, destin
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "") //nolint:errcheck // it is over
+	defer conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "")
 	str, err := (&http3.Transport{}).NewClientConn(conn).OpenRequestStream(c.ctx)
 	if err != nil {
 		t.Fatal(err)

@@ -192,8 +192,10 @@ func (p *proxy) config(t *testing.T, s setup) string {
 		bind += " ::1"
 	}
 	cert, key := proxyCertFiles(t)
-	global := globals{grace: "2s", storage: p.storage,
-		more: "skip_install_trust\n" + s.global + "\n" + p.logs.asDefault("level DEBUG") + "\nservers {\n" + s.servers + "\n}"}
+	global := globals{
+		grace: "2s", storage: p.storage,
+		more: "skip_install_trust\n" + s.global + "\n" + p.logs.asDefault("level DEBUG") + "\nservers {\n" + s.servers + "\n}",
+	}
 	return fmt.Sprintf(`%s
 http://:%s {
 	%s

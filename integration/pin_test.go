@@ -130,7 +130,7 @@ func TestPin_ClientCloses(t *testing.T) {
 				default:
 					alice.roundTrip("GET", "GET "+origin.url("/")+" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 				}
-				await(t, (await(t, origin.conns, "the connection")).closed, "the end of the pinned connection after "+how)
+				await(t, await(t, origin.conns, "the connection").closed, "the end of the pinned connection after "+how)
 				if resp := bob.get(origin); resp.StatusCode != 401 {
 					t.Errorf("%s: Bob got %d %q", how, resp.StatusCode, resp.body)
 				}
@@ -148,7 +148,7 @@ func TestPin_Ends(t *testing.T) {
 			origin := ntlmOrigin(t)
 			raw := p.dialPlain(t)
 			raw.roundTrip("GET", "GET "+origin.url("/")+" HTTP/1.1\r\nHost: x\r\nAuthorization: NTLM hello\r\n\r\n")
-			await(t, (await(t, origin.conns, "the connection")).closed, "the end of the pinned connection")
+			await(t, await(t, origin.conns, "the connection").closed, "the end of the pinned connection")
 			if resp := raw.get(origin); resp.StatusCode != 401 || origin.count() != 2 {
 				t.Errorf("got %d on connection %d", resp.StatusCode, origin.count())
 			}
@@ -173,7 +173,7 @@ func TestPin_Ends(t *testing.T) {
 			p := start(t, m, setup{egress: usual + "transport {\n keepalive off\n}\n"})
 			origin := ntlmOrigin(t)
 			p.dialPlain(t).get(origin)
-			await(t, (await(t, origin.conns, "the connection")).closed, "the end of the connection")
+			await(t, await(t, origin.conns, "the connection").closed, "the end of the connection")
 		})
 	})
 }
@@ -190,7 +190,7 @@ func TestPin_NotMultiplexed(t *testing.T) {
 				r := c.newRequest(t, http.MethodGet, origin.url("/"), nil)
 				r.Header.Set("Authorization", "NTLM hello")
 				c.do(t, r).expect(t, 401, "")
-				await(t, (await(t, origin.conns, "the connection")).closed, "the end of the connection")
+				await(t, await(t, origin.conns, "the connection").closed, "the end of the connection")
 				c.get(t, origin.url("/")).expect(t, 401, "")
 			})
 		}
@@ -253,7 +253,7 @@ func TestPin_LeavesRoom(t *testing.T) {
 			}
 		}
 		for range 4 {
-			await(t, (await(t, origin.conns, "a connection")).closed, "the end of an evicted connection")
+			await(t, await(t, origin.conns, "a connection").closed, "the end of an evicted connection")
 		}
 	})
 }
@@ -266,6 +266,6 @@ func TestPin_Reload(t *testing.T) {
 		raw := p.dialPlain(t)
 		raw.ntlm(origin, "")
 		start(t, m, setup{})
-		await(t, (await(t, origin.conns, "the connection")).closed, "the end of the pinned connection")
+		await(t, await(t, origin.conns, "the connection").closed, "the end of the pinned connection")
 	})
 }

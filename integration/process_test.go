@@ -118,8 +118,10 @@ func (p *process) caddyfile(t *testing.T, s processSetup) string {
 		s.plain = p.plain
 	}
 	cert, key := proxyCertFiles(t)
-	global := globals{admin: p.admin, storage: p.storage,
-		more: "skip_install_trust\nlog {\n output stderr\n format json\n}\n" + s.global}
+	global := globals{
+		admin: p.admin, storage: p.storage,
+		more: "skip_install_trust\nlog {\n output stderr\n format json\n}\n" + s.global,
+	}
 	return fmt.Sprintf(`%s
 http://:%s {
 	bind 127.0.0.1

@@ -95,5 +95,5 @@ func TestPin_AddressCheckedAtCheckOut(t *testing.T) {
 	})
 	resp := alice.get(origin)
 	expectError(t, resp.Response, 403, "destination_ip_prohibited")
-	await(t, (await(t, origin.conns, "the connection")).closed, "the end of the pinned connection")
+	await(t, await(t, origin.conns, "the connection").closed, "the end of the pinned connection")
 }

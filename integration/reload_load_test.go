@@ -174,8 +174,10 @@ func (s *loadSite) caddyfile() string {
 		egress, egressTLS = "egress_test_seen\n"+s.vary(s.generation, false), "egress_test_seen\n"+s.vary(s.generation, true)
 	}
 	cert, key := proxyCertFiles(s.T)
-	global := globals{admin: s.admin, storage: s.storage,
-		more: "skip_install_trust\nmetrics\nlog default {\n output discard\n}"}
+	global := globals{
+		admin: s.admin, storage: s.storage,
+		more: "skip_install_trust\nmetrics\nlog default {\n output discard\n}",
+	}
 	return fmt.Sprintf(`%s
 http://:%s {
 	bind 127.0.0.1

@@ -150,8 +150,10 @@ func TestReload_Report(t *testing.T) {
 		got := map[string]string{}
 		for _, l := range lines {
 			text := ""
-			for _, f := range []string{"connections_idle", "connections_active", "connections_closing", "connections_draining",
-				"upstreams_kept", "upstreams_changed", "upstreams_new", "upstreams_removed", "failing_destinations", "names_kept", "tunnels"} {
+			for _, f := range []string{
+				"connections_idle", "connections_active", "connections_closing", "connections_draining",
+				"upstreams_kept", "upstreams_changed", "upstreams_new", "upstreams_removed", "failing_destinations", "names_kept", "tunnels",
+			} {
 				text += fmt.Sprintf("%s %v, ", f, l.at(f))
 			}
 			got[l.str("handler")] = text

@@ -107,8 +107,11 @@ func TestUpstreamSource_File(t *testing.T) {
 		t.Errorf("%d connections to the one that stayed, want 1", n)
 	}
 	for _, bad := range []struct{ line, want string }{
-		{"http://u:s3cr3t@%zz", "not a URL"}, {"127.0.0.1", "not a URL and not of the form"},
-		{"ftp://127.0.0.1:1", "unknown scheme 'ftp'"}, {"", "has no upstreams"}, {strings.Repeat("x", 9000), "longer than 8192 bytes"},
+		{"http://u:s3cr3t@%zz", "not a URL"},
+		{"127.0.0.1", "not a URL and not of the form"},
+		{"ftp://127.0.0.1:1", "unknown scheme 'ftp'"},
+		{"", "has no upstreams"},
+		{strings.Repeat("x", 9000), "longer than 8192 bytes"},
 	} {
 		if bad.line == "" {
 			write("# nothing")
@@ -181,7 +184,7 @@ func TestUpstreamSource_ListsHaveNoPlaceholders(t *testing.T) {
 	}
 	p := start(t, mode{}, setup{egress: usual + "upstreams default {\n file " + path + "\n}\n"})
 	p.client(t, "h1").get(t, "http://o.test/").expect(t, 200, "ok")
-	r, _ := http.NewRequest("GET", "http://x", nil)
+	r, _ := http.NewRequest(http.MethodGet, "http://x", nil)
 	r.SetBasicAuth("user", "{env.EGRESS_TEST_SECRET}:{file."+path+"}")
 	if got := await(t, saw, "the request"); got != r.Header.Get("Authorization") {
 		t.Errorf("got %q", got)

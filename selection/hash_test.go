@@ -228,7 +228,8 @@ func TestStickyPoliciesFallBack(t *testing.T) {
 		{`{"policy":"cookie","name":"sid","fallback":{"policy":"first"}}`, http.Header{"Cookie": {"x=y", "sid=s"}}, "bbbbbb"},
 		{
 			`{"policy":"header","field":"A","fallback":{"policy":"cookie","name":"sid","fallback":{"policy":"first"}}}`,
-			http.Header{"Cookie": {"sid=s"}}, "bbbbbb",
+			http.Header{"Cookie": {"sid=s"}},
+			"bbbbbb",
 		},
 	} {
 		s := selectionOf(1, 1, 1)
@@ -248,8 +249,21 @@ func TestStickyPoliciesFallBack(t *testing.T) {
 
 func TestCookieValueIsThatOfNetHTTP(t *testing.T) {
 	for _, lines := range [][]string{
-		nil, {""}, {"sid=a"}, {"sid=a; sid=b"}, {"x=y;sid=a"}, {"x=y ; sid=a ; z"}, {`sid="a"`},
-		{"sid="}, {"sid"}, {"sid=a=b"}, {"xsid=a"}, {"sid=a", "sid=b"}, {"x=y", "sid=b"}, {";;; sid=a"}, {"SID=a"},
+		nil,
+		{""},
+		{"sid=a"},
+		{"sid=a; sid=b"},
+		{"x=y;sid=a"},
+		{"x=y ; sid=a ; z"},
+		{`sid="a"`},
+		{"sid="},
+		{"sid"},
+		{"sid=a=b"},
+		{"xsid=a"},
+		{"sid=a", "sid=b"},
+		{"x=y", "sid=b"},
+		{";;; sid=a"},
+		{"SID=a"},
 	} {
 		r := &http.Request{Header: http.Header{"Cookie": lines}}
 		want := ""

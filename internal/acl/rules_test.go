@@ -45,6 +45,7 @@ func (c entryChan) With([]zapcore.Field) zapcore.Core { return c }
 func (c entryChan) Check(e zapcore.Entry, to *zapcore.CheckedEntry) *zapcore.CheckedEntry {
 	return to.AddCore(e, c)
 }
+
 func (c entryChan) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	c.c <- observer.LoggedEntry{Entry: e, Context: fields}
 	return nil

@@ -46,7 +46,7 @@ func TestConnectionThatEndsBeforeTheRequest(t *testing.T) {
 				t.Fatal(err)
 			}
 			g := oneUpstreamGroup(t)
-			tr := newExchange(httptest.NewRequest("POST", "http://a.example/", http.NoBody), target.Target{Host: "a.example", Port: 80})
+			tr := newExchange(httptest.NewRequest(http.MethodPost, "http://a.example/", http.NoBody), target.Target{Host: "a.example", Port: 80})
 			tr.Start, tr.BodyRead = time.Now(), true
 			tr.Ways.To = core.Exit{Group: g}
 			tr.Ways.Current = upstream.Attempt{Member: g.Members()[0]}

@@ -135,8 +135,13 @@ func TestPenaltyFades(t *testing.T) {
 	latencyWithin(t, "six answers of unknown length", u, 2*sec, 10*ms, 12*ms)
 
 	for _, o := range []Observation{
-		{Kind: Neutral}, {Kind: SoftFail}, {Kind: Success}, {Kind: Overload},
-		{Kind: Failure, Relayed: true}, {Kind: AuthFault, Relayed: true}, {Kind: Cancelled},
+		{Kind: Neutral},
+		{Kind: SoftFail},
+		{Kind: Success},
+		{Kind: Overload},
+		{Kind: Failure, Relayed: true},
+		{Kind: AuthFault, Relayed: true},
+		{Kind: Cancelled},
 	} {
 		u, now := failed(), sec
 		for range 500 {

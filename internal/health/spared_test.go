@@ -165,8 +165,11 @@ func TestSpared_Trial(t *testing.T) {
 		want bool
 	}{
 		{10*sec - 1, false},
-		{10 * sec, true}, {10 * sec, false}, {30*sec - 1, false}, // it never ended
-		{30 * sec, true}, {60*sec - 1, false},
+		{10 * sec, true},
+		{10 * sec, false},
+		{30*sec - 1, false}, // it never ended
+		{30 * sec, true},
+		{60*sec - 1, false},
 	} {
 		if got := due(step.at); got != step.want {
 			t.Errorf("at %s: trial %v", step.at, got)

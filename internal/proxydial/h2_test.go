@@ -98,7 +98,7 @@ func TestH2Tunnel(t *testing.T) {
 	d := newDialer(t, cfg)
 	tn := mustTunnel(t, d)
 	r := <-requests
-	if r.Method != "CONNECT" || r.Host != "origin.test:443" || r.Header.Get("Proxy-Authorization") != "Basic dTpw" ||
+	if r.Method != http.MethodConnect || r.Host != "origin.test:443" || r.Header.Get("Proxy-Authorization") != "Basic dTpw" ||
 		r.Header.Get("X-Zone") != "de" || len(r.Header) != 2 {
 		t.Errorf("%s %s %v", r.Method, r.Host, r.Header)
 	}
@@ -316,7 +316,7 @@ func TestH2StreamLimit(t *testing.T) {
 			if t.Failed() {
 				return
 			}
-			if got := (d.Stats()); got != (Stats{Conns: int(tc.connections), Streams: 5}) {
+			if got := d.Stats(); got != (Stats{Conns: int(tc.connections), Streams: 5}) {
 				t.Errorf("%+v", got)
 			}
 			if n := p.accepted.Load(); n != tc.connections {

@@ -228,8 +228,12 @@ func (g *Group) whyNobody() error {
 		n    int
 		text string
 	}{
-		{maint, "taken out by the operator"}, {down, "down by active check"}, {auth, "refusing our credentials"},
-		{open, "with an open circuit"}, {full, "at their limit"}, {tried, "tried already"},
+		{maint, "taken out by the operator"},
+		{down, "down by active check"},
+		{auth, "refusing our credentials"},
+		{open, "with an open circuit"},
+		{full, "at their limit"},
+		{tried, "tried already"},
 	} {
 		if reason.n > 0 {
 			why = append(why, fmt.Sprintf("%d %s", reason.n, reason.text))

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"sync"
 	"sync/atomic"
@@ -82,7 +83,7 @@ func TestNobodyIsLeft(t *testing.T) {
 	if failure.Of(err) != failure.Limit || err.Error() != "no upstream of group 'default' is available: 2 at their limit" {
 		t.Errorf("%v: %v", failure.Of(err), err)
 	}
-	if _, err := g.Pick(&selection.Choice{Request: httptest.NewRequest("GET", "http://a.example/", nil)}, Exchange); err != nil {
+	if _, err := g.Pick(&selection.Choice{Request: httptest.NewRequest(http.MethodGet, "http://a.example/", nil)}, Exchange); err != nil {
 		t.Errorf("exchanges have limits of their own: %v", err)
 	}
 	m := g.health.Members()[0]
