@@ -21,7 +21,8 @@ import (
 
 // This file contains how the settings of an upstream and those of its group become one.
 
-// specs completes the upstreams of a group.
+// specs completes the upstreams of a group. Those of files and sources come later, from
+// several goroutines: by then all that they need was made.
 type specs struct {
 	ctx   caddy.Context
 	group *UpstreamGroup
@@ -31,10 +32,8 @@ type specs struct {
 
 func newSpecs(ctx caddy.Context, g *UpstreamGroup) (*specs, error) {
 	s := &specs{ctx: ctx, group: g, repl: caddy.NewReplacer(), tls: make(map[*reverseproxy.TLSConfig]*upstream.TLS)}
-	if g.TLS != nil {
-		if _, err := s.makeTLS(g.TLS); err != nil {
-			return nil, err
-		}
+	if _, err := s.makeTLS(g.TLS); err != nil {
+		return nil, err
 	}
 	return s, nil
 }

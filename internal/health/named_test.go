@@ -134,3 +134,41 @@ func TestNamed_Suspect(t *testing.T) {
 		}
 	}
 }
+
+// TestNamed_OneSite: an upstream that reaches others is not taken out by hosts that say no
+// to it and yes to others, however many there are of them.
+func TestNamed_OneSite(t *testing.T) {
+	g := newGroup(t, 3, exactConfig())
+	m := g.Members()
+	g.Observe(at(sec), m[0], reached(1000))
+	for n := range 10 * suspects {
+		g.Observe(at(2*sec), m[0], named(n))
+		g.Observe(at(2*sec), m[1], reached(n))
+	}
+	if s := m[0].Upstream.Status(); s.Circuit != Closed {
+		t.Errorf("it has reached another host a second before, and its circuit is %s", s.Circuit)
+	}
+	later := at(2*sec + 2*suspicionWindow) // and nothing since
+	for n := range suspects {
+		g.Observe(later, m[0], named(n))
+		g.Observe(later, m[1], reached(n))
+	}
+	if s := m[0].Upstream.Status(); s.Circuit != Open {
+		t.Errorf("it has reached nothing for a while, and its circuit is %s", s.Circuit)
+	}
+}
+
+// TestNamed_Relayed: what an origin may have written takes nobody out.
+func TestNamed_Relayed(t *testing.T) {
+	g := newGroup(t, 3, exactConfig())
+	m := g.Members()
+	for n := range 10 * suspects {
+		o := named(n)
+		o.Relayed = true
+		g.Observe(at(sec), m[0], o)
+		g.Observe(at(sec), m[1], reached(n))
+	}
+	if s := m[0].Upstream.Status(); s.Circuit != Closed {
+		t.Errorf("its circuit is %s", s.Circuit)
+	}
+}

@@ -17,6 +17,9 @@ func (u *Upstream) Observe(now time.Time, cfg *UpstreamConfig, o Observation) (T
 	u.observeLatency(t, &o)
 	if o.Kind == Success {
 		u.answered.Store(int64(t))
+		if o.Reached {
+			u.reached.Store(int64(t))
+		}
 		u.window.add(t, cfg.Window, true)
 		if o.Probe == 0 && !u.dirty.Load() && !o.Named {
 			return Transition{}, NoDoubt
@@ -74,10 +77,15 @@ func (u *Upstream) succeed(now instant, probe bool) Reason {
 
 // name records an answer that says that the destination cannot be reached. The upstream has
 // done its job, unless it says so of others as well which are reached elsewhere. One that
-// is out for that, or should be, is not brought back by saying it again.
+// is out for that, or should be, is not brought back by saying it again. One that has
+// reached a destination lately has no dead uplink, whatever one site makes it say of hosts
+// that are for others only; and what an origin may have written proves nothing.
 func (u *Upstream) name(now instant, cfg *UpstreamConfig, o Observation, probe bool) (Reason, Doubt) {
 	if u.breaker.doubted && (probe || u.breaker.spared) {
 		return u.softFail(now, cfg, o, u.breaker.holds(o.Probe))
+	}
+	if o.Relayed || u.hasReached(now) {
+		return u.succeed(now, probe), NoDoubt
 	}
 	suspicion := u.suspicion
 	u.suspicion.fails = nil
@@ -86,6 +94,13 @@ func (u *Upstream) name(now instant, cfg *UpstreamConfig, o Observation, probe b
 	}
 	u.suspicion = suspicion
 	return u.suspect(now, cfg, o)
+}
+
+// hasReached reports whether the upstream has reached a destination within the time for
+// which suspicion is remembered.
+func (u *Upstream) hasReached(now instant) bool {
+	at := instant(u.reached.Load())
+	return at != 0 && now.sub(at) <= suspicionWindow
 }
 
 func (u *Upstream) fail(now instant, cfg *UpstreamConfig, connect, probe bool) Reason {

@@ -33,6 +33,7 @@ type Upstream struct {
 	exchanges atomic.Int64
 	tunnels   atomic.Int64
 	answered  atomic.Int64 // instant of the last success
+	reached   atomic.Int64 // when it has reached a destination, for certain; an instant
 	window    window
 
 	mu        sync.Mutex

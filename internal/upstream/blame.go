@@ -131,6 +131,8 @@ func JudgeAnswer(r *proxydial.Reply, authenticates bool) Verdict {
 		v.Kind = health.Neutral
 	case v.Kind == health.AuthFault:
 		v.Kind = health.Failure
+	case v.Failure == failure.UpstreamPath:
+		v.Kind = health.Success // an origin may have written the details
 	case v.Kind == health.Failure && r.Via != "":
 		v = Verdict{Kind: health.SoftFail, Failure: failure.UpstreamGateway}
 	}

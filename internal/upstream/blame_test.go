@@ -167,3 +167,14 @@ func TestBlame_UpstreamOfTheUpstream(t *testing.T) {
 		}
 	}
 }
+
+// What an origin can write of upstream proxies behind this one takes nobody out.
+func TestBlame_DetailsOfAnOrigin(t *testing.T) {
+	reply := &proxydial.Reply{Status: 503, ProxyStatus: `pone; error=connection_refused; details="` + failure.NoUpstream.Text + `"`}
+	if v := judgeReply(reply); v.Kind != health.SoftFail {
+		t.Errorf("to CONNECT: %v, %v", v.Kind, v.Failure)
+	}
+	if v := JudgeAnswer(reply, false); v.Kind != health.Success {
+		t.Errorf("to an exchange: %v, %v", v.Kind, v.Failure)
+	}
+}

@@ -31,7 +31,7 @@ type Config struct {
 	// Source tells where the members are that come and go; nil for none. It is asked until
 	// Context ends.
 	Source func() ([]Address, error)
-	// At completes a member of File or Source.
+	// At completes a member of File or Source. It is called from several goroutines.
 	At func(Address) (*Spec, error)
 
 	// State is what is known of the group from before.
