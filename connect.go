@@ -47,6 +47,7 @@ func (t *transaction) tunnelConn(tunnel *core.Tunnel) error {
 		tunnel.Abandon()
 		return failure.Internal.Because(err)
 	}
+	_ = client.SetWriteDeadline(time.Now().Add(clientWriteTimeout)) // nobody else would end it
 	if _, err := io.WriteString(client, connected); err != nil {
 		tunnel.Abandon()
 		_ = client.Close()
@@ -56,6 +57,7 @@ func (t *transaction) tunnelConn(tunnel *core.Tunnel) error {
 	if line != nil {
 		caddyhttp.SetVar(t.HTTP.Context(), caddyhttp.LogSkipVar, true)
 	}
+	_ = client.SetWriteDeadline(time.Time{})
 	near := relay.StreamOf(layers.Innermost(client))
 	if unknown, ok := near.(relay.CloseOnly); ok {
 		t.Proxy.SayUnknown(unknown.Conn, "tunnels of such clients have no half-close and no reset: the connection is closed instead")

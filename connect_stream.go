@@ -23,6 +23,7 @@ import (
 // (RFC 9113 §8.5, RFC 9114 §4.4). The handler lives as long as the tunnel.
 func (t *transaction) tunnelStream(tunnel *core.Tunnel) error {
 	defer overrideIdleTimeouts(t.HTTP)()
+	keepClientUnsentLow(t.HTTP)
 	client := newClientStream(t)
 	header := t.Writer.Header()
 	delete(header, "Server")
@@ -49,6 +50,17 @@ func (t *transaction) tunnelStream(tunnel *core.Tunnel) error {
 		panic(http.ErrAbortHandler) // resets the stream
 	}
 	return nil
+}
+
+// clientUnsent is how many bytes for a client on HTTP/2 may wait in its socket to be sent
+// for the first time: with more, a client that takes bytes all the time, but few, would seem
+// to take none (see clientWriteTimeout).
+const clientUnsent = 64 << 10
+
+func keepClientUnsentLow(r *http.Request) {
+	if conn := origin.ClientOf(r.Context()); conn != nil && r.ProtoMajor == 2 {
+		layers.KeepUnsentLow(relay.StreamOf(layers.Innermost(conn)), clientUnsent)
+	}
 }
 
 // clientStream is the client's side of a tunnel over HTTP/2 or HTTP/3.

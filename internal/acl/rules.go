@@ -87,7 +87,8 @@ func (r *Rules) Stop() {
 // reload makes the list anew after a file has changed, and reports whether it did. If
 // that fails, the old list stays; again says that the change was told of before. All
 // files are read: a list holds nothing that would tell which file a subject came from,
-// and files that change together are rebuilt from together.
+// and files that change together are rebuilt from together. While another one is being
+// written, nothing is read: half of a list must not come into force with this one.
 func (r *Rules) reload(path string, again bool) bool {
 	change := r.told.Add(1)
 	r.rebuild.Lock()
@@ -100,10 +101,15 @@ func (r *Rules) reload(path string, again bool) bool {
 	}
 	r.seen = r.told.Load()
 	start := time.Now()
+	if r.unsettledBeside(path) {
+		r.taken = false
+		return false // soon again: it is not known that the other file is whole
+	}
 	list, err := New(r.rules, r.ports)
-	r.taken = err == nil
+	r.taken = err == nil && !r.unsettledBeside(path)
 	switch {
 	case r.stopped.Load():
+	case err == nil && !r.taken:
 	case err != nil:
 		r.logger.Log(filewatch.Level(again), "access rules cannot be read; the old ones stay", zap.String("changed", path), zap.Error(err))
 	default:
@@ -112,6 +118,16 @@ func (r *Rules) reload(path string, again bool) bool {
 		r.changed()
 	}
 	return r.taken
+}
+
+// unsettledBeside reports whether another file has changed, and is not known to be whole.
+func (r *Rules) unsettledBeside(path string) bool {
+	for i, other := range r.paths() {
+		if other != path && r.watchers[i].Unsettled() {
+			return true
+		}
+	}
+	return false
 }
 
 // counts tell, in a log line, what the list is made of.

@@ -213,6 +213,21 @@ func TestAccessRules_ReloadTogether(t *testing.T) {
 	}
 }
 
+// While one file is being written, the change of another does not bring half of it into
+// force.
+func TestAccessRules_HalfWritten(t *testing.T) {
+	whole, half := subjectFile(t, "one.example\n"), subjectFile(t, "secret.example\n")
+	w := watchRules(t, Rule{Files: []string{whole, half}})
+	for _, watcher := range w.watchers {
+		watcher.Stop() // what they would tell is told here
+	}
+	writeFile(t, half, "")
+	writeFile(t, whole, "two.example\n")
+	if w.reload(whole, false) || w.allows(t, "secret.example") || w.allows(t, "one.example") {
+		t.Error("half of a list is in force")
+	}
+}
+
 // After stop, no change of a file matters.
 func TestAccessRules_Stopped(t *testing.T) {
 	path := subjectFile(t, "one.example\n")

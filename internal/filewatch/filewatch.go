@@ -3,6 +3,7 @@ package filewatch
 import (
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap/zapcore"
@@ -72,6 +73,8 @@ type Watcher struct {
 	found   version   // without an event
 	writing bool      // and it was not closed
 
+	told atomic.Pointer[version] // that changed is called for, or was called for last
+
 	stop chan struct{}
 	once sync.Once
 	done chan struct{}
@@ -81,10 +84,19 @@ type Watcher struct {
 // not missed when it changes in between.
 func New(path string) *Watcher {
 	w := &Watcher{path: path, seen: look(path), taken: true, stop: make(chan struct{}), done: make(chan struct{})}
+	seen := w.seen
+	w.told.Store(&seen)
 	if events, err := newEvents(path); err == nil {
 		w.events = events
 	}
 	return w
+}
+
+// Unsettled reports whether the file is there and has changed, and changed was not called
+// for that yet: perhaps somebody is writing it. It may be called by anybody.
+func (w *Watcher) Unsettled() bool {
+	now := look(w.path)
+	return now.info != nil && !now.same(*w.told.Load())
 }
 
 // Start calls changed, from a goroutine of its own and never twice at once,
@@ -176,7 +188,9 @@ func (w *Watcher) look(changed func(again bool) bool) time.Duration {
 	case !again:
 		w.pause = 0
 	}
-	w.seen, w.taken = now, changed(again)
+	w.seen = now
+	w.told.Store(&now)
+	w.taken = changed(again)
 	if w.taken {
 		return lookEvery
 	}
