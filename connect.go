@@ -1,7 +1,6 @@
 package egress
 
 import (
-	"bufio"
 	"errors"
 	"io"
 	"net"
@@ -91,18 +90,7 @@ func (t *transaction) hijack() (net.Conn, []byte, error) {
 		_ = conn.Close()
 		return nil, nil, err
 	}
-	return conn, buffered(brw.Reader), nil
-}
-
-// buffered copies what a reader holds, so that the reader can go.
-func buffered(r *bufio.Reader) []byte {
-	n := r.Buffered()
-	if n == 0 {
-		return nil
-	}
-	early := make([]byte, n)
-	_, _ = io.ReadFull(r, early) // they are there
-	return early
+	return conn, layers.Buffered(brw.Reader), nil
 }
 
 // innermostWriter is the server's own writer below all wrappers.

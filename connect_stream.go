@@ -31,7 +31,7 @@ func (t *transaction) tunnelStream(tunnel *core.Tunnel) error {
 	t.Committed = true
 	t.Writer.WriteHeader(http.StatusOK)
 	if conn, ok := t.HTTP.Context().Value(http3.RemoteAddrContextKey).(net.Addr); ok && t.HTTP.ProtoMajor == 3 {
-		side, leave := tunnels.OverHTTP3.Join(conn, t.Ways.Current.Member != nil)
+		side, leave := tunnels.OverHTTP3.Join(conn, !t.Ways.Current.Direct())
 		defer leave()
 		client.side = side
 	}

@@ -55,7 +55,7 @@ func TestPathsAreLeftByPanics(t *testing.T) {
 		probing := false
 		func() {
 			defer func() { _ = recover() }()
-			_ = throughGroup(t, h, "a.example:80").OverPaths(func() error {
+			_ = throughGroup(t, h, "a.example:80").OverWays(func() error {
 				probing = true
 				panic(http.ErrAbortHandler)
 			})

@@ -13,16 +13,29 @@ import (
 	"github.com/caddy-egress/egress/internal/target"
 )
 
-// Acquire gets a connection for an exchange: an idle one that passes the access
-// rules of this request, or a new one. With fresh, only a new one.
+// Acquire gets a connection for an exchange on the current way out: an idle one that
+// passes the access rules of this request, or a new one; with fresh, directly only a new
+// one. Through an upstream, one that is asked again gets a new one.
 func (t *Request) Acquire(fresh bool) (*origin.Lease, error) {
+	if t.Ways.Current.Direct() {
+		return t.acquireDirect(fresh)
+	}
+	fresh, t.again = t.again, false
+	l, err := t.acquireVia(fresh)
+	if err == nil {
+		t.connected()
+	}
+	return l, err
+}
+
+func (t *Request) acquireDirect(fresh bool) (*origin.Lease, error) {
 	if err := t.Hold(); err != nil {
 		return nil, err
 	}
 	return t.get(t.Proxy.Pool.Pool, t.PoolKey(), connpool.Request[*origin.Conn]{By: (*originRequest)(t)}, fresh)
 }
 
-// Key is what direct connections for this request are pooled by: they lead to
+// PoolKey is what direct connections for this request are pooled by: they lead to
 // its origin, and come from where its own would.
 func (t *Request) PoolKey() origin.Key {
 	return origin.Key{TLS: t.HTTPS, Host: t.Target.Host, Port: t.Target.Port, Slot: t.Slot, From: t.Route.Direct.ID}

@@ -194,7 +194,7 @@ func TestAnotherDoor_Exchange(t *testing.T) {
 	for _, reused := range []bool{false, true} {
 		req := ask(t, p, upstream.Exchange, site)
 		var body string
-		err := req.OverPaths(func() (err error) {
+		err := req.OverWays(func() (err error) {
 			body, err = get(req)
 			return err
 		})
@@ -214,7 +214,7 @@ func TestAnotherDoor_Exchange(t *testing.T) {
 	ln.Close() // nobody is there
 	req := ask(t, p, upstream.Exchange, ln.Addr().String())
 	req.HTTP = req.HTTP.WithContext(ctx)
-	err = req.OverPaths(func() error {
+	err = req.OverWays(func() error {
 		_, err := get(req)
 		return err
 	})

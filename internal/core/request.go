@@ -79,14 +79,14 @@ type Request struct {
 	Body    Body           // nil where there is none, or none was asked for
 	Outcome Outcome
 
-	Slot       uint32 // of the local addresses that are kept apart by user
-	Use        upstream.Use
-	HTTPS      bool // the origin is spoken to over TLS
-	AgainFresh bool // the next attempt is on a fresh connection of the same path
-	sent       bool // a member of a group was sent the request, or may have been
-	resent     bool // a request that may have been acted on was sent to another upstream
-	BodyRead   bool // the body was read to its clean end, or there is none
-	Committed  bool // the client has been sent the head of a response
+	Slot      uint32 // of the local addresses that are kept apart by user
+	Use       upstream.Use
+	HTTPS     bool // the origin is spoken to over TLS
+	again     bool // the next attempt is on a fresh connection of the same path
+	sent      bool // a member of a group was sent the request, or may have been
+	resent    bool // a request that may have been acted on was sent to another upstream
+	BodyRead  bool // the body was read to its clean end, or there is none
+	Committed bool // the client has been sent the head of a response
 }
 
 // clientGone reports whether the client has left.

@@ -47,7 +47,7 @@ func (t *Request) mayRetry(err error) bool {
 		return false
 	}
 	t.resent = t.resent || a.Written && !a.SamePath()
-	t.AgainFresh = a.Upstream && a.SamePath()
+	t.again = a.Upstream && a.SamePath()
 	if t.Body != nil {
 		t.Body.Rewind()
 	}

@@ -20,8 +20,8 @@ import (
 // openTunnel connects to the destination over the ways of the route.
 func (t *Request) openTunnel(tun *Tunnel) (err error) {
 	start := time.Now()
-	err = t.OverPaths(func() error {
-		if t.Ways.Current.Member == nil {
+	err = t.OverWays(func() error {
+		if t.Ways.Current.Direct() {
 			return t.openDirect(tun)
 		}
 		return t.openVia(tun)

@@ -134,12 +134,11 @@ func (p *Proxy) tunnelTarget(ctx context.Context, m *upstream.Member, dest targe
 // Absolute reports whether the exchange goes through the current upstream in
 // absolute form.
 func (t *Request) Absolute() bool {
-	m := t.Ways.Current.Member
-	return m != nil && !t.HTTPS && m.SpeaksHTTP()
+	return t.Ways.Current.Absolute(t.HTTPS)
 }
 
-// AcquireVia gets a connection for an exchange through the current upstream.
-func (t *Request) AcquireVia(fresh bool) (*origin.Lease, error) {
+// acquireVia gets a connection for an exchange through the current upstream.
+func (t *Request) acquireVia(fresh bool) (*origin.Lease, error) {
 	m := t.Ways.Current.Member
 	v := &viaRequest{p: t.Proxy, member: m, within: t.maxIdle(fresh), slot: t.SlotOf(m.Conns.From)}
 	var key origin.Key
@@ -162,8 +161,8 @@ func (t *Request) AcquireVia(fresh bool) (*origin.Lease, error) {
 
 // CurrentPool is the pool that the connection of the current path belongs to.
 func (t *Request) CurrentPool() *origin.Pool {
-	if m := t.Ways.Current.Member; m != nil {
-		return m.Conns.Pool
+	if !t.Ways.Current.Direct() {
+		return t.Ways.Current.Conns.Pool
 	}
 	return t.Proxy.Pool
 }
@@ -213,7 +212,7 @@ func (t *Request) judgeExchange(err error) upstream.Verdict {
 	f := failure.Of(err)
 	if !t.Absolute() {
 		if f.Blame == failure.BlamePolicy || f.Blame == failure.BlameDNS || f.Blame == failure.BlameProxy || f.Blame == failure.BlameClient {
-			return upstream.Verdict{Kind: health.Neutral, Failure: f, Unsent: !t.Ways.Stood}
+			return upstream.Verdict{Kind: health.Neutral, Failure: f, Unsent: !t.Ways.stood}
 		}
 		return upstream.Verdict{Kind: health.Success, Failure: f} // the tunnel stood
 	}

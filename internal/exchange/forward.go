@@ -59,12 +59,12 @@ func (t *Exchange) Serve() error {
 		t.Retries.End()
 		t.Proxy.Budget.End()
 	}()
-	return t.OverPaths(func() (err error) {
+	return t.OverWays(func() (err error) {
 		// The head depends on the path, but its first attempt has none before it.
 		if *buf, err = t.appendRequestHead((*buf)[:0]); err != nil {
 			return err
 		}
-		if t.Ways.Current.Member == nil {
+		if t.Ways.Current.Direct() {
 			return t.attempt(*buf)
 		}
 		return t.attemptVia(*buf)
@@ -133,19 +133,8 @@ func (t *Exchange) attempt(head []byte) error {
 // choose gets the connection for an attempt: the one that is pinned to this
 // client, or one of the pool. A second attempt is made on a fresh one.
 func (t *Exchange) choose() (*origin.Lease, error) {
-	first := t.Outcome.Attempts == 0
-	t.Outcome.Attempts++
-	t.Outcome.Reused, t.Ways.Answered, t.Ways.Stood = false, false, false
-	if t.Ways.Current.Member != nil {
-		fresh := t.AgainFresh
-		t.AgainFresh = false
-		l, err := t.AcquireVia(fresh)
-		if err == nil {
-			t.Connected()
-		}
-		return l, err
-	}
-	if first {
+	first := t.BeginAttempt()
+	if first && t.Ways.Current.Direct() {
 		if err := t.Hold(); err != nil {
 			return nil, err // a pinned connection counts as any other
 		}
@@ -159,7 +148,7 @@ func (t *Exchange) choose() (*origin.Lease, error) {
 // giveBack ends an exchange whose connection can carry another one.
 func (t *Exchange) giveBack(l *origin.Lease, resp h1.Response) {
 	switch {
-	case t.CurrentPool().Retired(), t.Absolute() && t.Ways.Current.Single(), t.bound && t.Ways.Current.Member != nil:
+	case t.CurrentPool().Retired(), t.Absolute() && t.Ways.Current.Single(), t.bound && !t.Ways.Current.Direct():
 		l.Discard()
 	case t.bound:
 		t.pin(l, keepFor(resp.KeepAlive))

@@ -52,7 +52,7 @@ type Addr struct {
 	FailedLately bool `json:"failed_lately,omitempty"`
 }
 
-// OverPaths explains the target of the route and its fallback, and returns how the
+// OverWays explains the target of the route and its fallback, and returns how the
 // request would end.
 func (e *Explanation) Ways(t *Rehearsal) error {
 	e.Limits = t.limits()

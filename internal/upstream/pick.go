@@ -61,13 +61,20 @@ func (v *groupView) tiers(use Use) [][]selection.Member {
 	return v.exchanges
 }
 
-// Attempt is how one attempt of a request leaves: through a member, or directly where
-// there is none.
+// Attempt is the way out of one attempt of a request: through a member, or directly. The
+// zero value is direct.
 type Attempt struct {
-	*Member
+	*Member // nil where it is direct
 	probe   health.Token
 	started time.Time
 }
+
+// Direct reports whether the attempt leaves past all upstreams.
+func (a *Attempt) Direct() bool { return a.Member == nil }
+
+// Absolute reports whether an exchange leaves in absolute form: for an origin without TLS,
+// through an upstream that speaks HTTP. The connection is the upstream's own then.
+func (a *Attempt) Absolute(https bool) bool { return a.Member != nil && !https && a.SpeaksHTTP() }
 
 // Pick chooses the member for the next attempt of a request, one that it has not
 // tried. The first attempt may be the probe that a member with an open circuit is

@@ -30,7 +30,7 @@ type Ways struct {
 	Told      bool      // how the current attempt went
 	reached   bool      // the current attempt through a member has reached the destination
 	Answered  bool      // the current attempt has brought a head of a response
-	Stood     bool      // the current attempt has got a connection to the destination
+	stood     bool      // the current attempt has got a connection to the destination
 }
 
 // passedBy are members that are passed over, since the destination fails through them.
@@ -39,8 +39,8 @@ type passedBy struct {
 	vias []uint64 // the keys of the members
 }
 
-// begin starts with the target of the route.
-func (t *Request) beginPaths() error {
+// beginWays starts with the target of the route.
+func (t *Request) beginWays() error {
 	t.Ways.To, t.Ways.fallback = t.Route.To, t.Route.Fallback
 	return t.enter()
 }
@@ -102,7 +102,7 @@ func (t *Request) unreached(err error) bool {
 		_, said := errors.AsType[*proxydial.ReplyError](err)
 		return said && f.Unreached()
 	}
-	return !t.Ways.Stood && tunnelUnreached(f)
+	return !t.Ways.stood && tunnelUnreached(f)
 }
 
 // tunnelUnreached reports whether a failure to open a tunnel through an upstream says that
@@ -111,14 +111,22 @@ func tunnelUnreached(f *failure.Failure) bool {
 	return f.Unreached() || f == failure.UpstreamGateway || f == failure.UpstreamSilent
 }
 
-// Connected settles what the current attempt holds when it has its connection. Behind a
+// BeginAttempt counts an attempt that gets a connection, and reports whether it is the first
+// of the request.
+func (t *Request) BeginAttempt() (first bool) {
+	t.Outcome.Attempts++
+	t.Outcome.Reused, t.Ways.Answered, t.Ways.stood = false, false, false
+	return t.Outcome.Attempts == 1
+}
+
+// connected settles what the current attempt holds when it has its connection. Behind a
 // tunnel that was opened just now, the destination was reached: how long the answer takes
 // is no matter of that.
-func (t *Request) Connected() {
+func (t *Request) connected() {
 	if t.Absolute() {
 		return
 	}
-	t.Ways.Stood = true
+	t.Ways.stood = true
 	if !t.Outcome.Reused {
 		t.Ways.report.Tell(nil)
 	}
@@ -133,23 +141,23 @@ func (t *Request) Stands(status int) {
 	} else {
 		t.Ways.report.Tell(nil)
 	}
-	if t.Ways.Current.Member != nil {
+	if !t.Ways.Current.Direct() {
 		v := upstream.JudgeRelayed(status, t.Absolute())
 		v.Untimed = t.Body != nil // it hangs on how fast the client sends
 		t.Observed(v)
 	}
 }
 
-// OverPaths takes the request over its paths, one after the other, until one of
+// OverWays takes the request over its paths, one after the other, until one of
 // them serves it.
-func (t *Request) OverPaths(try func() error) error {
-	err := t.beginPaths()
+func (t *Request) OverWays(try func() error) error {
+	err := t.beginWays()
 	if err != nil {
 		return err
 	}
 	for {
-		err = t.overOneTarget(try)
-		if err == nil && t.Ways.left != nil && t.Outcome.Failure == nil && (t.Ways.Current.Member == nil || t.Ways.reached) {
+		err = t.overOneExit(try)
+		if err == nil && t.Ways.left != nil && t.Outcome.Failure == nil && (t.Ways.Current.Direct() || t.Ways.reached) {
 			t.Ways.left.AnsweredElsewhere(t.destinationNumber())
 		}
 		if err == nil || !t.fallsBack(err) {
@@ -161,19 +169,19 @@ func (t *Request) OverPaths(try func() error) error {
 	}
 }
 
-// overOneTarget is overTarget between enter and leaveGroup.
-func (t *Request) overOneTarget(try func() error) (err error) {
+// overOneExit is overExit between enter and leaveGroup.
+func (t *Request) overOneExit(try func() error) (err error) {
 	err = context.Canceled // that is what a writer that panics means: the client has gone
 	defer func() { t.leaveGroup(err) }()
-	err = t.overTarget(try)
+	err = t.overExit(try)
 	return err
 }
 
-// overTarget tries one target of the route: directly, or the members of a group.
-func (t *Request) overTarget(try func() error) error {
+// overExit tries one target of the route: directly, or the members of a group.
+func (t *Request) overExit(try func() error) error {
 	var last error
 	for {
-		if err := t.choosePath(); err != nil {
+		if err := t.chooseWay(); err != nil {
 			if last != nil {
 				return last // it says more than that nobody is left
 			}
@@ -186,7 +194,7 @@ func (t *Request) overTarget(try func() error) error {
 		if last == nil || !t.mayRetry(last) {
 			return last
 		}
-		if !t.AgainFresh {
+		if !t.again {
 			t.Ways.report.End(last, t.unreached(last))
 		}
 		if err := t.pauseBetween(); err != nil {
@@ -195,15 +203,15 @@ func (t *Request) overTarget(try func() error) error {
 	}
 }
 
-// choosePath finds the path of the next attempt. An attempt that is to be repeated on
+// chooseWay finds the path of the next attempt. An attempt that is to be repeated on
 // a fresh connection keeps it.
-func (t *Request) choosePath() error {
+func (t *Request) chooseWay() error {
 	g := t.Ways.To.Group
 	if g == nil {
 		t.Ways.Current = upstream.Attempt{}
 		return nil
 	}
-	if t.AgainFresh {
+	if t.again {
 		return nil // and the turn of the probe, if it has that
 	}
 	if t.Use != upstream.Tunnel {
@@ -311,7 +319,7 @@ func (t *Request) fallsBack(err error) bool {
 	t.Ways.To, t.Ways.fallback = *t.Ways.fallback, nil
 	t.Ways.selection, t.Ways.Current, t.Ways.tries = nil, upstream.Attempt{}, 0
 	t.Retries.Made = 0 // the next target has retries of its own
-	t.AgainFresh = false
+	t.again = false
 	t.Outcome.Upstream = ""
 	return true
 }
@@ -347,7 +355,7 @@ func (t *Request) mayRepeat(err error) bool {
 // pauseBetween waits between two attempts, where the operator wants that.
 func (t *Request) pauseBetween() error {
 	g := t.Ways.To.Group
-	if g == nil || g.Balancing().TryInterval <= 0 || t.AgainFresh {
+	if g == nil || g.Balancing().TryInterval <= 0 || t.again {
 		return nil
 	}
 	timer := time.NewTimer(g.Balancing().TryInterval)
