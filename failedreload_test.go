@@ -77,6 +77,22 @@ func heldStates() map[string]int {
 	return all
 }
 
+// awaitNothingHeld waits for the end of what tests before have left: a tunnel that ends, or
+// a probe that runs on without its client.
+func awaitNothingHeld(t *testing.T) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		held := heldStates()
+		maps.DeleteFunc(held, func(_ string, n int) bool { return n == 0 })
+		if len(held) == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("a test before holds %v", held)
+		}
+	}
+}
+
 func openFiles(t *testing.T) int {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
@@ -120,6 +136,7 @@ func egressJSON(dir, fields string) string {
 }
 
 func startLive(t *testing.T) *liveSite {
+	awaitNothingHeld(t)
 	s := &liveSite{T: t, dir: t.TempDir(), addr: unusedAddr(t)}
 	for name, content := range map[string]string{"denied": "*.denied.test\n", "parents": "127.0.0.1:2\n", "bad": "127.0.0.1:80\nnot an upstream\n", "badlist": "10.0.0.0/99\n"} {
 		if err := os.WriteFile(filepath.Join(s.dir, name), []byte(content), 0o600); err != nil {
@@ -339,6 +356,7 @@ func awaitFiles(t *testing.T, most int) {
 // However often the configuration changes, each state is held once for each handler
 // that runs, and nothing is held when none does.
 func TestReloads_HoldNothing(t *testing.T) {
+	awaitNothingHeld(t)
 	start := heldStates()
 	t.Run("reloads", func(t *testing.T) {
 		s := startLive(t)

@@ -51,7 +51,8 @@ func newRawTLSOrigin(t *testing.T, script func(c *originConn)) *rawOrigin {
 }
 
 func serveRaw(t *testing.T, ln net.Listener, script func(c *originConn)) *rawOrigin {
-	o := &rawOrigin{addr: ln.Addr().String(), conns: make(chan *originConn, 4096)}
+	// More than any test has of them: most do not take them out.
+	o := &rawOrigin{addr: ln.Addr().String(), conns: make(chan *originConn, 1<<14)}
 	o.wg.Go(func() {
 		for {
 			conn, err := ln.Accept()
