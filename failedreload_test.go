@@ -136,7 +136,6 @@ func egressJSON(dir, fields string) string {
 }
 
 func startLive(t *testing.T) *liveSite {
-	awaitNothingHeld(t)
 	s := &liveSite{T: t, dir: t.TempDir(), addr: unusedAddr(t)}
 	for name, content := range map[string]string{"denied": "*.denied.test\n", "parents": "127.0.0.1:2\n", "bad": "127.0.0.1:80\nnot an upstream\n", "badlist": "10.0.0.0/99\n"} {
 		if err := os.WriteFile(filepath.Join(s.dir, name), []byte(content), 0o600); err != nil {
