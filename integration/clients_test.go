@@ -104,7 +104,6 @@ func (p *proxy) client(t *testing.T, kind string) *client {
 		if err != nil {
 			t.Fatal(err)
 		}
-		//nolint:staticcheck // as above
 		if c.h2, err = (&http2.Transport{DisableCompression: true}).NewClientConn(conn); err != nil {
 			t.Fatal(err)
 		}

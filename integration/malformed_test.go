@@ -311,7 +311,7 @@ func TestResponse_TruncatedTo10(t *testing.T) {
 					}
 					raw.send(request)
 					resp := raw.responseHead("GET")
-					if got := readN(t, raw.br, 5); string(got) != "hello" || resp.StatusCode != 200 {
+					if got := readN(t, raw.br, 5); got != "hello" || resp.StatusCode != 200 {
 						t.Fatalf("got %q", got)
 					}
 					close(seen)

@@ -14,5 +14,5 @@ func Limit() int {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
 		return 0
 	}
-	return int(min(uint64(l.Cur), math.MaxInt32)) // without a limit it is a huge number
+	return int(min(uint64(l.Cur), math.MaxInt32)) //nolint:unconvert // without a limit it is a huge number; it is signed on FreeBSD
 }

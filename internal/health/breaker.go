@@ -111,7 +111,7 @@ func (b *breaker) open(now instant, cfg *UpstreamConfig, longer bool, less float
 	}
 	period := cfg.MaxOpenFor
 	if n := time.Duration(b.openings); cfg.OpenFor <= cfg.MaxOpenFor/n {
-		period = cfg.OpenFor * n
+		period = cfg.OpenFor * n //nolint:durationcheck // n is a count
 	} else {
 		b.openings = int(cfg.MaxOpenFor/cfg.OpenFor) + 1 // no further: it would take as long to shrink
 	}

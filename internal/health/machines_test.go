@@ -120,7 +120,7 @@ func TestWindow(t *testing.T) {
 		}
 	}
 	base := instantAt(0)
-	start := time.Duration(3*sec) - time.Duration(base)%(3*sec) // the next turn of a bucket
+	start := 3*sec - time.Duration(base)%(3*sec) // the next turn of a bucket
 	w.add(instantAt(start), length, true)
 	w.add(instantAt(start+3*sec-1), length, true)
 	w.add(instantAt(start+3*sec), length, false)

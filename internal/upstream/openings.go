@@ -18,7 +18,7 @@ import (
 // It is a quarter of the file descriptors that the process may have, of which each takes
 // two. Many users behind one address, whose destination is slow to answer, can meet it
 // without a loop, but not before they have taken half of what there is.
-var maxOpening = int(min(max(descriptors.Limit()/4, 256), 8192))
+var maxOpening = min(max(descriptors.Limit()/4, 256), 8192)
 
 // openings are the tunnels that are being opened through one upstream.
 type openings struct {

@@ -32,7 +32,6 @@ func newClient(kind, addr string, roots *x509.CertPool) *client {
 	c := &client{kind: kind, addr: addr, tls: &tls.Config{RootCAs: roots, ServerName: "127.0.0.1"}}
 	if kind == "h2" {
 		c.tls.NextProtos = []string{http2.NextProtoTLS}
-		//nolint:staticcheck // as above
 		t := &http2.Transport{
 			AllowHTTP:          true,
 			DisableCompression: true,
@@ -96,7 +95,7 @@ func (c *client) connect(ctx context.Context, target string) (tunnelConn, error)
 		conn.Close()
 		return nil, err
 	}
-	resp, err := http.ReadResponse(br, &http.Request{Method: http.MethodConnect})
+	resp, err := http.ReadResponse(br, &http.Request{Method: http.MethodConnect}) //nolint:bodyclose // the answer to CONNECT has none
 	if err != nil {
 		conn.Close()
 		return nil, err
