@@ -7,7 +7,8 @@ import "github.com/caddy-egress/egress/internal/acl"
 // The subjects of all rules form one ordered list, and the first that matches
 // decides. It is matched against the name that was asked for together with each
 // address it resolves to: a rule on an address refuses a name that leads there.
-// Names that a rule refuses are not resolved.
+// A name that a rule refuses is not resolved, unless a rule before it allows
+// addresses, to which the name may lead.
 //
 // Whatever the rules say about names, addresses that are not public stay out of
 // reach: loopback, private, link-local, cloud metadata, multicast, reserved and
@@ -21,7 +22,9 @@ type ACLRule struct {
 	//   it opens no address that is denied by default.
 	// - a host name, exactly: `example.com`
 	// - a wildcard: `*.example.com` is example.com and every name below it
-	// - an IP address: `10.0.0.1`, `2001:db8::1`
+	// - an IP address: `10.0.0.1`, `2001:db8::1`. IPv4 is four decimal numbers
+	//   without leading zeros; what resolvers read as an address besides, such
+	//   as `10.1`, is an error.
 	// - a CIDR: `10.0.0.0/8`
 	// - an IP address and a port: `127.0.0.1:8080`, `[::1]:8080`. To allow it
 	//   is also the only way to reach a port of Caddy itself.
@@ -39,7 +42,9 @@ type ACLRule struct {
 	// When a file changes, all files are read again and the list is replaced,
 	// without a reload of the configuration. If that fails, the rules stay as
 	// they were, and an error is logged. An empty file has no subjects, which
-	// is no error. Default: none.
+	// is an error only where it is one that has become empty: a comment in it
+	// says that this is meant. Relative paths begin at the working directory of
+	// Caddy. Default: none.
 	Files []string `json:"files,omitempty"`
 
 	// Whether the subjects are allowed. Default: false (denied).

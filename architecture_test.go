@@ -18,8 +18,10 @@ const (
 	waysOut          // from a name to a connection
 	publicly         // what others build upon
 	parents          // ways out through upstream proxies
+	adapters         // what is Caddy's, in the terms of what is below
 	cores            // requests behind any door
 	exchanges        // requests that are forwarded, and their responses
+	doors            // how clients come in
 	views            // what is told
 	desks            // what people ask a running Caddy
 	roof             // configuration, and the door that Caddy opens
@@ -32,6 +34,8 @@ type room struct {
 	floor int
 	// beside are the packages of its own floor that it imports.
 	beside []string
+	// never are packages of lower floors that are not its business.
+	never []string
 	// caddy: it imports Caddy.
 	caddy bool
 }
@@ -41,9 +45,10 @@ const houseName = "github.com/caddy-egress/egress"
 // house is all of it. A new package gets its line here, its words in docs/architecture.md,
 // and a doc.go.
 var house = map[string]room{
-	"internal/connpool":   {floor: engines},
+	"internal/connpool":   {floor: engines, beside: []string{"internal/tracing"}},
 	"internal/dnscache":   {floor: engines},
 	"internal/filewatch":  {floor: engines},
+	"internal/events":     {floor: engines},
 	"internal/firstmatch": {floor: engines},
 	"internal/h1":         {floor: engines},
 	"internal/health":     {floor: engines},
@@ -51,21 +56,26 @@ var house = map[string]room{
 	"internal/layers":     {floor: engines},
 	"internal/listening":  {floor: engines},
 	"internal/pattern":    {floor: engines},
-	"internal/proxydial":  {floor: engines, beside: []string{"internal/h1", "internal/layers"}},
+	"internal/proxydial":  {floor: engines, beside: []string{"internal/h1", "internal/layers", "internal/timing"}},
 	"internal/quantile":   {floor: engines},
 	"internal/relay":      {floor: engines, beside: []string{"internal/layers"}},
+	"internal/sse":        {floor: engines},
 	"internal/target":     {floor: engines},
+	"internal/timing":     {floor: engines},
+	"internal/tracing":    {floor: engines},
 
-	"internal/acl":         {floor: subjects, beside: []string{"internal/failure", "internal/plaintext"}},
+	"internal/acl":         {floor: subjects, beside: []string{"internal/failure", "internal/plaintext", "internal/shared"}},
 	"internal/auth":        {floor: subjects, beside: []string{"internal/failure", "internal/plaintext"}},
 	"internal/descriptors": {floor: subjects},
-	"internal/destination": {floor: subjects, beside: []string{"internal/failure"}},
+	"internal/destination": {floor: subjects, beside: []string{"internal/failure", "internal/plaintext"}},
 	"internal/failure":     {floor: subjects, beside: []string{"internal/descriptors"}},
+	"internal/orders":      {floor: subjects},
 	"internal/plaintext":   {floor: subjects},
 	"internal/retry":       {floor: subjects},
 	"internal/self":        {floor: subjects},
+	"internal/settings":    {floor: subjects, beside: []string{"internal/plaintext", "internal/words"}, caddy: true},
 	"internal/shared":      {floor: subjects, caddy: true},
-	"internal/tunnels":     {floor: subjects, beside: []string{"internal/failure", "internal/shared"}},
+	"internal/tunnels":     {floor: subjects, beside: []string{"internal/auth", "internal/failure", "internal/orders", "internal/shared"}},
 	"internal/words":       {floor: subjects, beside: []string{"internal/plaintext"}, caddy: true},
 
 	"internal/dial":   {floor: waysOut},
@@ -75,11 +85,23 @@ var house = map[string]room{
 
 	"internal/upstream": {floor: parents},
 
+	"internal/accesslog":   {floor: adapters, caddy: true},
+	"internal/caddyserver": {floor: adapters, caddy: true},
+	"internal/matchers":    {floor: adapters, beside: []string{"internal/caddyserver"}, caddy: true},
+	"internal/sources":     {floor: adapters, caddy: true},
+
 	"internal/core":     {floor: cores},
 	"internal/exchange": {floor: exchanges},
-	"internal/explain":  {floor: views},
 
-	"admin": {floor: desks, caddy: true},
+	"internal/clientend": {floor: doors, never: []string{"internal/core", "internal/upstream"}},
+
+	"internal/explain": {floor: views},
+	"internal/metrics": {floor: views},
+
+	"admin":          {floor: desks, caddy: true},
+	"admin/commands": {floor: desks, beside: []string{"admin", "admin/top"}, caddy: true},
+	"admin/top":      {floor: desks, beside: []string{"admin"}},
+	"status":         {floor: desks, beside: []string{"admin"}, caddy: true},
 
 	"": {floor: roof, caddy: true},
 
@@ -141,6 +163,10 @@ func (r room) mayNot(name, imported string, other room) string {
 	switch {
 	case slices.Contains(r.beside, imported) && other.floor == r.floor:
 		return ""
+	case slices.Contains(r.never, imported):
+		return "that is not its business: see its doc.go"
+	case other.floor == adapters && !r.caddy:
+		return "what is Caddy's is handed to what knows Caddy"
 	case other.floor == equipment && r.floor != equipment && name != "bench":
 		return "only tests, bench and soak import test equipment"
 	case r.floor == equipment && other.floor > subjects:
@@ -159,7 +185,9 @@ type listedPackage struct {
 // listPackages are all packages of the module.
 func listPackages(t *testing.T) (list []listedPackage) {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Dir,Imports", "./...").Output()
+	command := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Dir,Imports", "./...")
+	command.Env = cameWith
+	out, err := command.Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)
 	}
@@ -199,6 +227,14 @@ func TestArchitecture_Rules(t *testing.T) {
 		{"internal/layers", "internal/relay", false},
 		{"", "internal/testkit/freeport", false},
 		{"bench", "internal/testkit/freeport", true},
+		{"internal/sources", "internal/upstream", true},
+		{"internal/sources", "internal/core", false},
+		{"internal/core", "internal/matchers", false},
+		{"", "internal/matchers", true},
+		{"internal/matchers", "internal/caddyserver", true},
+		{"internal/caddyserver", "internal/matchers", false},
+		{"internal/clientend", "internal/exchange", true},
+		{"internal/clientend", "internal/core", false},
 		{"internal/testkit/faultnet", "internal/layers", true},
 		{"internal/testkit/faultnet", "selection", false},
 	} {

@@ -14,6 +14,7 @@ import (
 	"github.com/caddy-egress/egress/internal/layers"
 	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/settings"
 )
 
 // This file contains the settings of who may use the proxy.
@@ -82,8 +83,8 @@ func (a *Auth) enabled() bool { return a != nil && len(a.Basic) > 0 }
 // provision checks the user list and prepares it for logins. What the user wrote
 // stays as it is.
 func (a *Auth) provision(ctx caddy.Context, logger *zap.Logger) error {
-	if plaintext.HasControl(a.Realm) {
-		return fmt.Errorf("realm '%s' contains control characters", plaintext.Escaped(a.Realm))
+	if err := checkRealm(a.Realm); err != nil {
+		return fmt.Errorf("realm '%s' %w", plaintext.Escaped(a.Realm), err)
 	}
 	cfg := auth.Config{
 		Hashes: func(algorithm string) (auth.Comparer, error) { return loadHash(ctx, algorithm) },
@@ -92,18 +93,22 @@ func (a *Auth) provision(ctx caddy.Context, logger *zap.Logger) error {
 	}
 	if a.Session != nil {
 		cfg.Separator = a.Session.Separator
-		if sep := cfg.Separator; sep == "" || strings.Contains(sep, ":") || plaintext.HasControl(sep) {
-			return fmt.Errorf("session.separator '%s' is empty or has a colon or control character", plaintext.Escaped(sep))
+		if err := checkSeparator(cfg.Separator); err != nil {
+			return fmt.Errorf("session.separator '%s' %w", plaintext.Escaped(cfg.Separator), err)
 		}
 	}
 	repl := caddy.NewReplacer()
 	for _, u := range a.Basic {
 		// ReplaceKnown leaves the braces of a password alone.
-		cfg.Users = append(cfg.Users, auth.User{Name: repl.ReplaceKnown(u.Username, ""), Password: repl.ReplaceKnown(u.Password, "")})
+		name := repl.ReplaceKnown(u.Username, "")
+		if name == "" && u.Username != "" {
+			return fmt.Errorf("basic_auth: a user name is %w", settings.Emptied(u.Username))
+		}
+		cfg.Users = append(cfg.Users, auth.User{Name: name, Password: repl.ReplaceKnown(u.Password, "")})
 	}
 	users, err := auth.New(cfg)
 	if empty, ok := errors.AsType[*auth.EmptyPasswordError](err); ok && a.Basic[empty.Index].Password != "" {
-		return fmt.Errorf("basic_auth user '%s': nothing is left of the password after its placeholders are replaced", empty.Name)
+		return fmt.Errorf("basic_auth user '%s': the password is %w", empty.Name, settings.Emptied(a.Basic[empty.Index].Password))
 	}
 	if err != nil {
 		return err
@@ -112,6 +117,20 @@ func (a *Auth) provision(ctx caddy.Context, logger *zap.Logger) error {
 	if plain := users.Plain(); len(plain) > 0 {
 		logger.Warn("basic_auth passwords are plain text; replace them with the output of 'caddy hash-password'",
 			zap.Strings("users", plain))
+	}
+	return nil
+}
+
+func checkRealm(realm string) error {
+	if plaintext.HasControl(realm) {
+		return errors.New("contains control characters")
+	}
+	return nil
+}
+
+func checkSeparator(sep string) error {
+	if sep == "" || strings.Contains(sep, ":") || plaintext.HasControl(sep) {
+		return errors.New("is empty or has a colon or control character")
 	}
 	return nil
 }

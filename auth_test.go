@@ -83,7 +83,7 @@ func TestAuthProvisionErrors(t *testing.T) {
 		{"colon from placeholder", "", []BasicUser{{"{env.EGRESS_TEST_NAME}", "x"}}, "basic_auth user 'a:b': a user name cannot contain ':'"},
 		{"control", "", []BasicUser{{"a\nb", "x"}}, `basic_auth user 'a\nb': a user name cannot contain control characters`},
 		{"no password", "", bob(""), "basic_auth user 'bob': the password is empty"},
-		{"unset variable", "", bob("{env.EGRESS_TEST_EMPTY}"), "basic_auth user 'bob': nothing is left of the password after its placeholders are replaced"},
+		{"unset variable", "", bob("{env.EGRESS_TEST_EMPTY}"), "basic_auth user 'bob': the password is empty after replacing {env.EGRESS_TEST_EMPTY}: is it set?"},
 		{"bcrypt cut", "", bob(fixture.Bcrypt4[:59]), "basic_auth user 'bob': malformed bcrypt hash"},
 		{"argon2id base64", "", bob("$argon2id$v=19$m=64,t=1,p=1$" + key + "$!" + key), "basic_auth user 'bob': malformed argon2id hash"},
 		{"argon2id memory", "", bob("$argon2id$v=19$m=4194305,t=1,p=1$" + key + "$" + key), "basic_auth user 'bob': an argon2id hash cannot ask for more than 4194304 KiB of memory"},

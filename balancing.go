@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/internal/words"
 )
@@ -56,6 +57,9 @@ type LoadBalancing struct {
 	Hedge float64 `json:"hedge,omitempty"`
 }
 
+// maxRetries bounds LoadBalancing.Retries.
+const maxRetries = 100
+
 func (l *LoadBalancing) withDefaults() LoadBalancing {
 	out := LoadBalancing{}
 	if l != nil {
@@ -73,8 +77,8 @@ func (l *LoadBalancing) withDefaults() LoadBalancing {
 
 func (l *LoadBalancing) validate() error {
 	switch {
-	case l.Retries < words.NoLimit || l.Retries > 100:
-		return fmt.Errorf("load_balancing.retries: %d is not between 1 and 100 (-1 is off)", l.Retries)
+	case l.Retries < words.NoLimit || l.Retries > maxRetries:
+		return fmt.Errorf("load_balancing.retries: %d is not between 1 and %d (-1 is off)", l.Retries, maxRetries)
 	case l.TryDuration < 0:
 		return fmt.Errorf("load_balancing.try_duration: %s is not positive", time.Duration(l.TryDuration))
 	case l.TryInterval < 0:
@@ -167,6 +171,8 @@ func (c *UpstreamCircuit) validate() error {
 		return fmt.Errorf("circuit.min_samples: %d is below 1", c.MinSamples)
 	case c.Window < 0:
 		return errors.New("circuit.window: must be positive")
+	case c.Window < caddy.Duration(health.MinWindow):
+		return fmt.Errorf("circuit.window: %s is shorter than %s", time.Duration(c.Window), health.MinWindow)
 	case c.OpenFor < 0:
 		return errors.New("circuit.open_for: must be positive")
 	case c.MaxOpenFor < c.OpenFor:

@@ -76,9 +76,9 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			max_pending          <count>|off
 //			max_tunnels          <count>|off
 //			max_tunnels_per_conn <count>
-//			standby              <count>
+//			standby              <count>|off
 //			credentials          <user> <password>
-//			proxy_protocol       v1|v2
+//			proxy_protocol       v1|v2|off
 //			local_address        <ip...> {
 //				pick round_robin|user_hash
 //			}
@@ -99,12 +99,12 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			lb_policy       <name> [<options>]
 //			lb_retries      <count>|off
 //			lb_try_duration <duration>
-//			lb_try_interval <duration>
+//			lb_try_interval <duration>|off
 //			attempt_timeout <duration>
-//			retry_budget    <share>
-//			hedge           [<quantile>]
+//			retry_budget    <share>|off
+//			hedge           [<quantile>]|off
 //
-//			health_check    tcp|tls|http|connect [<target>...]
+//			health_check    tcp|tls|http|connect|off [<target>...]
 //			health_interval <duration>
 //			health_timeout  <duration>
 //			health_passes   <count>
@@ -117,13 +117,13 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //
 //			circuit {
 //				consecutive_failures <count>
-//				min_success_rate     <share>
+//				min_success_rate     <share>|off
 //				window               <duration>
 //				min_samples          <count>
 //				open_for             <duration>
 //				max_open_for         <duration>
 //				max_ejected          <share>
-//				panic_below          <share>
+//				panic_below          <share>|off
 //			}
 //			slow_start <duration>|off
 //		}
@@ -134,6 +134,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			dial_fallback_delay           <duration>
 //			tls_timeout                   <duration>
 //			response_header_timeout       <duration>
+//			response_idle_timeout         <duration>|off
 //			expect_continue_timeout       <duration>
 //			keepalive                     <duration>|off
 //			keepalive_idle_conns          <count>
@@ -171,7 +172,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			max_per_user       <count>|off
 //			rate_per_tunnel    <size>|off
 //			rate_per_user      <size>|off
-//			close_delay        <duration>
+//			close_delay        <duration>|off
 //			on_policy_change   keep|close
 //		}
 //
@@ -179,6 +180,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		forwarded off|for|full
 //		hide_ip
 //		hide_via
+//		hide_trace
 //	}
 //
 // Upstream URLs behind egress, and upstream outside of a group, are the members of
@@ -198,21 +200,36 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // known as well.
 func (h *Handler) unmarshalCaddyfile(d *caddyfile.Dispenser, matchers matcherToken) error {
 	d.Next() // directive name
+	at := *d
 	for _, u := range d.RemainingArgs() {
 		if err := validUpstreamURL(u); err != nil {
 			return d.Errf("upstream: %v", err)
 		}
-		h.group(defaultGroup).add(&Upstream{URL: u})
+		h.group(defaultGroup).add(&Upstream{URL: u, at: &at})
 	}
+	if err := block(d, "egress", h.words(d, matchers), "basic_auth", "ports", "hosts", "admin_address", "acl", "route", "upstream", "upstreams"); err != nil {
+		return err
+	}
+	if h.Auth != nil && !h.Auth.enabled() {
+		return at.Err("realm and session_from are for users who log in, and there are none; write basic_auth")
+	}
+	if err := h.checkTargets(); err != nil {
+		return err
+	}
+	return h.checkGroups()
+}
+
+// words are the words of egress itself.
+func (h *Handler) words(d *caddyfile.Dispenser, matchers matcherToken) map[string]func() error {
 	groups := make(map[string]bool)
-	return words.Block(d, "egress", map[string]func() error{
+	return map[string]func() error{
 		"name":                  func() error { return h.unmarshalName(d) },
-		"server_name":           func() error { return words.Text(d, &h.ServerName) },
-		"hosts":                 func() error { return words.Strings(d, &h.Hosts) },
+		"server_name":           func() error { return words.Checked(d, &h.ServerName, checkServerName) },
+		"hosts":                 func() error { return words.Parsed(d, &h.Hosts, parseHost) },
 		"basic_auth":            func() error { return h.unmarshalBasicAuth(d) },
-		"realm":                 func() error { return words.Text(d, &h.auth().Realm) },
+		"realm":                 func() error { return words.Checked(d, &h.auth().Realm, checkRealm) },
 		"session_from":          func() error { return h.unmarshalSession(d) },
-		"allow_unauthenticated": func() error { return words.Flag(d, &h.AllowUnauthenticated) },
+		"allow_unauthenticated": func() error { return h.unmarshalUnauthenticated(d) },
 		"ports":                 func() error { return h.unmarshalPorts(d) },
 		"acl":                   func() error { return h.unmarshalACL(d) },
 		"admin_address":         func() error { return h.unmarshalAdminAddress(d) },
@@ -225,7 +242,8 @@ func (h *Handler) unmarshalCaddyfile(d *caddyfile.Dispenser, matchers matcherTok
 		"forwarded":             func() error { return words.OneOf(d, &h.Forwarded, "off", "for", "full") },
 		"hide_ip":               func() error { return words.Flag(d, &h.HideIP) },
 		"hide_via":              func() error { return words.Flag(d, &h.HideVia) },
-	}, "basic_auth", "ports", "hosts", "admin_address", "acl", "route", "upstream", "upstreams")
+		"hide_trace":            func() error { return words.Flag(d, &h.HideTrace) },
+	}
 }
 
 func (h *Handler) unmarshalName(d *caddyfile.Dispenser) error {
@@ -235,31 +253,6 @@ func (h *Handler) unmarshalName(d *caddyfile.Dispenser) error {
 	if !plaintext.IsName(h.Name) {
 		return d.Errf("bad name '%s': 1 to 64 letters, digits, '-', '_' and '.'", plaintext.Printable(h.Name))
 	}
-	return nil
-}
-
-func (h *Handler) auth() *Auth {
-	if h.Auth == nil {
-		h.Auth = new(Auth)
-	}
-	return h.Auth
-}
-
-func (h *Handler) unmarshalBasicAuth(d *caddyfile.Dispenser) error {
-	args := d.RemainingArgs()
-	if len(args) != 2 {
-		return d.Errf("basic_auth wants a user and a password or hash, got %d arguments", len(args))
-	}
-	h.auth().Basic = append(h.auth().Basic, BasicUser{Username: args[0], Password: args[1]})
-	return nil
-}
-
-func (h *Handler) unmarshalSession(d *caddyfile.Dispenser) error {
-	args := d.RemainingArgs()
-	if len(args) != 2 || args[0] != "user_suffix" || args[1] == "" {
-		return d.Err("session_from wants user_suffix and a separator")
-	}
-	h.auth().Session = &Session{Separator: args[1]}
 	return nil
 }
 
@@ -282,6 +275,10 @@ func (h *Handler) unmarshalACL(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.Errf("unexpected argument '%s': acl takes a block", d.Val())
 	}
+	return block(d, "acl", h.aclWords(d), "allow", "deny", "allow_file", "deny_file")
+}
+
+func (h *Handler) aclWords(d *caddyfile.Dispenser) map[string]func() error {
 	rule := func(allow bool) func() error {
 		return func() error {
 			r := ACLRule{Allow: allow}
@@ -310,13 +307,13 @@ func (h *Handler) unmarshalACL(d *caddyfile.Dispenser) error {
 			return nil
 		}
 	}
-	return words.Block(d, "acl", map[string]func() error{
+	return map[string]func() error{
 		"allow":      rule(true),
 		"deny":       rule(false),
 		"allow_file": file(true),
 		"deny_file":  file(false),
 		"resolve":    func() error { return words.Flag(d, &h.ResolveNames) },
-	}, "allow", "deny", "allow_file", "deny_file")
+	}
 }
 
 func (h *Handler) unmarshalAdminAddress(d *caddyfile.Dispenser) error {
@@ -345,32 +342,24 @@ func (h *Handler) unmarshalCircuit(d *caddyfile.Dispenser) error {
 		}
 		return nil
 	}
-	return words.Block(d, "destination_circuit", map[string]func() error{
-		"failures":     func() error { return words.Count(d, &c.Failures, "") },
-		"window":       func() error { return words.Duration(d, &c.Window, "") },
-		"open_for":     func() error { return words.Duration(d, &c.OpenFor, "") },
-		"max_open_for": func() error { return words.Duration(d, &c.MaxOpenFor, "") },
-	})
+	at := *d
+	if err := block(d, "destination_circuit", c.words(d)); err != nil {
+		return err
+	}
+	settled := c.withDefaults()
+	return errorAt(&at, settled.validate())
 }
 
-func (h *Handler) unmarshalTunnel(d *caddyfile.Dispenser) error {
-	if d.NextArg() {
-		return d.Errf("unexpected argument '%s': tunnel takes a block", d.Val())
+// circuitOff is why words of the circuit cannot be off.
+const circuitOff = "write destination_circuit off for no circuits"
+
+func (c *DestinationCircuit) words(d *caddyfile.Dispenser) map[string]func() error {
+	return map[string]func() error{
+		"failures":     func() error { return words.AtLeast(d, &c.Failures, leastFailures, circuitOff) },
+		"window":       func() error { return words.Duration(d, &c.Window, circuitOff) },
+		"open_for":     func() error { return words.Duration(d, &c.OpenFor, circuitOff) },
+		"max_open_for": func() error { return words.Duration(d, &c.MaxOpenFor, circuitOff) },
 	}
-	t := new(Tunnel)
-	h.Tunnel = t
-	return words.Block(d, "tunnel", map[string]func() error{
-		"idle_timeout":       func() error { return words.Duration(d, &t.IdleTimeout, "off") },
-		"timeout":            func() error { return words.Duration(d, &t.Timeout, "off") },
-		"half_close_timeout": func() error { return words.Duration(d, &t.HalfCloseTimeout, "off") },
-		"max_tunnels":        func() error { return words.Count(d, &t.MaxTunnels, "off") },
-		"max_per_client":     func() error { return words.Count(d, &t.MaxPerClient, "off") },
-		"max_per_user":       func() error { return words.Count(d, &t.MaxPerUser, "off") },
-		"rate_per_tunnel":    func() error { return words.ByteRate(d, &t.RatePerTunnel) },
-		"rate_per_user":      func() error { return words.ByteRate(d, &t.RatePerUser) },
-		"close_delay":        func() error { return words.Delay(d, &t.CloseDelay) },
-		"on_policy_change":   func() error { return words.OneOf(d, &t.OnPolicyChange, policyKeep, policyClose) },
-	})
 }
 
 // Interface guards

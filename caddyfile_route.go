@@ -1,6 +1,8 @@
 package egress
 
 import (
+	"cmp"
+	"regexp"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -8,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 
+	"github.com/caddy-egress/egress/internal/matchers"
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/words"
 )
@@ -20,13 +23,17 @@ type matcherToken func() (caddy.ModuleMap, bool, error)
 
 // unmarshalRoute reads a route, in its short form `route [<matcher>] <target>
 // [fallback <target>]` or as a block.
-func (h *Handler) unmarshalRoute(d *caddyfile.Dispenser, matchers matcherToken) error {
-	r := new(Route)
+func (h *Handler) unmarshalRoute(d *caddyfile.Dispenser, matcher matcherToken) error {
+	at := *d
+	r := &Route{at: &at}
 	h.Routes = append(h.Routes, r)
-	if matchers != nil && d.CountRemainingArgs() > 0 {
-		set, ok, err := matchers()
+	if matcher != nil && d.CountRemainingArgs() > 0 {
+		set, ok, err := matcher()
 		if err != nil {
 			return d.Errf("route: %v", err)
+		}
+		if err := matchers.CheckHostsRaw(set); err != nil {
+			return d.Errf("route: host: %v", err)
 		}
 		if set != nil {
 			r.MatcherSetsRaw = append(r.MatcherSetsRaw, set)
@@ -60,13 +67,33 @@ func (r *Route) targets(d *caddyfile.Dispenser, args []string) error {
 }
 
 func (r *Route) unmarshalBlock(d *caddyfile.Dispenser) error {
+	parse := r.words(d)
+	unused := r.noteSource(d, parse)
+	err := block(d, "route", parse, "match", "header_up", "header_down")
+	switch {
+	case err != nil:
+		return err
+	case r.To == "":
+		return d.Err("the route has no target: direct, deny or the name of a group")
+	case !r.leavesDirectly():
+		return *unused
+	}
+	return nil
+}
+
+func (r *Route) words(d *caddyfile.Dispenser) map[string]func() error {
 	parse := map[string]func() error{
 		"match": func() error {
+			ahead := *d
 			set, err := caddyhttp.ParseCaddyfileNestedMatcherSet(d)
-			if err == nil {
-				r.MatcherSetsRaw = append(r.MatcherSetsRaw, set)
+			if err != nil {
+				return cmp.Or(unknownMatcher(&ahead), err)
 			}
-			return err
+			if err := matchers.CheckHostsRaw(set); err != nil {
+				return d.Errf("match: host: %v", err)
+			}
+			r.MatcherSetsRaw = append(r.MatcherSetsRaw, set)
+			return nil
 		},
 		"to": func() error {
 			args := d.RemainingArgs()
@@ -78,17 +105,33 @@ func (r *Route) unmarshalBlock(d *caddyfile.Dispenser) error {
 		"header_up":   func() error { return headerOp(d, r.requestOps()) },
 		"header_down": func() error { return headerOp(d, r.responseOps()) },
 	}
-	parse["prefer_ip"] = func() error { return words.OneOf(d, &r.PreferIP, "4", "6", "4_only", "6_only") }
-	addSourceWords(d, &r.LocalAddresses, &r.LocalAddressPick, &r.Interface, parse)
-	unused := r.noteSource(d, parse)
-	err := words.Block(d, "route", parse, "match", "header_up", "header_down")
-	switch {
-	case err != nil:
-		return err
-	case r.To == "":
-		return d.Err("the route has no target: direct, deny or the name of a group")
-	case !r.leavesDirectly():
-		return *unused
+	addSourceWords(d, source{&r.LocalAddresses, &r.LocalAddressPick, &r.Interface, &r.PreferIP}, parse)
+	return parse
+}
+
+// unknownMatcher is the error of the first matcher of a block that there is not.
+func unknownMatcher(d *caddyfile.Dispenser) error {
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if err := words.Module(d, "http.matchers", "matcher"); err != nil {
+			return err
+		}
+		d.NextSegment()
+	}
+	return nil
+}
+
+// checkTargets finds the routes that lead to no group, when all groups are known, and
+// those whose fallback can never be needed.
+func (h *Handler) checkTargets() error {
+	for _, r := range h.Routes {
+		if err := r.checkFallback(); err != nil && !words.HasPlaceholder(r.To) && !words.HasPlaceholder(r.Fallback) {
+			return r.at.Errf("route: fallback: %v", err)
+		}
+		for _, name := range [...]string{r.To, r.Fallback} {
+			if err := h.checkTarget(name); name != "" && !words.HasPlaceholder(name) && err != nil {
+				return r.at.Errf("route: %v", err)
+			}
+		}
 	}
 	return nil
 }
@@ -127,6 +170,11 @@ func headerOp(d *caddyfile.Dispenser, ops *headers.HeaderOps) error {
 	}
 	if len(args) > 2 {
 		replacement = &args[2]
+	}
+	if replacement != nil && !strings.Contains(value, "{") { // with placeholders it is compiled for each request
+		if _, err := regexp.Compile(value); err != nil {
+			return d.Errf("%s: '%s': %v", word, plaintext.Escaped(value), err)
+		}
 	}
 	if err := headers.CaddyfileHeaderOp(ops, args[0], value, replacement); err != nil {
 		return d.Errf("%s: %v", word, err)

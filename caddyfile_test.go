@@ -69,6 +69,21 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"tunnel {\n idle 1s\n}", "unrecognized subdirective 'idle' of tunnel, at Caddyfile:4"},
 		{"acl {\n allows all\n}", "unrecognized subdirective 'allows' of acl (did you mean 'allow'?), at Caddyfile:4"},
 		{"destination_circuit {\n failure 3\n}", "unrecognized subdirective 'failure' of destination_circuit (did you mean 'failures'?), at Caddyfile:4"},
+		{"transport {\n resolvers 192.0.2.1 {\n  dial_timeot 1s\n }\n}", "unrecognized subdirective 'dial_timeot' of resolvers, at Caddyfile:5"},
+
+		// Words of another block.
+		{"idle_timeout 3s", "unrecognized subdirective 'idle_timeout' of egress (write tunnel { idle_timeout … }), at Caddyfile:3"},
+		{"open_for 3s", "unrecognized subdirective 'open_for' of egress (write destination_circuit { open_for … } or circuit { open_for … }), at Caddyfile:3"},
+		{"max_per_client 3", "unrecognized subdirective 'max_per_client' of egress (write transport { max_per_client … } or tunnel { max_per_client … }), at Caddyfile:3"},
+		{"lb_policy first", "unrecognized subdirective 'lb_policy' of egress (write upstreams <group> { lb_policy … }), at Caddyfile:3"},
+		{"health_check tcp", "unrecognized subdirective 'health_check' of egress (write upstreams <group> { health_check … }), at Caddyfile:3"},
+		{"max_conns_per_host 3", "unrecognized subdirective 'max_conns_per_host' of egress (write transport { max_conns_per_host … }), at Caddyfile:3"},
+		{"pick user_hash", "unrecognized subdirective 'pick' of egress (write local_address <ip...> { pick … }), at Caddyfile:3"},
+		{"transport {\n ports 80\n}", "unrecognized subdirective 'ports' of transport (write egress { ports … }), at Caddyfile:4"},
+		{"upstreams a {\n consecutive_failures 3\n}", "unrecognized subdirective 'consecutive_failures' of upstreams (write circuit { consecutive_failures … }), at Caddyfile:4"},
+		{"upstreams a {\n weight 3\n}", "unrecognized subdirective 'weight' of upstreams (write upstream <url> { weight … }), at Caddyfile:4"},
+		{"upstreams a {\n standby 3\n}", "unrecognized subdirective 'standby' of upstreams (write upstream <url> { standby … }), at Caddyfile:4"},
+		{"upstreams a {\n circuit {\n  failures 3\n }\n}", "unrecognized subdirective 'failures' of circuit (write destination_circuit { failures … }), at Caddyfile:5"},
 
 		// Words that stand twice.
 		{"server_name a\nserver_name b", "'server_name' stands twice in egress, at Caddyfile:4"},
@@ -90,6 +105,8 @@ func TestCaddyfileErrors(t *testing.T) {
 		{`server_name ""`, "server_name is empty, at Caddyfile:3"},
 		{"hosts", "hosts wants at least one argument, at Caddyfile:3"},
 		{"basic_auth", "basic_auth wants a user and a password or hash, got 0 arguments, at Caddyfile:3"},
+		{"basic_auth {\n alice x\n}", "basic_auth takes no block: write basic_auth <user> <password|hash>, one user a line, at Caddyfile:3"},
+		{"basic_auth bcrypt {\n alice x\n}", "basic_auth takes no block: write basic_auth <user> <password|hash>, one user a line, at Caddyfile:3"},
 		{"basic_auth alice", "basic_auth wants a user and a password or hash, got 1 arguments, at Caddyfile:3"},
 		{"realm", "realm wants one argument, got 0, at Caddyfile:3"},
 		{"ports", "ports wants at least one argument, at Caddyfile:3"},
@@ -132,20 +149,24 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"name a#1", "bad name 'a#1': 1 to 64 letters, digits, '-', '_' and '.', at Caddyfile:3"},
 		{"name", "name wants one argument, got 0, at Caddyfile:3"},
 		{"tunnel {\n close_delay -1s\n}", "bad close_delay '-1s': must not be negative, at Caddyfile:4"},
-		{"tunnel {\n close_delay off\n}", `bad close_delay 'off': time: invalid duration "off", at Caddyfile:4`},
+		{"tunnel {\n close_delay soon\n}", "bad close_delay 'soon': not a duration; write 10s, at Caddyfile:4"},
 		{"ports 0", "ports: bad port range '0': ports are between 1 and 65535, at Caddyfile:3"},
 		{"ports 80 http", "ports: bad port range 'http': write a port (443) or a range (1024-65535), at Caddyfile:3"},
 		{"ports 9-8", "ports: bad port range '9-8': write the lower port first (8-9), at Caddyfile:3"},
 		{"ports 65536", "ports: bad port range '65536': write a port (443) or a range (1024-65535), at Caddyfile:3"},
 		{"admin_address admin", "bad admin_address 'admin': not of the form host:port: address admin: missing port in address, at Caddyfile:3"},
 		{"admin_address a:1 b:0", `bad admin_address 'b:0': port "0" is not a number from 1 to 65535, at Caddyfile:3`},
+		{"acl {\n deny ::1:443\n}", "acl: subject '::1:443': ambiguous; write '[::1]:443' for one port, '::1' for all ports, or '[::1:443]' if all of it is the address, at Caddyfile:4"},
+		{"acl {\n deny .ads.example\n}", "acl: subject '.ads.example': begins with a dot; write '*.ads.example', at Caddyfile:4"},
 		{"acl {\n deny 10.0.0.0/33\n}", "acl: subject '10.0.0.0/33': the length behind the slash is a number from 0 to 32, at Caddyfile:4"},
-		{"destination_circuit {\n failures 0\n}", "bad failures '0': must be at least 1, at Caddyfile:4"},
+		{"acl {\n deny 10.1\n}", "acl: subject '10.1': would be the address 10.0.0.1; write '10.0.0.1' if that is meant, and a CIDR such as '10.0.0.0/8' for a range, at Caddyfile:4"},
+		{"destination_circuit {\n failures 0\n}", "bad failures '0': must be at least 2, at Caddyfile:4"},
+		{"destination_circuit {\n failures 1\n}", "bad failures '1': must be at least 2, at Caddyfile:4"},
 		{"destination_circuit {\n failures many\n}", "bad failures 'many': not a number, at Caddyfile:4"},
 		{"destination_circuit {\n window -1s\n}", "bad window '-1s': must be positive, at Caddyfile:4"},
 		{"destination_circuit {\n open_for 0\n}", "bad open_for '0': must be positive, at Caddyfile:4"},
-		{"destination_circuit {\n max_open_for off\n}", `bad max_open_for 'off': time: invalid duration "off", at Caddyfile:4`},
-		{"transport {\n dial_timeout off\n}", `bad dial_timeout 'off': time: invalid duration "off", at Caddyfile:4`},
+		{"destination_circuit {\n max_open_for off\n}", "max_open_for cannot be off: write destination_circuit off for no circuits, at Caddyfile:4"},
+		{"transport {\n dial_timeout off\n}", "dial_timeout cannot be off: a peer that is silent would be waited for without an end, at Caddyfile:4"},
 		{"transport {\n resolvers\n}", "resolvers wants at least one argument, at Caddyfile:4"},
 		{"transport {\n resolvers 192.0.2.1 dns.example\n}", "bad resolvers 'dns.example': not an IP address; a name is possible with tls:// and https:// only, at Caddyfile:4"},
 		{"transport {\n resolvers quic://192.0.2.1\n}", "bad resolvers 'quic://192.0.2.1': unknown scheme 'quic': one of udp, tcp, tls, https, at Caddyfile:4"},
@@ -172,28 +193,43 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"route {\n interface eth0\n local_address 192.0.2.1\n to one fallback two\n}", "interface: neither the target nor the fallback is direct; upstreams have a local_address, an interface and a prefer_ip of their own, at Caddyfile:4"},
 		{"upstream http://a {\n interface\n}", "interface wants one argument, got 0, at Caddyfile:4"},
 		{"transport {\n interface\n}", "interface wants one argument, got 0, at Caddyfile:4"},
-		{"transport {\n dial_timeout 5\n}", `bad dial_timeout '5': time: missing unit in duration "5", at Caddyfile:4`},
+		{"transport {\n dial_timeout 5\n}", "bad dial_timeout '5': not a duration; write 5s, at Caddyfile:4"},
+		{"transport {\n dial_timeout 10seconds\n}", "bad dial_timeout '10seconds': not a duration; write 10s, at Caddyfile:4"},
+		{"tunnel {\n idle_timeout 15min\n}", "bad idle_timeout '15min': not a duration; write 15m, or off, at Caddyfile:4"},
+		{"tunnel {\n idle_timeout 2days\n}", "bad idle_timeout '2days': not a duration; write 2d, or off, at Caddyfile:4"},
+		{"transport {\n dial_timeout 10ns\n}", "bad dial_timeout '10ns': must be at least 1ms, at Caddyfile:4"},
 		{"transport {\n tls_timeout 0s\n}", "bad tls_timeout '0s': must be positive, at Caddyfile:4"},
 		{"transport {\n keepalive 0\n}", "bad keepalive '0': must be positive, or off, at Caddyfile:4"},
 		{"transport {\n keepalive_idle_conns 0\n}", "bad keepalive_idle_conns '0': must be at least 1, at Caddyfile:4"},
-		{"transport {\n keepalive_idle_conns off\n}", "bad keepalive_idle_conns 'off': not a number, at Caddyfile:4"},
+		{"transport {\n keepalive_idle_conns off\n}", "keepalive_idle_conns cannot be off: write keepalive off to keep no connection, at Caddyfile:4"},
 		{"transport {\n max_conns 0\n}", "bad max_conns '0': must be at least 1, or off, at Caddyfile:4"},
 		{"transport {\n max_conns -1\n}", "bad max_conns '-1': must be at least 1, or off, at Caddyfile:4"},
 		{"transport {\n max_per_client 0\n}", "bad max_per_client '0': must be at least 1, or off, at Caddyfile:4"},
 		{"transport {\n max_per_client\n}", "max_per_client wants one argument, got 0, at Caddyfile:4"},
 		{"transport {\n max_per_user -1\n}", "bad max_per_user '-1': must be at least 1, or off, at Caddyfile:4"},
-		{"transport {\n max_per_user many\n}", "bad max_per_user 'many': not a number, at Caddyfile:4"},
+		{"transport {\n max_per_user many\n}", "bad max_per_user 'many': not a number, or off, at Caddyfile:4"},
 		{"transport {\n reuse_unsafe sometimes\n}", "bad reuse_unsafe 'sometimes': one of [never recent always], at Caddyfile:4"},
 		{"transport {\n reuse_unsafe\n}", "reuse_unsafe wants one argument, got 0, at Caddyfile:4"},
 		{"transport {\n reuse_unsafe never\n reuse_unsafe never\n}", "'reuse_unsafe' stands twice in transport, at Caddyfile:5"},
-		{"transport {\n max_pending 1.5\n}", "bad max_pending '1.5': not a number, at Caddyfile:4"},
-		{"transport {\n max_conn_lifetime -1\n}", `bad max_conn_lifetime '-1': time: missing unit in duration "-1", at Caddyfile:4`},
+		{"transport {\n max_pending 1.5\n}", "bad max_pending '1.5': not a number, or off, at Caddyfile:4"},
+		{"transport {\n max_conn_lifetime -1\n}", "bad max_conn_lifetime '-1': not a duration; write 10s, or off, at Caddyfile:4"},
 		{"transport {\n max_response_header big\n}", "bad max_response_header 'big': not a size, at Caddyfile:4"},
 		{"transport {\n max_response_header 0\n}", "bad max_response_header '0': not a size, at Caddyfile:4"},
 		{"transport {\n max_response_header -1\n}", "bad max_response_header '-1': not a size, at Caddyfile:4"},
+		{"transport {\n max_response_header 1023\n}", "bad max_response_header '1023': must be between 1024 and 16777216 bytes, at Caddyfile:4"},
+		{"transport {\n max_response_header 17MiB\n}", "bad max_response_header '17MiB': must be between 1024 and 16777216 bytes, at Caddyfile:4"},
+		{"transport {\n dial_timeout 9000h\n}", "bad dial_timeout '9000h': must be at most a year, at Caddyfile:4"},
+		{"tunnel {\n timeout 9000h\n}", "bad timeout '9000h': must be at most a year, or off, at Caddyfile:4"},
+		{"tunnel {\n close_delay 9000h\n}", "bad close_delay '9000h': must be at most a year, at Caddyfile:4"},
+		{"upstreams a {\n health_interval 99ms\n}", "bad health_interval '99ms': must be at least 100ms, at Caddyfile:4"},
+		{"upstreams a {\n circuit {\n  window 9ms\n }\n}", "bad window '9ms': must be at least 10ms, at Caddyfile:5"},
+		{"upstreams a {\n circuit {\n  max_open_for 1s\n }\n}", "circuit.max_open_for: 1s is shorter than open_for (10s), at Caddyfile:4"},
+		{"destination_circuit {\n max_open_for 1s\n}", "destination_circuit.max_open_for: 1s is shorter than open_for (2s), at Caddyfile:3"},
+		{"allow_unauthenticated\nbasic_auth a b", "allow_unauthenticated: contradicts basic_auth, with which everybody has to log in; leave one of them out, at Caddyfile:4"},
+		{"basic_auth a b\nserver_name x\nallow_unauthenticated", "allow_unauthenticated: contradicts basic_auth, with which everybody has to log in; leave one of them out, at Caddyfile:5"},
 		{"transport {\n max_response_header 9EB\n}", "bad max_response_header '9EB': not a size, at Caddyfile:4"},
 		{"tunnel {\n max_tunnels 0\n}", "bad max_tunnels '0': must be at least 1, or off, at Caddyfile:4"},
-		{"tunnel {\n max_per_client many\n}", "bad max_per_client 'many': not a number, at Caddyfile:4"},
+		{"tunnel {\n max_per_client many\n}", "bad max_per_client 'many': not a number, or off, at Caddyfile:4"},
 		{"tunnel {\n on_policy_change\n}", "on_policy_change wants one argument, got 0, at Caddyfile:4"},
 		{"tunnel {\n on_policy_change end\n}", "bad on_policy_change 'end': one of [keep close], at Caddyfile:4"},
 		{"tunnel {\n on_policy_change keep\n on_policy_change close\n}", "'on_policy_change' stands twice in tunnel, at Caddyfile:5"},
@@ -202,9 +238,9 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"tunnel {\n rate_per_tunnel 1MB/s\n}", "bad rate_per_tunnel '1MB/s': not a size in bytes (per second), or off, at Caddyfile:4"},
 		{"tunnel {\n rate_per_user -1\n}", "bad rate_per_user '-1': not a size in bytes (per second), or off, at Caddyfile:4"},
 		{"tunnel {\n rate_per_user 1MB 2MB\n}", "rate_per_user wants one argument, got 2, at Caddyfile:4"},
-		{"tunnel {\n timeout never\n}", `bad timeout 'never': time: invalid duration "never", at Caddyfile:4`},
+		{"tunnel {\n timeout never\n}", "bad timeout 'never': not a duration; write 10s, or off, at Caddyfile:4"},
 		{"tunnel {\n idle_timeout 0\n}", "bad idle_timeout '0': must be positive, or off, at Caddyfile:4"},
-		{"transport {\n tls_trust_pool nonsense\n}", "getting module named 'tls.ca_pool.source.nonsense': module not registered: tls.ca_pool.source.nonsense, at Caddyfile:4"},
+		{"transport {\n tls_trust_pool nonsense\n}", "unknown tls_trust_pool 'nonsense': one of combined, file, http, inline, pki_intermediate, pki_root, storage, system, at Caddyfile:4"},
 
 		// A block where none belongs.
 		{"hide_ip {\n x\n}", "unexpected block: hide_ip takes none, at Caddyfile:3"},
@@ -229,4 +265,67 @@ func TestDirectiveArguments(t *testing.T) {
 func TestErrorInSnippetNamesLine(t *testing.T) {
 	expectRefused(t, "(s) {\n hide_iq\n}\n:8080 {\n egress {\n  import s\n }\n}\n",
 		"unrecognized subdirective 'hide_iq' of egress (did you mean 'hide_ip'?), at Caddyfile:2 import chain ['Caddyfile:6 (import s)']")
+}
+
+// Words whose nothing has a meaning take off for it.
+func TestCaddyfile_Off(t *testing.T) {
+	const none = ":8080 {\negress {\nupstreams default {\nupstream http://127.0.0.1:1 {\n}\ncircuit {\n}\n}\ntransport {\n}\ntunnel {\n}\n}\n}\n"
+	for word, where := range map[string]string{
+		"standby": "upstream http://127.0.0.1:1 {\n", "proxy_protocol": "upstream http://127.0.0.1:1 {\n",
+		"hedge": "upstreams default {\n", "lb_try_interval": "upstreams default {\n", "health_check": "upstreams default {\n",
+	} {
+		got, err := adapt(t, strings.Replace(none, where, where+word+" off\n", 1))
+		if err != nil {
+			t.Errorf("%s off: %v", word, err)
+			continue
+		}
+		if want := mustAdapt(t, none); strings.ReplaceAll(string(got), `"load_balancing":{},`, "") != string(want) {
+			t.Errorf("%s off is not as without it:\n got %s\nwant %s", word, got, want)
+		}
+	}
+	for word, tc := range map[string]struct{ where, want string }{
+		"retry_budget":     {"upstreams default {\n", `"load_balancing":{"retry_budget":0}`},
+		"min_success_rate": {"circuit {\n", `"circuit":{"min_success_rate":0}`},
+		"panic_below":      {"circuit {\n", `"circuit":{"panic_below":0}`},
+		"close_delay":      {"tunnel {\n", `"tunnel":{"close_delay":0}`},
+	} {
+		got, err := adapt(t, strings.Replace(none, tc.where, tc.where+word+" off\n", 1))
+		if err != nil || !strings.Contains(string(got), tc.want) {
+			t.Errorf("%s off: no %s in %s, %v", word, tc.want, got, err)
+		}
+	}
+}
+
+// Every word that has one value either takes off, or its error says that it cannot be off
+// or what else there is.
+func TestCaddyfile_OffOrWhyNot(t *testing.T) {
+	_, readme := snippets(t)
+	told := regexp.MustCompile(`cannot be off: |: one of `)
+	checked := 0
+	for _, w := range referenceWords(t, readme) {
+		if len(w.path) == 0 || !regexp.MustCompile(`^(off|\[?[0-9].*|<count>|v1\|v2|tcp\|.*|keep|recent)$`).MatchString(w.args) || w.word == "prefer_ip" {
+			continue
+		}
+		checked++
+		if _, err := adapt(t, w.config(w.word+" off")); err != nil && !told.MatchString(err.Error()) &&
+			!strings.Contains(err.Error(), "'"+w.word+"' stands twice") {
+			t.Errorf("%v %s: %v", w.path, w.word, err)
+		}
+	}
+	if checked < 50 {
+		t.Errorf("only %d words", checked)
+	}
+}
+
+// A route that leads nowhere is told with its line, and with what there is.
+func TestCaddyfile_UnknownTargets(t *testing.T) {
+	for block, want := range map[string]string{
+		"route directt": "route: unknown target 'directt' (did you mean 'direct'?): one of direct, deny, at Caddyfile:3",
+		"route denny\nupstreams a {\n upstream x:1\n}":           "route: unknown target 'denny' (did you mean 'deny'?): one of direct, deny, a, at Caddyfile:3",
+		"upstream x:1\n\nroute {\n to default fallback dirct\n}": "route: unknown target 'dirct' (did you mean 'direct'?): one of direct, deny, default, at Caddyfile:5",
+	} {
+		expectRefused(t, ":8080 {\negress {\n"+block+"\n}\n}\n", want)
+	}
+	mustAdapt(t, ":8080 {\negress {\nroute default\nupstream x:1\n}\n}\n") // known later
+	mustAdapt(t, ":8080 {\negress {\nroute {env.TARGET}\n}\n}\n")
 }

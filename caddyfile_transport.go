@@ -1,6 +1,11 @@
 package egress
 
 import (
+	"crypto/tls"
+	"fmt"
+	"maps"
+	"slices"
+
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -12,8 +17,14 @@ import (
 	"github.com/caddy-egress/egress/internal/words"
 )
 
-// This file contains the words of the block `transport`, and those about TLS and
-// addresses that it shares with upstreams and routes.
+// This file contains the words of the blocks `transport` and `tunnel`, and those about TLS
+// and addresses that `transport` shares with upstreams and routes.
+
+// Why words cannot be off.
+const (
+	untilAnswered = "a peer that is silent would be waited for without an end"
+	keepNone      = "write keepalive off to keep no connection"
+)
 
 func (h *Handler) unmarshalTransport(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
@@ -21,26 +32,37 @@ func (h *Handler) unmarshalTransport(d *caddyfile.Dispenser) error {
 	}
 	t := new(Transport)
 	h.Transport = t
+	return block(d, "transport", t.words(d), "hosts_override")
+}
+
+func (t *Transport) words(d *caddyfile.Dispenser) map[string]func() error {
 	parse := map[string]func() error{
-		"dial_timeout":            func() error { return words.Duration(d, &t.DialTimeout, "") },
-		"dial_fallback_delay":     func() error { return words.Duration(d, &t.FallbackDelay, "") },
-		"response_header_timeout": func() error { return words.Duration(d, &t.ResponseHeaderTimeout, "") },
-		"expect_continue_timeout": func() error { return words.Duration(d, &t.ExpectContinueTimeout, "") },
+		"dial_timeout": func() error { return words.Duration(d, &t.DialTimeout, untilAnswered) },
+		"dial_fallback_delay": func() error {
+			return words.Duration(d, &t.FallbackDelay, "write a long one to try the addresses of a name one after the other")
+		},
+		"response_header_timeout": func() error { return words.Duration(d, &t.ResponseHeaderTimeout, untilAnswered) },
+		"expect_continue_timeout": func() error { return words.Duration(d, &t.ExpectContinueTimeout, untilAnswered) },
+		"response_idle_timeout":   func() error { return words.Duration(d, &t.ResponseIdleTimeout, "off") },
 		"max_conn_lifetime":       func() error { return words.Duration(d, &t.MaxConnLifetime, "off") },
-		"pending_timeout":         func() error { return words.Duration(d, &t.PendingTimeout, "") },
-		"max_conns":               func() error { return words.Count(d, &t.MaxConns, "off") },
-		"max_conns_per_host":      func() error { return words.Count(d, &t.MaxConnsPerHost, "off") },
-		"max_per_client":          func() error { return words.Count(d, &t.MaxPerClient, "off") },
-		"max_per_user":            func() error { return words.Count(d, &t.MaxPerUser, "off") },
-		"reuse_unsafe":            func() error { return words.OneOf(d, &t.ReuseUnsafe, reusePolicies...) },
-		"max_pending":             func() error { return words.Count(d, &t.MaxPending, "off") },
-		"max_pending_per_host":    func() error { return words.Count(d, &t.MaxPendingPerHost, "off") },
-		"max_response_header":     func() error { return words.Size(d, &t.MaxResponseHeader) },
+		"pending_timeout": func() error {
+			return words.Duration(d, &t.PendingTimeout, "write max_pending off to let no request wait")
+		},
+		"max_conns":            func() error { return words.Count(d, &t.MaxConns, "off") },
+		"max_conns_per_host":   func() error { return words.Count(d, &t.MaxConnsPerHost, "off") },
+		"max_per_client":       func() error { return words.Count(d, &t.MaxPerClient, "off") },
+		"max_per_user":         func() error { return words.Count(d, &t.MaxPerUser, "off") },
+		"reuse_unsafe":         func() error { return words.OneOf(d, &t.ReuseUnsafe, reusePolicies...) },
+		"max_pending":          func() error { return words.Count(d, &t.MaxPending, "off") },
+		"max_pending_per_host": func() error { return words.Count(d, &t.MaxPendingPerHost, "off") },
+		"max_response_header": func() error {
+			return words.Size(d, &t.MaxResponseHeader, leastHead, mostHead, "origins could fill the memory")
+		},
 	}
 	t.addKeepAliveWords(d, parse)
 	addTLSWords(d, &t.TLS, parse)
 	t.addNameWords(d, parse)
-	return words.Block(d, "transport", parse, "hosts_override")
+	return parse
 }
 
 func (t *Transport) addKeepAliveWords(d *caddyfile.Dispenser, parse map[string]func() error) {
@@ -60,8 +82,8 @@ func (t *Transport) addKeepAliveWords(d *caddyfile.Dispenser, parse map[string]f
 		}
 		return nil
 	}
-	parse["keepalive_idle_conns"] = func() error { return words.Count(d, &keepAlive().MaxIdleConns, "") }
-	parse["keepalive_idle_conns_per_host"] = func() error { return words.Count(d, &keepAlive().MaxIdleConnsPerHost, "") }
+	parse["keepalive_idle_conns"] = func() error { return words.Count(d, &keepAlive().MaxIdleConns, keepNone) }
+	parse["keepalive_idle_conns_per_host"] = func() error { return words.Count(d, &keepAlive().MaxIdleConnsPerHost, keepNone) }
 }
 
 // addTLSWords adds the words of reverse_proxy's transport that make sense
@@ -73,14 +95,20 @@ func addTLSWords(d *caddyfile.Dispenser, to **reverseproxy.TLSConfig, parse map[
 		}
 		return *to
 	}
-	parse["tls_timeout"] = func() error { return words.Duration(d, &tls().HandshakeTimeout, "") }
+	parse["tls_timeout"] = func() error { return words.Duration(d, &tls().HandshakeTimeout, untilAnswered) }
 	parse["tls_insecure_skip_verify"] = func() error { return words.Flag(d, &tls().InsecureSkipVerify) }
-	parse["tls_curves"] = func() error { return words.ReplaceStrings(d, &tls().Curves) }
+	parse["tls_curves"] = func() error { return words.Parsed(d, &tls().Curves, parseCurve) }
 	parse["tls_client_auth"] = func() error {
 		switch args := d.RemainingArgs(); len(args) {
 		case 1:
+			if args[0] == "" {
+				return d.Err("tls_client_auth: the name of the managed certificate is empty")
+			}
 			tls().ClientCertificateAutomate = args[0]
 		case 2:
+			if args[0] == "" || args[1] == "" {
+				return d.Err("tls_client_auth: the certificate or the key file has no name")
+			}
 			tls().ClientCertificateFile, tls().ClientCertificateKeyFile = args[0], args[1]
 		default:
 			return d.Err("tls_client_auth wants a certificate and a key file, or the name of a managed certificate")
@@ -92,6 +120,9 @@ func addTLSWords(d *caddyfile.Dispenser, to **reverseproxy.TLSConfig, parse map[
 			return d.ArgErr()
 		}
 		name := d.Val()
+		if err := words.Module(d, "tls.ca_pool.source", "tls_trust_pool"); err != nil {
+			return err
+		}
 		module, err := caddyfile.UnmarshalModule(d, "tls.ca_pool.source."+name)
 		if err != nil {
 			return err
@@ -104,6 +135,15 @@ func addTLSWords(d *caddyfile.Dispenser, to **reverseproxy.TLSConfig, parse map[
 	}
 }
 
+// parseCurve finds a curve of reverse_proxy's transport.
+func parseCurve(name string) (tls.CurveID, error) {
+	id, ok := caddytls.SupportedCurves[name]
+	if !ok {
+		return 0, fmt.Errorf("one of %v", slices.Sorted(maps.Keys(caddytls.SupportedCurves)))
+	}
+	return id, nil
+}
+
 // addNameWords adds the words about names and addresses.
 func (t *Transport) addNameWords(d *caddyfile.Dispenser, parse map[string]func() error) {
 	parse["resolvers"] = func() error {
@@ -114,7 +154,14 @@ func (t *Transport) addNameWords(d *caddyfile.Dispenser, parse map[string]func()
 		parse := make(map[string]func() error)
 		addTLSWords(d, &t.Resolver.TLS, parse)
 		delete(parse, "tls_timeout") // the time for an answer bounds the handshake
-		return words.Block(d, "resolvers", parse)
+		at := *d
+		if err := words.Block(d, "resolvers", parse); err != nil || slices.ContainsFunc(t.Resolver.Addresses, words.HasPlaceholder) {
+			return err
+		}
+		if servers, _ := t.dnsServers(); t.Resolver.TLS != nil && !secured(servers) {
+			return at.Errf("resolvers: %v", errUnsecured)
+		}
+		return nil
 	}
 	parse["hosts_override"] = func() error {
 		args := d.RemainingArgs()
@@ -124,8 +171,8 @@ func (t *Transport) addNameWords(d *caddyfile.Dispenser, parse map[string]func()
 		if t.HostsOverride == nil {
 			t.HostsOverride = make(map[string][]string)
 		}
-		if _, ok := t.HostsOverride[args[0]]; ok {
-			return d.Errf("hosts_override names '%s' twice", args[0])
+		if err := t.checkOverridden(args[0]); err != nil {
+			return d.WrapErr(err)
 		}
 		for _, a := range args[1:] {
 			if _, err := dial.ParseAddress(a); err != nil && !words.HasPlaceholder(a) {
@@ -135,21 +182,89 @@ func (t *Transport) addNameWords(d *caddyfile.Dispenser, parse map[string]func()
 		t.HostsOverride[args[0]] = args[1:]
 		return nil
 	}
-	parse["prefer_ip"] = func() error { return words.OneOf(d, &t.PreferIP, "4", "6", "4_only", "6_only") }
-	addSourceWords(d, &t.LocalAddresses, &t.LocalAddressPick, &t.Interface, parse)
+	addSourceWords(d, source{&t.LocalAddresses, &t.LocalAddressPick, &t.Interface, &t.PreferIP}, parse)
 }
 
-// addSourceWords adds the words about where connections leave from.
-func addSourceWords(d *caddyfile.Dispenser, addresses *[]string, pick, device *string, parse map[string]func() error) {
-	parse["local_address"] = func() error { return localAddresses(d, addresses, pick) }
-	parse["interface"] = func() error { return words.Text(d, device) }
+// checkOverridden refuses the name of a hosts_override, as far as placeholders let it be seen.
+func (t *Transport) checkOverridden(name string) error {
+	host, err := parseOverridden(name)
+	if err != nil && !words.HasPlaceholder(name) {
+		return fmt.Errorf("hosts_override: %w", err)
+	}
+	for other := range t.HostsOverride {
+		if known, err := parseOverridden(other); other == name || err == nil && known == host {
+			return fmt.Errorf("hosts_override names '%s' twice", plaintext.Printable(name))
+		}
+	}
+	return nil
 }
 
-func localAddresses(d *caddyfile.Dispenser, addresses *[]string, pick *string) error {
-	if err := words.Parsed(d, addresses, dial.ParseAddress); err != nil {
+// source is where connections leave from, and to which addresses.
+type source struct {
+	addresses                *[]string
+	pick, device, preference *string
+}
+
+// addSourceWords adds the words about where connections leave from, and to which addresses.
+func addSourceWords(d *caddyfile.Dispenser, s source, parse map[string]func() error) {
+	parse["local_address"] = func() error { return s.unmarshalAddresses(d) }
+	parse["interface"] = func() error { return words.Checked(d, s.device, dial.CheckInterface) }
+	parse["prefer_ip"] = func() error {
+		if err := words.OneOf(d, s.preference, "4", "6", "4_only", "6_only"); err != nil {
+			return err
+		}
+		return s.check(d, "prefer_ip")
+	}
+}
+
+// check refuses the addresses, alone or with the preference, as far as placeholders let
+// them be seen.
+func (s source) check(d *caddyfile.Dispenser, word string) error {
+	if slices.ContainsFunc(*s.addresses, words.HasPlaceholder) {
+		return nil
+	}
+	if err := dial.CheckAddresses(*s.addresses, *s.preference); err != nil {
+		return d.Errf("%s: %v", word, err)
+	}
+	return nil
+}
+
+func (s source) unmarshalAddresses(d *caddyfile.Dispenser) error {
+	if err := words.Parsed(d, s.addresses, dial.ParseAddress); err != nil {
 		return err
 	}
-	return words.Block(d, "local_address", map[string]func() error{
+	if err := s.check(d, "local_address"); err != nil {
+		return err
+	}
+	return block(d, "local_address", pickWords(d, s.pick))
+}
+
+func pickWords(d *caddyfile.Dispenser, pick *string) map[string]func() error {
+	return map[string]func() error{
 		"pick": func() error { return words.OneOf(d, pick, dial.PickRoundRobin, dial.PickUserHash) },
-	})
+	}
+}
+
+func (h *Handler) unmarshalTunnel(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		return d.Errf("unexpected argument '%s': tunnel takes a block", d.Val())
+	}
+	t := new(Tunnel)
+	h.Tunnel = t
+	return block(d, "tunnel", t.words(d))
+}
+
+func (t *Tunnel) words(d *caddyfile.Dispenser) map[string]func() error {
+	return map[string]func() error{
+		"idle_timeout":       func() error { return words.Duration(d, &t.IdleTimeout, "off") },
+		"timeout":            func() error { return words.Duration(d, &t.Timeout, "off") },
+		"half_close_timeout": func() error { return words.Duration(d, &t.HalfCloseTimeout, "off") },
+		"max_tunnels":        func() error { return words.Count(d, &t.MaxTunnels, "off") },
+		"max_per_client":     func() error { return words.Count(d, &t.MaxPerClient, "off") },
+		"max_per_user":       func() error { return words.Count(d, &t.MaxPerUser, "off") },
+		"rate_per_tunnel":    func() error { return words.ByteRate(d, &t.RatePerTunnel) },
+		"rate_per_user":      func() error { return words.ByteRate(d, &t.RatePerUser) },
+		"close_delay":        func() error { return words.Delay(d, &t.CloseDelay) },
+		"on_policy_change":   func() error { return words.OneOf(d, &t.OnPolicyChange, policyKeep, policyClose) },
+	}
 }

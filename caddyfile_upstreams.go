@@ -2,8 +2,6 @@ package egress
 
 import (
 	"errors"
-	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -11,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/internal/words"
@@ -18,6 +17,12 @@ import (
 )
 
 // This file contains the words of the Caddyfile for upstreams and their groups.
+
+// Why words of an upstream or a group cannot be off.
+const (
+	checksOff = "write health_check off for no checks"
+	nobodyOut = "write circuit { max_ejected 0% } to leave all upstreams in rotation"
+)
 
 // group returns the group of the given name, which is made where it is missing.
 func (h *Handler) group(name string) *UpstreamGroup {
@@ -34,7 +39,8 @@ func (h *Handler) group(name string) *UpstreamGroup {
 
 // unmarshalUpstream reads an upstream into a group.
 func (g *UpstreamGroup) unmarshalUpstream(d *caddyfile.Dispenser) error {
-	u := new(Upstream)
+	at := *d
+	u := &Upstream{at: &at}
 	if !d.NextArg() {
 		return d.Err("upstream wants a URL")
 	}
@@ -46,22 +52,27 @@ func (g *UpstreamGroup) unmarshalUpstream(d *caddyfile.Dispenser) error {
 		return d.Errf("unexpected argument '%s': upstream takes one URL", plaintext.Escaped(d.Val()))
 	}
 	g.add(u)
+	return block(d, "upstream", u.words(d), "header")
+}
+
+func (u *Upstream) words(d *caddyfile.Dispenser) map[string]func() error {
 	parse := map[string]func() error{
-		"weight":               func() error { return words.Count(d, &u.Weight, "") },
-		"priority":             func() error { return words.Number(d, &u.Priority, 0, 1_000_000) },
-		"max_conns":            func() error { return words.Count(d, &u.MaxConns, "off") },
-		"max_pending":          func() error { return words.Count(d, &u.MaxPending, "off") },
-		"max_tunnels":          func() error { return words.Count(d, &u.MaxTunnels, "off") },
-		"max_tunnels_per_conn": func() error { return words.Count(d, &u.MaxTunnelsPerConn, "") },
-		"standby":              func() error { return words.Count(d, &u.Standby, "") },
-		"credentials":          func() error { return credentials(d, &u.Credentials) },
-		"proxy_protocol":       func() error { return words.OneOf(d, &u.ProxyProtocol, "v1", "v2") },
-		"prefer_ip":            func() error { return words.OneOf(d, &u.PreferIP, "4", "6", "4_only", "6_only") },
-		"header":               func() error { return words.HeaderField(d, &u.Header) },
+		"weight":      func() error { return words.Number(d, &u.Weight, 1, upstream.MaxWeight, "leave the upstream out") },
+		"priority":    func() error { return words.Number(d, &u.Priority, 0, 1_000_000, "0 is the first") },
+		"max_conns":   func() error { return words.Count(d, &u.MaxConns, "off") },
+		"max_pending": func() error { return words.Count(d, &u.MaxPending, "off") },
+		"max_tunnels": func() error { return words.Count(d, &u.MaxTunnels, "off") },
+		"max_tunnels_per_conn": func() error {
+			return words.Count(d, &u.MaxTunnelsPerConn, "write a high number; the limit of the upstream is kept as well")
+		},
+		"standby":        func() error { return noneIfOff(d, &u.Standby, maxStandby) },
+		"credentials":    func() error { return credentials(d, &u.Credentials) },
+		"proxy_protocol": func() error { return proxyProtocol(d, &u.ProxyProtocol) },
+		"header":         func() error { return words.HeaderField(d, &u.Header, checkField) },
 	}
-	addSourceWords(d, &u.LocalAddresses, &u.LocalAddressPick, &u.Interface, parse)
+	addSourceWords(d, source{&u.LocalAddresses, &u.LocalAddressPick, &u.Interface, &u.PreferIP}, parse)
 	addUpstreamTLSWords(d, &u.TLS, parse)
-	return words.Block(d, "upstream", parse, "header")
+	return parse
 }
 
 // validUpstreamURL checks a URL of the Caddyfile, as far as its placeholders let
@@ -73,8 +84,14 @@ func validUpstreamURL(s string) error {
 	if strings.Contains(s, "{") {
 		return nil
 	}
-	_, err := upstream.ParseURL(s, "")
-	return err
+	addr, err := upstream.ParseURL(s, "")
+	if err != nil {
+		return err
+	}
+	if login := urlLogin(addr); login != nil {
+		return login.check()
+	}
+	return nil
 }
 
 // addUpstreamTLSWords adds the words for TLS towards upstreams.
@@ -102,10 +119,12 @@ func (h *Handler) unmarshalGroup(d *caddyfile.Dispenser, seen map[string]bool) e
 		return d.Errf("the group '%s' stands twice", name)
 	}
 	seen[name] = true
-	return h.group(name).unmarshal(d)
+	at := *d
+	h.group(name).at = &at
+	return block(d, "upstreams", h.group(name).words(d), "upstream", "health_headers")
 }
 
-func (g *UpstreamGroup) unmarshal(d *caddyfile.Dispenser) error {
+func (g *UpstreamGroup) words(d *caddyfile.Dispenser) map[string]func() error {
 	parse := map[string]func() error{
 		"upstream":    func() error { return g.unmarshalUpstream(d) },
 		"file":        func() error { return words.Text(d, &g.File) },
@@ -118,7 +137,7 @@ func (g *UpstreamGroup) unmarshal(d *caddyfile.Dispenser) error {
 	addUpstreamTLSWords(d, &g.TLS, parse)
 	g.addBalancingWords(d, parse)
 	g.addHealthWords(d, parse)
-	return words.Block(d, "upstreams", parse, "upstream", "health_headers")
+	return parse
 }
 
 func (g *UpstreamGroup) unmarshalDynamic(d *caddyfile.Dispenser) error {
@@ -126,6 +145,9 @@ func (g *UpstreamGroup) unmarshalDynamic(d *caddyfile.Dispenser) error {
 		return d.ArgErr()
 	}
 	name := d.Val()
+	if err := words.Module(d, "http.reverse_proxy.upstreams", "source of upstreams"); err != nil {
+		return err
+	}
 	module, err := caddyfile.UnmarshalModule(d, "http.reverse_proxy.upstreams."+name)
 	if err != nil {
 		return err
@@ -149,8 +171,8 @@ func (g *UpstreamGroup) addBalancingWords(d *caddyfile.Dispenser, parse map[stri
 		lb().SelectionPolicyRaw, err = selection.Unmarshal(d)
 		return err
 	}
-	parse["lb_retries"] = func() error { return words.Count(d, &lb().Retries, "off") }
-	parse["lb_try_duration"] = func() error { return words.Duration(d, &lb().TryDuration, "") }
+	parse["lb_retries"] = func() error { return words.Number(d, &lb().Retries, 1, maxRetries, "off") }
+	parse["lb_try_duration"] = func() error { return words.Duration(d, &lb().TryDuration, "write lb_retries off for one attempt only") }
 	parse["lb_try_interval"] = func() error {
 		var pause *caddy.Duration
 		if err := words.Delay(d, &pause); err != nil {
@@ -159,8 +181,8 @@ func (g *UpstreamGroup) addBalancingWords(d *caddyfile.Dispenser, parse map[stri
 		lb().TryInterval = *pause
 		return nil
 	}
-	parse["attempt_timeout"] = func() error { return words.Duration(d, &lb().AttemptTimeout, "") }
-	parse["retry_budget"] = func() error { return words.Fraction(d, &lb().RetryBudget) }
+	parse["attempt_timeout"] = func() error { return words.Duration(d, &lb().AttemptTimeout, untilAnswered) }
+	parse["retry_budget"] = func() error { return words.Fraction(d, &lb().RetryBudget, "off") }
 	parse["hedge"] = func() error {
 		lb().Hedge = 0.95
 		if !d.NextArg() {
@@ -168,62 +190,11 @@ func (g *UpstreamGroup) addBalancingWords(d *caddyfile.Dispenser, parse map[stri
 		}
 		d.Prev()
 		var quantile *float64
-		if err := words.Fraction(d, &quantile); err != nil {
+		if err := words.Fraction(d, &quantile, "off"); err != nil {
 			return err
 		}
-		if lb().Hedge = *quantile; *quantile <= 0.5 || *quantile >= 1 {
-			return d.Errf("bad hedge '%s': must be above 50%% and below 100%%", d.Val())
-		}
-		return nil
-	}
-}
-
-func (g *UpstreamGroup) addHealthWords(d *caddyfile.Dispenser, parse map[string]func() error) {
-	active := func() *ActiveHealthChecks {
-		if g.HealthChecks == nil {
-			g.HealthChecks = &HealthChecks{Active: new(ActiveHealthChecks)}
-		}
-		return g.HealthChecks.Active
-	}
-	parse["health_check"] = func() error {
-		c := active()
-		if !d.NextArg() {
-			return d.ArgErr()
-		}
-		if c.Type = d.Val(); !slices.Contains(checkTypes, c.Type) {
-			return d.Errf("bad health_check '%s': one of %v", plaintext.Escaped(c.Type), checkTypes)
-		}
-		for _, t := range d.RemainingArgs() {
-			if !strings.Contains(t, "{") {
-				if err := validCheckTarget(c.Type, t); err != nil {
-					return d.Errf("health_check: target '%s': %v", plaintext.Escaped(t), err)
-				}
-			}
-			c.Targets = append(c.Targets, t)
-		}
-		return nil
-	}
-	parse["health_interval"] = func() error { return words.Duration(d, &active().Interval, "") }
-	parse["health_timeout"] = func() error { return words.Duration(d, &active().Timeout, "") }
-	parse["health_passes"] = func() error { return words.Count(d, &active().Passes, "") }
-	parse["health_fails"] = func() error { return words.Count(d, &active().Fails, "") }
-	parse["health_status"] = func() error { return words.Status(d, &active().ExpectStatus) }
-	parse["health_body"] = func() error { return words.Text(d, &active().ExpectBody) }
-	parse["health_headers"] = func() error {
-		if d.NextArg() {
-			return d.Errf("unexpected argument '%s': health_headers takes a block", plaintext.Escaped(d.Val()))
-		}
-		for nesting := d.Nesting(); d.NextBlock(nesting); {
-			name, values := d.Val(), d.RemainingArgs()
-			if len(values) == 0 {
-				return d.Errf("health_headers: %s has no value", plaintext.Escaped(name))
-			}
-			if active().Headers == nil {
-				active().Headers = make(http.Header)
-			}
-			for _, v := range values {
-				active().Headers.Add(name, v)
-			}
+		if lb().Hedge = *quantile; d.Val() != "off" && (*quantile <= 0.5 || *quantile >= 1) {
+			return d.Errf("bad hedge '%s': must be above 50%% and below 100%%, or off", d.Val())
 		}
 		return nil
 	}
@@ -231,20 +202,49 @@ func (g *UpstreamGroup) addHealthWords(d *caddyfile.Dispenser, parse map[string]
 
 func (g *UpstreamGroup) unmarshalCircuit(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
+		if d.Val() == "off" {
+			return d.Errf("circuit cannot be off: %s", nobodyOut)
+		}
 		return d.Errf("unexpected argument '%s': circuit takes a block", plaintext.Escaped(d.Val()))
 	}
 	c := new(UpstreamCircuit)
 	g.Circuit = c
-	return words.Block(d, "circuit", map[string]func() error{
-		"consecutive_failures": func() error { return words.Count(d, &c.ConsecutiveFailures, "") },
-		"min_success_rate":     func() error { return words.Fraction(d, &c.MinSuccessRate) },
-		"window":               func() error { return words.Duration(d, &c.Window, "") },
-		"min_samples":          func() error { return words.Count(d, &c.MinSamples, "") },
-		"open_for":             func() error { return words.Duration(d, &c.OpenFor, "") },
-		"max_open_for":         func() error { return words.Duration(d, &c.MaxOpenFor, "") },
-		"max_ejected":          func() error { return words.Fraction(d, &c.MaxEjected) },
-		"panic_below":          func() error { return words.Fraction(d, &c.PanicBelow) },
-	})
+	at := *d
+	if err := block(d, "circuit", c.words(d)); err != nil {
+		return err
+	}
+	settled := c.withDefaults()
+	return errorAt(&at, settled.validate())
+}
+
+func (c *UpstreamCircuit) words(d *caddyfile.Dispenser) map[string]func() error {
+	return map[string]func() error{
+		"consecutive_failures": func() error { return words.Count(d, &c.ConsecutiveFailures, nobodyOut) },
+		"min_success_rate":     func() error { return words.Fraction(d, &c.MinSuccessRate, "off") },
+		"window":               func() error { return words.DurationFrom(d, &c.Window, health.MinWindow, nobodyOut) },
+		"min_samples":          func() error { return words.Count(d, &c.MinSamples, nobodyOut) },
+		"open_for":             func() error { return words.Duration(d, &c.OpenFor, nobodyOut) },
+		"max_open_for":         func() error { return words.Duration(d, &c.MaxOpenFor, nobodyOut) },
+		"max_ejected": func() error {
+			return words.Fraction(d, &c.MaxEjected, "write 100% for no limit, or 0% to leave all upstreams in rotation")
+		},
+		"panic_below": func() error { return words.Fraction(d, &c.PanicBelow, "off") },
+	}
+}
+
+// noneIfOff reads a number from 1 to high, or the word off for 0.
+func noneIfOff(d *caddyfile.Dispenser, to *int, high int) error {
+	err := words.Number(d, to, 1, high, "off")
+	*to = max(*to, 0)
+	return err
+}
+
+func proxyProtocol(d *caddyfile.Dispenser, to *string) error {
+	err := words.OneOf(d, to, "v1", "v2", "off")
+	if *to == "off" {
+		*to = ""
+	}
+	return err
 }
 
 // credentials reads a user and a password.
@@ -254,6 +254,10 @@ func credentials(d *caddyfile.Dispenser, to **Credentials) error {
 	if len(args) != 2 {
 		return d.Errf("%s wants a user and a password, got %d arguments", word, len(args))
 	}
-	*to = &Credentials{Username: args[0], Password: args[1]}
+	c := &Credentials{Username: args[0], Password: args[1]}
+	if err := c.check(); err != nil && !words.HasPlaceholder(c.Username) && !words.HasPlaceholder(c.Password) {
+		return d.Errf("%s of '%s': %v", word, plaintext.Escaped(c.Username), err)
+	}
+	*to = c
 	return nil
 }

@@ -4,31 +4,18 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"sync"
+	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-egress/egress/internal/caddyserver"
+	"github.com/caddy-egress/egress/internal/clientend"
 	"github.com/caddy-egress/egress/internal/origin"
 )
 
-// This file contains who the client and the user of a request are, and what they hold.
-
-// clientIP is the address of the client as Caddy's {client_ip} has it.
-func clientIP(r *http.Request) string {
-	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
-	return ip
-}
-
-// authenticatedUser is the user whom we, or a handler before us, know the client
-// as; "" if nobody does.
-func authenticatedUser(r *http.Request) string {
-	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	if !ok {
-		return ""
-	}
-	user, _ := repl.GetString(userPlaceholder)
-	return user
-}
+// This file contains who the client and the user of a request are, what they hold, and what
+// is set for their connections.
 
 // followPins makes the connections of clients known to their requests, and has the
 // pins of each closed when it closes.
@@ -43,11 +30,25 @@ func followPins(p *origin.Pins, server *caddyhttp.Server) {
 	})
 }
 
+// setWindows gives HTTP/2 connections of a server their windows. They read them when they
+// begin, behind this hook.
+func setWindows(server *caddyhttp.Server) {
+	var once sync.Once
+	server.RegisterConnContext(func(ctx context.Context, _ net.Conn) context.Context {
+		once.Do(func() {
+			if s, ok := ctx.Value(http.ServerContextKey).(*http.Server); ok {
+				clientend.SetWindows(s, time.Duration(server.WriteIdleTimeout))
+			}
+		})
+		return ctx
+	})
+}
+
 // httpClient is the client of a request of Caddy's.
-type httpClient transaction
+type httpClient incoming
 
 // IP implements client.
-func (c *httpClient) IP() string { return clientIP(c.HTTP) }
+func (c *httpClient) IP() string { return caddyserver.ClientIP(c.HTTP) }
 
 // User implements client.
-func (c *httpClient) User() string { return authenticatedUser(c.HTTP) }
+func (c *httpClient) User() string { return caddyserver.User(c.HTTP) }

@@ -262,7 +262,7 @@ func TestDocuments_LogFields(t *testing.T) {
 		names, _, _ := strings.Cut(strings.TrimPrefix(row, "| "), " | ")
 		for _, m := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(names, -1) {
 			inReadme[m[1]] = true
-			if _, ok := new(transaction).placeholder(placeholderPrefix + m[1]); !ok {
+			if _, ok := new(incoming).placeholder(placeholderPrefix + m[1]); !ok {
 				t.Errorf("{http.egress.%s} is no placeholder", m[1])
 			}
 		}

@@ -6,8 +6,6 @@ import (
 	"net/http"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-egress/egress/internal/exchange"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/upstream"
@@ -34,7 +32,7 @@ func TestCheckEarly(t *testing.T) {
 		if tc.field != nil {
 			header[exchange.EarlyData] = tc.field
 		}
-		tr := newTransaction(new(Handler), nil, &http.Request{Method: tc.method, Header: header})
+		tr := newIncoming(new(Handler), nil, &http.Request{Method: tc.method, Header: header})
 		tr.Use = tc.kind
 		if err := tr.checkEarly(); err != tc.want && !errors.Is(err, tc.want) || tr.Early != tc.early {
 			t.Errorf("%s %v: %v, early %t", tc.method, tc.field, err, tr.Early)
@@ -52,15 +50,6 @@ func TestCameEarly(t *testing.T) {
 	} {
 		if got := cameEarly(&http.Request{TLS: tc.state}); got != tc.want {
 			t.Errorf("%v: %t", tc.state, got)
-		}
-	}
-}
-
-// What a matcher answers a request with is the answer.
-func TestClassify_Matchers(t *testing.T) {
-	for status, want := range map[int]int{425: 425, 404: 404, 503: 503, 500: 500, 0: 500, 200: 500} {
-		if got := failure.Of(ofMatcher(caddyhttp.Error(status, errors.New("no")))).Status; got != want {
-			t.Errorf("%d: answered with %d, want %d", status, got, want)
 		}
 	}
 }

@@ -2,10 +2,8 @@ package egress
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/acl"
+	"github.com/caddy-egress/egress/internal/caddyserver"
 	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/explain"
 	"github.com/caddy-egress/egress/internal/failure"
@@ -22,9 +21,7 @@ import (
 )
 
 // This file contains the dry run of a request: its steps are those of ServeHTTP, with
-// the same code behind them, but for the last. explain_path.go tells of paths and
-// addresses, explain_group.go of upstreams, explain_rules.go of matchers,
-// explain_limits.go of limits and local addresses, explain_text.go makes a text of it all.
+// the same code behind them, but for the last. internal/explain tells the rest.
 
 // place is what people know a handler by: its name, or the addresses of its server,
 // and which of the handlers there it is, counted from 1: `:8080#1`.
@@ -44,76 +41,80 @@ func (s *served) Explain(ctx context.Context, asked *explain.Request) (*explain.
 // explain tells what would become of a request. Nothing is sent, and nothing of the
 // handler changes but what its resolver remembers. The error is about what was asked.
 func (h *Handler) explain(ctx context.Context, asked *explain.Request) (*explain.Explanation, error) {
-	t, err := h.rehearse(ctx, asked)
+	in, err := h.rehearse(ctx, asked)
 	if err != nil {
 		return nil, err
 	}
 	e := &explain.Explanation{
 		Handler: h.place(), Running: h.running,
-		Method: t.HTTP.Method, ClientIP: clientIP(t.HTTP),
+		Method: in.HTTP.Method, ClientIP: caddyserver.ClientIP(in.HTTP),
 	}
 	if !h.running {
 		e.Note("the configuration is not running: the use of limits, circuits and the addresses of Caddy's own listeners are not known")
 	}
-	if t.Use = t.classify(); t.Use == upstream.NotOurs {
+	if in.Use = in.classify(); in.Use == upstream.NotOurs {
 		e.Kind, e.Verdict = "site", explain.Site
 		e.Authentication = "not asked for: the request is for the site, and goes to the next handler"
 		return e, nil
 	}
 	e.Kind = "exchange"
-	if t.Use == upstream.Tunnel {
+	if in.Use == upstream.Tunnel {
 		e.Kind = "tunnel"
 	}
-	e.HTTPS, e.Authority = t.HTTPS, explain.ShownAuthority(t.authority)
-	if t.HTTPS {
+	e.HTTPS, e.Authority = in.HTTPS, explain.ShownAuthority(in.authority)
+	if in.HTTPS {
 		e.Note("clients usually ask for https with a tunnel; explain host:port for that")
 	}
-	e.Conclude(&t.Request, t.explainSteps(e, asked))
+	e.Conclude(&in.Request, in.explainSteps(e, asked))
 	return e, nil
 }
 
 // steps takes the request through the steps of serve.
-func (t *transaction) explainSteps(e *explain.Explanation, asked *explain.Request) error {
-	if err := t.takeUser(e, asked); err != nil {
+func (in *incoming) explainSteps(e *explain.Explanation, asked *explain.Request) error {
+	if err := in.takeUser(e, asked); err != nil {
 		return err
 	}
-	if err := t.checkEarly(); err != nil {
+	if err := in.checkEarly(); err != nil {
 		return err
 	}
-	err := t.authorize()
-	if t.Target.Host != "" {
-		e.Destination = t.Target.String()
+	err := in.authorize()
+	if in.Target.Host != "" {
+		e.Destination = in.Target.String()
 	}
 	if err != nil {
 		if d, ok := errors.AsType[*acl.Denial](err); ok {
-			e.Rule = &explain.Rule{Verdict: explain.Denied, Rule: t.Proxy.Access.Now().Denied(d, t.Target.Port)}
+			e.Rule = &explain.Rule{Verdict: explain.Denied, Rule: in.Proxy.Access.Now().Denied(d, in.Target.Port)}
 		}
 		return err
 	}
-	e.Rule = &explain.Rule{Verdict: explain.Allowed, Rule: t.Proxy.Access.Now().AllowedName(t.Target)}
-	if t.Target.IsAddr() {
-		e.Rule.Rule = t.Proxy.Access.Now().AllowedAddr(t.Target, t.Target.Addr)
+	e.Rule = &explain.Rule{Verdict: explain.Allowed, Rule: in.Proxy.Access.Now().AllowedName(in.Target)}
+	if in.Target.IsAddr() {
+		e.Rule.Rule = in.Proxy.Access.Now().AllowedAddr(in.Target, in.Target.Addr)
 	}
-	if err := t.explainRoute(e); err != nil {
+	if err := in.explainRoute(e); err != nil {
 		return err
 	}
-	if err := t.CheckVia(); err != nil {
+	if g := in.Route.To.Group; g != nil && g.Resolution()&upstream.Here == 0 && !in.Target.IsAddr() && !in.Proxy.ResolveNames {
+		// The upstream resolves the name: no rule on addresses is asked.
+		e.Rule.Rule = in.Proxy.Access.Now().AllowedUnresolved(in.Target)
+	}
+	if err := in.CheckVia(); err != nil {
 		return err
 	}
-	if n, ok := t.MaxForwards(); ok && n == 0 {
+	if n, ok := in.MaxForwards(); ok && n == 0 {
 		e.Note("Max-Forwards is 0: this proxy would answer the request itself")
 	}
-	return e.Ways(&explain.Rehearsal{Request: &t.Request, Running: e.Running})
+	return e.Ways(&explain.Rehearsal{Request: &in.Request, Running: e.Running})
 }
 
 // takeUser takes the user as given, as far as there is such a user.
-func (t *transaction) takeUser(e *explain.Explanation, asked *explain.Request) error {
-	if !t.h.Auth.enabled() {
+func (in *incoming) takeUser(e *explain.Explanation, asked *explain.Request) error {
+	if !in.h.Auth.enabled() {
 		e.Authentication = "nobody has to log in here"
 		if asked.User != "" {
 			e.User = asked.User
 			e.Authentication += "; the user is taken as that of another handler"
-			t.setUser(asked.User)
+			in.setUser(asked.User)
 		}
 		return nil
 	}
@@ -121,7 +122,7 @@ func (t *transaction) takeUser(e *explain.Explanation, asked *explain.Request) e
 		e.Authentication = "users have to log in"
 		return failure.Auth.Because(errors.New("no user was given"))
 	}
-	user, session, ok := t.h.Auth.users.Find(asked.User)
+	user, session, ok := in.h.Auth.users.Find(asked.User)
 	if !ok {
 		e.Authentication = "users have to log in"
 		return failure.Auth.Because(fmt.Errorf("there is no user '%s'", plaintext.Escaped(asked.User)))
@@ -130,20 +131,23 @@ func (t *transaction) takeUser(e *explain.Explanation, asked *explain.Request) e
 		session = asked.Session
 	}
 	e.Authentication = "the user is taken as given; no password was checked"
-	t.User, t.Session = user, session
-	e.User, e.Session = t.User, t.Session
-	t.setUser(t.User)
+	in.User, in.Session = user, session
+	e.User, e.Session = in.User, in.Session
+	in.setUser(in.User)
 	return nil
 }
 
 // ChooseRoute finds the route, and tells what has matched.
-func (t *transaction) explainRoute(e *explain.Explanation) error {
-	r, err := t.h.findRoute(t.HTTP)
+func (in *incoming) explainRoute(e *explain.Explanation) error {
+	r, err := in.h.findRoute(in.HTTP)
+	if errors.Is(err, core.ErrNoRoute) {
+		e.Route = &explain.Route{Index: -1, Skipped: in.h.writtenRoutes(len(in.h.Routes))}
+	}
 	if err != nil {
 		return err
 	}
-	t.Route = &r.way
-	out := &explain.Route{Index: slices.Index(t.h.Routes, r), To: r.To, Fallback: r.Fallback}
+	in.Route = &r.way
+	out := &explain.Route{Index: slices.Index(in.h.Routes, r), To: r.To, Fallback: r.Fallback}
 	e.Route = out
 	if out.Index < 0 {
 		out.To = core.ExitDirect
@@ -152,11 +156,9 @@ func (t *transaction) explainRoute(e *explain.Explanation) error {
 		}
 		return nil
 	}
-	for i, before := range t.h.Routes[:out.Index] {
-		out.Skipped = append(out.Skipped, fmt.Sprintf("routes[%d]: %s", i, strings.Join(before.written, " | ")))
-	}
+	out.Skipped = in.h.writtenRoutes(out.Index)
 	for i, set := range r.matchers {
-		if ok, err := set.MatchWithError(t.HTTP); err == nil && ok {
+		if ok, err := set.MatchWithError(in.HTTP); err == nil && ok {
 			out.Match = r.written[i]
 			break
 		}
@@ -164,10 +166,18 @@ func (t *transaction) explainRoute(e *explain.Explanation) error {
 	return nil
 }
 
+// writtenRoutes are the matchers of the first n routes, for people.
+func (h *Handler) writtenRoutes(n int) (texts []string) {
+	for i, r := range h.Routes[:n] {
+		texts = append(texts, fmt.Sprintf("routes[%d]: %s", i, strings.Join(r.written, " | ")))
+	}
+	return texts
+}
+
 // rehearse makes the request that is asked about, as Caddy would hand it to us from an
 // HTTP/1.1 client. Directives of the site that come before the handler have not seen
 // it.
-func (h *Handler) rehearse(ctx context.Context, asked *explain.Request) (*transaction, error) {
+func (h *Handler) rehearse(ctx context.Context, asked *explain.Request) (*incoming, error) {
 	if asked.Session != "" && (!h.Auth.enabled() || h.Auth.Session == nil) {
 		return nil, errors.New("session: logins have none here (auth.session is not configured)")
 	}
@@ -176,44 +186,7 @@ func (h *Handler) rehearse(ctx context.Context, asked *explain.Request) (*transa
 		return nil, err
 	}
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, h.server)
-	t := newTransaction(h, nil, r)
-	t.Start, t.BodyRead = time.Now(), true
-	return t, nil
-}
-
-// toldMatchers are the matchers whose settings are told. Of others only the name is:
-// fields of requests, expressions and modules of others may hold what is secret.
-var toldMatchers = []string{"client_ip", "host", "method", "path", "protocol", "remote_ip"}
-
-// matcherTexts are matcher sets as people may read them. A set that matches
-// everything is empty.
-func matcherTexts(sets caddyhttp.RawMatcherSets) []string {
-	var texts []string
-	for _, set := range sets {
-		var words []string
-		for _, name := range slices.Sorted(maps.Keys(set)) {
-			words = append(words, name+matcherSettings(name, set[name]))
-		}
-		texts = append(texts, strings.Join(words, ", "))
-	}
-	return texts
-}
-
-func matcherSettings(name string, raw json.RawMessage) string {
-	var fields map[string]json.RawMessage
-	switch {
-	case slices.Contains(toldMatchers, name):
-		var compact any
-		if json.Unmarshal(raw, &compact) != nil {
-			return "" // loading it says what is wrong
-		}
-		text, err := json.Marshal(compact)
-		if err != nil {
-			return ""
-		}
-		return " " + string(text)
-	case name == "header" && json.Unmarshal(raw, &fields) == nil:
-		return " " + strings.Join(slices.Sorted(maps.Keys(fields)), " ")
-	}
-	return ""
+	in := newIncoming(h, nil, r)
+	in.Start, in.BodyRead = time.Now(), true
+	return in, nil
 }

@@ -6,8 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-egress/egress/admin"
 	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/core"
@@ -28,6 +26,9 @@ func TestExplainRequest_Errors(t *testing.T) {
 		{explain.Request{URL: "http://a/", Method: "CONNECT"}, "method: CONNECT takes host:port, not a URL"},
 		{explain.Request{Target: "a:1", Method: "GET"}, "method: GET takes a URL, not host:port"},
 		{explain.Request{URL: "http://a/", Method: "G T"}, "method: 'G T' is not a token"},
+		{explain.Request{Target: "up.example"}, "target: up.example has no port; write host:port"},
+		{explain.Request{Target: "up.example:"}, "target: up.example: has no port; write host:port"},
+		{explain.Request{Target: "bob:hunter2@[::1]"}, "target: [::1] has no port; write host:port"},
 		{explain.Request{URL: "/path"}, "url: not of the form http://host/path"},
 		{explain.Request{URL: "http://a:x/"}, `url: invalid port ":x" after host`},
 		{explain.Request{URL: "http://bob:hunter2@a:x/"}, "url: it is malformed"},
@@ -64,7 +65,7 @@ func TestExplainRequest_Classified(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		tr := newTransaction(&Handler{hosts: map[string]struct{}{"site.example": {}}, proxy: core.Proxy{Access: fixture.FixedRules(access)}}, nil, r)
+		tr := newIncoming(&Handler{hosts: map[string]struct{}{"site.example": {}}, proxy: core.Proxy{Access: fixture.FixedRules(access)}}, nil, r)
 		if tr.Use = tr.classify(); tr.Use != tc.kind || tr.HTTPS != tc.https {
 			t.Errorf("%+v: kind %d, https %t", tc.asked, tr.Use, tr.HTTPS)
 		}
@@ -74,18 +75,6 @@ func TestExplainRequest_Classified(t *testing.T) {
 		if err := tr.authorize(); err != nil || tr.Target.String() != tc.dest {
 			t.Errorf("%+v: destination %s, %v", tc.asked, tr.Target, err)
 		}
-	}
-}
-
-func TestMatcherTexts(t *testing.T) {
-	sets := caddyhttp.RawMatcherSets{
-		{"host": []byte(`[ "*.example.com" ]`), "header": []byte(`{"X-Token":["s3cret"],"Accept":null}`)},
-		{"expression": []byte(`"{http.request.header.X} == 's3cret'"`)},
-		{},
-	}
-	want := `header Accept X-Token, host ["*.example.com"] | expression | `
-	if got := strings.Join(matcherTexts(sets), " | "); got != want {
-		t.Errorf("%q, want %q", got, want)
 	}
 }
 
@@ -130,5 +119,34 @@ func TestProvisionDry_Apart(t *testing.T) {
 	cleanUp()
 	if _, places := found.ByPlace(); len(places) > 0 {
 		t.Errorf("left behind: %v", places)
+	}
+}
+
+// Where no route matches, all are told that were tried; and where an upstream resolves the
+// name, no rule on addresses is said to decide.
+func TestExplain_RoutesTried(t *testing.T) {
+	const site = ":8080 {\negress {\nallow_unauthenticated\nacl {\nallow 10.0.0.0/8\n}\nupstream http://127.0.0.1:1\n" +
+		"route {\nmatch {\nhost a.example\n}\nto default\n}\nroute {\nmatch {\nhost *.never.example\n}\nto deny\n}\n}\n}\n"
+	found, cleanUp, err := admin.ProvisionDry(mustAdapt(t, site))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cleanUp()
+	h, err := findHandler(found, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for target, want := range map[string]string{
+		"b.example:443": "not           routes[0]: host [\"a.example\"]\nnot           routes[1]: host [\"*.never.example\"]\nroute         none matches\n",
+		"a.example:443": "rules         allowed: no rule matches it\nroute         routes[0]: to default",
+	} {
+		e, err := h.explain(t.Context(), &explain.Request{Target: target})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var text strings.Builder
+		if err := e.WriteText(&text); err != nil || !strings.Contains(text.String(), want) {
+			t.Errorf("%s: %v\n%s\nwant in it\n%s", target, err, text.String(), want)
+		}
 	}
 }

@@ -58,8 +58,8 @@ func (failingHandler) ServeHTTP(http.ResponseWriter, *http.Request, caddyhttp.Ha
 
 // usagePools are all in which state outlives a configuration.
 var usagePools = map[string]interface{ Holders() map[string]int }{
-	"pools": origin.Shared, "nameStates": dial.SharedNames, "pathStates": pathStates, "tunnelBooks": tunnels.Books,
-	"upstreamHealths": upstream.SharedHealth, "upstreamPools": upstream.SharedConns,
+	"pools": origin.Shared, "nameStates": dial.SharedNames, "exitStates": exitStates, "tunnelBooks": tunnels.Books,
+	"upstreamHealths": upstream.SharedHealth, "upstreamPools": upstream.SharedConns, "sources": upstream.SharedTold,
 }
 
 // heldStates is how often each state is held.

@@ -25,11 +25,11 @@ import (
 	"github.com/caddy-egress/egress/selection"
 )
 
-// throughGroup is a transaction of a handler whose one group is `default`.
-func throughGroup(t *testing.T, h *Handler, authority string) *transaction {
+// throughGroup is a request of a handler whose one group is `default`.
+func throughGroup(t *testing.T, h *Handler, authority string) *incoming {
 	t.Helper()
 	r := httptest.NewRequest(http.MethodGet, "http://"+authority+"/", http.NoBody)
-	tr := newTransaction(h, httptest.NewRecorder(), r)
+	tr := newIncoming(h, httptest.NewRecorder(), r)
 	tr.Route, tr.Start = &h.unrouted.way, time.Now()
 	tr.Target = fixture.Target(t, authority)
 	return tr
@@ -113,14 +113,14 @@ func TestBlameAfterAnAnswer(t *testing.T) {
 	g := h.groups["default"]
 	tr := throughGroup(t, h, "a.example:80")
 	tr.Use = upstream.Exchange
-	tr.Ways.Current = upstream.Attempt{Member: g.Members()[0]}
+	tr.Ways.Current.Member = g.Members()[0]
 	for _, f := range []*failure.Failure{failure.Protocol, failure.Incomplete, failure.Terminated, failure.TLS, failure.TLSAlert} {
 		err := f.Because(errors.New("x"))
-		tr.Ways.Answered = false
+		tr.Connects()
 		if v := tr.ViaError(err).Verdict; v.Kind != health.Failure {
 			t.Errorf("%v before an answer: %v", f, v.Kind)
 		}
-		tr.Ways.Answered = true
+		tr.Answers()
 		if v := tr.ViaError(err).Verdict; v.Kind != health.Neutral || v.Failure != f {
 			t.Errorf("%v after one: %v, %v", f, v.Kind, v.Failure)
 		}
@@ -132,9 +132,9 @@ func TestBlameAfterAnAnswer(t *testing.T) {
 func TestBlameOfLargeFields(t *testing.T) {
 	h, _ := mustLoadWithApps(t, fmt.Sprintf(oneUpstream, ""))
 	tr := throughGroup(t, h, "a.example:443")
-	tr.Ways.Current = upstream.Attempt{Member: h.groups["default"].Members()[0]}
+	tr.Ways.Current.Member = h.groups["default"].Members()[0]
 	err := &proxydial.HeadSizeError{Size: 2, Limit: 1}
-	for name, v := range map[string]upstream.Verdict{"tunnel": upstream.JudgeTunnel(t.Context(), err), "exchange": tr.ViaError(err).Verdict} {
+	for name, v := range map[string]upstream.Verdict{"tunnel": h.groups["default"].Members()[0].JudgeTunnel(t.Context(), err), "exchange": tr.ViaError(err).Verdict} {
 		e := &upstream.Error{Verdict: v, Err: err}
 		if v.Kind != health.Neutral || failure.Of(e) != failure.FieldsSize || e.Elsewhere() || e.OwnFault() || destination.Chargeable(e) {
 			t.Errorf("%s: %+v", name, v)

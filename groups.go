@@ -3,21 +3,17 @@ package egress
 import (
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
-	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyevents"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/caddyserver"
 	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/health"
-	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/orders"
 	"github.com/caddy-egress/egress/internal/shared"
+	"github.com/caddy-egress/egress/internal/sources"
 	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/selection"
 )
@@ -28,7 +24,7 @@ import (
 // provisionGroups sets up the groups of upstream proxies.
 func (h *Handler) provisionGroups(ctx caddy.Context) error {
 	h.groups = make(map[string]*upstream.Group, len(h.Groups))
-	h.groupPaths = make(map[string]*pathUse, len(h.Groups))
+	h.groupExits = make(map[string]*exitUse, len(h.Groups))
 	for name, cfg := range h.Groups {
 		if err := h.provisionGroup(ctx, name, cfg); err != nil {
 			return fmt.Errorf("groups.%s: %w", name, err)
@@ -51,11 +47,11 @@ func (h *Handler) provisionGroup(ctx caddy.Context, name string, cfg *UpstreamGr
 	if err := lb.validate(); err != nil {
 		return err
 	}
-	path, err := h.useGroupPath(name, cfg)
+	exit, err := h.useGroupExit(name, cfg)
 	if err != nil {
 		return err
 	}
-	h.groupPaths[name] = path // from here on Cleanup releases it
+	h.groupExits[name] = exit // from here on Cleanup releases it
 	config, err := h.groupConfig(ctx, name, cfg, &lb)
 	if err != nil {
 		return err
@@ -70,14 +66,15 @@ func (h *Handler) provisionGroup(ctx caddy.Context, name string, cfg *UpstreamGr
 
 // groupConfig is what the settings of a group mean.
 func (h *Handler) groupConfig(ctx caddy.Context, name string, cfg *UpstreamGroup, lb *LoadBalancing) (*upstream.Config, error) {
-	path := h.groupPaths[name].Value
+	exit := h.groupExits[name].Value
 	c := &upstream.Config{
 		Name:          name,
+		Handler:       h.place(),
 		Balancing:     lb.engine(),
 		File:          cfg.File,
 		Scheme:        cfg.Scheme,
-		State:         &path.group,
-		Destinations:  path.circuits.Path(name, h.logger.Named("health")),
+		State:         &exit.group,
+		Destinations:  exit.circuits.Path(name, h.logger.Named("health")),
 		Dialer:        h.proxy.Direct.Dialer,
 		Pool:          h.transport.poolConfig(),
 		Transport:     shared.Digest(h.poolUse.Key, h.namesUse.Key),
@@ -87,14 +84,14 @@ func (h *Handler) groupConfig(ctx caddy.Context, name string, cfg *UpstreamGroup
 		Logger:        h.logger.Named("upstreams").With(zap.String("group", name)),
 	}
 	var err error
-	if c.Events, err = groupEvents(ctx); err != nil {
+	if c.Events, err = eventSink(ctx); err != nil {
 		return nil, err
 	}
 	c.Policy, err = selection.Load(ctx, lb, "SelectionPolicyRaw", lb.SelectionPolicyRaw, new(selection.EWMA))
 	if err != nil {
 		return nil, fmt.Errorf("load_balancing.selection_policy: %w", err)
 	}
-	if c.Source, err = cfg.source(ctx); err != nil {
+	if c.Sources, err = sources.Load(ctx, cfg.DynamicRaw); err != nil {
 		return nil, err
 	}
 	if c.Health, err = cfg.healthConfig(h.fallsBack(name)); err != nil {
@@ -104,12 +101,43 @@ func (h *Handler) groupConfig(ctx caddy.Context, name string, cfg *UpstreamGroup
 	if err != nil {
 		return nil, err
 	}
-	c.At = func(addr upstream.Address) (*upstream.Spec, error) { return specs.at(new(Upstream), addr) }
+	c.At = func(addr upstream.Address, rank upstream.Rank) (*upstream.Spec, error) {
+		return specs.at(&Upstream{Priority: rank.Priority, Weight: rank.Weight}, addr)
+	}
 	if c.Static, err = specs.all(); err != nil {
 		return nil, err
 	}
+	if h.Transport.trustsOrigins() && cfg.trustsByDefault(specs, c.Static) {
+		c.Logger.Warn("the TLS settings of transport are for origins only, and an https upstream has none of its own; write tls_trust_pool and the like in the upstream or its group")
+	}
 	c.Checks, err = cfg.checks()
 	return c, err
+}
+
+// trustsOrigins reports whether the settings say whom origins are to be, or who we are to
+// them.
+func (t *Transport) trustsOrigins() bool {
+	if t == nil || t.TLS == nil {
+		return false
+	}
+	c := t.TLS
+	//lint:ignore SA1019 who still writes the old fields means them
+	//nolint:staticcheck // likewise
+	return c.InsecureSkipVerify || len(c.CARaw) > 0 || len(c.RootCAPool) > 0 || len(c.RootCAPEMFiles) > 0 ||
+		c.ClientCertificateFile != "" || c.ClientCertificateAutomate != ""
+}
+
+// trustsByDefault reports whether there is an https upstream without TLS settings.
+func (g *UpstreamGroup) trustsByDefault(specs *specs, static []*upstream.Spec) bool {
+	if g.Scheme == upstream.HTTPS && g.TLS == nil && (g.File != "" || len(g.DynamicRaw) > 0) {
+		return true
+	}
+	for i, s := range static {
+		if s.Addr.Scheme == upstream.HTTPS && specs.tlsOf(g.Upstreams[i], s.Addr) == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // fallsBack reports whether a route has another way than this group, over which
@@ -155,8 +183,8 @@ const startPoll = 5 * time.Millisecond
 // tells the start to those who subscribe, but takes subscriptions without a lock, while
 // health checks of reverse_proxy, which begin when they are provisioned, may emit.
 func (h *Handler) awaitStart(ctx caddy.Context) {
-	app, _ := appOf(ctx)
-	if app == nil || len(h.groups) == 0 {
+	app, _ := caddyserver.Of(ctx)
+	if app == nil {
 		return
 	}
 	go func() {
@@ -168,12 +196,20 @@ func (h *Handler) awaitStart(ctx caddy.Context) {
 				return
 			case <-ticker.C:
 			}
-			if running, err := caddy.ActiveContext().AppIfConfigured("http"); err == nil && running == any(app) {
+			if runs(app) {
+				h.events.Start()
 				h.startGroups()
+				orders.Of.Settle()
 				return
 			}
 		}
 	}()
+}
+
+// runs reports whether the configuration with an HTTP app is the one that runs.
+func runs(app caddy.App) bool {
+	running, err := caddy.ActiveContext().AppIfConfigured("http")
+	return err == nil && running == any(app)
 }
 
 func (h *Handler) startGroups() {
@@ -185,78 +221,12 @@ func (h *Handler) startGroups() {
 // closeGroups ends the groups, and gives back what is known of them.
 func (h *Handler) closeGroups() error {
 	var errs []error
-	for name, path := range h.groupPaths {
+	for name, exit := range h.groupExits {
 		if g := h.groups[name]; g != nil {
 			g.Close()
 		}
-		errs = append(errs, path.Release())
+		errs = append(errs, exit.Release())
 	}
-	h.groupPaths = nil
+	h.groupExits = nil
 	return errors.Join(errs...)
 }
-
-// events are Caddy's.
-type events struct {
-	app *caddyevents.App
-	ctx caddy.Context
-}
-
-func groupEvents(ctx caddy.Context) (upstream.Events, error) {
-	app, err := ctx.App("events")
-	if err != nil {
-		return nil, err
-	}
-	return events{app.(*caddyevents.App), ctx}, nil
-}
-
-// Wanted implements upstream.Events.
-func (e events) Wanted(name string) bool { return e.app.ShouldEmit(name) }
-
-// Emit implements upstream.Events.
-func (e events) Emit(name string, data map[string]any) { e.app.Emit(e.ctx, name, data) }
-
-// source asks the dynamic source of the group, if it has one.
-func (g *UpstreamGroup) source(ctx caddy.Context) (func() ([]upstream.Address, error), error) {
-	if len(g.DynamicRaw) == 0 {
-		return nil, nil
-	}
-	module, err := ctx.LoadModule(g, "DynamicRaw")
-	if err != nil {
-		return nil, fmt.Errorf("dynamic: %w", err)
-	}
-	source, ok := module.(reverseproxy.UpstreamSource)
-	if !ok {
-		return nil, fmt.Errorf("dynamic: %T is no source of upstreams", module)
-	}
-	scheme := g.Scheme
-	return func() ([]upstream.Address, error) { return askSource(ctx, source, scheme) }, nil
-}
-
-// askSource asks a dynamic source where its members are.
-func askSource(ctx caddy.Context, source reverseproxy.UpstreamSource, scheme string) ([]upstream.Address, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://egress.invalid/", http.NoBody)
-	if err != nil {
-		return nil, err
-	}
-	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, nil)
-	upstreams, err := source.GetUpstreams(r)
-	if err != nil {
-		return nil, fmt.Errorf("dynamic: %w", err)
-	}
-	addrs := make([]upstream.Address, 0, len(upstreams))
-	for _, u := range upstreams {
-		host, port, err := net.SplitHostPort(u.Dial)
-		if err != nil {
-			return nil, fmt.Errorf("dynamic: '%s' is not host:port", plaintext.Escaped(u.Dial))
-		}
-		addr, err := upstream.ParseURL(net.JoinHostPort(strings.TrimSuffix(host, "."), port), scheme)
-		if err != nil {
-			return nil, fmt.Errorf("dynamic: '%s': %w", plaintext.Escaped(u.Dial), err)
-		}
-		addrs = append(addrs, addr)
-	}
-	return addrs, nil
-}
-
-// Interface guards
-var _ upstream.Events = events{}

@@ -17,6 +17,7 @@ import (
 	"github.com/pires/go-proxyproto"
 	"github.com/quic-go/quic-go/http3"
 
+	"github.com/caddy-egress/egress/internal/clientend"
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/layers"
@@ -297,8 +298,8 @@ type response struct {
 func openRequest(version int) func(t *testing.T) *guarded {
 	return func(t *testing.T) *guarded {
 		taken := make(chan *handled, 1)
-		var stream *clientStream
-		handler := handOver(t, taken, func(*handled) bool { return stream.aborted })
+		var stream *clientend.Stream
+		handler := handOver(t, taken, func(*handled) bool { return stream.Aborted() })
 		pair, pool := guardCert(t)
 		config := &tls.Config{Certificates: []tls.Certificate{pair}}
 		trust := &tls.Config{RootCAs: pool}
@@ -337,7 +338,7 @@ func openRequest(version int) func(t *testing.T) *guarded {
 		t.Cleanup(func() { _ = resp.Body.Close() })
 		h := <-taken
 		t.Cleanup(h.release) // before the server is closed
-		stream = newClientStream(newTransaction(new(Handler), h.w, h.r))
+		stream = newClientStream(h.w, h.r)
 		return &guarded{stream: stream, peer: response{resp.Body, w}, release: h.release}
 	}
 }

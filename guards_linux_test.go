@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/clientend"
 	"github.com/caddy-egress/egress/internal/exchange"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/relay"
@@ -76,7 +77,7 @@ var guardTable = []guardRow{
 	{"client: TLS over PROXY protocol over a unix socket", nil, clientOver(openSocket("unix"), proxied, serverTLS), none, can, cut, can, can, copied},
 	{"client: an unknown type", []string{"relay.CloseOnly"}, clientOver(openSocket("tcp"), hidden), none, both, closed, can, can, copied},
 	{"client: TLS over an unknown type", nil, clientOver(openSocket("tcp"), hidden, serverTLS), none, can, cut, can, can, copied},
-	{"client: stream of HTTP/2", []string{"egress.clientStream"}, openRequest(2), none, later, reset, can, none, copied},
+	{"client: stream of HTTP/2", []string{"clientend.Stream"}, openRequest(2), none, later, reset, can, none, copied},
 	{"client: stream of HTTP/3", nil, openRequest(3), none, later, reset, can, none, copied},
 }
 
@@ -208,7 +209,7 @@ func seeHalfClose(t *testing.T, g *guarded) string {
 		return err.Error()
 	}
 	b := make([]byte, 1)
-	if _, ok := g.stream.(*clientStream); ok {
+	if _, ok := g.stream.(*clientend.Stream); ok {
 		if _, err := io.WriteString(g.stream, "x"); err != nil {
 			return err.Error()
 		}

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/plaintext"
@@ -68,6 +67,9 @@ type DestinationCircuit struct {
 	MaxOpenFor caddy.Duration `json:"max_open_for,omitempty"`
 }
 
+// leastFailures is the lowest DestinationCircuit.Failures.
+const leastFailures = 2
+
 // withDefaults returns the settings with their defaults filled in.
 func (c *DestinationCircuit) withDefaults() DestinationCircuit {
 	out := DestinationCircuit{}
@@ -83,8 +85,8 @@ func (c *DestinationCircuit) withDefaults() DestinationCircuit {
 
 func (c *DestinationCircuit) validate() error {
 	switch {
-	case c.Failures < 2:
-		return fmt.Errorf("destination_circuit.failures: %d is too low: at least 2", c.Failures)
+	case c.Failures < leastFailures:
+		return fmt.Errorf("destination_circuit.failures: %d is too low: at least %d", c.Failures, leastFailures)
 	case c.Window < 0:
 		return errors.New("destination_circuit.window: must be positive")
 	case c.OpenFor < 0:
@@ -159,6 +161,9 @@ type ActiveHealthChecks struct {
 }
 
 var checkTypes = []string{upstream.CheckTCP, upstream.CheckTLS, upstream.CheckHTTP, upstream.CheckConnect}
+
+// leastInterval is the shortest ActiveHealthChecks.Interval.
+const leastInterval = 100 * time.Millisecond
 
 // activeChecks is ActiveHealthChecks after defaults and validation.
 type activeChecks struct {
@@ -235,18 +240,15 @@ func (c *activeChecks) parseTarget(s string) (upstream.CheckTarget, error) {
 }
 
 func (c *activeChecks) validate() error {
-	needsTarget := c.Type == upstream.CheckConnect || c.Type == upstream.CheckHTTP
 	switch {
 	case c.Type == "":
 		return fmt.Errorf("type: is missing: one of %s", strings.Join(checkTypes, ", "))
 	case !slices.Contains(checkTypes, c.Type):
 		return fmt.Errorf("type: unknown check '%s': one of %s", plaintext.Escaped(c.Type), strings.Join(checkTypes, ", "))
-	case needsTarget && len(c.targets) == 0:
-		return fmt.Errorf("targets: %s needs one", c.Type)
-	case !needsTarget && len(c.targets) > 0:
-		return fmt.Errorf("targets: %s has none: it asks the upstream itself", c.Type)
-	case c.Interval < caddy.Duration(100*time.Millisecond):
-		return fmt.Errorf("interval: %s is shorter than 100ms", time.Duration(c.Interval))
+	case c.checkTargetCount() != nil:
+		return fmt.Errorf("targets: %w", c.checkTargetCount())
+	case c.Interval < caddy.Duration(leastInterval):
+		return fmt.Errorf("interval: %s is shorter than %s", time.Duration(c.Interval), leastInterval)
 	case c.Timeout < 0:
 		return errors.New("timeout: must be positive")
 	case c.Passes < 1:
@@ -259,14 +261,25 @@ func (c *activeChecks) validate() error {
 		return fmt.Errorf("expect_status: %d is neither a status nor its first digit", c.ExpectStatus)
 	}
 	for name, values := range c.Headers {
-		bad := func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }
-		if !httpguts.ValidHeaderFieldName(name) || !settable(name) || slices.ContainsFunc(values, bad) {
-			return fmt.Errorf("headers: '%s' cannot be set", plaintext.Escaped(name))
+		if err := checkField(name, values...); err != nil {
+			return fmt.Errorf("headers: %w", err)
 		}
 	}
 	var err error
 	if c.body, err = regexp.Compile(c.ExpectBody); err != nil {
 		return fmt.Errorf("expect_body: %w", err)
+	}
+	return nil
+}
+
+// checkTargetCount refuses a type of check without a target that it needs, or with one.
+func (c *ActiveHealthChecks) checkTargetCount() error {
+	needsTarget := c.Type == upstream.CheckConnect || c.Type == upstream.CheckHTTP
+	switch {
+	case needsTarget && len(c.Targets) == 0:
+		return fmt.Errorf("%s needs one", c.Type)
+	case !needsTarget && len(c.Targets) > 0:
+		return fmt.Errorf("%s has none: it asks the upstream itself", c.Type)
 	}
 	return nil
 }

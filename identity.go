@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-egress/egress/internal/caddyserver"
 	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
@@ -33,7 +34,7 @@ func (h *Handler) identity(ctx caddy.Context) (string, func(), error) {
 	if h.Name != "" && !plaintext.IsName(h.Name) {
 		return "", nil, fmt.Errorf("name: %q is not made of 1 to 64 letters, digits, '-', '_' and '.'", h.Name)
 	}
-	app, server := appOf(ctx)
+	app, server := caddyserver.Of(ctx)
 	if app == nil || server == nil { // nothing to be known by but the name
 		if h.Name != "" {
 			return h.Name, func() {}, nil
@@ -48,10 +49,15 @@ func (h *Handler) identity(ctx caddy.Context) (string, func(), error) {
 		configs[app] = ids
 	}
 	place := fmt.Sprintf("%s#%d", strings.Join(server.Listen, ","), ids.numbers[server]+1)
-	if other := ids.names[h.Name]; other != "" {
-		return "", nil, fmt.Errorf("name: %q is taken by the handler %s; this one is %s", h.Name, other, place)
+	name := h.Name
+	if n := caddyserver.InstanceNumber(app, server, name); name != "" && n > 1 {
+		name += fmt.Sprintf("#%d", n)
+	}
+	if other := ids.names[name]; other != "" {
+		return "", nil, fmt.Errorf("name: %q is taken by the handler %s; this one is %s", name, other, place)
 	}
 	ids.numbers[server]++
+	h.first = ids.numbers[server] == 1
 	ids.handlers++
 	leave := func() {
 		identitiesMu.Lock()
@@ -60,38 +66,9 @@ func (h *Handler) identity(ctx caddy.Context) (string, func(), error) {
 			delete(configs, app)
 		}
 	}
-	if h.Name == "" {
+	if name == "" {
 		return place, leave, nil
 	}
-	ids.names[h.Name] = place
-	return h.Name, leave, nil
-}
-
-// appOf is the HTTP app that a module belongs to, and its server there.
-func appOf(ctx caddy.Context) (app *caddyhttp.App, server *caddyhttp.Server) {
-	for _, m := range ctx.Modules() {
-		if a, ok := m.(*caddyhttp.App); ok {
-			app = a
-		}
-	}
-	server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	return app, server
-}
-
-// serverHosts are the hosts that the servers of the configuration listen on.
-func serverHosts(ctx caddy.Context) (hosts []string) {
-	app, _ := appOf(ctx)
-	if app == nil {
-		return nil
-	}
-	repl := caddy.NewReplacer()
-	for _, server := range app.Servers {
-		for _, text := range server.Listen {
-			na, err := caddy.ParseNetworkAddress(repl.ReplaceAll(text, ""))
-			if err == nil && !na.IsUnixNetwork() && !na.IsFdNetwork() { // an error is Caddy's to report
-				hosts = append(hosts, na.Host)
-			}
-		}
-	}
-	return hosts
+	ids.names[name] = place
+	return name, leave, nil
 }

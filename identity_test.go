@@ -54,6 +54,25 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
+// A named route has an instance in each server that uses it: their names are those of the
+// handler and numbers, in the order of the addresses, whatever the order of provisioning.
+func TestIdentity_NamedRoute(t *testing.T) {
+	const server = `"listen":["127.0.0.1:%d"],"automatic_https":{"disable":true},"routes":[{"handle":[{"handler":"invoke","name":"corp"}]}],` +
+		`"named_routes":{"corp":{"handle":[{"handler":"subroute","routes":[{"handle":[{"handler":"egress","name":"corp"}]}]}]}}`
+	config := `{"apps":{"http":{"servers":{"b":{` + fmt.Sprintf(server, 2) + `},"a":{` + fmt.Sprintf(server, 1) + `},"c":{` + fmt.Sprintf(server, 3) + `}}}}}`
+	for range 10 {
+		got, err := identified(t, config)
+		slices.Sort(got)
+		if want := []string{"corp", "corp#2", "corp#3"}; err != nil || !slices.Equal(got, want) {
+			t.Fatalf("%q, %v; want %q", got, err, want)
+		}
+	}
+	one := `{"apps":{"http":{"servers":{"a":{` + fmt.Sprintf(server, 1) + `}}}}}`
+	if got, err := identified(t, one); err != nil || !slices.Equal(got, []string{"corp"}) {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 // Two configurations may have the same name, one after the other.
 func TestIdentity_OverReloads(t *testing.T) {
 	const config = `{"apps":{"http":{"servers":{"a":{"listen":["127.0.0.1:1"],"automatic_https":{"disable":true},"routes":[{"handle":[{"handler":"egress","name":"edge"}]}]}}}}}`

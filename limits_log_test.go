@@ -22,7 +22,7 @@ func TestLimitLog(t *testing.T) {
 		tx, logs := failing(nil, "GET")
 		shed := func(err error, times int) {
 			for range times {
-				next := newTransaction(tx.h, httptest.NewRecorder(), tx.HTTP)
+				next := newIncoming(tx.h, httptest.NewRecorder(), tx.HTTP)
 				next.Use, next.Target, next.BodyRead = tx.Use, tx.Target, true
 				if err := next.finish(err); err != nil {
 					t.Fatal(err)

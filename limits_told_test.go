@@ -12,7 +12,7 @@ import (
 // The Via of a request is bounded.
 func TestCheckVia(t *testing.T) {
 	for n, want := range map[int]error{1 << 10: nil, 3 << 10: failure.Via} {
-		tr := newTransaction(&Handler{proxy: core.Proxy{Via: core.NewVia("caddy")}}, nil, &http.Request{Header: http.Header{"Via": {strings.Repeat("x", n)}}})
+		tr := newIncoming(&Handler{proxy: core.Proxy{Via: core.NewVia("caddy")}}, nil, &http.Request{Header: http.Header{"Via": {strings.Repeat("x", n)}}})
 		if err := tr.CheckVia(); err != want {
 			t.Errorf("%d bytes: %v", n, err)
 		}

@@ -8,6 +8,8 @@ package egress
 import (
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -15,23 +17,27 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-egress/egress/admin"
+	_ "github.com/caddy-egress/egress/admin/commands"
 	"github.com/caddy-egress/egress/internal/acl"
 	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/destination"
 	"github.com/caddy-egress/egress/internal/dial"
+	"github.com/caddy-egress/egress/internal/events"
 	"github.com/caddy-egress/egress/internal/exchange"
+	"github.com/caddy-egress/egress/internal/metrics"
 	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/retry"
 	"github.com/caddy-egress/egress/internal/self"
+	"github.com/caddy-egress/egress/internal/settings"
 	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/target"
-	"github.com/caddy-egress/egress/internal/tunnels"
 	"github.com/caddy-egress/egress/internal/upstream"
+	_ "github.com/caddy-egress/egress/status" // registers the handler egress_status
 )
 
 func init() {
-	caddy.RegisterModule(Handler{})
+	caddy.RegisterModule(new(Handler))
 }
 
 // Handler is a forward proxy. It answers requests in absolute form
@@ -63,6 +69,8 @@ func init() {
 // `{http.egress.reason}` | What failed, as the error type of RFC 9209
 // `{http.egress.error}` | The error behind a failure, for logs: it may name addresses and rules
 // `{http.egress.auth_error}` | Why authentication failed: `missing`, `malformed`, `unknown_user`, `bad_password`
+// `{http.egress.auth_user}` | The user name of a failed login: what is printable of its first 64 bytes
+// `{http.egress.fallback_from}` | The group that could not serve the request, which left over the fallback of its route
 // `{http.auth.user.id}` | The user, after successful authentication only
 //
 // The same values are in the access log as the object `egress`.
@@ -70,7 +78,9 @@ type Handler struct {
 	// Name is what this handler is known by from one configuration to the next:
 	// one with the same name keeps its tunnels and their limits, wherever it
 	// stands. Up to 64 letters, digits, `-`, `_` and `.`; a name that two handlers
-	// of a configuration have is an error. Default: the place of the handler,
+	// of a configuration have is an error. In a named route, of which each server that
+	// uses it has an instance, those after the first have a number behind their name, in
+	// the order of the addresses of their servers: `corp`, `corp#2`. Default: the place of the handler,
 	// that is, the addresses of its server, and which of the handlers there it is,
 	// as in `:8080#1`.
 	Name string `json:"name,omitempty"`
@@ -92,7 +102,8 @@ type Handler struct {
 	Auth *Auth `json:"auth,omitempty"`
 
 	// AllowUnauthenticated silences the warning about a proxy without
-	// authentication on an address that is not loopback. Default: false.
+	// authentication on an address that is not loopback. An error with Auth.
+	// Default: false.
 	AllowUnauthenticated bool `json:"allow_unauthenticated,omitempty"`
 
 	// AdminAddresses are addresses (`host:port`) of listeners of this process,
@@ -117,8 +128,13 @@ type Handler struct {
 	// ResolveNames resolves the names of destinations here as well when an
 	// upstream proxy will resolve them, and refuses those with an address that
 	// may not be reached. What the upstream makes of the name later is its own
-	// affair: the check is about what names mean to us. Default: false; then
-	// names are checked as names, and literal addresses as addresses.
+	// affair: the check is about what names mean to us. A name with more than
+	// 32 addresses of a family is refused. Default: false; then names are
+	// checked as names, and literal addresses as addresses; but `localhost`,
+	// names below it, and those in hosts_override or the hosts file by the
+	// addresses that they have there. Where only some members of a group are
+	// told addresses (socks5), all names for it are checked as if it were true,
+	// but for those that cannot be resolved here.
 	ResolveNames bool `json:"resolve_names,omitempty"`
 
 	// Routes say where requests leave. Default: through the group `default`
@@ -156,34 +172,47 @@ type Handler struct {
 	// longer be recognised then, only bounded. Default: false.
 	HideVia bool `json:"hide_via,omitempty"`
 
+	// HideTrace takes the fields `traceparent` and `tracestate` (W3C Trace
+	// Context) off requests that leave, CONNECT to upstreams included. What
+	// a route sets leaves all the same. Default: false, they go on; under the
+	// `tracing` directive, naming the span of the attempt.
+	HideTrace bool `json:"hide_trace,omitempty"`
+
 	logger         *zap.Logger
 	accessLogger   *zap.Logger
 	proxy          core.Proxy // what serves the requests
 	exchanges      exchange.Config
 	circuit        DestinationCircuit
-	direct         *pathUse
+	direct         *exitUse
 	reach          string            // identity of the settings by which destinations are reached
 	destinations   *destination.Path // directly
 	adminAddresses []self.HostPort
 	hosts          map[string]struct{}
 	groups         map[string]*upstream.Group
-	groupPaths     map[string]*pathUse
+	groupExits     map[string]*exitUse
 	unrouted       *Route // where there are no routes
 	poolUse        *shared.Use[*origin.Pool]
 	names          *dial.Names
 	namesUse       *shared.Use[*dial.Names]
 	transport      Transport
 	tunnel         Tunnel
-	leaveIdentity  func() // set with the tunnels of proxy
-	tunnelPolicy   *tunnels.Policy
-	besides        <-chan struct{}   // set with tunnelPolicy: the activeConfig of then
+	leaveIdentity  func()            // set with the tunnels of proxy
+	besides        <-chan struct{}   // set with the policy of proxy: the activeConfig of then
 	server         *caddyhttp.Server // nil if it is in none
+	first          bool              // of the handlers of server
 	running        bool              // not provisioned to be explained only
+	waiting        sync.Once         // for tellWaiting
+	recorder       *metrics.Use
+	events         *events.Queue
+	ruleHits       *shared.Use[*acl.Hits]
+	lastReload     atomic.Pointer[admin.Reload] // nil before the first one
 	leaveRegistry  func()
+	leaveOrders    func()
 }
 
-// CaddyModule returns the Caddy module information.
-func (Handler) CaddyModule() caddy.ModuleInfo {
+// CaddyModule returns the Caddy module information. It is asked for with each event, also
+// while the handler is cleaned up: with a value for its receiver, it would read all of it.
+func (*Handler) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "http.handlers.egress",
 		New: func() caddy.Module { return new(Handler) },
@@ -198,15 +227,19 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.accessLogger = ctx.Logger(accessLogModule{})
 	registry := admin.RegistryOf(ctx)
 	for _, step := range []func(caddy.Context) error{
-		h.replacePlaceholders,
+		h.readSettings,
+		h.provisionEvents,
+		h.provisionOrders,
 		h.provisionNames,
 		h.provisionAuth,
-		h.provisionPolicy,
 		h.provisionTunnel,
+		h.tellLimits,
+		h.provisionPolicy,
 		h.provisionTransport,
-		h.enterBook,
+		h.provisionMetrics,
 		h.provisionGroups,
 		h.provisionRoutes,
+		h.enterBook, // last: from then on it may be asked about tunnels
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -214,11 +247,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.exchanges = exchange.Config{
 		HeadTimeout:   time.Duration(h.transport.ResponseHeaderTimeout),
+		BodyIdle:      max(time.Duration(h.transport.ResponseIdleTimeout), 0),
 		ExpectTimeout: time.Duration(h.transport.ExpectContinueTimeout),
 		MaxHead:       int(h.transport.MaxResponseHeader),
-		Forwarded:     h.Forwarded,
-		HideIP:        h.HideIP,
 	}
+	h.proxy.Forwarded, h.proxy.HideIP, h.proxy.HideTrace = h.Forwarded, h.HideIP, h.HideTrace
 	h.proxy.UnsafeIdle = h.transport.unsafeIdle()
 	h.proxy.Budget, h.proxy.Pins = retry.NewBudget(retry.BudgetShare, retry.MaxDirect), origin.NewPins(h.transport.poolConfig())
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
@@ -239,19 +272,27 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 // checks upstreams once the configuration runs. One that is provisioned to be explained
 // only does none of this.
 func (h *Handler) start(ctx caddy.Context) {
-	live, policy := &h.proxy.Tunnels.Value.Live, h.tunnelPolicy
-	h.proxy.Access.Follow(func() { live.Changed(policy) })
+	live, policy := &h.proxy.Tunnels.Value.Live, h.proxy.Policy
+	h.proxy.Access.Follow(func() { live.Changed(policy) }, h.tellOf(h.place()))
 	for _, g := range h.groups {
 		g.Follow()
 	}
 	h.awaitStart(ctx)
 }
 
+// readSettings does what holds for all settings, before anything looks at one of them.
+func (h *Handler) readSettings(caddy.Context) error {
+	if err := settings.ReplacePlaceholders(h); err != nil {
+		return err
+	}
+	return settings.CheckDurations(h)
+}
+
 // provisionNames sets the names of the proxy and its site.
 func (h *Handler) provisionNames(caddy.Context) error {
 	setDefault(&h.ServerName, "caddy")
-	if !plaintext.IsServerName(h.ServerName) {
-		return fmt.Errorf("server_name: %q is not a token that begins with a letter", h.ServerName)
+	if err := checkServerName(h.ServerName); err != nil {
+		return fmt.Errorf("server_name: %q is %w", h.ServerName, err)
 	}
 	setDefault(&h.Forwarded, "for")
 	switch h.Forwarded {
@@ -262,9 +303,9 @@ func (h *Handler) provisionNames(caddy.Context) error {
 	h.proxy.Via = core.NewVia(h.ServerName)
 	h.hosts = make(map[string]struct{}, len(h.Hosts))
 	for _, name := range h.Hosts {
-		host, _, err := target.ParseHost(name)
+		host, err := parseHost(name)
 		if err != nil {
-			return fmt.Errorf("hosts: '%s': %w", plaintext.Printable(name), target.ReasonOf(err))
+			return fmt.Errorf("hosts: '%s': %w", plaintext.Printable(name), err)
 		}
 		h.hosts[host] = struct{}{}
 	}
@@ -278,6 +319,22 @@ func (h *Handler) provisionNames(caddy.Context) error {
 	return nil
 }
 
+func checkServerName(name string) error {
+	if !plaintext.IsServerName(name) {
+		return errors.New("not a token that begins with a letter")
+	}
+	return nil
+}
+
+// parseHost reads a name or an address of the site itself, in canonical form.
+func parseHost(name string) (string, error) {
+	host, _, err := target.ParseHost(name)
+	if err != nil {
+		return "", target.ReasonOf(err)
+	}
+	return host, nil
+}
+
 func (h *Handler) provisionAuth(ctx caddy.Context) error {
 	if h.Auth == nil {
 		return nil
@@ -289,11 +346,16 @@ func (h *Handler) provisionAuth(ctx caddy.Context) error {
 }
 
 func (h *Handler) provisionPolicy(caddy.Context) error {
-	access, err := acl.NewRules(h.rules(), h.AllowedPorts, h.logger.Named("acl"))
+	var err error
+	if h.ruleHits, err = acl.SharedHits.Use(h.place(), func() (*acl.Hits, error) { return acl.NewHits(), nil }); err != nil {
+		return err
+	}
+	access, err := acl.NewRules(h.rules(), h.AllowedPorts, h.ruleHits.Value, h.logger.Named("acl"))
 	if err != nil {
 		return err
 	}
 	h.proxy.Access = access // from here on Cleanup stops it
+	h.warnAboutRules()
 	circuit := h.DestinationCircuit.withDefaults()
 	if err := circuit.validate(); err != nil {
 		return err
@@ -307,6 +369,14 @@ func (h *Handler) Validate() error {
 	if h.Auth != nil && !h.Auth.enabled() {
 		return errors.New("auth: names no users; leave it out to let everybody in")
 	}
+	return h.checkAuth()
+}
+
+// checkAuth refuses users together with the word that says that there are none.
+func (h *Handler) checkAuth() error {
+	if h.Auth.enabled() && h.AllowUnauthenticated {
+		return errors.New("allow_unauthenticated: contradicts basic_auth, with which everybody has to log in; leave one of them out")
+	}
 	return nil
 }
 
@@ -317,11 +387,18 @@ func (h *Handler) Cleanup() error {
 		h.handOver()
 		h.leaveRegistry()
 	}
+	if h.leaveOrders != nil {
+		h.leaveOrders()
+	}
 	if h.proxy.Access != nil {
 		h.proxy.Access.Stop()
 	}
+	if h.proxy.Limited != nil {
+		h.proxy.Limited.Flush(h.logger)
+	}
 	h.releaseTunnels()
-	return errors.Join(h.closeGroups(), h.releaseTransport())
+	h.recorder.Release()
+	return errors.Join(h.closeGroups(), h.releaseTransport(), h.ruleHits.Release())
 }
 
 // accessLogModule lends its ID to the logger of tunnels' access-log lines: it is

@@ -21,12 +21,17 @@ import (
 	"github.com/caddy-egress/egress/internal/shared"
 )
 
+// cameWith is the environment that the tests were started in: what the go command needs,
+// which has its modules below HOME.
+var cameWith []string
+
 func TestMain(m *testing.M) {
 	// Caddy keeps its data below these; a test leaves nothing behind.
 	dir, err := os.MkdirTemp("", "egress-")
 	if err != nil {
 		panic(err)
 	}
+	cameWith = os.Environ()
 	for _, name := range []string{"HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"} {
 		os.Setenv(name, dir)
 	}
@@ -67,7 +72,7 @@ func references(id string) int {
 // poolCount is how many things are held over reloads: pools, and what is known of
 // names and of paths.
 func poolCount() int {
-	return len(origin.Shared.All()) + len(dial.SharedNames.All()) + len(pathStates.All())
+	return len(origin.Shared.All()) + len(dial.SharedNames.All()) + len(exitStates.All())
 }
 
 func TestDefaults(t *testing.T) {
@@ -177,6 +182,12 @@ func TestBadJSON(t *testing.T) {
 		{`{"admin_addresses": ["x:0"]}`, `admin_addresses: 'x:0': port "0" is not a number from 1 to 65535`},
 		{`{"admin_addresses": ["x:65536"]}`, `admin_addresses: 'x:65536': port "65536" is not a number from 1 to 65535`},
 
+		{`{"transport": {"dial_timeout": 10}}`, "transport.dial_timeout: 10ns is below 1ms: a duration in JSON is a string such as \"10s\", or a number of nanoseconds"},
+		{`{"transport": {"tls": {"handshake_timeout": 5}}}`, "transport.tls.handshake_timeout: 5ns is below 1ms: a duration in JSON is a string such as \"10s\", or a number of nanoseconds"},
+		{`{"tunnel": {"idle_timeout": 15}}`, "tunnel.idle_timeout: 15ns is below 1ms: a duration in JSON is a string such as \"10s\", or a number of nanoseconds"},
+		{`{"tunnel": {"close_delay": 999999}}`, "tunnel.close_delay: 999.999µs is below 1ms: a duration in JSON is a string such as \"10s\", or a number of nanoseconds"},
+		{`{"groups": {"default": {"upstreams": [{"url": "http://127.0.0.1:1"}], "load_balancing": {"attempt_timeout": 5}}}}`, "groups.default.load_balancing.attempt_timeout: 5ns is below 1ms: a duration in JSON is a string such as \"10s\", or a number of nanoseconds"},
+		{`{"allow_unauthenticated": true, "auth": {"basic": [{"username": "a", "password": "b"}]}}`, "allow_unauthenticated: contradicts basic_auth, with which everybody has to log in; leave one of them out"},
 		{`{"auth": {}}`, "auth: names no users; leave it out to let everybody in"},
 		{`{"auth": {"realm": "x"}}`, "auth: names no users; leave it out to let everybody in"},
 		{`{"auth": {"realm": "a\u0001b", "basic": [{"username": "u", "password": "p"}]}}`, "auth: realm '"},
@@ -195,6 +206,8 @@ func TestBadJSON(t *testing.T) {
 
 		{`{"destination_circuit": {"failures": 1}}`, "destination_circuit.failures: 1 is too low: at least 2"},
 		{`{"destination_circuit": {"failures": -1}}`, "destination_circuit.failures: -1 is too low: at least 2"},
+		{`{"tunnel": {"idle_timeout": "9000h"}}`, "tunnel.idle_timeout: 9000h0m0s is over a year"},
+		{`{"transport": {"tls": {"handshake_timeout": "9000h"}}}`, "transport.tls.handshake_timeout: 9000h0m0s is over a year"},
 		{`{"destination_circuit": {"window": -1}}`, "destination_circuit.window: must be positive"},
 		{`{"destination_circuit": {"open_for": "-1s"}}`, "destination_circuit.open_for: must be positive"},
 		{`{"destination_circuit": {"max_open_for": "1s"}}`, "destination_circuit.max_open_for: 1s is shorter than open_for (2s)"},
@@ -205,6 +218,7 @@ func TestBadJSON(t *testing.T) {
 		{`{"transport": {"response_header_timeout": -1}}`, "transport.response_header_timeout: -1ns is not positive"},
 		{`{"transport": {"expect_continue_timeout": -1}}`, "transport.expect_continue_timeout: -1ns is not positive"},
 		{`{"transport": {"pending_timeout": -1}}`, "transport.pending_timeout: -1ns is not positive"},
+		{`{"transport": {"response_idle_timeout": -2}}`, "transport.response_idle_timeout: -2ns is not positive (-1 is off)"},
 		{`{"transport": {"max_conn_lifetime": -2}}`, "transport.max_conn_lifetime: -2ns is not positive (-1 is off)"},
 		{`{"transport": {"max_conns": -2}}`, "transport.max_conns: -2 is below 1 (-1 is off)"},
 		{`{"transport": {"max_conns_per_host": -2}}`, "transport.max_conns_per_host: -2 is below 1 (-1 is off)"},
@@ -228,7 +242,7 @@ func TestBadJSON(t *testing.T) {
 		{`{"transport": {"hosts_override": {"a.example": ["192.0.2.1"], "A.example.": ["192.0.2.1"]}}}`, "transport.hosts_override: 'a.example' stands there twice"},
 		{`{"transport": {"resolver": {"addresses": ["192.0.2.1"], "tls": {}}}}`, "transport.resolver.tls: no server is asked over TLS"},
 		{`{"transport": {"resolver": {"addresses": ["tls://192.0.2.1"], "tls": {"server_name": "x"}}}}`, "transport.resolver.tls.server_name: the name of a certificate stands behind '#' of the server's address"},
-		{`{"transport": {"resolver": {"addresses": ["tls://192.0.2.1"], "tls": {"handshake_timeout": 1}}}}`, "transport.resolver.tls.handshake_timeout: a server has 2s for an answer, the handshake included"},
+		{`{"transport": {"resolver": {"addresses": ["tls://192.0.2.1"], "tls": {"handshake_timeout": "1s"}}}}`, "transport.resolver.tls.handshake_timeout: a server has 2s for an answer, the handshake included"},
 		{`{"transport": {"resolver": {"addresses": ["tls://192.0.2.1"], "tls": {"except_ports": ["1"]}}}}`, "transport.resolver.tls.except_ports: the scheme of a server decides about TLS"},
 		{`{"transport": {"resolver": {"addresses": ["tls://192.0.2.1"], "tls": {"renegotiation": "once"}}}}`, "transport.resolver.tls.renegotiation: not supported"},
 		{`{"transport": {"resolver": {"addresses": ["tls://192.0.2.1"], "tls": {"client_certificate_file": "x"}}}}`, "transport.resolver.tls: client_certificate_file specified without client_certificate_key_file"},

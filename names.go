@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/filewatch"
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/target"
@@ -28,8 +30,10 @@ import (
 type Resolver struct {
 	// Addresses are DNS servers. The first that can tell is believed; one that
 	// cannot be reached within 2s, or that says that it cannot tell, is
-	// followed by the next. One that gave no answer about three names in a
-	// row, and none to questions that it has answered before or about the
+	// followed by the next; so is one that has no addresses, is no authority
+	// for the name and asks nobody. One that gave no answer about three names
+	// in a row, or to two questions in a row that another one has answered,
+	// and none to questions that it has answered before or about the
 	// root when it was checked, is asked last until a check every 30s, also
 	// with a client's question, brings an answer. Each is one of:
 	//
@@ -103,14 +107,11 @@ func (t *Transport) dnsServers() ([]dnscache.Server, error) {
 }
 
 func (r *Resolver) validateTLS(servers []dnscache.Server) error {
-	secured := slices.ContainsFunc(servers, func(s dnscache.Server) bool {
-		return s.Proto == dnscache.DoT || s.Proto == dnscache.DoH
-	})
 	switch {
 	case r.TLS == nil:
 		return nil
-	case !secured:
-		return errors.New("transport.resolver.tls: no server is asked over TLS")
+	case !secured(servers):
+		return fmt.Errorf("transport.resolver.tls: %w", errUnsecured)
 	case r.TLS.ServerName != "":
 		return errors.New("transport.resolver.tls.server_name: the name of a certificate stands behind '#' of the server's address")
 	case r.TLS.HandshakeTimeout != 0:
@@ -119,16 +120,24 @@ func (r *Resolver) validateTLS(servers []dnscache.Server) error {
 	return checkTLSSettings(r.TLS, "transport.resolver.tls", "a server")
 }
 
+// errUnsecured refuses TLS settings that nothing uses.
+var errUnsecured = errors.New("no server is asked over TLS")
+
+// secured reports whether one of the servers is asked over TLS.
+func secured(servers []dnscache.Server) bool {
+	return slices.ContainsFunc(servers, func(s dnscache.Server) bool {
+		return s.Proto == dnscache.DoT || s.Proto == dnscache.DoH
+	})
+}
+
 // staticHosts are the names with fixed addresses, in canonical form.
 func (t *Transport) staticHosts() (map[string][]netip.Addr, error) {
 	out := make(map[string][]netip.Addr, len(t.HostsOverride))
 	for name, list := range t.HostsOverride {
-		host, addr, err := target.ParseHost(name)
+		host, err := parseOverridden(name)
 		switch {
 		case err != nil:
-			return nil, fmt.Errorf("transport.hosts_override: '%s': %w", plaintext.Printable(name), target.ReasonOf(err))
-		case addr.IsValid():
-			return nil, fmt.Errorf("transport.hosts_override: '%s' is an address; write a name", plaintext.Printable(name))
+			return nil, fmt.Errorf("transport.hosts_override: %w", err)
 		case out[host] != nil:
 			return nil, fmt.Errorf("transport.hosts_override: '%s' stands there twice", host)
 		case len(list) == 0:
@@ -143,6 +152,18 @@ func (t *Transport) staticHosts() (map[string][]netip.Addr, error) {
 		}
 	}
 	return out, nil
+}
+
+// parseOverridden reads a name that gets addresses of its own, in canonical form.
+func parseOverridden(name string) (string, error) {
+	host, addr, err := target.ParseHost(name)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("'%s': %w", plaintext.Printable(name), target.ReasonOf(err))
+	case addr.IsValid():
+		return "", fmt.Errorf("'%s' is an address; write a name", plaintext.Printable(name))
+	}
+	return host, nil
 }
 
 // localSources is where connections leave from, nil where it is the system's
@@ -200,12 +221,13 @@ func (t *Transport) newNameState(tlsConfig *tls.Config, local *dial.Sources) (*d
 	if err != nil {
 		return nil, err
 	}
-	system := dnscache.System{Resolver: systemResolver}
+	system := dnscache.System{Resolver: systemResolver, HostsFile: dnscache.SystemHostsFile()}
 	cfg := dnscache.Config{
-		Backend:      system,
-		Static:       static,
-		HostsFile:    dnscache.SystemHostsFile(),
-		MaxQuestions: descriptors.Limit() / questionShare,
+		Backend:       system,
+		Static:        static,
+		HostsFile:     system.HostsFile,
+		TellHostsFile: tellHostsFile,
+		MaxQuestions:  descriptors.Limit() / questionShare,
 	}
 	if len(servers) > 0 {
 		if cfg.Backend, err = dnscache.NewClient(servers, tlsConfig, local.DialResolver(), system); err != nil {
@@ -219,6 +241,22 @@ func (t *Transport) newNameState(tlsConfig *tls.Config, local *dial.Sources) (*d
 // may have: a quarter. Each has a socket or two, for seconds where nobody answers,
 // and whoever asks for many names must leave something to the others.
 const questionShare = 4
+
+// tellHostsFile logs that the hosts file is gone or empty, or back. Handlers share what was
+// read of it, over reloads: it is no handler's own logger.
+func tellHostsFile(err error) {
+	if errors.Is(err, dnscache.ErrHostsFileEmpty) {
+		caddy.Log().Named("http.handlers.egress").Error(
+			"the hosts file is empty now; the names of before stay. If that is meant, write a comment into it (a line that begins with #)",
+			zap.String("file", dnscache.SystemHostsFile()))
+		return
+	}
+	until := "the names of before stay"
+	if errors.Is(err, fs.ErrNotExist) {
+		until = "its names are asked for elsewhere"
+	}
+	filewatch.TellGone(caddy.Log().Named("http.handlers.egress"), dnscache.SystemHostsFile(), until, err)
+}
 
 // systemResolver is the resolver of the system. It leaves the reserve of descriptors to
 // clients where Go speaks to the DNS servers itself.

@@ -9,49 +9,47 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/caddy-egress/egress/internal/accesslog"
+	"github.com/caddy-egress/egress/internal/caddyserver"
 	"github.com/caddy-egress/egress/internal/core"
 )
 
 // observe makes the outcome visible: as placeholders, and as the object
 // "egress" in the access log. Both are read when somebody asks for them, so a
 // request that nobody looks at pays next to nothing.
-func (t *transaction) observe() {
-	ctx := t.HTTP.Context()
+func (in *incoming) observe() {
+	ctx := in.HTTP.Context()
 	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Map(t.placeholder)
+		repl.Map(in.placeholder)
 	}
-	if t.logged() {
+	if in.logged() {
 		if extra, ok := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-			extra.Set(zap.Object("egress", &t.Outcome))
+			extra.Set(zap.Object("egress", &in.Outcome))
 		}
 	}
 }
 
 // logged reports whether the server writes access logs.
-func (t *transaction) logged() bool {
-	return t.serverLogs() != nil
+func (in *incoming) logged() bool {
+	return accesslog.Settings(in.HTTP) != nil
 }
 
 // setUser makes the user known to Caddy: to its access log, and to whoever uses
 // the placeholder.
-func (t *transaction) setUser(user string) {
-	if repl, ok := t.HTTP.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Set(userPlaceholder, user)
+func (in *incoming) setUser(user string) {
+	if repl, ok := in.HTTP.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Set(caddyserver.UserPlaceholder, user)
 	}
 }
-
-// userPlaceholder is where Caddy keeps the authenticated user, ours or that of
-// another handler.
-const userPlaceholder = "http.auth.user.id"
 
 const placeholderPrefix = "http.egress."
 
 // placeholder answers for {http.egress.*}.
-func (t *transaction) placeholder(key string) (any, bool) {
+func (in *incoming) placeholder(key string) (any, bool) {
 	if len(key) <= len(placeholderPrefix) || key[:len(placeholderPrefix)] != placeholderPrefix {
 		return nil, false
 	}
-	o := &t.Outcome
+	o := &in.Outcome
 	switch key[len(placeholderPrefix):] {
 	case "path":
 		return o.Path(), true
@@ -81,6 +79,10 @@ func (t *transaction) placeholder(key string) (any, bool) {
 		return o.Reason(), true
 	case "auth_error":
 		return string(o.AuthFailure), true
+	case "auth_user":
+		return o.AuthUser, true
+	case "fallback_from":
+		return o.FallbackFrom, true
 	case "duration":
 		return seconds(o.Duration), true
 	case "error":

@@ -61,8 +61,10 @@ func TestClassify(t *testing.T) {
 		{"limit", &connpool.LimitError{Scope: connpool.ScopeConns}, 503, "connection_limit_reached", "proxy"},
 		{"limit after waiting", &connpool.LimitError{Timeout: true}, 503, "connection_limit_reached", "proxy"},
 		{"circuit", &destination.OpenError{RetryAfter: time.Second}, 503, "destination_unavailable", "origin"},
+		{"circuit of what fails", &destination.OpenError{Causes: []*failure.Failure{failure.NoName, failure.Refused}}, 503, "destination_unavailable", "origin"},
+		{"circuit of a name that does not exist", &destination.OpenError{Causes: []*failure.Failure{failure.NoName, failure.NoName}}, 503, "destination_unavailable", "client"},
 
-		{"no such host", &net.DNSError{Err: "no such host", IsNotFound: true}, 502, "dns_error", "dns"},
+		{"no such host", &net.DNSError{Err: "no such host", IsNotFound: true}, 502, "dns_error", "client"},
 		{"server failure", &net.DNSError{Err: "server misbehaving", IsTemporary: true}, 502, "dns_error", "dns"},
 		{"resolver timeout", &net.DNSError{Err: "i/o timeout", IsTimeout: true}, 504, "dns_timeout", "dns"},
 		{"refused", opError(syscall.ECONNREFUSED), 502, "connection_refused", "origin"},
@@ -126,9 +128,10 @@ var proxyErrors = strings.Fields(`dns_timeout dns_error destination_not_found de
 	http_protocol_error proxy_internal_response proxy_internal_error proxy_configuration_error proxy_loop_detected`)
 
 var allFailures = []*failure.Failure{
-	failure.Target, failure.Request, failure.FieldsSize, failure.Auth, failure.ClientLogins, failure.Logins, failure.Early, failure.Denied, failure.DeniedAddress, failure.Loop, failure.DNS, failure.DNSTimeout, failure.Refused,
+	failure.Target, failure.Request, failure.FieldsSize, failure.Auth, failure.ClientLogins, failure.Logins, failure.Early, failure.Denied, failure.DeniedAddress, failure.Loop, failure.DNS, failure.NoName, failure.NoNameCircuit, failure.DNSTimeout, failure.Refused,
 	failure.Unroutable, failure.DialTimeout, failure.Terminated, failure.Certificate, failure.TLS, failure.TLSAlert, failure.Protocol, failure.HeaderSize,
-	failure.Incomplete, failure.HeadTimeout, failure.Limit, failure.Holding, failure.Circuit, failure.Internal,
+	failure.Incomplete, failure.HeadTimeout, failure.Limit, failure.Holding, failure.Circuit, failure.Internal, failure.TLSTimeout,
+	failure.UpstreamCertificate, failure.UpstreamTLSTimeout, failure.UpstreamTLS, failure.UpstreamChallenge, failure.UpstreamAuth,
 }
 
 // Every failure that a client is told about is in the terms of RFC 9209, and
@@ -170,12 +173,12 @@ func TestFailuresAreToldAsStandardized(t *testing.T) {
 	}
 }
 
-// failing is a transaction for origin.test:8080 that writes to w.
-func failing(w http.ResponseWriter, method string) (*transaction, *observer.ObservedLogs) {
+// failing is a request for origin.test:8080 that writes to w.
+func failing(w http.ResponseWriter, method string) (*incoming, *observer.ObservedLogs) {
 	observed, logs := observer.New(zap.DebugLevel)
 	r := httptest.NewRequest(method, "http://origin.test:8080/", nil)
 	r = r.WithContext(context.WithValue(r.Context(), caddyhttp.VarsCtxKey, make(map[string]any)))
-	tx := newTransaction(&Handler{
+	tx := newIncoming(&Handler{
 		ServerName: "caddy", Auth: new(Auth), proxy: core.Proxy{Logger: zap.New(observed), Limited: new(core.LimitLog)},
 	}, w, r)
 	tx.Use, tx.Target, tx.BodyRead = upstream.Exchange, target.Target{Host: "origin.test", Port: 8080}, true
@@ -264,15 +267,15 @@ func TestFailureLogLevels(t *testing.T) {
 // Where the head of a response has been sent, or nobody listens any more, the
 // connection is broken: an answer would be taken for the origin's.
 func TestFailureAbortsWhatHasBegun(t *testing.T) {
-	finish := func(tx *transaction, err error) (aborted any) {
+	finish := func(tx *incoming, err error) (aborted any) {
 		defer func() { aborted = recover() }()
 		tx.finish(err)
 		return nil
 	}
-	for name, change := range map[string]func(*transaction) error{
-		"committed": func(tx *transaction) error { tx.Committed = true; return failure.Incomplete },
-		"canceled":  func(*transaction) error { return context.Canceled },
-		"client gone": func(tx *transaction) error {
+	for name, change := range map[string]func(*incoming) error{
+		"committed": func(tx *incoming) error { tx.Committed = true; return failure.Incomplete },
+		"canceled":  func(*incoming) error { return context.Canceled },
+		"client gone": func(tx *incoming) error {
 			ctx, cancel := context.WithCancel(tx.HTTP.Context())
 			cancel()
 			tx.HTTP = tx.HTTP.WithContext(ctx)

@@ -3,18 +3,17 @@ package egress
 import (
 	"encoding/json"
 	"maps"
-	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 
+	"github.com/caddy-egress/egress/internal/settings"
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
 	"github.com/caddy-egress/egress/internal/upstream"
-	"github.com/caddy-egress/egress/internal/words"
 )
 
 // How the strings of the configuration take placeholders. Every one of them is in one
@@ -56,7 +55,7 @@ var tlsStrings = []string{
 // to set it to.
 func place(v reflect.Value, path string, set func(path string, v reflect.Value)) {
 	switch {
-	case v.Type() == rawMessageType, v.Type() == headerSettingType:
+	case v.Type() == reflect.TypeFor[json.RawMessage](), v.Type() == reflect.TypeFor[headers.Handler]():
 		set(path, v)
 		return
 	}
@@ -125,7 +124,7 @@ func TestPlaceholders_EveryString(t *testing.T) {
 				field = v
 			}
 		})
-		err := h.replacePlaceholders(caddy.Context{})
+		err := settings.ReplacePlaceholders(h)
 		switch list {
 		case "refused":
 			name := path[strings.LastIndexByte(strings.TrimSuffix(path, " (name)"), '.')+1:]
@@ -149,60 +148,10 @@ func TestPlaceholders_EveryString(t *testing.T) {
 	}
 }
 
-// What has no value is an error that names the field; what is no placeholder stays.
-func TestPlaceholders_Text(t *testing.T) {
-	t.Setenv("EGRESS_TEST_VALUE", "a value")
-	repl := caddy.NewReplacer()
-	file := filepath.Join(t.TempDir(), "a \"file\"")
-	if err := os.WriteFile(file, []byte("of a file"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	const noValue = ` has no value when the configuration is loaded: only global placeholders, such as {env.NAME}, are replaced here (\{ is a brace)`
-	for _, tc := range []struct{ text, want, problem string }{
-		{"", "", ""},
-		{"plain", "plain", ""},
-		{"{env.EGRESS_TEST_VALUE}", "a value", ""},
-		{"<{env.EGRESS_TEST_VALUE}>", "<a value>", ""},
-		{`\{env.EGRESS_TEST_VALUE\}`, "{env.EGRESS_TEST_VALUE}", ""},
-		{`{"json": {"a": 1}}`, `{"json": {"a": 1}}`, ""},
-		{"{", "{", ""},
-		{"{}", "{}", ""},
-		{"{env.EGRESS_TEST_UNSET}", "", "{env.EGRESS_TEST_UNSET} is empty: is it set?"},
-		{"{http.request.remote.host}", "", "{http.request.remote.host}" + noValue},
-		{"{env.EGRESS_TEST_VALUE}{env.EGRESS_TEST_VALUE}", "a valuea value", ""},
-		{"{a b}{env.EGRESS_TEST_VALUE}", "{a b}a value", ""},
-		{"{ {env.EGRESS_TEST_VALUE}}", "{ a value}", ""},
-		{`\{x{env.EGRESS_TEST_VALUE}`, "{xa value", ""},
-		{`{\}x}`, `{}x}`, ""},
-		{"{file." + file + "}", "of a file", ""},
-		{"{file." + file + " not}", "", "{file." + file + " not} is empty: is it set?"},
-		{"{env.EGRESS_TEST_VALUE}{env.EGRESS_TEST_UNSET}", "", "{env.EGRESS_TEST_UNSET} is empty: is it set?"},
-		{"{env.EGRESS_TEST_UNSET \"x\"}", "", "{env.EGRESS_TEST_UNSET \"x\"} is empty: is it set?"},
-		{"{env.EGRESS_TEST_VALUE}{http.request.host}", "", "{http.request.host}" + noValue},
-		{"{env.EGRESS_TEST_VALUE}{typo}", "", "{typo}" + noValue},
-		{"{{typo}}", "", "{typo}" + noValue},
-		{"{http.request.header.X Y}", "", "{http.request.header.X Y}" + noValue},
-		{strings.Repeat("{", 200), "", "too many unclosed placeholders"},
-		{"{typo}", "", "{typo}" + noValue},
-	} {
-		got, err := replaceText(tc.text, "", repl)
-		switch {
-		case tc.problem != "" && (err == nil || err.Error() != tc.problem):
-			t.Errorf("%q: %v, want %q", tc.text, err, tc.problem)
-		case tc.problem == "" && (err != nil || got != tc.want):
-			t.Errorf("%q: %q, %v, want %q", tc.text, got, err, tc.want)
-		}
-	}
-	for text, want := range map[string]bool{"{a}": true, "x{ }{file./a b}": true, `\{a}`: false, "{a b}": false, "{a": false} {
-		if words.HasPlaceholder(text) != want {
-			t.Errorf("%q: %t", text, !want)
-		}
-	}
-	if _, err := replaceText("{env.A}{env.B}", "refused", repl); err == nil || err.Error() != "{env.A}: placeholders are not replaced here" {
-		t.Error(err)
-	}
+// The error of one that has no value names the field.
+func TestPlaceholders_Place(t *testing.T) {
 	h := &Handler{Groups: map[string]*UpstreamGroup{"p": {Upstreams: []*Upstream{{Header: map[string][]string{"X-A": {"ok", "{http.request.host}"}}}}}}}
-	if err := h.replacePlaceholders(caddy.Context{}); err == nil || !strings.HasPrefix(err.Error(), "groups.p.upstreams[0].header.X-A[1]: {http.request.host} has no value") {
+	if err := settings.ReplacePlaceholders(h); err == nil || !strings.HasPrefix(err.Error(), "groups.p.upstreams[0].header.X-A[1]: {http.request.host} has no value") {
 		t.Error(err)
 	}
 }

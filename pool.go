@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/caddy-egress/egress/internal/caddyserver"
 	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/destination"
 	"github.com/caddy-egress/egress/internal/dial"
@@ -61,7 +62,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	h.proxy.Pool = h.poolUse.Value
 	h.transport = t
 	here := self.New(self.Config{Admin: h.adminAddresses, Usage: caddy.ListenerUsage, Active: activeConfig})
-	for _, host := range serverHosts(ctx) {
+	for _, host := range caddyserver.Hosts(ctx) {
 		here.ListensOn(host)
 	}
 	h.proxy.Direct = &core.Direct{Circuits: h.destinations, Dialer: &dial.Dialer{
@@ -80,64 +81,64 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	return nil
 }
 
-// releaseTransport gives back what of the pool, the names and the direct path was
+// releaseTransport gives back what of the pool, the names and the direct exit was
 // acquired.
 func (h *Handler) releaseTransport() error {
 	errs := []error{h.direct.Release(), h.poolUse.Release(), h.namesUse.Release()}
 	h.direct, h.poolUse, h.namesUse = nil, nil, nil
 	for _, r := range h.Routes {
 		if r != nil {
-			errs = append(errs, r.path.Release())
-			r.path = nil
+			errs = append(errs, r.exit.Release())
+			r.exit = nil
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// pathState is what is known of one path of one handler. It lives in a
+// exitState is what is known of one exit of one handler. It lives in a
 // caddy.UsagePool under its handler, and under the settings that decide what can be
-// reached on the path: another handler may have other access rules, and with other
+// reached there: another handler may have other access rules, and with other
 // upstreams a destination that could not be reached is perhaps well.
-type pathState struct {
+type exitState struct {
 	circuits *destination.Circuits
-	group    upstream.State // nothing where the path is direct
+	group    upstream.State // nothing where the exit is direct
 }
 
 // Destruct forgets it. Requests of the last configuration may go on using it.
-func (*pathState) Destruct() error { return nil }
+func (*exitState) Destruct() error { return nil }
 
-var pathStates = shared.NewPool[*pathState]()
+var exitStates = shared.NewPool[*exitState]()
 
-// pathUse is one configuration's hold on a pathState.
-type pathUse = shared.Use[*pathState]
+// exitUse is one configuration's hold on a exitState.
+type exitUse = shared.Use[*exitState]
 
-// usePath loads the state of a path, or begins a new one.
-func usePath(circuit DestinationCircuit, identity ...any) (*pathUse, error) {
+// useExit loads the state of an exit, or begins a new one.
+func useExit(circuit DestinationCircuit, identity ...any) (*exitUse, error) {
 	key, err := shared.DigestOf(append(identity, circuit)...)
 	if err != nil {
 		return nil, err
 	}
-	return pathStates.Use(key, func() (*pathState, error) {
-		return &pathState{circuits: destination.New(circuit.config(), circuit.Off)}, nil
+	return exitStates.Use(key, func() (*exitState, error) {
+		return &exitState{circuits: destination.New(circuit.config(), circuit.Off)}, nil
 	})
 }
 
-// acquireDirect loads the state of the direct path.
+// acquireDirect loads the state of the direct exit.
 func (h *Handler) acquireDirect(t *Transport) (err error) {
 	if h.reach, err = t.reach(); err != nil {
 		return err
 	}
-	if h.direct, err = usePath(h.circuit, h.place(), h.reach); err != nil {
+	if h.direct, err = useExit(h.circuit, h.place(), h.reach); err != nil {
 		return err
 	}
 	h.destinations = h.direct.Value.circuits.Path("", h.logger.Named("health"))
 	return nil
 }
 
-// useGroupPath loads the state of the path through a group. It must be called before the
+// useGroupExit loads the state of the exit through a group. It must be called before the
 // modules of the group are loaded, which empties their JSON.
-func (h *Handler) useGroupPath(name string, c *UpstreamGroup) (*pathUse, error) {
-	return usePath(h.circuit, h.place(), h.reach, h.ResolveNames,
+func (h *Handler) useGroupExit(name string, c *UpstreamGroup) (*exitUse, error) {
+	return useExit(h.circuit, h.place(), h.reach, h.ResolveNames,
 		name, c.Upstreams, c.File, c.DynamicRaw, c.Scheme, c.Credentials, c.TLS)
 }
 

@@ -3,14 +3,20 @@ package egress
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 
+	"github.com/caddy-egress/egress/internal/caddyserver"
 	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/failure"
+	"github.com/caddy-egress/egress/internal/matchers"
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/words"
 )
@@ -48,8 +54,10 @@ type Route struct {
 
 	// Headers changes fields: those of requests on their way up, which for
 	// tunnels means the CONNECT request to an HTTP upstream, and those of the
-	// responses of exchanges. Fields that frame messages or connections, Host
-	// and Proxy-Authorization cannot be changed. Default: none are.
+	// responses of exchanges. What is deleted or replaced is so in trailer
+	// sections too; what is set or added stands in the header only. Fields that
+	// frame messages or connections, Host and Proxy-Authorization cannot be
+	// changed. Default: none are.
 	Headers *headers.Handler `json:"headers,omitempty"`
 
 	// LocalAddresses are IP addresses of this machine that connections leave
@@ -74,37 +82,36 @@ type Route struct {
 	// transport. Default: that of the transport.
 	PreferIP string `json:"prefer_ip,omitempty"`
 
+	at       *caddyfile.Dispenser // where it stands in a Caddyfile; nil elsewhere
 	matchers caddyhttp.MatcherSets
 	written  []string // the matcher sets, for people
-	path     *pathUse // directly, where that differs from the handler's; nil otherwise
+	exit     *exitUse // directly, where that differs from the handler's; nil otherwise
 	way      core.Route
 }
 
 // provisionRoutes loads the matchers and finds the groups that routes name.
 func (h *Handler) provisionRoutes(ctx caddy.Context) error {
-	used := make(map[string]bool)
 	for i, r := range h.Routes {
-		if err := h.provisionRoute(ctx, r, used); err != nil {
+		if err := h.provisionRoute(ctx, i+1, r); err != nil {
 			return fmt.Errorf("routes[%d]: %w", i, err)
 		}
 	}
 	if len(h.Routes) == 0 {
-		used[defaultGroup] = true
 		h.unrouted = &Route{way: core.Route{To: core.Exit{Group: h.groups[defaultGroup]}, Direct: h.proxy.Direct}}
 	}
 	for name := range h.Groups {
-		if !used[name] {
-			return fmt.Errorf("groups.%s: no route leads to it", name)
+		if err := h.checkUsed(name); err != nil {
+			return fmt.Errorf("groups.%s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-func (h *Handler) provisionRoute(ctx caddy.Context, r *Route, used map[string]bool) error {
+func (h *Handler) provisionRoute(ctx caddy.Context, number int, r *Route) error {
 	if r == nil {
 		return errors.New("is null")
 	}
-	r.written = matcherTexts(r.MatcherSetsRaw) // before they are loaded, which empties the JSON
+	r.written = matchers.Texts(r.MatcherSetsRaw) // before they are loaded, which empties the JSON
 	sets, err := ctx.LoadModule(r, "MatcherSetsRaw")
 	if err != nil {
 		return fmt.Errorf("match: %w", err)
@@ -113,21 +120,20 @@ func (h *Handler) provisionRoute(ctx caddy.Context, r *Route, used map[string]bo
 		return fmt.Errorf("match: %w", err)
 	}
 	for _, set := range r.matchers {
-		if err := checkHostPatterns(set); err != nil {
+		if err := matchers.CheckHosts(set); err != nil {
 			return fmt.Errorf("match: host: %w", err)
 		}
 	}
-	if r.way.To, err = h.findTarget(r.To, used); err != nil {
+	denied := core.Denied{Route: number, Matchers: plaintext.Short(strings.Join(r.written, "; "), maxMatchers)}
+	if r.way.To, err = h.findTarget(r.To, denied); err != nil {
 		return fmt.Errorf("to: %w", err)
 	}
 	if r.Fallback != "" {
-		if r.way.To.Group == nil {
-			return fmt.Errorf("fallback: '%s' never fails over; only groups do", r.To)
+		if err := r.checkFallback(); err != nil {
+			return fmt.Errorf("fallback: %w", err)
 		}
-		if r.Fallback == r.To {
-			return fmt.Errorf("fallback: '%s' is where the route leads already", r.To)
-		}
-		fallback, err := h.findTarget(r.Fallback, used)
+		denied.To = r.To
+		fallback, err := h.findTarget(r.Fallback, denied)
 		if err != nil {
 			return fmt.Errorf("fallback: %w", err)
 		}
@@ -152,26 +158,56 @@ func headerChanges(h *headers.Handler) (c core.Changes) {
 		if ops == nil {
 			return nil
 		}
-		return func(header http.Header, r *http.Request) { ops.ApplyTo(header, replacerOf(r)) }
+		return func(header http.Header, r *http.Request) { ops.ApplyTo(header, caddyserver.Replacer(r)) }
 	}
 	return core.Changes{Request: apply(h.Request), Response: apply(responseOps(h))}
 }
 
-func (h *Handler) findTarget(name string, used map[string]bool) (core.Exit, error) {
+// maxMatchers is how much of the matchers of a route an error tells.
+const maxMatchers = 120
+
+func (h *Handler) findTarget(name string, denied core.Denied) (core.Exit, error) {
 	switch name {
 	case core.ExitDirect:
 		return core.Exit{}, nil
 	case core.ExitDeny:
-		return core.Exit{Deny: true}, nil
+		return core.Exit{Deny: &denied}, nil
 	case "":
 		return core.Exit{}, fmt.Errorf("is empty: %s, %s or the name of a group", core.ExitDirect, core.ExitDeny)
 	}
-	g, ok := h.groups[name]
-	if !ok {
-		return core.Exit{}, fmt.Errorf("unknown group '%s'%s", plaintext.Escaped(name), words.Suggest(name, h.groups))
+	if err := h.checkTarget(name); err != nil {
+		return core.Exit{}, err
 	}
-	used[name] = true
-	return core.Exit{Group: g}, nil
+	return core.Exit{Group: h.groups[name]}, nil
+}
+
+// checkUsed refuses a group that no request is sent through.
+func (h *Handler) checkUsed(name string) error {
+	leads := func(r *Route) bool { return r.To == name || r.Fallback == name }
+	if len(h.Routes) == 0 && name == defaultGroup || slices.ContainsFunc(h.Routes, leads) {
+		return nil
+	}
+	return errors.New("no route leads to it")
+}
+
+// checkFallback refuses a fallback that can never be needed.
+func (r *Route) checkFallback() error {
+	switch {
+	case r.Fallback == "":
+		return nil
+	case r.To == core.ExitDirect || r.To == core.ExitDeny:
+		return fmt.Errorf("'%s' never fails over; only groups do", r.To)
+	case r.Fallback == r.To:
+		return fmt.Errorf("'%s' is where the route leads already", r.To)
+	}
+	return nil
+}
+
+// checkTarget says what there is where a name is no target.
+func (h *Handler) checkTarget(name string) error {
+	targets := []string{core.ExitDirect, core.ExitDeny}
+	targets = append(targets, slices.Sorted(maps.Keys(h.Groups))...)
+	return words.Known("target", name, targets)
 }
 
 // checkHeaderOps refuses changes to fields that are not the operator's.
@@ -247,37 +283,13 @@ func (h *Handler) findRoute(r *http.Request) (*Route, error) {
 	for _, route := range h.Routes {
 		matches, err := route.matchers.AnyMatchWithError(r)
 		if err != nil {
-			return nil, ofMatcher(err)
+			return nil, matchers.Failed(err)
 		}
 		if matches {
 			return route, nil
 		}
 	}
 	return nil, failure.Denied.Because(core.ErrNoRoute)
-}
-
-// matcherError is the error of a matcher that says itself how a request is to be
-// answered: remote_ip of a request in TLS early data, for one.
-type matcherError struct{ caddyhttp.HandlerError }
-
-func ofMatcher(err error) error {
-	if e, ok := errors.AsType[caddyhttp.HandlerError](err); ok {
-		return &matcherError{e}
-	}
-	return err
-}
-
-// Failure is what the matcher says, as far as it is one.
-func (e *matcherError) Failure() *failure.Failure {
-	switch {
-	case e.StatusCode == http.StatusTooEarly:
-		return failure.Early
-	case e.StatusCode >= 400 && e.StatusCode < 500:
-		return &failure.Failure{Status: e.StatusCode, Type: "http_request_denied", Blame: failure.BlamePolicy, Text: "refused by a matcher of a route"}
-	case e.StatusCode > 500 && e.StatusCode < 600:
-		return &failure.Failure{Status: e.StatusCode, Type: "proxy_internal_error", Blame: failure.BlameProxy, Text: "a matcher of a route has failed"}
-	}
-	return failure.Internal
 }
 
 // errSourceUnused refuses settings about connections that the route never makes.
@@ -311,9 +323,9 @@ func (r *Route) provisionSource(h *Handler) error {
 	if r.hasSource() {
 		h.warnAboutSources(d.Sources)
 	}
-	if r.path, err = usePath(h.circuit, h.place(), h.reach, d.ID.Value()); err != nil {
+	if r.exit, err = useExit(h.circuit, h.place(), h.reach, d.ID.Value()); err != nil {
 		return err
 	}
-	r.way.Direct = &core.Direct{Dialer: d, Circuits: r.path.Value.circuits.Path("", h.logger.Named("health"))}
+	r.way.Direct = &core.Direct{Dialer: d, Circuits: r.exit.Value.circuits.Path("", h.logger.Named("health"))}
 	return nil
 }

@@ -1,71 +1,81 @@
 package egress
 
 import (
-	"crypto/tls"
 	"errors"
 	"net/http"
-	"reflect"
 	"strings"
-	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-egress/egress/internal/accesslog"
+	"github.com/caddy-egress/egress/internal/auth"
+	"github.com/caddy-egress/egress/internal/caddyserver"
+	"github.com/caddy-egress/egress/internal/clientend"
 	"github.com/caddy-egress/egress/internal/exchange"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/target"
 	"github.com/caddy-egress/egress/internal/upstream"
 )
 
-// transaction is a request on its way through the handler.
-type transaction struct {
+// incoming is a request that has come in through Caddy's door, on its way through the
+// handler: an exchange, and what only this door knows of it.
+type incoming struct {
 	exchange.Exchange
 	h *Handler
 
-	credentials []string    // for us, that came with the request
-	authority   string      // as the request has it
-	rawHost     string      // the Host of the request, where that was another spelling
-	ownLine     *accessLine // of the access log, where it is not Caddy's to write
+	credentials []string        // for us, that came with the request
+	authority   string          // as the request has it
+	rawHost     string          // the Host of the request, where that was another spelling
+	ownLine     *accesslog.Line // of the access log, where it is not Caddy's to write
 }
 
-func newTransaction(h *Handler, w http.ResponseWriter, r *http.Request) *transaction {
-	t := &transaction{h: h}
-	t.Proxy, t.HTTP, t.Client = &h.proxy, r, (*httpClient)(t)
-	t.Writer, t.Config, t.Observer = w, &h.exchanges, t
-	return t
+func newIncoming(h *Handler, w http.ResponseWriter, r *http.Request) *incoming {
+	in := &incoming{h: h}
+	in.Proxy, in.HTTP, in.Client = &h.proxy, r, (*httpClient)(in)
+	in.Writer, in.Config, in.Observer = w, &h.exchanges, in
+	return in
 }
 
 // ServeHTTP serves a request if it is one for a proxy, and hands it to the next
 // handler otherwise.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	t := newTransaction(h, w, r)
-	if t.Use = t.classify(); t.Use == upstream.NotOurs {
-		t.keepCredentials()
+	in := newIncoming(h, w, r)
+	if in.Use = in.classify(); in.Use == upstream.NotOurs {
+		in.keepCredentials()
 		return next.ServeHTTP(w, r)
 	}
-	return h.serve(t)
+	return h.serve(in)
 }
 
 // serve takes a request of ours through its steps.
-func (h *Handler) serve(t *transaction) error {
-	t.begin()
-	defer t.writeOwnLine()
-	defer t.leave()
-	if err := t.authenticate(); err != nil {
-		return t.finish(err)
+func (h *Handler) serve(in *incoming) error {
+	in.begin()
+	defer in.Record()
+	defer in.writeOwnLine()
+	defer in.leave()
+	if err := in.authenticate(); err != nil {
+		return in.finish(err)
 	}
-	if err := t.checkEarly(); err != nil {
-		return t.finish(err)
+	if err := checkLength(in.HTTP); err != nil {
+		return in.finish(err)
 	}
-	if err := t.authorize(); err != nil {
-		return t.finish(err)
+	if err := in.checkEarly(); err != nil {
+		return in.finish(err)
 	}
-	if err := t.ChooseRoute(); err != nil {
-		return t.finish(err)
+	if err := in.authorize(); err != nil {
+		return in.finish(err)
 	}
-	if t.Use == upstream.Tunnel {
-		return t.finish(t.connect())
+	if err := in.ChooseRoute(); err != nil {
+		return in.finish(err)
 	}
-	return t.finish(t.Serve())
+	if in.Use == upstream.Tunnel {
+		return in.finish(in.connect())
+	}
+	err := in.Serve()
+	if tunnel := in.Switched(); err == nil && tunnel != nil {
+		err = in.switchProtocols(tunnel)
+	}
+	return in.finish(err)
 }
 
 // classify tells what the request is to us, and for an exchange its authority
@@ -77,14 +87,14 @@ func (h *Handler) serve(t *transaction) error {
 // tunnel, unless it takes this server for the origin; so what is neither for the
 // site nor known to be for https is an exchange, but only where the operator has
 // said what the site is.
-func (t *transaction) classify() upstream.Use {
-	r := t.HTTP
+func (in *incoming) classify() upstream.Use {
+	r := in.HTTP
 	if r.Method == http.MethodConnect {
-		requestTarget, path := connectOnWire(r)
-		t.authority = r.Host
+		requestTarget, path := caddyserver.ConnectOnWire(r)
+		in.authority = r.Host
 		switch {
 		case r.ProtoMajor == 1:
-			t.authority = requestTarget
+			in.authority = requestTarget
 		case path != "":
 			// An extended CONNECT (RFC 8441) has a path and asks for another
 			// protocol than a tunnel.
@@ -93,9 +103,9 @@ func (t *transaction) classify() upstream.Use {
 		return upstream.Tunnel
 	}
 	if r.URL.Scheme != "" {
-		t.authority, t.HTTPS = r.URL.Host, strings.EqualFold(r.URL.Scheme, "https")
+		in.authority, in.HTTPS = r.URL.Host, strings.EqualFold(r.URL.Scheme, "https")
 		// User information does not go to the site either: it is refused.
-		if len(t.h.hosts) > 0 && r.URL.User == nil && t.forSite(parsePlain(t.authority)) {
+		if len(in.h.hosts) > 0 && r.URL.User == nil && in.forSite(parsePlain(in.authority)) {
 			return upstream.NotOurs
 		}
 		return upstream.Exchange
@@ -103,16 +113,16 @@ func (t *transaction) classify() upstream.Use {
 	if r.ProtoMajor == 1 {
 		return upstream.NotOurs
 	}
-	t.authority = r.Host
-	if len(t.h.hosts) == 0 {
+	in.authority = r.Host
+	if len(in.h.hosts) == 0 {
 		return upstream.NotOurs
 	}
 	dest := parsePlain(r.Host)
-	if takenForOrigin(t.Writer, r, dest.Host) || t.forSite(dest) {
+	if clientend.TakenForOrigin(in.Writer, r, dest.Host) || in.forSite(dest) {
 		return upstream.NotOurs
 	}
 	// What may have been meant for https is not sent in clear.
-	t.HTTPS = dest.Port == 443
+	in.HTTPS = dest.Port == 443
 	return upstream.Exchange
 }
 
@@ -123,75 +133,50 @@ func parsePlain(authority string) target.Target {
 	return dest
 }
 
-// takenForOrigin reports whether the client of an HTTP/2 or HTTP/3 request is known
-// to mean https, and so takes this server for the origin itself: it has named the
-// host in its TLS handshake, or, on HTTP/2, its :scheme can be told.
-func takenForOrigin(w http.ResponseWriter, r *http.Request, host string) bool {
-	return r.TLS != nil && (host != "" && strings.EqualFold(r.TLS.ServerName, host) || sharesTLSState(w, r.TLS))
-}
-
-// sharesTLSState reports whether a request has the TLS state of its HTTP/2
-// connection. The HTTP/2 server hands it to requests for https only; those for
-// http get a copy of their own from net/http. That is told nowhere else, so this
-// looks at fields that are not exported, and only to refuse: where they are not
-// what they are now, the answer is no.
-func sharesTLSState(w http.ResponseWriter, state *tls.ConnectionState) bool {
-	v := reflect.ValueOf(innermostWriter(w))
-	for _, name := range [...]string{"rws", "conn", "tlsState"} {
-		if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
-			return false
-		}
-		if v = v.Elem().FieldByName(name); !v.IsValid() {
-			return false
-		}
-	}
-	return v.Kind() == reflect.Pointer && v.Pointer() == reflect.ValueOf(state).Pointer()
-}
-
 // forSite reports whether a destination is the site itself.
-func (t *transaction) forSite(dest target.Target) bool {
-	_, ok := t.h.hosts[dest.Host]
+func (in *incoming) forSite(dest target.Target) bool {
+	_, ok := in.h.hosts[dest.Host]
 	return ok
 }
 
 // begin prepares what every request of ours needs.
-func (t *transaction) begin() {
-	t.Start = time.Now()
+func (in *incoming) begin() {
+	in.Enter()
 	// Caddy and net/http replace and wrap r.Body, also where there is none;
 	// only length and framing tell.
-	t.BodyRead = t.Use == upstream.Tunnel || t.HTTP.ContentLength == 0 && len(t.HTTP.TransferEncoding) == 0
-	t.Reader = exchange.WholeBody(t.HTTP)
-	t.observe()
-	if t.namesUser() {
-		t.logSafely()
+	in.BodyRead = in.Use == upstream.Tunnel || in.HTTP.ContentLength == 0 && len(in.HTTP.TransferEncoding) == 0
+	in.Reader = exchange.WholeBody(in.HTTP)
+	in.observe()
+	if in.namesUser() {
+		in.logSafely()
 	}
 }
 
 // keepCredentials takes away what was meant for us of a request for the next handler:
 // its credentials, where we ask for some or where the client takes us for a proxy. Other
 // credentials are perhaps for a proxy behind us.
-func (t *transaction) keepCredentials() {
-	if t.h.Auth.enabled() || t.HTTP.ProtoMajor == 1 && t.HTTP.URL.Scheme != "" {
-		delete(t.HTTP.Header, "Proxy-Authorization")
+func (in *incoming) keepCredentials() {
+	if in.h.Auth.enabled() || in.HTTP.ProtoMajor == 1 && in.HTTP.URL.Scheme != "" {
+		delete(in.HTTP.Header, "Proxy-Authorization")
 	}
 }
 
 // authenticate finds out who the client is, and takes the credentials away:
 // they are for us and go no further (RFC 9110 §11.7.2).
-func (t *transaction) authenticate() error {
-	t.credentials = t.HTTP.Header["Proxy-Authorization"]
-	defer delete(t.HTTP.Header, "Proxy-Authorization")
-	if a := t.h.Auth; a.enabled() {
-		user, session, failed, err := a.users.Login(t.HTTP.Context(), clientIP(t.HTTP), t.HTTP.Header)
+func (in *incoming) authenticate() error {
+	in.credentials = in.HTTP.Header["Proxy-Authorization"]
+	defer delete(in.HTTP.Header, "Proxy-Authorization")
+	if a := in.h.Auth; a.enabled() {
+		user, session, failed, err := a.users.Login(in.HTTP.Context(), caddyserver.ClientIP(in.HTTP), in.HTTP.Header)
 		if err != nil {
 			return err
 		}
 		if failed != "" {
-			t.Outcome.AuthFailure = failed
+			in.Outcome.AuthFailure, in.Outcome.AuthUser = failed, auth.Tried(http.Header{"Proxy-Authorization": in.credentials})
 			return failure.Auth
 		}
-		t.User, t.Session = user, session
-		t.setUser(user)
+		in.User, in.Session = user, session
+		in.setUser(user)
 	}
 	return nil
 }
@@ -199,11 +184,11 @@ func (t *transaction) authenticate() error {
 // leave sees to it that nobody reads the body after the handler has returned:
 // not our own goroutine, and not net/http, which would wait on an HTTP/1
 // connection for the rest of a body before it closes it.
-func (t *transaction) leave() {
-	t.EndUpload(!t.Aborted)
-	t.Held.LetGo()
-	if !t.BodyRead && t.HTTP.ProtoMajor == 1 {
-		_ = http.NewResponseController(t.Writer).SetReadDeadline(exchange.LongAgo)
+func (in *incoming) leave() {
+	in.EndUpload(!in.Aborted)
+	in.Held.LetGo()
+	if !in.BodyRead && in.HTTP.ProtoMajor == 1 {
+		_ = http.NewResponseController(in.Writer).SetReadDeadline(exchange.LongAgo)
 	}
 }
 
@@ -212,25 +197,28 @@ var errScheme = errors.New("scheme is neither http nor https")
 
 // authorize parses the destination and applies the rules that need no address.
 // Addresses are checked when they are dialed.
-func (t *transaction) authorize() error {
+func (in *incoming) authorize() error {
 	var err error
 	switch {
-	case t.Use == upstream.Tunnel:
-		t.Target, err = target.ParseAuthority(t.authority)
-	case t.HTTP.URL.Scheme != "" && !t.HTTPS && !strings.EqualFold(t.HTTP.URL.Scheme, "http"):
+	case in.Use == upstream.Tunnel:
+		in.Target, err = target.ParseAuthority(in.authority)
+	case in.HTTP.URL.Scheme != "" && !in.HTTPS && !strings.EqualFold(in.HTTP.URL.Scheme, "http"):
 		err = errScheme
-	case t.HTTP.URL.User != nil:
+	case in.HTTP.URL.User != nil:
 		err = errors.New("user information in the request target")
-	case t.HTTPS:
-		t.Target, err = target.ParseHostPort(t.authority, 443)
+	case in.HTTPS:
+		in.Target, err = target.ParseHostPort(in.authority, 443)
 	default:
-		t.Target, err = target.ParseHostPort(t.authority, 80)
+		in.Target, err = target.ParseHostPort(in.authority, 80)
 	}
 	if err != nil {
 		return failure.Target.Because(err)
 	}
-	t.showDestination()
-	return t.Proxy.Access.Now().CheckTarget(t.Target)
+	in.showDestination()
+	if err := in.CheckEmergency(); err != nil {
+		return err
+	}
+	return in.Proxy.Access.Now().CheckTarget(in.Target)
 }
 
 // cameEarly reports whether a request came before the handshake of the client was
@@ -243,8 +231,8 @@ func cameEarly(r *http.Request) bool {
 // checkEarly refuses what must not be done twice (RFC 8470 §5.2): the client repeats it
 // when the handshake is complete. The rest is forwarded with Early-Data, and what the
 // origin says to that is relayed.
-func (t *transaction) checkEarly() error {
-	if t.Early = cameEarly(t.HTTP); t.Early && (t.Use == upstream.Tunnel || !safeMethod(t.HTTP.Method)) {
+func (in *incoming) checkEarly() error {
+	if in.Early = cameEarly(in.HTTP); in.Early && (in.Use == upstream.Tunnel || !safeMethod(in.HTTP.Method)) {
 		return failure.Early
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
@@ -165,7 +166,7 @@ func TestEverythingIsSettled(t *testing.T) {
 		defer handlers.Done()
 		defer func() {
 			if p := recover(); p != nil && p != http.ErrAbortHandler {
-				t.Errorf("panic: %v", p)
+				t.Errorf("panic: %v\n%s", p, debug.Stack())
 			} else if p != nil {
 				panic(p)
 			}
@@ -250,7 +251,7 @@ func regroup(t *testing.T, h *Handler, logger *zap.Logger) *upstream.Group {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config.Logger, config.Destinations = logger, h.groupPaths["default"].Value.circuits.Path("default", logger)
+	config.Logger, config.Destinations = logger, h.groupExits["default"].Value.circuits.Path("default", logger)
 	g, err := upstream.New(*config)
 	if err != nil {
 		t.Fatal(err)

@@ -2,11 +2,13 @@ package egress
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/caddyserver"
 	"github.com/caddy-egress/egress/internal/tunnels"
 )
 
@@ -26,10 +28,11 @@ func init() {
 // drainAtExit has the tunnels of the handler ended when the process exits, and makes
 // the process wait for that. The server calls the hooks on reloads too.
 func (h *Handler) drainAtExit(ctx caddy.Context) {
-	app, server := appOf(ctx)
+	app, server := caddyserver.Of(ctx)
 	if app == nil || server == nil {
 		return // Cleanup is all there is
 	}
+	exitGrace.Store(int64(app.GracePeriod))
 	live, name := &h.proxy.Tunnels.Value.Live, h.place()
 	delay := exitDelay(time.Duration(*h.tunnel.CloseDelay), time.Duration(app.GracePeriod))
 	server.RegisterOnShutdown(func() {
@@ -40,6 +43,7 @@ func (h *Handler) drainAtExit(ctx caddy.Context) {
 			drainLogger().Info("exiting; tunnels have a while left",
 				zap.String("handler", name), zap.Int("tunnels", left), zap.Duration("delay", delay))
 		}
+		h.waiting.Do(func() { go h.tellWaiting() })
 	})
 	// After Shutdown, which does not wait for connections that were taken over,
 	// and before the logs are closed. The context ends with the grace period.
@@ -49,6 +53,27 @@ func (h *Handler) drainAtExit(ctx caddy.Context) {
 		}
 		return nil
 	})
+}
+
+// tellWaiting tells each second what the exit waits for, until nothing is left.
+func (h *Handler) tellWaiting() {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for range ticker.C {
+		r := (*served)(h).Report()
+		exchanges := r.Pool.Leased
+		for g := range r.Groups {
+			for m := range r.Groups[g].Members {
+				exchanges += r.Groups[g].Members[m].Pool.Leased
+			}
+		}
+		if r.Tunnels.Tunnels == 0 && exchanges == 0 {
+			return
+		}
+		drainLogger().Info("exiting: waiting for what is under way",
+			zap.String("handler", h.place()), zap.Int("tunnels", r.Tunnels.Tunnels), zap.Int("exchanges", exchanges),
+			zap.Duration("tunnels_end_in", max(time.Until(r.Tunnels.Deadline), 0).Round(time.Second)))
+	}
 }
 
 // exitDelay is how long tunnels have at exit. The grace period, where there is one,
@@ -61,12 +86,23 @@ func exitDelay(closeDelay, grace time.Duration) time.Duration {
 }
 
 // awaitBooks waits for the tunnels of all handlers. Those that are left when the
-// apps have stopped are of handlers that were gone before, and have their end set.
+// apps have stopped are of handlers that were gone before, and have their end set. The
+// grace period, where there is one, is their limit too.
 func awaitBooks() {
-	for _, b := range tunnels.Books.All() {
+	books := tunnels.Books.All()
+	if grace := time.Duration(exitGrace.Load()); grace > 0 {
+		for _, b := range books {
+			b.Live.Exit(exitDelay(grace, grace))
+		}
+	}
+	for _, b := range books {
 		b.Live.Await(context.Background())
 	}
 }
+
+// exitGrace is the grace period of the last configuration that had a handler of ours: of one
+// without, nothing is known here.
+var exitGrace atomic.Int64
 
 // activeConfig is what tells the active configuration from others; nil if there is none.
 func activeConfig() <-chan struct{} {

@@ -31,7 +31,7 @@ func TestSourceByClient(t *testing.T) {
 	})
 	slotOf := func(user, client string) uint32 {
 		r := httptest.NewRequest(http.MethodGet, "http://a.example/", nil)
-		return newTransaction(new(Handler), nil, r.WithContext(as(t.Context(), user, client))).SlotOf(s)
+		return newIncoming(new(Handler), nil, r.WithContext(as(t.Context(), user, client))).SlotOf(s)
 	}
 	if slotOf("alice", "198.51.100.1") != s.Slot("alice") {
 		t.Error("the user does not decide")

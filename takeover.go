@@ -1,10 +1,11 @@
 package egress
 
 import (
+	"time"
+
 	"go.uber.org/zap"
 
 	"github.com/caddy-egress/egress/admin"
-	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/upstream"
 )
 
@@ -13,19 +14,10 @@ import (
 // takeover is what a handler has taken over, in a reload, from the one that served at
 // its place before.
 type takeover struct {
-	kept, left connections
-	upstreams  struct{ kept, changed, added, removed int }
-	circuits   int // destinations that failed lately
-	names      bool
-	tunnels    int64 // that go on
-}
-
-// connections are pooled ones: to origins, and to upstreams for exchanges.
-type connections struct{ idle, active int }
-
-func (c *connections) add(s connpool.Stats) {
-	c.idle += s.Idle
-	c.active += s.Open - s.Idle
+	upstream.Takeover     // of its groups, and of its own pool
+	circuits          int // destinations that failed lately
+	names             bool
+	tunnels           int // that go on
 }
 
 // handOver lets the handler that takes over from h, if there is one, log what it has
@@ -40,74 +32,61 @@ func (h *Handler) handOver() {
 
 func (h *Handler) reportTakeover(before *Handler) {
 	t := h.takenFrom(before)
+	h.lastReload.Store(&admin.Reload{
+		Handler: h.place(), Time: time.Now(),
+		ConnectionsKept:   admin.Kept{Idle: t.Connections.Idle, Active: t.Connections.Active},
+		ConnectionsClosed: admin.Kept{Idle: t.Left.Idle, Active: t.Left.Active},
+		UpstreamsKept:     t.Kept, UpstreamsChanged: t.Changed, UpstreamsNew: t.Added, UpstreamsRemoved: t.Removed,
+		FailingDestinations: t.circuits, NamesKept: t.names, Tunnels: t.tunnels,
+	})
+	(*served)(h).Emit("reloaded", map[string]any{
+		"handler": h.place(), "upstreams_kept": t.Kept, "upstreams_changed": t.Changed, "upstreams_new": t.Added,
+		"upstreams_removed": t.Removed, "tunnels": t.tunnels,
+	})
 	h.logger.Info("state taken over from the configuration before",
 		zap.String("handler", h.place()),
-		zap.Int("connections_idle", t.kept.idle),
-		zap.Int("connections_active", t.kept.active),
-		zap.Int("connections_closing", t.left.idle),
-		zap.Int("connections_draining", t.left.active),
-		zap.Int("upstreams_kept", t.upstreams.kept),
-		zap.Int("upstreams_changed", t.upstreams.changed),
-		zap.Int("upstreams_new", t.upstreams.added),
-		zap.Int("upstreams_removed", t.upstreams.removed),
+		zap.Int("connections_idle", t.Connections.Idle),
+		zap.Int("connections_active", t.Connections.Active),
+		zap.Int("connections_closing", t.Left.Idle),
+		zap.Int("connections_draining", t.Left.Active),
+		zap.Int("upstreams_kept", t.Kept),
+		zap.Int("upstreams_changed", t.Changed),
+		zap.Int("upstreams_new", t.Added),
+		zap.Int("upstreams_removed", t.Removed),
 		zap.Int("failing_destinations", t.circuits),
 		zap.Bool("names_kept", t.names),
-		zap.Int64("tunnels", t.tunnels),
+		zap.Int("tunnels", t.tunnels),
 	)
 }
 
 func (h *Handler) takenFrom(before *Handler) takeover {
-	t := takeover{names: h.names == before.names, tunnels: int64(h.proxy.Tunnels.Value.Report().Tunnels)}
+	t := takeover{names: h.names == before.names, tunnels: h.proxy.Tunnels.Value.Report().Tunnels}
 	if h.proxy.Pool == before.proxy.Pool {
-		t.kept.add(h.proxy.Pool.Stats())
+		t.Connections.Add(h.proxy.Pool.Stats())
 	} else {
-		t.left.add(before.proxy.Pool.Stats())
+		t.Left.Add(before.proxy.Pool.Stats())
 	}
-	paths := map[*pathState]bool{} // routes with the same local addresses share one
-	for _, r := range h.Routes {
-		if r.path != nil && !paths[r.path.Value] {
-			paths[r.path.Value] = true
-			t.countCircuits(r.path)
+	counted := map[*exitState]bool{} // routes with the same local addresses share one
+	count := func(p *exitUse) {
+		if p == nil || counted[p.Value] {
+			return
+		}
+		if counted[p.Value] = true; p.Kept { // of several uses of a new one, all but the first are Kept
+			t.circuits += p.Value.circuits.Tracked()
 		}
 	}
-	t.countCircuits(h.direct)
+	count(h.direct)
+	for _, r := range h.Routes {
+		count(r.exit)
+	}
 	for name, g := range h.groups {
-		t.countCircuits(h.groupPaths[name])
-		t.compare(g.Current(), before.groups[name].Current())
+		count(h.groupExits[name])
+		t.Add(g, before.groups[name])
 	}
 	for name, g := range before.groups {
 		if h.groups[name] == nil {
-			t.compare(nil, g.Current())
+			t.Add(nil, g)
 		}
 	}
 	return t
-}
-
-func (t *takeover) countCircuits(u *pathUse) {
-	if u.Kept {
-		t.circuits += u.Value.circuits.Tracked()
-	}
-}
-
-// compare counts the members of a group against those of before. One has changed that
-// keeps its health, but not its connections.
-func (t *takeover) compare(now, before map[string]*upstream.Member) {
-	for id, m := range now {
-		switch old := before[id]; {
-		case old == nil:
-			t.upstreams.added++
-		case old.Conns == m.Conns:
-			t.upstreams.kept++
-			t.kept.add(m.Conns.Pool.Stats())
-		default:
-			t.upstreams.changed++
-			t.left.add(old.Conns.Pool.Stats())
-		}
-	}
-	for id, old := range before {
-		if now[id] == nil {
-			t.upstreams.removed++
-			t.left.add(old.Conns.Pool.Stats())
-		}
-	}
 }

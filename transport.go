@@ -34,6 +34,12 @@ type Transport struct {
 	// times as long in all. Default: 5m.
 	ResponseHeaderTimeout caddy.Duration `json:"response_header_timeout,omitempty"`
 
+	// ResponseIdleTimeout is how long an origin may be silent within the body of
+	// a response before the exchange is given up; the client sees it break. It does
+	// not count while the origin takes bytes of the request. Default: 15m; -1 for
+	// any time.
+	ResponseIdleTimeout caddy.Duration `json:"response_idle_timeout,omitempty"`
+
 	// ExpectContinueTimeout is how long an origin is waited for to answer
 	// Expect: 100-continue before the body is sent anyway (RFC 9110
 	// §10.1.1). Default: 1s.
@@ -95,7 +101,7 @@ type Transport struct {
 
 	// TLS configures TLS towards origins of https:// exchanges, with the
 	// settings of reverse_proxy's transport. Tunnels are not touched: their
-	// TLS is between client and origin. server_name, except_ports and
+	// TLS is between client and origin. Upstreams have TLS settings of their own. server_name, except_ports and
 	// renegotiation have no meaning here and are refused.
 	// handshake_timeout defaults to 10s.
 	TLS *reverseproxy.TLSConfig `json:"tls,omitempty"`
@@ -193,6 +199,7 @@ func (t *Transport) withDefaults() Transport {
 	setDefault(&out.DialTimeout, caddy.Duration(10*time.Second))
 	setDefault(&out.FallbackDelay, caddy.Duration(250*time.Millisecond))
 	setDefault(&out.ResponseHeaderTimeout, caddy.Duration(5*time.Minute))
+	setDefault(&out.ResponseIdleTimeout, caddy.Duration(15*time.Minute))
 	setDefault(&out.ExpectContinueTimeout, caddy.Duration(time.Second))
 	setDefault(&out.MaxResponseHeader, 64<<10)
 	setDefault(&out.MaxConnLifetime, caddy.Duration(10*time.Minute))
@@ -217,8 +224,11 @@ func (t *Transport) withDefaults() Transport {
 	return out
 }
 
-// longest is the longest time that makes sense anywhere: a year.
-const longest = caddy.Duration(365 * 24 * time.Hour)
+// leastHead and mostHead bound MaxResponseHeader.
+const (
+	leastHead = 1 << 10
+	mostHead  = 16 << 20
+)
 
 // validate checks settings that have their defaults.
 func (t *Transport) validate() error {
@@ -237,12 +247,17 @@ func (t *Transport) validate() error {
 		if d.value < 0 {
 			return fmt.Errorf("transport.%s: %s is not positive", d.name, time.Duration(d.value))
 		}
-		if d.value > longest {
-			return fmt.Errorf("transport.%s: %s is over a year", d.name, time.Duration(d.value))
-		}
 	}
-	if t.MaxConnLifetime < 0 && t.MaxConnLifetime != words.NoLimit {
-		return fmt.Errorf("transport.max_conn_lifetime: %s is not positive (-1 is off)", time.Duration(t.MaxConnLifetime))
+	for _, d := range []struct {
+		name  string
+		value caddy.Duration
+	}{
+		{"max_conn_lifetime", t.MaxConnLifetime},
+		{"response_idle_timeout", t.ResponseIdleTimeout},
+	} {
+		if d.value < 0 && d.value != words.NoLimit {
+			return fmt.Errorf("transport.%s: %s is not positive (-1 is off)", d.name, time.Duration(d.value))
+		}
 	}
 	for _, n := range []struct {
 		name  string
@@ -266,8 +281,8 @@ func (t *Transport) validate() error {
 }
 
 func (t *Transport) validateSizes() error {
-	if t.MaxResponseHeader < 1024 || t.MaxResponseHeader > 16<<20 {
-		return fmt.Errorf("transport.max_response_header_size: %d is not between 1024 and 16777216 bytes", t.MaxResponseHeader)
+	if t.MaxResponseHeader < leastHead || t.MaxResponseHeader > mostHead {
+		return fmt.Errorf("transport.max_response_header_size: %d is not between %d and %d bytes", t.MaxResponseHeader, leastHead, mostHead)
 	}
 	if t.KeepAlive.MaxIdleConns < 1 {
 		return fmt.Errorf("transport.keep_alive.max_idle_conns: %d is below 1 (to keep none, set enabled to false)", t.KeepAlive.MaxIdleConns)

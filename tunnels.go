@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-egress/egress/internal/dial"
+	"github.com/caddy-egress/egress/internal/matchers"
 	"github.com/caddy-egress/egress/internal/relay"
 	"github.com/caddy-egress/egress/internal/target"
 	"github.com/caddy-egress/egress/internal/tunnels"
@@ -45,7 +46,7 @@ type Tunnel struct {
 	// there was no such limit do not count. Default: no limit.
 	MaxPerUser int `json:"max_per_user,omitempty"`
 
-	// RatePerTunnel limits the bytes per second of a tunnel, in each
+	// RatePerTunnel limits the bytes per second of a tunnel (exchanges have no rate), in each
 	// direction by itself. After a pause, a quarter of a second's worth may
 	// pass at once, but at least 4 KiB. Default: no limit.
 	RatePerTunnel int64 `json:"rate_per_tunnel,omitempty"`
@@ -69,7 +70,9 @@ type Tunnel struct {
 	// or the address they are connected to, also those that were opened under
 	// `keep`. Of a tunnel through an upstream proxy no address is known: the
 	// rules on names and ports decide, and on the address where the client
-	// named one. `keep` leaves them. Default: `keep`.
+	// named one. On a reload those end too whose user is gone, has another password or
+	// has to log in now, and those that the routes deny, as far as that is known.
+	// `keep` leaves them. Default: `keep`.
 	OnPolicyChange string `json:"on_policy_change,omitempty"`
 }
 
@@ -142,6 +145,7 @@ func (h *Handler) provisionTunnel(ctx caddy.Context) error {
 	if err := h.tunnel.validate(); err != nil {
 		return err
 	}
+	h.warnAboutRates()
 	off := func(d caddy.Duration) time.Duration { return max(time.Duration(d), 0) }
 	h.proxy.Limits, h.proxy.CloseDelay = h.tunnel.limits(), time.Duration(*h.tunnel.CloseDelay)
 	h.proxy.RatePerTunnel = h.tunnel.RatePerTunnel
@@ -175,7 +179,7 @@ func (h *Handler) releaseTunnels() {
 		return
 	}
 	h.leaveIdentity()
-	if p := h.tunnelPolicy; p != nil {
+	if p := h.proxy.Policy; p != nil {
 		h.proxy.Tunnels.Value.Live.Leave(p, h.besides == activeConfig())
 	}
 	h.proxy.Tunnels.Release()
@@ -186,11 +190,12 @@ func (h *Handler) enterBook(caddy.Context) error {
 	live := &h.proxy.Tunnels.Value.Live
 	p := &tunnels.Policy{
 		Forbids:    forbiddenTunnels(h.proxy.Direct.Dialer, h.tunnel.OnPolicyChange),
+		Refuses:    h.refusedTunnels(),
 		CloseDelay: time.Duration(*h.tunnel.CloseDelay),
 		Handler:    h.place(),
 		Logger:     h.logger.Named("acl"),
 	}
-	h.tunnelPolicy, h.besides = p, activeConfig()
+	h.proxy.Policy, h.besides = p, activeConfig()
 	live.Enter(p)
 	return nil
 }
@@ -205,6 +210,37 @@ func forbiddenTunnels(d *dial.Dialer, onChange string) func(target.Target, netip
 		if addr.IsValid() {
 			return d.Check(dest, addr) != nil
 		}
-		return d.Access.Now().CheckUnresolved(dest) != nil
+		return d.CheckUnresolved(dest) != nil
 	}
+}
+
+// refusedTunnels is what tells the tunnels of configurations before that this one would
+// not open, because their users may no longer log in, or since the routes deny what was
+// asked for; nil where they are kept.
+func (h *Handler) refusedTunnels() func(*tunnels.Asked) bool {
+	if h.tunnel.OnPolicyChange != policyClose {
+		return nil
+	}
+	return func(a *tunnels.Asked) bool { return h.refusesLogin(a) || h.refusesRoute(a) }
+}
+
+func (h *Handler) refusesLogin(a *tunnels.Asked) bool {
+	return h.Auth.enabled() && (a.Login == nil || !h.Auth.users.Knows(a.Login))
+}
+
+func (h *Handler) refusesRoute(a *tunnels.Asked) bool {
+	if h.unrouted != nil {
+		return false
+	}
+	r := matchers.Remembered(a)
+	for _, route := range h.Routes {
+		switch m := matchers.Judge(route.matchers, r); {
+		case m == matchers.No:
+		case route.way.To.Deny == nil:
+			return false // it may be the one
+		case m == matchers.Yes:
+			return true
+		}
+	}
+	return true
 }

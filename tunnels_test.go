@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/caddy-egress/egress/internal/dial"
+	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/target"
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
 )
@@ -13,7 +14,7 @@ import (
 // upstream's address is not that of the destination.
 func TestTunnelPolicy_Forbids(t *testing.T) {
 	by := func(rules ...string) *dial.Dialer {
-		return &dial.Dialer{Access: fixture.FixedRules(fixture.AccessList(t, rules...)), Self: fixture.Self(nil, nil)}
+		return &dial.Dialer{Access: fixture.FixedRules(fixture.AccessList(t, rules...)), Self: fixture.Self(nil, nil), Names: dial.NewNames(dnscache.New(dnscache.Config{}))}
 	}
 	for _, tc := range []struct {
 		rules    []string

@@ -1,9 +1,9 @@
 package egress
 
 import (
+	"cmp"
 	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/settings"
 	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/internal/words"
@@ -45,7 +46,7 @@ func (s *specs) all() ([]*upstream.Spec, error) {
 		if u == nil {
 			return nil, fmt.Errorf("upstreams[%d]: is null", i)
 		}
-		written, err := s.repl.ReplaceOrErr(u.URL, true, true)
+		written, err := settings.ReplaceText(u.URL, s.repl)
 		if err != nil {
 			return nil, fmt.Errorf("upstreams[%d]: url: %w", i, err)
 		}
@@ -88,8 +89,8 @@ func (s *specs) complete(u *Upstream, addr upstream.Address) (*upstream.Spec, er
 		return nil, fmt.Errorf("%s: credentials: %w", addr, err)
 	}
 	spec.Addr.User = nil
-	if addr.Scheme != upstream.HTTPS && u.TLS != nil {
-		return nil, fmt.Errorf("%s: tls: the scheme is not https", addr)
+	if err := u.checkSuits(addr); err != nil {
+		return nil, fmt.Errorf("%s: %w", addr, err)
 	}
 	setDefault(&spec.Weight, 1)
 	setDefault(&spec.MaxPending, 128)
@@ -97,7 +98,7 @@ func (s *specs) complete(u *Upstream, addr upstream.Address) (*upstream.Spec, er
 		setDefault(&spec.MaxTunnelsPerConn, 1)
 	}
 	setDefault(&spec.MaxTunnelsPerConn, 100)
-	if err := validateSpec(spec, s.tlsOf(u, addr)); err != nil {
+	if err := cmp.Or(u.checkShared(), validateSpec(spec, s.tlsOf(u, addr))); err != nil {
 		return nil, fmt.Errorf("%s: %w", addr, err)
 	}
 	return spec, nil
@@ -108,13 +109,9 @@ func (s *specs) complete(u *Upstream, addr upstream.Address) (*upstream.Spec, er
 func (s *specs) login(u *Upstream, addr upstream.Address) (*upstream.Login, error) {
 	c := u.Credentials
 	if addr.User != nil {
-		if c != nil {
-			return nil, errors.New("they stand in the URL as well")
-		}
 		// As they stand: the placeholders of a URL were replaced in the whole,
 		// and what is in a list was perhaps written by somebody else.
-		password, _ := addr.User.Password()
-		c = &Credentials{addr.User.Username(), password}
+		c = urlLogin(addr)
 		return &upstream.Login{User: c.Username, Password: c.Password}, c.check()
 	}
 	if c == nil {
@@ -159,7 +156,7 @@ func (s *specs) makeTLS(c *reverseproxy.TLSConfig) (*upstream.TLS, error) {
 	}
 	made := &upstream.TLS{Config: new(tls.Config)}
 	if c != nil {
-		settings, err := json.Marshal(c)
+		written, err := json.Marshal(c)
 		if err != nil {
 			return nil, fmt.Errorf("tls: %w", err)
 		}
@@ -170,7 +167,7 @@ func (s *specs) makeTLS(c *reverseproxy.TLSConfig) (*upstream.TLS, error) {
 		if config != nil {
 			made.Config = config
 		}
-		made.ID = string(settings) + shared.TLSIdentity(made.Config)
+		made.ID = string(written) + shared.TLSIdentity(made.Config)
 		made.HandshakeTimeout = time.Duration(c.HandshakeTimeout)
 	}
 	made.Config.ClientSessionCache = tls.NewLRUClientSessionCache(64)
@@ -178,8 +175,8 @@ func (s *specs) makeTLS(c *reverseproxy.TLSConfig) (*upstream.TLS, error) {
 	return made, nil
 }
 
-// maxWeight bounds the weights, so that sums of them stay small numbers.
-const maxWeight = 10_000
+// maxStandby bounds the connections that are dialed ahead for an upstream.
+const maxStandby = 1000
 
 func validateSpec(s *upstream.Spec, tlsSettings *reverseproxy.TLSConfig) error {
 	for _, n := range []struct {
@@ -202,38 +199,20 @@ func validateSpec(s *upstream.Spec, tlsSettings *reverseproxy.TLSConfig) error {
 		}
 	}
 	switch {
-	case s.Weight < 1 || s.Weight > maxWeight:
-		return fmt.Errorf("weight: %d is not between 1 and %d", s.Weight, maxWeight)
-	case s.Standby > 1000:
-		return fmt.Errorf("standby: %d is more than 1000", s.Standby)
+	case s.Weight < 1 || s.Weight > upstream.MaxWeight:
+		return fmt.Errorf("weight: %d is not between 1 and %d", s.Weight, upstream.MaxWeight)
+	case s.Standby > maxStandby:
+		return fmt.Errorf("standby: %d is more than %d", s.Standby, maxStandby)
 	case s.ProxyProtocol != "" && s.ProxyProtocol != "v1" && s.ProxyProtocol != "v2":
 		return fmt.Errorf("proxy_protocol: '%s' is neither v1 nor v2", s.ProxyProtocol)
-	case s.ProxyProtocol != "" && s.Standby > 0:
-		return errors.New("standby: a connection that is dialed ahead cannot carry the address of its client (proxy_protocol)")
-	case s.ProxyProtocol != "" && s.MaxTunnelsPerConn > 1:
-		return errors.New("max_tunnels_per_conn: with proxy_protocol a connection belongs to one client")
 	}
 	return validateReach(s, tlsSettings)
 }
 
 // validateReach checks what concerns the way to the upstream.
 func validateReach(s *upstream.Spec, tlsSettings *reverseproxy.TLSConfig) error {
-	socks := s.Addr.Scheme == upstream.SOCKS5 || s.Addr.Scheme == upstream.SOCKS5H
-	if socks && len(s.Header) > 0 {
-		return errors.New("header: SOCKS has no header fields")
-	}
 	if err := canonicalHeader(s); err != nil {
 		return err
-	}
-	if s.Addr.Socket != "" {
-		switch {
-		case len(s.LocalAddresses) > 0 || s.LocalAddressPick != "":
-			return errors.New("local_addresses: a unix socket has none")
-		case s.Interface != "":
-			return errors.New("interface: a unix socket has none")
-		case s.PreferIP != "":
-			return errors.New("prefer_ip: a unix socket has no IP address")
-		}
 	}
 	if _, err := new(dial.Dialer).Leaving(s.PreferIP, s.LocalAddresses, s.LocalAddressPick, s.Interface); err != nil {
 		return err
@@ -251,16 +230,27 @@ func canonicalHeader(s *upstream.Spec) error {
 	}
 	canonical := make(http.Header, len(s.Header))
 	for name, values := range s.Header {
-		if !httpguts.ValidHeaderFieldName(name) || !settable(name) {
-			return fmt.Errorf("header: '%s' cannot be set", plaintext.Escaped(name))
+		if err := checkField(name, values...); err != nil {
+			return fmt.Errorf("header: %w", err)
 		}
 		for _, v := range values {
-			if !httpguts.ValidHeaderFieldValue(v) {
-				return fmt.Errorf("header: not a value for the field %s", name)
-			}
 			canonical.Add(name, v)
 		}
 	}
 	s.Header = canonical
+	return nil
+}
+
+// checkField refuses a field of a request that the operator cannot set to the values, which
+// may be secrets.
+func checkField(name string, values ...string) error {
+	if !httpguts.ValidHeaderFieldName(name) || !settable(name) {
+		return fmt.Errorf("'%s' cannot be set", plaintext.Escaped(name))
+	}
+	for _, v := range values {
+		if !httpguts.ValidHeaderFieldValue(v) {
+			return fmt.Errorf("not a value for the field %s", name)
+		}
+	}
 	return nil
 }

@@ -70,6 +70,9 @@ func TestUpstreamConfigErrors(t *testing.T) {
 	group := func(fields string) string {
 		return `{"groups":{"default":{"upstreams":[{"url":"http://127.0.0.1:1"}],` + fields + `}}}`
 	}
+	dynamic := func(source string) string {
+		return `{"groups":{"default":{"scheme":"http","dynamic":{` + source + `}}}}`
+	}
 	route := func(fields string) string {
 		return `{"groups":{"a":{"upstreams":[{"url":"http://127.0.0.1:1"}]}},"routes":[` + fields + `]}`
 	}
@@ -89,6 +92,12 @@ func TestUpstreamConfigErrors(t *testing.T) {
 		{`{"groups":{"default":{"file":"` + unnamed + `"}}}`, "groups.default: " + unnamed + ":1: http://127.0.0.1:80: credentials: the user name is empty"},
 		{`{"groups":{"default":{"file":"/does/not/exist"}}}`, "groups.default: file: stat /does/not/exist: no such file or directory"},
 		{`{"groups":{"default":{"dynamic":{"source":"a","name":"x","port":"1"}}}}`, "groups.default: dynamic: a source tells host and port only; scheme must say what its members speak"},
+		{dynamic(`"source":"a","name":"x","refresh":1000000`), "groups.default: dynamic: a: refresh: 1ms is below 1s"},
+		{dynamic(`"source":"srv","name":"x","refresh":-1`), "groups.default: dynamic: srv: refresh: -1ns is below 1s"},
+		{dynamic(`"source":"a","name":"x","resolver":{}`), "groups.default: dynamic: a: resolver: has no addresses"},
+		{dynamic(`"source":"srv","name":"x","dial_network":"tcp4"`), "groups.default: dynamic: srv: dial_network: members are dialed as the group says; write prefer_ip in transport instead"},
+		{dynamic(`"source":"multi","sources":[{"source":"a","name":"x"},{"source":"multi"}]`), "groups.default: dynamic: multi: has no sources"},
+		{dynamic(`"source":"multi","sources":[{"source":"a","name":"x"}],"refresh":1`), "groups.default: dynamic: multi: json: unknown field \"refresh\""},
 		{`{"groups":{"default":{"scheme":"ftp","upstreams":[{"url":"127.0.0.1:1"}]}}}`, "groups.default: scheme: unknown scheme 'ftp': one of http, https, socks5, socks5h"},
 		{group(`"slow_start":-2`), "groups.default: slow_start: -2ns is not positive (-1 is off)"},
 		// upstreams
@@ -102,8 +111,8 @@ func TestUpstreamConfigErrors(t *testing.T) {
 		{in("http+unix://host/sock", ""), "groups.default: upstreams[0]: url: the path of a unix socket must be absolute: http+unix:///run/proxy.sock"},
 		{in("{env.NOT_THERE_AT_ALL}", ""), "groups.default: upstreams[0]: url: "},
 		{in("http://u:s3cr3t@127.0.0.1", `,"credentials":{"username":"a","password":"b"}`), "groups.default: upstreams[0]: http://127.0.0.1:80: credentials: they stand in the URL as well"},
-		{up(`,"credentials":{"username":"{env.NOT_THERE_AT_ALL}","password":"s3cr3t"}`), "groups.default: upstreams[0]: http://127.0.0.1:1: credentials: the user name is empty"},
-		{up(`,"credentials":{"username":"u","password":"{env.NOT_THERE_AT_ALL}"}`), "groups.default: upstreams[0]: http://127.0.0.1:1: credentials: nothing is left of the password after its placeholders are replaced"},
+		{up(`,"credentials":{"username":"{env.NOT_THERE_AT_ALL}","password":"s3cr3t"}`), "groups.default: upstreams[0]: http://127.0.0.1:1: credentials: the user name is empty after replacing {env.NOT_THERE_AT_ALL}: is it set?"},
+		{up(`,"credentials":{"username":"u","password":"{env.NOT_THERE_AT_ALL}"}`), "groups.default: upstreams[0]: http://127.0.0.1:1: credentials: the password is empty after replacing {env.NOT_THERE_AT_ALL}: is it set?"},
 		{up(`,"credentials":{"username":"a:b","password":"s3cr3t"}`), "groups.default: upstreams[0]: http://127.0.0.1:1: credentials: a user name cannot contain ':'"},
 		{up(`,"credentials":{"username":"a","password":"s3cr3t\r\n"}`), "groups.default: upstreams[0]: http://127.0.0.1:1: credentials: user name or password contain control characters"},
 		{up(`,"weight":-1`), "groups.default: upstreams[0]: http://127.0.0.1:1: weight: -1 is not between 1 and 10000"},
@@ -151,7 +160,8 @@ func TestUpstreamConfigErrors(t *testing.T) {
 		{group(`"load_balancing":{"hedge":0.5}`), "groups.default: load_balancing.hedge: 0.5 is not above 0.5 and below 1"},
 		{group(`"circuit":{"min_samples":-1}`), "groups.default: circuit.min_samples: -1 is below 1"},
 		{group(`"circuit":{"consecutive_failures":-1}`), "groups.default: circuit.consecutive_failures: -1 is below 1"},
-		{group(`"circuit":{"open_for":2,"max_open_for":1}`), "groups.default: circuit.max_open_for: 1ns is shorter than open_for (2ns)"},
+		{group(`"circuit":{"window":"9ms"}`), "groups.default: circuit.window: 9ms is shorter than 10ms"},
+		{group(`"circuit":{"open_for":"2s","max_open_for":"1s"}`), "groups.default: circuit.max_open_for: 1s is shorter than open_for (2s)"},
 		{group(`"circuit":{"max_ejected":2}`), "groups.default: circuit.max_ejected: 2 is not between 0 and 1"},
 		{group(`"health_checks":{"active":{}}`), "groups.default: health_checks.active.type: is missing: one of tcp, tls, http, connect"},
 		{group(`"health_checks":{"active":{"type":"connect"}}`), "groups.default: health_checks.active.targets: connect needs one"},
@@ -160,10 +170,10 @@ func TestUpstreamConfigErrors(t *testing.T) {
 		// routes
 		{route(`null`), "routes[0]: is null"},
 		{route(`{}`), "routes[0]: to: is empty: direct, deny or the name of a group"},
-		{route(`{"to":"b"}`), "routes[0]: to: unknown group 'b' (did you mean 'a'?)"},
-		{route(`{"to":"aa"}`), "routes[0]: to: unknown group 'aa' (did you mean 'a'?)"},
+		{route(`{"to":"b"}`), "routes[0]: to: unknown target 'b' (did you mean 'a'?): one of direct, deny, a"},
+		{route(`{"to":"aa"}`), "routes[0]: to: unknown target 'aa' (did you mean 'a'?): one of direct, deny, a"},
 		{route(`{"to":"direct"}`), "groups.a: no route leads to it"},
-		{route(`{"to":"a","fallback":"b"}`), "routes[0]: fallback: unknown group 'b' (did you mean 'a'?)"},
+		{route(`{"to":"a","fallback":"b"}`), "routes[0]: fallback: unknown target 'b' (did you mean 'a'?): one of direct, deny, a"},
 		{route(`{"to":"a","fallback":"a"}`), "routes[0]: fallback: 'a' is where the route leads already"},
 		{route(`{"to":"direct","fallback":"a"}`), "routes[0]: fallback: 'direct' never fails over; only groups do"},
 		{route(`{"to":"deny","fallback":"a"}`), "routes[0]: fallback: 'deny' never fails over; only groups do"},

@@ -10,11 +10,13 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/exchange"
 	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/settings"
 	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/internal/words"
 )
@@ -30,8 +32,10 @@ type UpstreamGroup struct {
 	Upstreams []*Upstream `json:"upstreams,omitempty"`
 
 	// File is the path of a list of members, one a line: a URL, or
-	// `host:port`, or `host:port:user:password`. Empty lines and what begins
-	// with `#` are skipped. It must be a regular file. It is watched: members
+	// `host:port`, or `host:port:user:password`. Empty lines are skipped,
+	// and so is a comment: what begins with a `#` at the beginning of a line or
+	// behind a space or tab. It must be a regular file; a relative path begins
+	// at the working directory of Caddy. It is watched: members
 	// that stay keep their connections and health, new ones join, those that
 	// are gone drain. A list with a bad line is refused as a whole, at
 	// provision with an error, later with a line in the log, and the old
@@ -40,9 +44,16 @@ type UpstreamGroup struct {
 
 	// DynamicRaw is a source of members, one of reverse_proxy's modules
 	// (`a`, `srv`, `multi`, …). It is asked off-request, so placeholders of
-	// requests are empty in it. Sources tell host and port only: Scheme is
-	// mandatory beside it. While it fails, and after a reload until it answers,
-	// the members that it told last stay. Default: none.
+	// requests are empty in it. Sources tell no scheme: Scheme is mandatory
+	// beside it. While it fails, and after a reload until it answers, the
+	// members that it told last stay; each part of a `multi` is a source of its
+	// own in that. Members are sorted, by priority, weight and address.
+	//
+	// `a` and `srv` are looked up by this module, apart from the cache of
+	// reverse_proxy: as often as `refresh` says, of which less than 1s is an
+	// error. The priorities and weights of SRV records are those of the members.
+	// `grace_period` is without effect, and `dial_network` an error. Default:
+	// none.
 	DynamicRaw json.RawMessage `json:"dynamic,omitempty" caddy:"namespace=http.reverse_proxy.upstreams inline_key=source"`
 
 	// Scheme is that of members whose address has none: `http`, `https`,
@@ -72,6 +83,9 @@ type UpstreamGroup struct {
 	// after a failure grows from a tenth to the whole. Default: 30s; -1 for
 	// the whole at once.
 	SlowStart caddy.Duration `json:"slow_start,omitempty"`
+
+	at          *caddyfile.Dispenser  // where its block stands in a Caddyfile; nil elsewhere
+	healthWords []caddyfile.Dispenser // where the words about its checks stand
 }
 
 // Upstream is a parent proxy.
@@ -154,6 +168,8 @@ type Upstream struct {
 	// requests and to the heads of exchanges, there instead of the client's
 	// fields of the same names. An error with SOCKS. Default: none.
 	Header http.Header `json:"header,omitempty"`
+
+	at *caddyfile.Dispenser // where it stands in a Caddyfile; nil elsewhere
 }
 
 // Credentials are a user and a password. Global placeholders in them are
@@ -168,11 +184,14 @@ type Credentials struct {
 // resolve replaces the placeholders.
 func (c *Credentials) resolve(repl *caddy.Replacer) (*Credentials, error) {
 	out := &Credentials{repl.ReplaceKnown(c.Username, ""), repl.ReplaceKnown(c.Password, "")}
+	if out.Username == "" && c.Username != "" {
+		return nil, fmt.Errorf("the user name is %w", settings.Emptied(c.Username))
+	}
 	if err := out.check(); err != nil {
 		return nil, err
 	}
 	if out.Password == "" && c.Password != "" {
-		return nil, errors.New("nothing is left of the password after its placeholders are replaced")
+		return nil, fmt.Errorf("the password is %w", settings.Emptied(c.Password))
 	}
 	return out, nil
 }

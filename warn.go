@@ -1,79 +1,56 @@
 package egress
 
 import (
-	"bytes"
-	"encoding/json"
-	"net/netip"
-	"slices"
-
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/caddy-egress/egress/internal/acl"
+	"github.com/caddy-egress/egress/internal/caddyserver"
 )
 
-// warnAboutServer warns about the two mistakes that can be seen from the server
-// that the handler is being set up for.
+// warnAboutServer warns about the mistakes that can be seen from the server that the
+// handler is being set up for.
 func (h *Handler) warnAboutServer(server *caddyhttp.Server) {
-	if hosts := onlyHosts(server); len(hosts) > 0 {
+	if h.first && caddyserver.HidesEgress(server) {
+		h.logger.Warn("an egress is never reached: another one before it in the same site takes all requests; put their settings into one, or give the first a matcher",
+			zap.Strings("listen", server.Listen))
+	}
+	if hosts := caddyserver.OnlyHosts(server); len(hosts) > 0 {
 		h.logger.Warn("this proxy is reached only under the host names of its site: Caddy answers CONNECT for any other host with an empty 200; "+
 			"write the site address as a catch-all, for example ':443, proxy.example.com'",
 			zap.Strings("hosts", hosts))
 	}
-	if !h.Auth.enabled() && !h.AllowUnauthenticated && !onlyLoopback(server) {
+	if !h.Auth.enabled() && !h.AllowUnauthenticated && !caddyserver.OnlyLoopback(server) {
 		h.logger.Warn("open proxy: anybody who reaches this listener can use it; "+
 			"configure basic_auth, bind to a loopback address, or write allow_unauthenticated to silence this",
 			zap.Strings("listen", server.Listen))
 	}
 }
 
-// onlyHosts returns the host names behind which alone the handler that is being
-// provisioned can be reached, or nil if it can be reached under any name. While
-// a route's handlers are provisioned their JSON still stands in the route, and
-// its matchers are there already; that is how our route is told from the rest.
-func onlyHosts(server *caddyhttp.Server) []string {
-	for _, route := range server.Routes {
-		if !slices.ContainsFunc(route.HandlersRaw, mentionsEgress) {
-			continue
-		}
-		var hosts []string
-		for _, set := range route.MatcherSets {
-			h := hostMatcher(set)
-			if h == nil {
-				return nil
-			}
-			hosts = append(hosts, h...)
-		}
-		return hosts
-	}
-	return nil
-}
+// lowRate is the rate, in bytes per second, below which a unit was probably forgotten.
+const lowRate = 1 << 10
 
-func mentionsEgress(raw json.RawMessage) bool {
-	return bytes.Contains(raw, []byte(`"handler":"egress"`)) || bytes.Contains(raw, []byte(`"handler": "egress"`))
-}
-
-// hostMatcher returns the host names of a matcher set that needs one of them.
-func hostMatcher(set caddyhttp.MatcherSet) []string {
-	for _, m := range set {
-		switch host := m.(type) {
-		case caddyhttp.MatchHost:
-			return host
-		case *caddyhttp.MatchHost:
-			return *host
+func (h *Handler) warnAboutRates() {
+	for name, rate := range map[string]int64{"rate_per_tunnel": h.tunnel.RatePerTunnel, "rate_per_user": h.tunnel.RatePerUser} {
+		if 0 < rate && rate < lowRate {
+			h.logger.Warn(name+" is below 1 KiB per second: it counts bytes; write 10MB for ten megabytes per second",
+				zap.Int64("bytes_per_second", rate))
 		}
 	}
-	return nil
 }
 
-// onlyLoopback reports whether every listener of the server is bound to a
-// loopback address or a Unix socket.
-func onlyLoopback(server *caddyhttp.Server) bool {
-	return !slices.ContainsFunc(server.Listen, func(addr string) bool {
-		na, err := caddy.ParseNetworkAddress(addr)
-		if err != nil || na.IsUnixNetwork() {
-			return false
+// maxRuleWarnings bounds the rules that are warned about: what is wrong with a long list
+// is seen from the first.
+const maxRuleWarnings = 10
+
+func (h *Handler) warnAboutRules() {
+	unreached := acl.FindUnreached(h.rules())
+	for i, u := range unreached {
+		if i == maxRuleWarnings {
+			h.logger.Warn("further access rules are never reached", zap.Int("rules", len(unreached)-i))
+			return
 		}
-		ip, err := netip.ParseAddr(na.Host)
-		return na.Host != "localhost" && (err != nil || !ip.IsLoopback())
-	})
+		h.logger.Warn("access rule is never reached: the first that matches decides; write it before the other one",
+			zap.String("rule", u.Rule), zap.String("decided_by", u.DecidedBy))
+	}
 }

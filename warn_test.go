@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
 )
@@ -158,37 +157,6 @@ func TestPlainPasswordWarning(t *testing.T) {
 	}
 }
 
-func TestOnlyLoopback(t *testing.T) {
-	for listen, want := range map[string]bool{
-		"127.0.0.1:80":                true,
-		"127.8.9.10:80":               true,
-		"[::1]:80":                    true,
-		"[::ffff:127.0.0.1]:80":       true,
-		"localhost:80":                true,
-		"tcp/127.0.0.1:80":            true,
-		"tcp4/127.0.0.1:80":           true,
-		"tcp/127.0.0.1:8000-8010":     true,
-		"unix//run/caddy.sock":        true,
-		"unix+h2c//run/caddy.sock":    true,
-		"127.0.0.1:80 unix//run/x":    true,
-		":80":                         false,
-		"0.0.0.0:80":                  false,
-		"[::]:80":                     false,
-		"192.0.2.1:80":                false,
-		"proxy.test:80":               false,
-		"127.0.0.1:80 192.0.2.1:80":   false,
-		"unix//run/x :80":             false,
-		"fd/3":                        false, // whatever it is
-		"localhost.example.com:80":    false,
-		"tcp6/[2001:db8::1]:80":       false,
-		"127.0.0.1:80 localhost:81 x": false,
-	} {
-		if got := onlyLoopback(&caddyhttp.Server{Listen: strings.Fields(listen)}); got != want {
-			t.Errorf("%s: %v", listen, got)
-		}
-	}
-}
-
 // The site address that the warning recommends makes a catch-all that speaks
 // TLS. Its certificate comes in the background, so a handshake may still be
 // refused; but it is refused in TLS.
@@ -202,5 +170,62 @@ func TestRecommendedSiteAddressSpeaksTLS(t *testing.T) {
 	}
 	if op, ok := errors.AsType[*net.OpError](err); !ok || op.Op != "remote error" {
 		t.Errorf("no TLS: %v", err)
+	}
+}
+
+// settingsWarnings are what the handlers of a site warn about, but for what everybody is
+// warned about who has no users.
+func settingsWarnings(t *testing.T, site string) (messages []string) {
+	t.Helper()
+	for _, line := range warnings(t, fmt.Sprintf("http://:%d {\nbind 127.0.0.1\n%s\n}", freePort(t), site)) {
+		messages = append(messages, line.Msg)
+	}
+	return messages
+}
+
+// What loads, and is probably not meant.
+func TestWarnings_Settings(t *testing.T) {
+	const (
+		rate   = " is below 1 KiB per second"
+		rule   = "access rule is never reached"
+		hidden = "an egress is never reached"
+
+		upstreamTLS = "the TLS settings of transport are for origins only"
+	)
+	for _, tc := range []struct {
+		name, site string
+		want       []string
+	}{
+		{"a rate without a unit", "egress {\ntunnel {\nrate_per_tunnel 10\n}\n}", []string{"rate_per_tunnel" + rate}},
+		{"of a user", "egress {\ntunnel {\nrate_per_user 1000\n}\n}", []string{"rate_per_user" + rate}},
+		{"slow rates", "egress {\ntunnel {\nrate_per_tunnel 1KiB\nrate_per_user off\n}\n}", nil},
+		{"a rule behind another", "egress {\nacl {\ndeny *.x.example\nallow a.x.example\n}\n}", []string{rule}},
+		{"rules in order", "egress {\nacl {\nallow a.x.example\ndeny *.x.example\n}\n}", nil},
+		{"two handlers", "egress {\nports 80\n}\negress {\nports 443\n}", []string{hidden}},
+		{"two, the second in a handle block", "egress\nhandle {\negress\n}", []string{hidden}},
+		{"two in a route", "route {\negress\nrespond x\negress\n}", []string{hidden}},
+		{"three", "route {\negress\negress\negress\n}", []string{hidden}},
+		{"the first has a matcher", "@m header X-A b\nroute {\negress @m\negress\n}", nil},
+		{"the second has a matcher", "@m header X-A b\nroute {\negress\negress @m\n}", []string{hidden}},
+		{"each has its block", "@m header X-A b\nhandle @m {\negress\n}\nhandle {\negress\n}", nil},
+		{"TLS for origins", "egress {\ntransport {\ntls_insecure_skip_verify\n}\nupstream https://127.0.0.1:1\n}", []string{upstreamTLS}},
+		{"TLS for both", "egress {\ntransport {\ntls_insecure_skip_verify\n}\nupstream https://127.0.0.1:1 {\ntls_insecure_skip_verify\n}\n}", nil},
+		{"TLS for origins, an upstream in clear", "egress {\ntransport {\ntls_insecure_skip_verify\n}\nupstream http://127.0.0.1:1\n}", nil},
+		{"the first has a site", "route {\negress {\nhosts a.example\n}\negress\n}", nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got := settingsWarnings(t, tc.site)
+			if !slices.EqualFunc(got, tc.want, strings.HasPrefix) {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+// Two sites are no mistake.
+func TestWarnings_TwoSites(t *testing.T) {
+	site := func() string { return fmt.Sprintf("http://:%d {\nbind 127.0.0.1\negress\n}\n", freePort(t)) }
+	if lines := warnings(t, site()+site()); lines != nil {
+		t.Errorf("%+v", lines)
 	}
 }

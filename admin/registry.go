@@ -8,8 +8,13 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/caddy-egress/egress/internal/acl"
+	"github.com/caddy-egress/egress/internal/core"
+	"github.com/caddy-egress/egress/internal/destination"
+	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/explain"
 	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // Entry is a handler that can be asked. Two are the same if they are equal.
@@ -19,6 +24,43 @@ type Entry interface {
 	Place() string
 	// Explain tells what would become of a request. The error is about what was asked.
 	Explain(context.Context, *explain.Request) (*explain.Explanation, error)
+	Views
+	Steers
+}
+
+// Steers are what can be done to a handler while it serves.
+type Steers interface {
+	// ResetDestination forgets that a destination (host:port) has failed, and reports how
+	// often that was known.
+	ResetDestination(dest string) int
+	// FlushNames forgets what is known of a name, in its canonical spelling, or with "" of
+	// all, and reports of how many.
+	FlushNames(name string) int
+	// CheckUpstream has an upstream checked now, and waits for the result; found tells
+	// whether there is one with this id.
+	CheckUpstream(ctx context.Context, id string) (found bool, c *upstream.Checked, err error)
+	// Emit emits an event, if anybody has subscribed to it.
+	Emit(name string, data map[string]any)
+}
+
+// Views are what a handler tells of itself. None of it keeps requests waiting.
+type Views interface {
+	// Report tells what the handler is now, but for what follows.
+	Report() core.Report
+	// Rules tells what its access rules have decided.
+	Rules() acl.Report
+	// Destinations are those that have failed lately, on all ways.
+	Destinations() []destination.Failing
+	// Names tells of the cache of its resolver.
+	Names() dnscache.Report
+	// Look tells what is remembered of a name, in its canonical spelling.
+	Look(name string) []dnscache.Known
+	// Users are those that may log in; none where nobody has to.
+	Users() []string
+	// Exchanges are those of a user that are under way, where they are counted.
+	Exchanges(user string) (n int, counted bool)
+	// LastReload tells what was taken over from the configuration before; nil for nothing.
+	LastReload() *Reload
 }
 
 // Registry holds the handlers that are provisioned, in the order in which they were.
@@ -75,6 +117,7 @@ func (r *Registry) After(h Entry) Entry {
 // have one handler, and no place at all where there is one handler in all.
 func (r *Registry) Find(place string) (Entry, error) {
 	found, places := r.ByPlace()
+	slices.Sort(places) // the order in which Caddy provisions servers is not always the same
 	var matching []string
 	for _, p := range places {
 		if server, _, _ := strings.Cut(p, "#"); place == "" || place == p || place == server {

@@ -1,25 +1,19 @@
 package admin
 
-import (
-	"context"
-	"errors"
-	"testing"
-
-	"github.com/caddy-egress/egress/internal/explain"
-)
+import "testing"
 
 // at is a handler at a place.
-type at struct{ place string }
+type at struct {
+	Entry // nobody is asked
+	place string
+}
 
 func (a *at) Place() string { return a.place }
-func (*at) Explain(context.Context, *explain.Request) (*explain.Explanation, error) {
-	return nil, errors.New("nobody is asked")
-}
 
 // Handlers are found by their place; an older one at the same place is the one that
 // serves, until it leaves.
 func TestRegistry(t *testing.T) {
-	at := func(place string) Entry { return &at{place} }
+	at := func(place string) Entry { return &at{place: place} }
 	var r Registry
 	check := func(place string, want Entry, problem string) {
 		t.Helper()

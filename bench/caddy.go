@@ -19,12 +19,18 @@ import (
 	"github.com/caddy-egress/egress/internal/testkit/freeport"
 )
 
-// caddyRun is one Caddy: its directory, port and Caddyfile.
-type caddyRun struct{ dir, port, config string }
+// caddyRun is one Caddy: its binary, directory, port and Caddyfile.
+type caddyRun struct{ binary, dir, port, config string }
 
 // newCaddyRun writes a Caddyfile with one site, which has the given directives.
 // The site is a catch-all, as a proxy has to be.
 func newCaddyRun(l *lab, scheme, directives string) (c caddyRun, err error) {
+	return newCaddyRunWith(l, "admin off", scheme, directives)
+}
+
+// newCaddyRunWith is newCaddyRun with a global option.
+func newCaddyRunWith(l *lab, option, scheme, directives string) (c caddyRun, err error) {
+	c.binary = l.refcaddy
 	if c.port, err = freePort(); err != nil {
 		return c, err
 	}
@@ -32,12 +38,12 @@ func newCaddyRun(l *lab, scheme, directives string) (c caddyRun, err error) {
 		return c, err
 	}
 	c.config = filepath.Join(c.dir, "Caddyfile")
-	text := fmt.Sprintf("{\nadmin off\nauto_https off\n}\n%s://:%s {\nbind 127.0.0.1\n%s\n}\n", scheme, c.port, directives)
+	text := fmt.Sprintf("{\n%s\nauto_https off\n}\n%s://:%s {\nbind 127.0.0.1\n%s\n}\n", option, scheme, c.port, directives)
 	return c, os.WriteFile(c.config, []byte(text), 0o600)
 }
 
 func (c caddyRun) command(l *lab, action string) *exec.Cmd {
-	cmd := command(l.ctx, l.refcaddy, action, "--config", c.config, "--adapter", "caddyfile")
+	cmd := command(l.ctx, c.binary, action, "--config", c.config, "--adapter", "caddyfile")
 	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+c.dir, "XDG_DATA_HOME="+c.dir, "BENCH_SETTLED="+c.settled())
 	return cmd
 }

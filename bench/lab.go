@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/caddy-egress/egress/internal/testkit/testcert"
@@ -20,6 +21,7 @@ type lab struct {
 	source   string // of this module
 	refcaddy string // the binary
 	goproxy  string // the binary; empty until it is built
+	silent   string // the binary of refcaddy without metrics; empty until it is built
 	cert     testcert.Files
 	origin   *child
 	listener map[string]string // the origin's, by name
@@ -51,8 +53,8 @@ func newLab(ctx context.Context, dir string) (*lab, error) {
 }
 
 // build compiles a package that lies below a directory.
-func (l *lab) build(binary, dir, pkg string) error {
-	build := command(l.ctx, "go", "build", "-o", binary, pkg)
+func (l *lab) build(binary, dir, pkg string, flags ...string) error {
+	build := command(l.ctx, "go", slices.Concat([]string{"build", "-o", binary}, flags, []string{pkg})...)
 	build.Dir = dir
 	var said bytes.Buffer
 	build.Stderr = &said

@@ -10,6 +10,7 @@
 //	measure.go         - rounds of load
 //	measure_memory.go  memory: slow readers
 //	measure_idle.go    - idle tunnels and connections, many hosts
+//	measure_watched.go - metrics and snapshots
 //	subjects.go        what is measured
 //	lab.go             what the subjects have in common
 //	caddy.go           - how each Caddy is started

@@ -35,7 +35,7 @@ type memoryRun struct {
 // memoryRuns returns all of them. scale is applied to how much they hold.
 func memoryRuns(scale float64) []memoryRun {
 	s := scaled(scale)
-	return []memoryRun{s.idleTunnels(), s.idleConns(), s.manyHosts(), slowReader()}
+	return []memoryRun{s.idleTunnels(), s.idleConns(), s.manyHosts(), slowReader(), s.watched()}
 }
 
 // runMemory makes the measurements. Each repetition has a fresh process: what a

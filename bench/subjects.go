@@ -24,6 +24,7 @@ type subject struct {
 	bare     bool // no proxy, but an entry to each of the origin's listeners
 	closes   bool // ends the client's connection after each response
 	http2    bool // its clients speak HTTP/2 over TLS with it
+	scraped  bool // somebody reads its metrics each second while it is measured
 	optional bool // may be absent even where peers are required
 }
 
@@ -34,6 +35,9 @@ const (
 	egressHTTP2  = "egress, HTTP/2"
 	egressBehind = "egress through egress"
 	egressBeside = "egress through egress, HTTP/2"
+	egressSilent = "egress, in a build that counts nothing"
+	egressQuiet  = "egress, not scraped"
+	egressWatch  = "egress, scraped each second"
 	transport    = "http.Transport + io.Copy"
 	noReadFrom   = "the same, ReadFrom hidden"
 	reverseProxy = "Caddy reverse_proxy"
@@ -72,6 +76,9 @@ func subjects() []subject {
 		{name: egressHTTP2, http2: true, start: startCaddyTLS},
 		{name: egressBehind, start: startBehind, absent: noUpstreams, optional: true},
 		{name: egressBeside, start: startBehindHTTP2},
+		{name: egressSilent, start: startSilent},
+		{name: egressQuiet, start: startObserved},
+		{name: egressWatch, start: startObserved, scraped: true},
 		{name: transport, start: caddy("bench_reference"), version: caddyVersion},
 		{name: noReadFrom, start: caddy("bench_reference hide_read_from")},
 		{name: reverseProxy, start: startReverseProxy},
@@ -102,6 +109,7 @@ type proxy struct {
 	settle     func() error                 // gives free memory back; nil where there is no such thing
 	entry      func(listener string) string // where to connect for one of the origin's listeners
 	goroutines func() (int, error)          // the goroutines it has; nil where it is not known
+	admin      string                       // the address of its admin endpoint; empty for none
 }
 
 // start starts a subject.

@@ -75,7 +75,7 @@ func TestPlaceholders_LogAppend(t *testing.T) {
 			other := refusedAddr(t)
 			send("GET", "http://"+other+"/", basic("mallory", "x"), "")
 			l = p.logs.access(t, "GET", other)
-			if l.str("p_auth_error") != "unknown_user" || l.str("p_user") != "" || l.str("user_id") != "" || strings.Contains(fmt.Sprint(l), "mallory") {
+			if l.str("p_auth_error") != "unknown_user" || l.str("p_user") != "" || l.str("user_id") != "" || l.str("egress.auth_user") != "mallory" {
 				t.Errorf("a failed log-in is logged as %v", l)
 			}
 		})

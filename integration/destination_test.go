@@ -120,10 +120,16 @@ func TestRoutes_HeadersShowWhatIsDialed(t *testing.T) {
 
 // Loggers by host go by the destination too; the line has what the client has written.
 func TestAccessLog_HostsOfDestinations(t *testing.T) {
+	for name, site := range map[string]string{"plain": "", "traced": "tracing\n"} { // which copies requests
+		t.Run(name, func(t *testing.T) { testLoggersOfDestinations(t, site) })
+	}
+}
+
+func testLoggersOfDestinations(t *testing.T, site string) {
 	checkLeaks(t)
 	other := newLogCapture(t)
 	p := start(t, mode{"plain", false}, setup{
-		site: fmt.Sprintf("log named {\n hostnames localhost\n output egress_capture %s\n format json\n}\n", other.id),
+		site: site + fmt.Sprintf("log named {\n hostnames localhost\n output egress_capture %s\n format json\n}\n", other.id),
 	})
 	eachClient(t, p, func(t *testing.T, c *client) {
 		origin, _ := recorder(t, okResponse)

@@ -72,6 +72,29 @@ func TestDrain_RemovedBeforeExit(t *testing.T) {
 	}
 }
 
+// The grace period is the limit at exit for tunnels whose handler has gone before as well:
+// the process takes no close_delay then, and the tunnels end in order.
+func TestDrain_RemovedBeforeExit_GracePeriod(t *testing.T) {
+	p, echo := reserve(t), newEchoOrigin(t)
+	t.Parallel()
+	const grace = "grace_period 3s"
+	p.start(t, processSetup{global: grace, egress: "tunnel {\n close_delay 1h\n}\n"})
+	tunnels := p.openIdle(t, echo.addr, "h1", "h1tls", "h2")
+	p.load(t, processSetup{global: grace, egress: "none"})
+	for kind, tun := range tunnels {
+		alive(t, tun, kind)
+	}
+	p.signal(t, syscall.SIGTERM)
+	for kind, tun := range tunnels {
+		drained(t, tun, kind)
+		tun.Close()
+	}
+	if code := p.exit(t); code != 0 { // which waits for less than the hour
+		t.Errorf("exit code %d", code)
+	}
+	p.expectReasons(t, "drain", len(tunnels))
+}
+
 // On an HTTP/1.1 connection that is kept alive, what comes behind the exchange that
 // was under way at exit is not served: the response says that the connection closes,
 // and so it does. A CONNECT that was under way gets its tunnel, for what is left of

@@ -34,11 +34,17 @@ var secrets = []string{"hunter2", "s3cret", "team-token"}
 // explain runs `caddy egress explain` and returns its output and exit code.
 func explain(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
+	return command(t, append([]string{"egress", "explain"}, args...)...)
+}
+
+// command runs `caddy` and returns its output and exit code.
+func command(t *testing.T, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self, append([]string{"egress", "explain"}, args...)...)
+	cmd := exec.Command(self, args...)
 	cmd.Env = append(os.Environ(), asCaddy+"=1")
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -120,7 +126,7 @@ const explainSite = `http://:%s {
 			hosts_override mixed.example 127.0.0.9 10.1.2.3
 			hosts_override dark.example 10.1.2.3
 			hosts_override doc.example 192.0.2.7
-			hosts_override x.lan.example 10.1.2.3
+			hosts_override x.lan.example 127.0.0.9
 			resolvers 127.0.0.1:1
 		}
 		route @lan {
@@ -163,7 +169,7 @@ request       CONNECT x.lan.example:443 (tunnel)
 handler       PROXY#1
 client        127.0.0.1, user alice
 login         the user is taken as given; no password was checked
-rules         allowed: rules on addresses decide
+rules         allowed: no rule matches it
 route         routes[0]: to parents, else direct (matches host ["*.lan.example"])
 path          parents: allowed
   name        resolved by the upstream; no rule matches it
@@ -172,8 +178,8 @@ path          parents: allowed
   upstream    http://DEAD: not checked; priority 0, weight 1; 0 exchanges, 0 tunnels
   upstream    http://ALIVE: not checked; priority 0, weight 3; 0 exchanges, 0 tunnels
   next        http://DEAD
-fallback      direct: denied: default deny: private
-  address     10.1.2.3 denied: default deny: private
+fallback      direct: allowed
+  address     127.0.0.9 allowed: acl[1]: allow 127.0.0.9
   circuit     closed
 verdict       allowed
 `, names...)
@@ -197,7 +203,7 @@ request       CONNECT x.lan.example:443 (tunnel)
 handler       PROXY#1
 client        203.0.113.9, user alice, session 7
 login         the user is taken as given; no password was checked
-rules         allowed: rules on addresses decide
+rules         allowed: no rule matches it
 route         routes[0]: to parents, else direct (matches host ["*.lan.example"])
 path          parents: allowed
   name        resolved by the upstream; no rule matches it
@@ -206,8 +212,8 @@ path          parents: allowed
   upstream    http://ALIVE: not checked; priority 0, weight 3; 0 exchanges, 1 tunnels
   upstream    http://DEAD: circuit open (for a while); priority 0, weight 1; 0 exchanges, 0 tunnels
   next        http://ALIVE
-fallback      direct: denied: default deny: private
-  address     10.1.2.3 denied: default deny: private
+fallback      direct: allowed
+  address     127.0.0.9 allowed: acl[1]: allow 127.0.0.9
   circuit     closed
 verdict       allowed
 `, names...)
@@ -233,8 +239,8 @@ func TestExplain_Denied(t *testing.T) {
 		{"--user alice dark.example:443", 2, "denied (403): default deny: private"},
 		{"--user alice doc.example:443", 2, "denied (403): acl[0]: deny 192.0.2.0/24"},
 		{"--user alice http://a.internal.example/", 2, "denied (403): acl[0]: deny *.internal.example"},
-		{"--user alice mixed.example:25", 2, "denied (403): allowed_ports: 25 is not in 1-24, 80, 443, 1024-65535"},
-		{"--user alice -H X-Team:team-token mixed.example:443", 2, "denied (403): destination is not allowed: a route denies it"},
+		{"--user alice mixed.example:25", 2, "denied (403): ports (allowed_ports in JSON): 25 is not in 1-24, 80, 443, 1024-65535"},
+		{"--user alice -H X-Team:team-token mixed.example:443", 2, "denied (403): destination is not allowed: route 2 (header X-Team) denies it"},
 		{"--user alice 127.0.0.9:" + port(admin), 0, "allowed"},
 		{"--user alice 127.0.0.1:" + port(admin), 2, "denied (403): default deny: loopback"},
 		{"--user alice 2130706433:80", 2, "denied (403): default deny: loopback"},
@@ -270,13 +276,13 @@ func TestExplain_Config(t *testing.T) {
 		t.Fatal(err)
 	}
 	names := []string{plain, "PROXY", one.addr, "ONE", two.addr, "TWO", listed.addr, "LISTED"}
-	out, _, code := explain(t, "--config", file, "--adapter", "caddyfile", "--user", "alice", "http://X.lan.example/")
+	out, _, code := explain(t, "--config", file, "--adapter", "caddyfile", "--user", "alice", "X.lan.example:443")
 	expectText(t, out, `
-request       GET x.lan.example:80 (exchange)
+request       CONNECT x.lan.example:443 (tunnel)
 handler       PROXY#1
 client        127.0.0.1, user alice
 login         the user is taken as given; no password was checked
-rules         allowed: rules on addresses decide
+rules         allowed: no rule matches it
 route         routes[0]: to parents, else direct (matches host ["*.lan.example"])
 path          parents: allowed
   name        resolved by the upstream; no rule matches it
@@ -284,8 +290,8 @@ path          parents: allowed
   upstream    http://ONE: unknown (not running); priority 0, weight 1
   upstream    http://TWO: unknown (not running); priority 0, weight 3
   upstream    http://LISTED: unknown (not running); priority 0, weight 1
-fallback      direct: denied: default deny: private
-  address     10.1.2.3 denied: default deny: private
+fallback      direct: allowed
+  address     127.0.0.9 allowed: acl[1]: allow 127.0.0.9
 note          the configuration is not running: the use of limits, circuits and the addresses of Caddy's own listeners are not known
 verdict       allowed
 `, names...)
@@ -376,7 +382,7 @@ func TestExplain_Endpoint(t *testing.T) {
 	}{
 		{"POST", "", `{"target":"10.0.0.1:443"}`, 200, `"rule":"default deny: private"`},
 		{"POST", "?handler=" + plain, `{"url":"http://198.41.0.4/"}`, 200, `"verdict":"allowed"`},
-		{"GET", "", ``, 405, `{"error":"method GET is not allowed here; POST a request to explain"}`},
+		{"GET", "", ``, 405, `{"error":"method GET is not allowed at /egress/explain; allowed: POST"}`},
 		{"POST", "", ``, 400, `{"error":"request to explain: EOF"}`},
 		{"POST", "", `{"host":"a"}`, 400, `{"error":"request to explain: json: unknown field \"host\""}`},
 		{"POST", "", `{} {}`, 400, `{"error":"request to explain: something follows the JSON object"}`},
@@ -440,7 +446,7 @@ func TestExplain_Reload(t *testing.T) {
 	if err := tryLoad(t, config("ports 80")); err != nil {
 		t.Fatal(err)
 	}
-	if v := verdict(); v != "denied (403): allowed_ports: 443 is not in 80\n" {
+	if v := verdict(); v != "denied (403): ports (allowed_ports in JSON): 443 is not in 80\n" {
 		t.Error(v)
 	}
 }

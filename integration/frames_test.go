@@ -192,29 +192,42 @@ func TestFrames_Malformed_RFC9113_8_2_1(t *testing.T) {
 	})
 }
 
-// RFC 9113 §8.1.1: a length that the content does not have makes a request
-// malformed. Go's server does not look at it where there is no content at all;
-// what leaves has the length that is true.
+// RFC 9113 §8.1.1: a length that the content does not have makes a request malformed. Go's
+// server does not look at it where there is no content at all, takes what is no length for
+// none, and the first of several: nothing of that is forwarded.
 func TestFrames_ContentLength_RFC9113_8_1_1(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		p := startUsual(t, m)
 		origin, saw := recorder(t, okResponse)
-		for _, lengths := range [][]string{{"5"}, {"0", "5"}, {"5", "0"}, {"+0"}, {"0x0"}} {
-			f := p.dialFrames(t)
-			fields := []string{":method", "POST", ":scheme", "http", ":authority", origin.addr, ":path", "/"}
+		request := func(method string, lengths ...string) []string {
+			fields := []string{":method", method, ":authority", origin.addr}
+			if method != "CONNECT" {
+				fields = append(fields, ":scheme", "http", ":path", "/")
+			}
 			for _, l := range lengths {
 				fields = append(fields, "content-length", l)
 			}
-			if f.answer(f.headers(true, fields...)) != "200" {
-				continue
+			return fields
+		}
+		for _, lengths := range [][]string{{"5"}, {"5000000"}, {"0", "5"}, {"5", "0"}, {"0", "0"}, {"+0"}, {"0x0"}, {"0, 0"}, {""}, {"18446744073709551616"}} {
+			for _, method := range []string{"POST", "PUT", "GET"} {
+				f := p.dialFrames(t)
+				if got := f.answer(f.headers(true, request(method, lengths...)...)); got != "400" {
+					t.Errorf("%s with lengths %q and no body: %s", method, lengths, got)
+				}
 			}
-			if got := await(t, saw, "the request").fields("Content-Length"); len(got) > 1 || len(got) == 1 && got[0] != "0" {
-				t.Errorf("lengths %q left as %q", lengths, got)
+		}
+		for _, lengths := range [][]string{{"+5"}, {"abc"}, {"5, 5"}, {""}, {"18446744073709551616"}, {"5", "6"}, {"5", "5"}, {"-1"}} {
+			for _, method := range []string{"POST", "CONNECT"} {
+				f := p.dialFrames(t)
+				if got := f.answer(f.headers(false, request(method, lengths...)...)); got != "400" {
+					t.Errorf("%s with lengths %q: %s", method, lengths, got)
+				}
 			}
 		}
 		for _, length := range []string{"4", "6"} {
 			f := p.dialFrames(t)
-			stream := f.headers(false, ":method", "POST", ":scheme", "http", ":authority", origin.addr, ":path", "/", "content-length", length)
+			stream := f.headers(false, request("POST", length)...)
 			if err := f.WriteData(stream, true, []byte("hello")); err != nil {
 				t.Fatal(err)
 			}
@@ -224,6 +237,10 @@ func TestFrames_ContentLength_RFC9113_8_1_1(t *testing.T) {
 		}
 		if len(saw) > 0 {
 			t.Errorf("the origin saw %q", (<-saw).head)
+		}
+		f := p.dialFrames(t)
+		if got := f.answer(f.headers(true, request("POST", "0")...)); got != "200" {
+			t.Errorf("a body of no bytes: %s", got)
 		}
 	})
 }

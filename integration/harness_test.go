@@ -25,7 +25,9 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 	"go.uber.org/goleak"
 
+	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/listening"
+	"github.com/caddy-egress/egress/internal/orders"
 	"github.com/caddy-egress/egress/internal/testkit/freeport"
 )
 
@@ -53,6 +55,7 @@ func TestMain(m *testing.M) {
 	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"} {
 		os.Unsetenv(name)
 	}
+	os.Setenv("OTEL_TRACES_EXPORTER", "none") // under the directive tracing
 	// What runs at the same time mostly waits: more of it than there are
 	// processors, unless the command line says otherwise.
 	atOnce := true
@@ -222,21 +225,36 @@ func startUsual(t *testing.T, m mode) *proxy {
 }
 
 // load adapts and runs a Caddyfile until the end of the test.
-func load(t *testing.T, text string) {
+func load(t testing.TB, text string) {
 	t.Helper()
 	if err := tryLoad(t, text); err != nil {
 		t.Fatalf("loading: %v\n%s", err, text)
 	}
 	t.Cleanup(func() {
+		takeBackOrders()
 		if err := caddy.Stop(); err != nil {
 			t.Errorf("stopping: %v", err)
 		}
 	})
 }
 
+// takeBackOrders takes back what a test has ordered by the admin API: orders are of the
+// process, and would go on into the next test, and its storage.
+func takeBackOrders() {
+	for id := range orders.Of.Upstreams() {
+		_, _, _, _ = orders.Of.Change(id, orders.Order{}, func(o *orders.Order) error {
+			o.Admin, o.Weight = health.Ready, 1
+			return nil
+		})
+	}
+	if orders.Of.Emergency() != nil {
+		_, _ = orders.Of.SetEmergency(nil, "a test")
+	}
+}
+
 // tryLoad adapts and runs a Caddyfile, and returns what went wrong. When it returns,
 // who connects is served by that configuration.
-func tryLoad(t *testing.T, text string) error {
+func tryLoad(t testing.TB, text string) error {
 	t.Helper()
 	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{
 		"filename": filepath.Join(t.TempDir(), "Caddyfile"),
@@ -270,7 +288,7 @@ func tryLoad(t *testing.T, text string) error {
 }
 
 // freeAddr returns an address of 127.0.0.1 whose port is free for TCP and UDP.
-func freeAddr(t *testing.T) string {
+func freeAddr(t testing.TB) string {
 	t.Helper()
 	addr, err := freeport.Addr()
 	if err != nil {
@@ -311,7 +329,7 @@ func startAt(t *testing.T, m mode, egress func(plain string) string) *proxy {
 }
 
 // eventually waits until what ok looks at is as it should be.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(2 * patience); !ok(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {

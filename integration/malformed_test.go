@@ -251,7 +251,7 @@ func TestResponse_SpaceBeforeColon_RFC9112_5_1(t *testing.T) {
 func TestResponse_BrokenBeforeAnythingWasSent(t *testing.T) {
 	const head = "HTTP/1.1 200 OK\r\nX-Evil: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
 	for _, tc := range []struct{ name, response string }{
-		{"space", head + "2 \r\nok\r\n0\r\n\r\n"},
+		{"tab", head + "2\t\r\nok\r\n0\r\n\r\n"},
 		{"LF", head + "2\nok\n0\n\n"},
 		{"no number", head + "zz\r\nok\r\n"},
 		{"second chunk", head + "2\r\nok\r\nzz\r\nok\r\n"},

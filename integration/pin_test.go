@@ -113,6 +113,27 @@ func TestPin_ProxySupport_RFC4559_6(t *testing.T) {
 	})
 }
 
+// Through an upstream a handshake has no connection of its own, so none is offered; what a
+// connection may have been authenticated for is not used again.
+func TestPin_Upstream(t *testing.T) {
+	parent := newRawOrigin(t, func(oc *originConn) {
+		oc.request()
+		oc.send("HTTP/1.1 401 Unauthorized\r\nProxy-Support: Session-Based-Authentication\r\nWWW-Authenticate: NTLM\r\nContent-Length: 0\r\n\r\n")
+		_ = oc.awaitEnd()
+	})
+	p := start(t, mode{}, setup{egress: usual + "upstream http://" + parent.addr + "\n"})
+	c := p.client(t, "h1")
+	for i := range 2 {
+		resp := c.get(t, "http://origin.test/")
+		if got := resp.Header.Get("Proxy-Support"); resp.StatusCode != 401 || got != "" {
+			t.Errorf("%d: %s, Proxy-Support %q", i, resp.Status, got)
+		}
+	}
+	if got := parent.count(); got != 2 {
+		t.Errorf("%d connections for two requests", got)
+	}
+}
+
 // The origin's connection ends with the client's.
 func TestPin_ClientCloses(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {

@@ -1,9 +1,11 @@
 package integration
 
 import (
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -248,5 +250,70 @@ func TestPolicyChange_Reload(t *testing.T) {
 	}
 	for _, kind := range clientKinds {
 		tunnels[kind][2].Close()
+	}
+}
+
+// A reload with `close` ends the tunnels that the new configuration would not open for
+// their users, or whose route denies them now; not those that only what is forgotten of
+// their request could deny.
+func TestPolicyChange_Refused(t *testing.T) {
+	const deny = " to deny\n}\nroute direct\n"
+	dest := newEchoOrigin(t)
+	host, _, _ := net.SplitHostPort(dest.addr)
+	for _, tc := range []struct {
+		name, before, after string
+		gone                bool
+	}{
+		{"another user is removed", "basic_auth alice pw\nbasic_auth bob pw\n", "basic_auth alice pw\n", false},
+		{"the user is removed", "basic_auth alice pw\nbasic_auth bob pw\n", "basic_auth bob pw\n", true},
+		{"another password", "basic_auth alice pw\n", "basic_auth alice other\n", true},
+		{"another password of another user", "basic_auth alice pw\nbasic_auth bob pw\n", "basic_auth alice pw\nbasic_auth bob other\n", false},
+		{"users have to log in now", "", "basic_auth alice pw\n", true},
+		{"nobody has to log in now", "basic_auth alice pw\n", "", false},
+		{"the name is denied", "", "route {\n match {\n host " + host + "\n }\n" + deny, true},
+		{"another name is denied", "", "route {\n match {\n host other.test\n }\n" + deny, false},
+		{"no route matches", "", "route {\n match {\n not {\n client_ip 127.0.0.1\n }\n }\n to direct\n}\n", true},
+		{"other clients are denied", "", "route {\n match {\n not {\n client_ip 127.0.0.1\n }\n }\n" + deny, false},
+		{"the peer is denied", "", "route {\n match {\n remote_ip 127.0.0.0/8\n method CONNECT\n protocol http/1.1\n }\n" + deny, true},
+		{"another protocol is denied", "", "route {\n match {\n protocol https\n }\n" + deny, false},
+		{"the user is denied", "basic_auth alice pw\n", "basic_auth alice pw\nroute {\n match {\n vars {http.auth.user.id} alice\n }\n" + deny, true},
+		{"another user is denied", "basic_auth alice pw\n", "basic_auth alice pw\nroute {\n match {\n vars {http.auth.user.id} bob\n }\n" + deny, false},
+		{"who knows", "", "route {\n match {\n header X-A *\n }\n" + deny, false},
+		{"who knows, and denied anyhow", "", "route {\n match {\n header X-A *\n }\n to deny\n}\nroute deny\n", true},
+		{"who knows what is allowed", "", "route {\n match {\n header X-A *\n }\n to direct\n}\nroute deny\n", false},
+		{"an earlier route takes it", "", "route {\n match {\n host " + host + "\n }\n to direct\n}\nroute deny\n", false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			checkLeaks(t)
+			config := func(users string) setup {
+				if !strings.HasPrefix(users, "basic_auth") {
+					users = "allow_unauthenticated\n" + users
+				}
+				return setup{egress: "hosts proxy.test\n" + users + openLoopback + "tunnel {\n on_policy_change close\n}\n"}
+			}
+			p := start(t, mode{access: true}, config(tc.before))
+			header := http.Header{}
+			if tc.before != "" {
+				header.Set("Proxy-Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte("alice:pw")))
+			}
+			resp, tun := p.client(t, "h1").connect(t, dest.addr, "", header)
+			if resp.StatusCode != 200 {
+				t.Fatal(resp.Status)
+			}
+			alive(t, tun, "the tunnel")
+			p.reload(t, config(tc.after))
+			if tc.gone {
+				ended(t, tun, "the tunnel")
+				p.logs.awaitPolicyEnds(t, dest.addr, 1)
+			} else {
+				alive(t, tun, "the tunnel behind a reload")
+			}
+			tun.Close()
+			resp, tun = p.client(t, "h1").connect(t, dest.addr, "", header)
+			if refused := resp.StatusCode != 200; tc.gone && !refused {
+				t.Errorf("a new tunnel is opened: %s", resp.Status)
+			}
+			tun.Close()
+		})
 	}
 }

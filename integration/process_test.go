@@ -3,6 +3,7 @@ package integration
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -49,8 +51,10 @@ type process struct {
 // processSetup is what differs between the configurations of processes.
 type processSetup struct {
 	global string // global options
+	site   string // further directives of the sites
 	egress string // further lines of the egress block; "none" for no block
 	plain  string // the address in clear, "" for the first one
+	env    []string
 }
 
 // reserve finds addresses for a process, which tests do before they are parallel.
@@ -77,6 +81,7 @@ func (p *process) start(t *testing.T, s processSetup) {
 	}
 	p.cmd = exec.Command(binary, "run", "--config", file)
 	r, w := io.Pipe()
+	p.cmd.Env = append(os.Environ(), s.env...)
 	p.cmd.Stderr = w
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -112,10 +117,11 @@ func (p *process) caddyfile(t *testing.T, s processSetup) string {
 		if s.egress == "none" {
 			return "log\nrespond gone\n"
 		}
-		return "log\negress {\n name " + name + "\n" + usual + s.egress + "}\n"
-	}
-	if s.plain == "" {
-		s.plain = p.plain
+		egress := usual + s.egress
+		if strings.Contains(s.egress, "basic_auth") {
+			egress = strings.Replace(egress, "allow_unauthenticated\n", "", 1)
+		}
+		return "log\n" + s.site + "egress {\n name " + name + "\n" + egress + "}\n"
 	}
 	cert, key := proxyCertFiles(t)
 	global := globals{
@@ -132,7 +138,7 @@ https://:%s {
 	tls %s %s
 	%s
 }
-`, global, port(s.plain), site("clear"), port(p.secure), cert, key, site("tls"))
+`, global, port(cmp.Or(s.plain, p.plain)), site("clear"), port(p.secure), cert, key, site("tls"))
 }
 
 // signal sends the process a signal.
@@ -162,11 +168,17 @@ func (p *process) post(path, contentType string, body []byte) error {
 	return nil
 }
 
-// load gives the process another configuration.
+// load gives the process another configuration. When it returns, who connects is served
+// by that configuration: a connection that waits in the queue of a listener that is
+// about to close is reset by the kernel (docs/reliability.md, "What a reload can lose").
+// Loads that follow lean on the same, as the admin endpoint is replaced as well.
 func (p *process) load(t *testing.T, s processSetup) {
 	t.Helper()
 	if err := p.post("/load", "text/caddyfile", []byte(p.caddyfile(t, s))); err != nil {
 		t.Fatalf("reloading: %v", err)
+	}
+	for _, addr := range []string{cmp.Or(s.plain, p.plain), p.secure, p.admin} {
+		awaitOneListener(t, addr)
 	}
 }
 

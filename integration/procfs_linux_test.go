@@ -32,7 +32,7 @@ func awaitSynSent(t *testing.T, addr string, want int) {
 // is one of 127.0.0.1. A reload returns when the new server listens, and the old one
 // may still do so: what it has accepted by then it serves, with the old configuration,
 // and what waits to be accepted when it stops is reset.
-func awaitOneListener(t *testing.T, addr string) {
+func awaitOneListener(t testing.TB, addr string) {
 	t.Helper()
 	host, p, err := net.SplitHostPort(addr)
 	if err != nil || host != "127.0.0.1" {

@@ -5,7 +5,7 @@ package integration
 import "testing"
 
 // awaitOneListener cannot know here. A request may meet the old server.
-func awaitOneListener(t *testing.T, _ string) { t.Helper() }
+func awaitOneListener(t testing.TB, _ string) { t.Helper() }
 
 // awaitSynSent cannot know here.
 func awaitSynSent(t *testing.T, _ string, _ int) {

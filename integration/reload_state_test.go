@@ -89,20 +89,29 @@ func TestReload_DynamicMembers(t *testing.T) {
 	checkLeaks(t)
 	a, origin := newScriptedUpstream(t, "a"), okOrigin(t)
 	tell(nil, a.addr)
-	config := func(name string) setup {
-		return setup{egress: usual + "server_name " + name + "\nupstreams default {\n dynamic egress_test\n scheme http\n}\n"}
+	config := func(name, more string) setup {
+		return setup{egress: usual + "server_name " + name + "\nupstreams default {\n dynamic egress_test\n scheme http\n}\n" + more}
 	}
-	p := start(t, mode{}, config("first"))
+	p := start(t, mode{}, config("first", ""))
 	c := p.client(t, "h1")
 	eventually(t, "the source", func() bool { return c.get(t, origin.URL).StatusCode == 200 })
 	conn := pooledConn(t, c, origin.URL, a)
 	tell(errors.New("no answer"))
 	for _, name := range []string{"second", "third"} {
-		p.reload(t, config(name))
+		p.reload(t, config(name, ""))
 		p.getAfterReload(t, origin.URL).expect(t, 200, "ok")
 	}
 	if !a.connected(conn) {
 		t.Error("the connection to the upstream is gone")
+	}
+	// What concerns the way to destinations is no matter of what the source told.
+	for _, more := range []string{
+		"transport {\n dial_timeout 9s\n}\n",
+		"destination_circuit off\n",
+		"transport {\n hosts_override o.test 192.0.2.1\n}\n",
+	} {
+		p.reload(t, config("third", more))
+		p.getAfterReload(t, origin.URL).expect(t, 200, "ok")
 	}
 }
 

@@ -44,21 +44,23 @@ func TestTunnel_Path(t *testing.T) {
 	for _, tc := range []struct {
 		name, servers, kind string
 		spliced             bool
+		site                string
 	}{
-		{"TLS", "", "h1tls", false},
-		{"TLS, protocols h1", "protocols h1\n", "h1tls", false},
-		{"TLS behind PROXY protocol", withProxyProtocol, "h1tls", false},
-		{"HTTP/2", "", "h2", false},
-		{"HTTP/3", "", "h3", false},
-		{"plain", "", "h1", true},
-		{"protocols h1", "protocols h1\n", "h1", true},
-		{"protocols h1 h2", "protocols h1 h2\n", "h1", true},
-		{"PROXY protocol", withProxyProtocol, "h1", true},
-		{"PROXY protocol, protocols h1", withProxyProtocol + "protocols h1\n", "h1", true},
+		{"TLS", "", "h1tls", false, ""},
+		{"TLS, protocols h1", "protocols h1\n", "h1tls", false, ""},
+		{"TLS behind PROXY protocol", withProxyProtocol, "h1tls", false, ""},
+		{"HTTP/2", "", "h2", false, ""},
+		{"HTTP/3", "", "h3", false, ""},
+		{"plain", "", "h1", true, ""},
+		{"protocols h1", "protocols h1\n", "h1", true, ""},
+		{"protocols h1 h2", "protocols h1 h2\n", "h1", true, ""},
+		{"PROXY protocol", withProxyProtocol, "h1", true, ""},
+		{"PROXY protocol, protocols h1", withProxyProtocol + "protocols h1\n", "h1", true, ""},
+		{"tracing", "", "h1", true, "tracing\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			eachMode(t, func(t *testing.T, m mode) {
-				p := start(t, m, setup{servers: tc.servers})
+				p := start(t, m, setup{servers: tc.servers, site: tc.site})
 				origin, _ := flood(t, "")
 				tun := p.client(t, tc.kind).open(t, origin.addr)
 				buf := make([]byte, 256<<10)

@@ -154,3 +154,25 @@ func (p *proxy) siteGet(t *testing.T, kind, path string) *response {
 	c := p.client(t, kind)
 	return c.get(t, "https://proxy.test:"+port(p.secure)+path)
 }
+
+// Caddy's handle_errors is not run for our failures, whose status, fields and sentence
+// belong together. It still is for those of the site.
+func TestSite_HandleErrorsIsForTheSite(t *testing.T) {
+	p := start(t, mode{}, setup{
+		egress: usual + "ports 80 443\n",
+		site:   "error /broken 500\nhandle_errors {\n respond \"our own page {err.status_code}\"\n}\n",
+	})
+	if resp := p.siteGet(t, "h1", "/broken"); resp.StatusCode != 500 || resp.body != "our own page 500" {
+		t.Errorf("an error of the site: %d %q", resp.StatusCode, resp.body)
+	}
+	eachClient(t, p, func(t *testing.T, c *client) {
+		resp := c.get(t, "http://name.test:8080/")
+		expectError(t, resp.Response, 403, "http_request_denied")
+		if resp.body != "name.test:8080: destination is not allowed\n" {
+			t.Errorf("the client of an exchange reads %q", resp.body)
+		}
+		refused, tun := c.connect(t, "name.test:8080", "", nil)
+		tun.Close()
+		expectError(t, refused, 403, "http_request_denied")
+	})
+}

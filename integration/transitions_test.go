@@ -40,12 +40,18 @@ func (e *captureEvents) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // Handle implements caddyevents.Handler.
 func (e *captureEvents) Handle(_ context.Context, event caddy.Event) error {
 	if c, ok := eventCaptures.Load(e.ID); ok {
-		c.(*transitions).add(transition{event.Name(), fmt.Sprint(event.Data["upstream"]), fmt.Sprint(event.Data["reason"])})
+		c.(eventTaker).take(event)
 	}
 	return nil
 }
 
-var eventCaptures sync.Map // id → *transitions
+var eventCaptures sync.Map // id → eventTaker
+
+type eventTaker interface{ take(caddy.Event) }
+
+func (e *transitions) take(event caddy.Event) {
+	e.add(transition{event.Name(), fmt.Sprint(event.Data["upstream"]), fmt.Sprint(event.Data["reason"])})
+}
 
 // upstreamEvents are the names of transitions.
 var upstreamEvents = []string{"healthy", "unhealthy", "circuit_open", "circuit_closed", "auth_failed"}

@@ -23,11 +23,7 @@ func TestTunnel_ClientThatReadsNothing(t *testing.T) {
 				}
 			}
 		})
-		f := p.dialFrames(t)
-		_ = f.conn.NetConn().(*net.TCPConn).SetReadBuffer(32 << 10)
-		const large = 1 << 30
-		_ = f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: large})
-		_ = f.WriteWindowUpdate(0, large)
+		f := p.dialUnread(t)
 		f.headers(false, ":method", "CONNECT", ":authority", origin.addr)
 		await(t, gone, "the end of the origin's connection")
 		echo := newRawOrigin(t, func(oc *originConn) { _ = oc.awaitEnd() })
@@ -38,4 +34,53 @@ func TestTunnel_ClientThatReadsNothing(t *testing.T) {
 			return resp.StatusCode == http.StatusOK
 		})
 	})
+}
+
+// An exchange whose client reads nothing, of its connection or of its stream, keeps its
+// place at the origin for write_idle.
+func TestExchange_ClientThatReadsNothing(t *testing.T) {
+	p := start(t, mode{}, setup{
+		egress:  "allow_unauthenticated\nhosts proxy.test\n" + openLoopback,
+		servers: "timeouts {\n write_idle 1s\n}\n",
+	})
+	overH1 := func(c *rawConn, authority string) {
+		c.send("GET http://" + authority + "/ HTTP/1.1\r\nHost: " + authority + "\r\n\r\n")
+	}
+	overH2 := func(f *framed, authority string) {
+		f.headers(true, ":method", "GET", ":scheme", "http", ":authority", authority, ":path", "/")
+	}
+	for name, ask := range map[string]func(t *testing.T, authority string){
+		"h1":                   func(t *testing.T, authority string) { overH1(p.dialPlain(t), authority) },
+		"h1tls":                func(t *testing.T, authority string) { overH1(p.dialSecure(t), authority) },
+		"h2":                   func(t *testing.T, authority string) { overH2(p.dialUnread(t), authority) },
+		"h2, a window used up": func(t *testing.T, authority string) { overH2(p.dialFrames(t), authority) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			gone := make(chan struct{})
+			origin := newRawOrigin(t, func(oc *originConn) {
+				defer close(gone)
+				oc.head()
+				oc.send("HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n")
+				for block := make([]byte, 64<<10); ; {
+					if _, err := oc.Conn.Write(block); err != nil {
+						return
+					}
+				}
+			})
+			ask(t, origin.addr)
+			await(t, gone, "the end of the origin's connection")
+		})
+	}
+}
+
+// dialUnread connects over HTTP/2, with windows that hold nothing back, to a client that
+// takes next to nothing as long as nobody reads.
+func (p *proxy) dialUnread(t *testing.T) *framed {
+	t.Helper()
+	f := p.dialFrames(t)
+	_ = f.conn.NetConn().(*net.TCPConn).SetReadBuffer(32 << 10)
+	const large = 1 << 30
+	_ = f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: large})
+	_ = f.WriteWindowUpdate(0, large)
+	return f
 }

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/quic-go/quic-go/http3"
 )
 
 // serverKinds are the protocol sets under which Caddy hands out different
@@ -69,7 +71,7 @@ func TestTunnel_HalfClose_RFC9113_8_5(t *testing.T) {
 							got <- string(b)
 						})
 						tun := p.client(t, kind).open(t, origin.addr)
-						if kind == "h1" || kind == "h1tls" {
+						if kind != "h2" {
 							if all, err := io.ReadAll(tun); string(all) != "all I have" || err != nil {
 								t.Fatalf("got %q, %v", all, err)
 							}
@@ -626,7 +628,14 @@ func TestTunnel_CloseReason(t *testing.T) {
 				_ = tun.CloseWrite()
 			}
 			_, _ = io.ReadAll(tun)
-			reasons[how] = p.logs.access(t, "CONNECT", origin.addr).str("egress.close_reason")
+			line := p.logs.access(t, "CONNECT", origin.addr)
+			reasons[how] = line.str("egress.close_reason")
+			if line.num("duration") <= 0 || line.num("duration") < line.num("egress.duration") || line.num("status") != 200 || line.num("size") < 5 || line.at("resp_headers") == nil {
+				t.Errorf("%s: %v", how, line)
+			}
+			if n := len(p.logs.accessLines(func(l logLine) bool { return l.str("request.host") == origin.addr })); n != 1 {
+				t.Errorf("%s: %d lines", how, n)
+			}
 		}
 		for how, want := range map[string]string{"client ends": "client", "origin ends": "origin"} {
 			if got, ok := reasons[how]; ok && got != want {
@@ -647,4 +656,65 @@ func (c *rawConn) body(t *testing.T, resp *rawResponse) string {
 	resp.Response.Request = &http.Request{Method: http.MethodGet}
 	b, _ := io.ReadAll(io.LimitReader(c.br, max(resp.ContentLength, 0)))
 	return string(b)
+}
+
+// What a client sends behind the end of the origin arrives, however much it is.
+func TestTunnel_MuchBehindTheOriginsEnd(t *testing.T) {
+	p := startUsual(t, mode{access: true})
+	for _, kind := range []string{"h1", "h1tls", "h3"} {
+		t.Run(kind, func(t *testing.T) {
+			got := make(chan int, 1)
+			origin := newRawOrigin(t, func(oc *originConn) {
+				oc.closeWrite()
+				b, _ := io.ReadAll(oc.br)
+				got <- len(b)
+			})
+			tun := p.client(t, kind).open(t, origin.addr)
+			if rest, err := io.ReadAll(tun); len(rest) > 0 || err != nil {
+				t.Fatalf("%q, %v", rest, err)
+			}
+			big := strings.Repeat("x", 8<<20)
+			write(t, tun, big)
+			if err := tun.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			if n := await(t, got, "the end at the origin"); n != len(big) {
+				t.Errorf("%d bytes of %d", n, len(big))
+			}
+		})
+	}
+}
+
+// Over HTTP/3 a tunnel whose origin has reset it is reset with H3_CONNECT_ERROR (RFC 9114
+// §4.4), and one that has ended leaves no stream behind.
+func TestTunnel_ConnectError_RFC9114_4_4(t *testing.T) {
+	eachMode(t, func(t *testing.T, m mode) {
+		p := startUsual(t, m)
+		origin := newRawOrigin(t, func(oc *originConn) {
+			if _, err := oc.br.ReadString('\n'); err != nil {
+				oc.fail("reading: %v", err)
+			}
+			oc.reset()
+		})
+		c := p.client(t, "h3")
+		for range 300 { // more than the client may have open at a time
+			tun := c.open(t, origin.addr)
+			write(t, tun, "reset\n")
+			_, err := io.ReadAll(tun)
+			if e, ok := errors.AsType[*http3.Error](err); !ok || e.ErrorCode != http3.ErrCodeConnectError {
+				t.Fatalf("reading: %v", err)
+			}
+		}
+		echo := newEchoOrigin(t)
+		for range 300 {
+			tun := c.open(t, echo.addr)
+			alive(t, tun, "the tunnel")
+			if err := tun.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			if rest, err := io.ReadAll(tun); len(rest) > 0 || err != nil {
+				t.Fatalf("the end: %q, %v", rest, err)
+			}
+		}
+	})
 }

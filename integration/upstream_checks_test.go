@@ -46,8 +46,14 @@ func checkCases(t *testing.T) []checkCase {
 // checked once a minute.
 func keepBusy(t *testing.T, p *proxy, url string) {
 	t.Helper()
+	keepBusyAs(t, p, nil, url)
+}
+
+// keepBusyAs is keepBusy as a user; nil for nobody.
+func keepBusyAs(t *testing.T, p *proxy, user *neturl.Userinfo, url string) {
+	t.Helper()
 	stop, done := make(chan struct{}), make(chan struct{})
-	rt := &http.Transport{Proxy: http.ProxyURL(&neturl.URL{Scheme: "http", Host: p.plain})}
+	rt := &http.Transport{Proxy: http.ProxyURL(&neturl.URL{Scheme: "http", User: user, Host: p.plain})}
 	go func() {
 		defer close(done)
 		for {

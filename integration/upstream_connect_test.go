@@ -60,7 +60,10 @@ func TestUpstreamConnect_SOCKSNames(t *testing.T) {
 		{"socks5", "evil.test:80", ""},
 		{"socks5", "10.1.2.3:80", ""},
 		{"socks5h", "good.test:80", "name:good.test:80"},
-		{"socks5h", "evil.test:80", "name:evil.test:80"},
+		{"socks5h", "evil.test:80", ""}, // its address is known without asking anybody
+		{"socks5h", "other.test:80", "name:other.test:80"},
+		{"socks5h", "localhost:80", ""},
+		{"socks5h", "a.LOCALHOST.:80", ""},
 		{"socks5h", "10.1.2.3:80", ""},
 		{"socks5h", "denied.test:80", ""},
 		{"socks5", "denied.test:80", ""},

@@ -5,6 +5,8 @@ import (
 	"encoding/pem"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/caddy-egress/egress/internal/testkit/peers"
@@ -102,29 +104,78 @@ func TestUpstream_RealPeers(t *testing.T) {
 // connection open must not get what is meant for another one.
 func TestUpstream_TinyproxyRelaysOn(t *testing.T) {
 	for name, answer := range map[string]string{
+		"HEAD":    "HTTP/1.1 200 OK\r\nVia: 1.1 forged\r\nContent-Length: 5\r\n\r\n",
 		"empty":   "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
 		"no body": "HTTP/1.1 204 No Content\r\n\r\n",
 		"chunked": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 		"103":     "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
 		"100":     "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
 	} {
-		t.Run(name, func(t *testing.T) {
-			checkLeaks(t)
-			p := start(t, mode{}, setup{egress: usual + "upstream http://" + peertest.Tinyproxy(t, peers.TinyproxyOptions{}).Addr})
-			good := okOrigin(t)
-			bad := newRawOrigin(t, func(oc *originConn) {
-				for {
-					if r := oc.request(); r.target != "/bad" {
-						t.Errorf("the other origin was asked for %s", r.target)
+		for _, via := range []string{"No", "Yes"} {
+			t.Run(name+" without Via "+via, func(t *testing.T) {
+				checkLeaks(t)
+				peer := peertest.Tinyproxy(t, peers.TinyproxyOptions{Config: []string{"DisableViaHeader " + via}})
+				p := start(t, mode{}, setup{egress: usual + "upstream http://" + peer.Addr})
+				good := okOrigin(t)
+				bad := newRawOrigin(t, func(oc *originConn) {
+					for {
+						if target := strings.Fields(oc.head())[1]; target != "/bad" {
+							t.Errorf("the other origin was asked for %s", target)
+						}
+						oc.send(answer)
 					}
-					oc.send(answer)
+				})
+				c := p.client(t, "h1")
+				c.get(t, good.URL+"/good").expect(t, 200, "ok")
+				for range 3 {
+					if name == "HEAD" {
+						c.do(t, c.newRequest(t, "HEAD", bad.url("/bad"), nil))
+					} else {
+						c.get(t, bad.url("/bad"))
+					}
+					c.get(t, good.URL+"/good").expect(t, 200, "ok")
 				}
 			})
-			c := p.client(t, "h1")
-			for range 3 {
-				c.get(t, bad.url("/bad"))
-				c.get(t, good.URL+"/good").expect(t, 200, "ok")
-			}
+		}
+	}
+}
+
+// Behind a response that tinyproxy would go on relaying behind, a connection is used again
+// only where the parent is known by its Via to be another program: not where it adds none,
+// whatever an origin writes.
+func TestUpstream_ReuseBehindNoContent(t *testing.T) {
+	const with, without = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 204 No Content\r\n\r\n"
+	via := func(answer string) string {
+		return strings.Replace(answer, "\r\n", "\r\nVia: 1.1 parent (squid/6.6)\r\n", 1)
+	}
+	const interim = "HTTP/1.1 103 Early Hints\r\n\r\n" + with
+	for name, tc := range map[string]struct {
+		answers []string
+		conns   int
+	}{
+		"known":                  {[]string{via(without), via(without), "HTTP/1.1 103 Early Hints\r\n\r\n" + via(with), via(with)}, 1},
+		"unknown, with content":  {[]string{with, with, with}, 1},
+		"unknown, no content":    {[]string{without, without, without}, 3},
+		"unknown, informational": {[]string{interim, interim}, 2},
+		"unknown, chunked":       {[]string{"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", with}, 2},
+		"forged":                 {[]string{with, via(without), via(without), with}, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachMode(t, func(t *testing.T, m mode) {
+				var n atomic.Int32
+				parent := newFakeUpstream(t, func(oc *originConn, _ *originRequest) bool {
+					oc.send(tc.answers[n.Add(1)-1])
+					return true
+				})
+				p := start(t, m, setup{egress: group("", parent.addr)})
+				c := p.client(t, "h1")
+				for range tc.answers {
+					c.get(t, "http://one.test/")
+				}
+				if got := parent.count(); got != tc.conns {
+					t.Errorf("%d connections, want %d", got, tc.conns)
+				}
+			})
 		})
 	}
 }

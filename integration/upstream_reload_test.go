@@ -166,8 +166,8 @@ func (u *scriptedUpstream) connected(addr string) bool {
 	return false
 }
 
-// Checks that a reload cuts off count as nothing, however many reloads there are, and
-// none goes on after the configuration has gone.
+// Checks that a reload finds under way go on and count, so that an upstream that hangs is
+// found out however many reloads there are; and none goes on after the configuration has gone.
 func TestUpstreamReload_ChecksUnderWay(t *testing.T) {
 	checkLeaks(t)
 	echo := newEchoOrigin(t)
@@ -188,13 +188,13 @@ func TestUpstreamReload_ChecksUnderWay(t *testing.T) {
 		defer func() { left <- struct{}{} }()
 		return silent(w, r)
 	}))
-	// As many as put it out if they counted. The next check is due when the one that
-	// was cancelled would have had its time.
+	// As many as put it out.
 	for _, name := range []string{"second", "third"} {
 		awaitAsked(t, u, echo.addr)
 		p.reload(t, config(name))
 		await(t, left, "the end of the check")
 	}
+	events.await(t, u, "unhealthy")
 	u.behave(nil)
-	events.expect(t, p, map[*scriptedUpstream][]string{u: nil, other: nil})
+	events.expect(t, p, map[*scriptedUpstream][]string{u: {"unhealthy", "healthy"}, other: nil})
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net"
+	"strings"
 	"testing"
 )
 
@@ -52,7 +53,8 @@ func (c *rawConn) ask(fields string) string {
 func TestUpstreamSession_UserSuffix(t *testing.T) {
 	checkLeaks(t)
 	upstreams := many(t, 8)
-	egress := "basic_auth alice s3cret\nsession_from user_suffix -session-\n" + group("lb_policy user_hash\n", upstreams...)
+	egress := "basic_auth alice s3cret\nsession_from user_suffix -session-\n" +
+		strings.Replace(group("lb_policy user_hash\n", upstreams...), "allow_unauthenticated\n", "", 1)
 	p := start(t, mode{access: true}, setup{egress: egress})
 	where := map[int]string{}
 	sticky(t, func(key int) string {

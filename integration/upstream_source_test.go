@@ -27,6 +27,9 @@ var told struct {
 	addrs []string
 	err   error
 	asked int
+	hold  <-chan struct{} // nil: it answers at once
+
+	unbounded bool // it was asked without a deadline once
 }
 
 func timesAsked() int {
@@ -45,10 +48,20 @@ func (testSource) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.reverse_proxy.upstreams.egress_test", New: func() caddy.Module { return new(testSource) }}
 }
 
-func (testSource) GetUpstreams(*http.Request) (list []*reverseproxy.Upstream, err error) {
+func (testSource) GetUpstreams(r *http.Request) (list []*reverseproxy.Upstream, err error) {
+	_, bounded := r.Context().Deadline()
 	told.Lock()
 	defer told.Unlock()
 	told.asked++
+	told.unbounded = told.unbounded || !bounded
+	if hold := told.hold; hold != nil {
+		told.Unlock()
+		select {
+		case <-hold:
+		case <-r.Context().Done():
+		}
+		told.Lock()
+	}
 	for _, a := range told.addrs {
 		list = append(list, &reverseproxy.Upstream{Dial: a})
 	}
@@ -228,6 +241,44 @@ func TestUpstreamSource_Dynamic(t *testing.T) {
 	}
 	tell(nil)
 	c.until(t, 503, "")
+}
+
+// A request that comes before the first answer of the source waits for it. The source is
+// asked with a deadline: it may hold locks meanwhile.
+func TestUpstreamSource_FirstAnswer(t *testing.T) {
+	checkLeaks(t)
+	a, answer := newForwarder(t, "A"), newGate()
+	tell(nil, a.addr)
+	told.Lock()
+	told.hold, told.unbounded = answer.c, false
+	told.Unlock()
+	t.Cleanup(func() {
+		answer.open()
+		told.Lock()
+		told.hold = nil
+		told.Unlock()
+	})
+	before := timesAsked()
+	p := start(t, mode{access: true}, setup{egress: usual + "upstreams default {\n dynamic egress_test\n scheme http\n}\n"})
+	c := p.client(t, "h1")
+	eventually(t, "the source is asked", func() bool { return timesAsked() > before })
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		c.get(t, "http://o.test/").expect(t, 200, "A")
+	}()
+	select {
+	case <-answered:
+		t.Error("it did not wait")
+	case <-time.After(200 * time.Millisecond): // there is no event of a request that waits
+	}
+	answer.open()
+	await(t, answered, "the request")
+	told.Lock()
+	defer told.Unlock()
+	if told.unbounded {
+		t.Error("the source was asked without a deadline")
+	}
 }
 
 // failing is an error with another text each time, as those with the port of a socket

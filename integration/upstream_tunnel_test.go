@@ -228,8 +228,8 @@ func TestUpstreamTunnel_Hedge(t *testing.T) {
 		return false
 	})
 	b := newForwarder(t, "")
-	p := start(t, mode{access: true}, setup{egress: group("lb_policy first\nhedge\nattempt_timeout 1m\n",
-		"http://"+a.addr+" {\n max_tunnels 1\n}", "http://"+b.addr+" {\n max_tunnels 1\n}")})
+	p := start(t, mode{access: true}, measured(group("lb_policy first\nhedge\nattempt_timeout 1m\n",
+		"http://"+a.addr+" {\n max_tunnels 1\n}", "http://"+b.addr+" {\n max_tunnels 1\n}")))
 	c := p.client(t, "h1")
 	for range 25 {
 		closeTunnel(t, p.openFree(t, c, echo.addr))
@@ -254,6 +254,18 @@ func TestUpstreamTunnel_Hedge(t *testing.T) {
 	}
 	if s := p.logs.all(); strings.Contains(s, "circuit opened") {
 		t.Error("the loser was charged")
+	}
+	won := 0.
+	for name, n := range p.scrape(t) {
+		if strings.HasPrefix(name, "hedges_total{") && strings.Contains(name, `result="won"`) {
+			won += n
+		}
+		if strings.HasPrefix(name, "retries_total{") && strings.Contains(name, `kind="tunnel"`) {
+			t.Error("hedges are no retries:", name, n)
+		}
+	}
+	if won < 5 {
+		t.Errorf("%v hedges have won", won)
 	}
 }
 

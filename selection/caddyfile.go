@@ -3,7 +3,6 @@ package selection
 import (
 	"encoding/json"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
@@ -28,16 +27,11 @@ func Unmarshal(d *caddyfile.Dispenser) (json.RawMessage, error) {
 		return nil, d.Errf("%s wants the name of a selection policy", word)
 	}
 	name := d.Val()
-	known := make(map[string]struct{})
-	for _, m := range caddy.GetModules(policyNamespace) {
-		known[m.ID.Name()] = struct{}{}
+	if instead, ok := policyElsewhere[name]; ok {
+		return nil, d.Errf("unknown selection policy '%s' (write %s)", name, instead)
 	}
-	if _, ok := known[name]; !ok {
-		hint := words.Suggest(name, known)
-		if instead, ok := policyElsewhere[name]; ok {
-			hint = " (write " + instead + ")"
-		}
-		return nil, d.Errf("unknown selection policy '%s' of %s%s", name, word, hint)
+	if err := words.Module(d, policyNamespace, "selection policy"); err != nil {
+		return nil, err
 	}
 	module, err := caddyfile.UnmarshalModule(d, policyNamespace+"."+name)
 	if err != nil {

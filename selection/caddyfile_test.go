@@ -1,6 +1,7 @@
 package selection
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -69,10 +70,10 @@ func TestPolicyCaddyfile(t *testing.T) {
 func TestPolicyCaddyfileErrors(t *testing.T) {
 	for _, test := range []struct{ input, want string }{
 		{"", "lb_policy wants the name of a selection policy, at Testfile:2"},
-		{"first_one", "unknown selection policy 'first_one' of lb_policy, at Testfile:2"},
-		{"randon", "unknown selection policy 'randon' of lb_policy (did you mean 'random'?), at Testfile:2"},
-		{"ip_hash", "unknown selection policy 'ip_hash' of lb_policy (write client_ip_hash), at Testfile:2"},
-		{"uri_hash", "unknown selection policy 'uri_hash' of lb_policy (write destination_hash), at Testfile:2"},
+		{"first_one", "unknown selection policy 'first_one': one of " + policyNames() + ", at Testfile:2"},
+		{"randon", "unknown selection policy 'randon' (did you mean 'random'?): one of " + policyNames() + ", at Testfile:2"},
+		{"ip_hash", "unknown selection policy 'ip_hash' (write client_ip_hash), at Testfile:2"},
+		{"uri_hash", "unknown selection policy 'uri_hash' (write destination_hash), at Testfile:2"},
 		{"random 3", "unexpected argument '3': random takes none, at Testfile:2"},
 		{"round_robin a", "unexpected argument 'a': round_robin takes none, at Testfile:2"},
 		{"least_conn a", "unexpected argument 'a': least_conn takes none, at Testfile:2"},
@@ -96,7 +97,7 @@ func TestPolicyCaddyfileErrors(t *testing.T) {
 		{"header X-A:", "header: bad field 'X-A:': not a token (RFC 9110 §5.6.2), at Testfile:2"},
 		{"header X-A {\nfallbak first\n}", "unrecognized subdirective 'fallbak' of header (did you mean 'fallback'?), at Testfile:3"},
 		{"header X-A {\nfallback\n}", "fallback wants the name of a selection policy, at Testfile:3"},
-		{"header X-A {\nfallback nobody\n}", "unknown selection policy 'nobody' of fallback, at Testfile:3"},
+		{"header X-A {\nfallback nobody\n}", "unknown selection policy 'nobody': one of " + policyNames() + ", at Testfile:3"},
 		{"header X-A {\nfallback first 2\n}", "unexpected argument '2': first takes none, at Testfile:3"},
 		{"header X-A {\nfallback first\nfallback random\n}", "'fallback' stands twice in header, at Testfile:4"},
 		{"cookie", "cookie wants one argument, got 0, at Testfile:2"},
@@ -155,3 +156,13 @@ func (notAPolicy) CaddyModule() caddy.ModuleInfo {
 func (*notAPolicy) UnmarshalCaddyfile(*caddyfile.Dispenser) error { return nil }
 
 func init() { caddy.RegisterModule(notAPolicy{}) }
+
+// policyNames are all policies, those of other tests included.
+func policyNames() string {
+	var names []string
+	for _, m := range caddy.GetModules(policyNamespace) {
+		names = append(names, m.ID.Name())
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}

@@ -180,10 +180,8 @@ func TestWeightedRoundRobinWhenMembersChange(t *testing.T) {
 	if got := sequence(s, p, 6); got != "abcabc" {
 		t.Errorf("three: got %s", got)
 	}
-	// A weight changes in place; that is seen at the latest when it is the
-	// turn of its member.
-	memberAt(s, 0).weight.Store(4)
-	sequence(s, p, 1)
+	// One of the same key comes in with another weight.
+	s.Members = selectionOf(4, 1, 1).Members
 	counts := shares(s, p, 600)
 	if counts[0] != 400 || counts[1] != 100 {
 		t.Errorf("weight 4: got %v", counts)

@@ -35,7 +35,9 @@ type Member interface {
 	// configuration, so that what is sticky stays where it is.
 	Key() uint64
 
-	// Weight is the configured weight. What is below 1 counts as 1.
+	// Weight is the configured weight, the same for as long as the member lives: one
+	// whose weight has changed is another member, in another slice. What is below 1
+	// counts as 1.
 	Weight() int
 
 	// Factor is the part of its share that the member may have now, from 0 to
@@ -93,6 +95,7 @@ type Choice struct {
 	tried     [4]uint64
 	triedLen  int
 	triedMore []uint64
+	passed    int // of them, that were only passed over
 }
 
 // MarkTried makes the member with index i ineligible for the rest of the
@@ -112,8 +115,22 @@ func (s *Choice) MarkTriedKey(key uint64) {
 	s.triedLen++
 }
 
+// PassOver makes a member ineligible that was not tried, and will not be.
+func (s *Choice) PassOver(key uint64) {
+	if !s.wasTried(key) {
+		s.MarkTriedKey(key)
+		s.passed++
+	}
+}
+
 // Tried returns how many members were tried.
-func (s *Choice) Tried() int { return s.triedLen }
+func (s *Choice) Tried() int { return s.triedLen - s.passed }
+
+// PassesOver reports whether any member was passed over.
+func (s *Choice) PassesOver() bool { return s.passed > 0 }
+
+// Excludes reports whether a member was tried or passed over.
+func (s *Choice) Excludes(key uint64) bool { return s.triedLen > 0 && s.wasTried(key) }
 
 func (s *Choice) wasTried(key uint64) bool {
 	return slices.Contains(s.tried[:min(s.triedLen, len(s.tried))], key) || slices.Contains(s.triedMore, key)

@@ -56,13 +56,7 @@ func (p *WeightedRoundRobin) Select(s *Choice) int {
 	if len(s.Members) == 0 {
 		return -1
 	}
-	turns := p.turns(s.Members)
-	i := turns.take(s)
-	if i >= 0 && !turns.holdsFor(i, s.Members[i]) {
-		// Its weight changed in place.
-		i = p.replace(turns, s.Members).take(s)
-	}
-	if i >= 0 {
+	if i := p.turns(s.Members).take(s); i >= 0 {
 		return i
 	}
 	var chosen lottery
@@ -74,16 +68,16 @@ func (p *WeightedRoundRobin) Select(s *Choice) int {
 	return chosen.winner()
 }
 
-// turns returns the turns of these members, from the list made for this very
-// slice if there is one.
+// turns returns the turns of these members: those laid out for this very slice, or for
+// other ones of the same keys and weights.
 func (p *WeightedRoundRobin) turns(members []Member) *turnList {
 	if t := p.find(func(t *turnList) bool { return sameSlice(t.members, members) }); t != nil {
 		return t
 	}
-	if t := p.find(func(t *turnList) bool { return t.holdsForAll(members) }); t != nil {
+	if t := p.find(func(t *turnList) bool { return sameTurns(t.members, members) }); t != nil {
 		return t
 	}
-	return p.replace(nil, members)
+	return p.add(members)
 }
 
 func (p *WeightedRoundRobin) find(fits func(*turnList) bool) *turnList {
@@ -99,21 +93,17 @@ func (p *WeightedRoundRobin) find(fits func(*turnList) bool) *turnList {
 	return nil
 }
 
-// replace puts new turns for these members in the place of outdated ones, if
-// nobody else just did.
-func (p *WeightedRoundRobin) replace(outdated *turnList, members []Member) *turnList {
+// add lays out turns for these members, if nobody else just did. The oldest turns go
+// where there are too many.
+func (p *WeightedRoundRobin) add(members []Member) *turnList {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if t := p.find(func(t *turnList) bool { return t.holdsForAll(members) }); t != nil {
+	if t := p.find(func(t *turnList) bool { return sameTurns(t.members, members) }); t != nil {
 		return t
 	}
 	lists := []*turnList{newTurnList(members)}
 	if old := p.lists.Load(); old != nil {
-		for _, t := range *old {
-			if t != outdated && len(lists) < maxTurnLists {
-				lists = append(lists, t)
-			}
-		}
+		lists = append(lists, (*old)[:min(len(*old), maxTurnLists-1)]...)
 	}
 	p.lists.Store(&lists)
 	return lists[0]
@@ -123,11 +113,17 @@ func sameSlice(a, b []Member) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
+// sameTurns reports whether members would have the same turns: a key and a weight are a
+// member's own for as long as it lives.
+func sameTurns(a, b []Member) bool {
+	return slices.EqualFunc(a, b, func(a, b Member) bool {
+		return a.Key() == b.Key() && weight(a) == weight(b)
+	})
+}
+
 // turnList is one cycle of turns. Everything but the count is constant.
 type turnList struct {
 	members []Member // for which it was made
-	keys    []uint64 // of members
-	weights []int    // of members, as they were
 	cycle   []int32  // indices into members
 	next    atomic.Uint64
 }
@@ -138,9 +134,9 @@ type turnList struct {
 // have their turns in configured order then, and not all at the same time.
 func newTurnList(members []Member) *turnList {
 	t := &turnList{members: members}
-	for _, m := range members {
-		t.keys = append(t.keys, m.Key())
-		t.weights = append(t.weights, weight(m))
+	weights := make([]int, len(members))
+	for i, m := range members {
+		weights[i] = weight(m)
 	}
 	type turn struct {
 		member int32
@@ -150,7 +146,7 @@ func newTurnList(members []Member) *turnList {
 	}
 	var turns []turn
 	phases := 2 * uint64(len(members))
-	for i, w := range reduce(t.weights) {
+	for i, w := range reduce(weights) {
 		for k := range uint64(w) {
 			turns = append(turns, turn{int32(i), k*phases + 2*uint64(i) + 1, uint64(w)})
 		}
@@ -200,24 +196,6 @@ func (t *turnList) take(s *Choice) int {
 		return i
 	}
 	return -1
-}
-
-// holdsFor reports whether the turns are right for the member with index i, as
-// far as that one can tell.
-func (t *turnList) holdsFor(i int, m Member) bool {
-	return t.keys[i] == m.Key() && t.weights[i] == weight(m)
-}
-
-func (t *turnList) holdsForAll(members []Member) bool {
-	if len(members) != len(t.keys) {
-		return false
-	}
-	for i, m := range members {
-		if !t.holdsFor(i, m) {
-			return false
-		}
-	}
-	return true
 }
 
 // UnmarshalCaddyfile sets up the policy from Caddyfile tokens. Syntax:

@@ -2,6 +2,7 @@ package acl
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/caddy-egress/egress/internal/failure"
 
@@ -32,6 +33,8 @@ const (
 type Denial struct {
 	Reason denyReason
 	Rule   string // what decided: "deny 10.0.0.0/8", "default deny: loopback", "ports"
+
+	hits *hits // of the rule; nil where none of the list has decided
 }
 
 // Failure is what it means for the request.
@@ -48,7 +51,13 @@ func (d *Denial) Error() string {
 }
 
 // errInvalidAddress is for an address that no resolver returns.
-var errInvalidAddress = &Denial{DenyAddress, "default deny: invalid address"}
+var errInvalidAddress = &Denial{Reason: DenyAddress, Rule: "default deny: invalid address"}
+
+// defaultDenials are all that refuse without a rule.
+var defaultDenials = [...]*Denial{
+	ErrPortDenied, errInvalidAddress, denyUnspecified, DenyLoopback, DenyPrivate, denyLinkLocal, denyMetadata,
+	denyMulticast, denyBroadcast, denyBenchmark, denyDocumentation, denyReserved,
+}
 
 // noMatch is the position of the match that there is not: behind every other.
 const noMatch = firstmatch.None
@@ -59,9 +68,13 @@ const noMatch = firstmatch.None
 // its methods do not allocate. build.go makes it.
 type List struct {
 	ports    []PortRange
-	verdicts []*Denial // by position; nil allows
-	files    int       // subjects that were read from files
-	texts    []string  // by position, for people: "acl[2]: deny 10.0.0.0/8"
+	verdicts []*Denial     // by position; nil allows
+	files    int           // subjects that were read from files
+	blank    []string      // files without even a comment
+	texts    []string      // by position, for people: "acl[2]: deny 10.0.0.0/8"
+	hits     []*hits       // by position
+	read     map[int]*File // by the first position: the files that subjects were read from
+	made     time.Time
 
 	// Subjects on names, and where `all` stands first.
 	all   uint32
@@ -73,16 +86,28 @@ type List struct {
 	sockets        map[netip.AddrPort]uint32
 	allowedPrivate uint32
 
-	// Where the first of them stands that is for every port, or for one.
-	firstAddr   uint32
-	firstByPort map[uint16]uint32
+	// Where the first of them stands, and the first that allows.
+	onAddrs, opens firstByPort
+}
+
+// firstByPort is where the first of some rules stands: that is for every port, and those
+// for one.
+type firstByPort struct {
+	any  uint32
+	only map[uint16]uint32
+}
+
+// before reports whether it stands before the rule at pos, for a port.
+func (f *firstByPort) before(pos uint32, port uint16) bool {
+	only, ok := f.only[port]
+	return ok && only < pos || f.any < pos
 }
 
 // CheckTarget tells whether a request for t may go on; nil means it may, else
 // the error is a *denial. Of a name it decides what can be decided without
-// resolving it, so that a name that is refused does not leak into DNS: rules
-// are walked in order up to the first on addresses, behind which everything
-// depends on CheckAddr. A literal address is decided here in full.
+// resolving it, so that a name that is refused does not leak into DNS: it is not,
+// unless a rule before that allows addresses, to which it could lead. A literal
+// address is decided here in full.
 func (l *List) CheckTarget(t target.Target) error {
 	if t.IsAddr() {
 		return l.CheckAddr(t, t.Addr)
@@ -91,17 +116,10 @@ func (l *List) CheckTarget(t target.Target) error {
 		return ErrPortDenied
 	}
 	name := l.matchName(t)
-	if l.needsAddr(t.Port, name) {
+	if l.opens.before(name, t.Port) {
 		return nil
 	}
 	return l.verdict(name)
-}
-
-// needsAddr reports whether a rule on addresses stands before the rule at name,
-// which is thus not the one that decides.
-func (l *List) needsAddr(port uint16, name uint32) bool {
-	addr, ok := l.firstByPort[port]
-	return ok && addr < name || l.firstAddr < name
 }
 
 // CheckUnresolved is CheckTarget for a name that will not be resolved here,

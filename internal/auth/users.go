@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 
 	"go.uber.org/zap"
@@ -83,14 +86,20 @@ func newUsers(cfg Config, v *verifier) (*Users, error) {
 	}
 	loader := &classLoader{hashes: cfg.Hashes, verifier: v, classes: make(map[string]*hashClass)}
 	for i, user := range cfg.Users {
-		if err := checkName(i, user.Name); err != nil {
-			return nil, err
+		if user.Name == "" {
+			return nil, fmt.Errorf("basic_auth user number %d has no name", i+1)
+		}
+		if err := CheckName(user.Name); err != nil {
+			return nil, fmt.Errorf("basic_auth user '%s': %w", plaintext.Escaped(user.Name), err)
 		}
 		if _, ok := u.users[user.Name]; ok {
 			return nil, fmt.Errorf("basic_auth user '%s' is defined twice", user.Name)
 		}
 		if user.Password == "" {
 			return nil, &EmptyPasswordError{i, user.Name}
+		}
+		if err := CheckPassword(user.Password); err != nil {
+			return nil, fmt.Errorf("basic_auth user '%s': %w", user.Name, err)
 		}
 		cred, err := loader.credential(user.Name, user.Password)
 		if err != nil {
@@ -99,6 +108,7 @@ func newUsers(cfg Config, v *verifier) (*Users, error) {
 		if cred.class == nil {
 			u.plain = append(u.plain, user.Name)
 		}
+		cred.id = stored(cred)
 		u.users[user.Name] = cred
 	}
 	u.classes = loader.ordered
@@ -109,16 +119,17 @@ func newUsers(cfg Config, v *verifier) (*Users, error) {
 	return u, nil
 }
 
-func checkName(i int, name string) error {
+// CheckName refuses what cannot be the name of a user.
+func CheckName(name string) error {
 	switch {
 	case name == "":
-		return fmt.Errorf("basic_auth user number %d has no name", i+1)
+		return errors.New("the user name is empty")
 	case plaintext.HasControl(name):
-		return fmt.Errorf("basic_auth user '%s': a user name cannot contain control characters", plaintext.Escaped(name))
+		return errors.New("a user name cannot contain control characters")
 	case strings.Contains(name, ":"):
-		return fmt.Errorf("basic_auth user '%s': a user name cannot contain ':'", name)
+		return errors.New("a user name cannot contain ':'")
 	case len(name) > maxUsernameBytes:
-		return fmt.Errorf("basic_auth user '%s': a user name cannot be longer than %d bytes", name, maxUsernameBytes)
+		return fmt.Errorf("a user name cannot be longer than %d bytes", maxUsernameBytes)
 	}
 	return nil
 }
@@ -126,9 +137,13 @@ func checkName(i int, name string) error {
 // Plain returns the names of the users whose passwords are plain text, in their order.
 func (u *Users) Plain() []string { return u.plain }
 
+// Names are the names of the users, in their order.
+func (u *Users) Names() []string { return slices.Sorted(maps.Keys(u.users)) }
+
 // Login returns the user that the Proxy-Authorization field of header proves, and
 // the session that the client has named, or why there is none. They are returned
-// only on success, so that nothing of a failed attempt can reach a log. All
+// only on success, so that nothing of a failed attempt can be taken for them (what may be
+// told of it: see Tried). All
 // failures of well-formed credentials cost the same work, whoever they are for.
 // The error is about the work: the client has left, or too many are waiting. Clients,
 // which are IP addresses, take turns at it.
@@ -158,6 +173,19 @@ func (u *Users) Login(ctx context.Context, client string, header http.Header) (u
 	return cred.name, session, "", nil
 }
 
+// maxTried is how much of a name is told that is nobody's, or whose password was wrong.
+const maxTried = 64
+
+// Tried is the name, for people, that a client has tried to log in with: what is printable of
+// its beginning; "" where it has named none. It is not to be believed.
+func Tried(header http.Header) string {
+	name, _, failed := parse(header)
+	if failed != "" {
+		return ""
+	}
+	return plaintext.Short(string(name), maxTried)
+}
+
 // Find returns the user whose name a client sends, whole or with a session behind it,
 // and that session. ok is false where there is no such user.
 func (u *Users) Find(name string) (user, session string, ok bool) {
@@ -166,6 +194,20 @@ func (u *Users) Find(name string) (user, session string, ok bool) {
 		return "", "", false
 	}
 	return cred.name, session, true
+}
+
+// Stored is the credential of a user by that name; nil for none.
+func (u *Users) Stored(name string) *Stored {
+	if u == nil || u.users[name] == nil {
+		return nil
+	}
+	return u.users[name].id
+}
+
+// Knows reports whether a user has the same credential here.
+func (u *Users) Knows(s *Stored) bool {
+	now := u.Stored(s.name)
+	return now != nil && (now == s || now.sum == s.sum)
 }
 
 // find returns the user whose name the client has sent, whole or with a session

@@ -1,6 +1,7 @@
 package connpool
 
 import (
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -15,7 +16,7 @@ import (
 // A pool that makes a connection idle while the budget is exceeded closes one
 // of its own that has not been used for long. Pools that are quiet meanwhile
 // keep theirs until their idle timeout; Reclaim, for when there is no
-// descriptor left, looks at all of them.
+// descriptor left, looks at all pools.
 type Budget struct {
 	max int64
 
@@ -29,7 +30,7 @@ type Budget struct {
 
 // member is a pool, whatever its keys and connections are.
 type member interface {
-	idleHosts([]candidate) []candidate
+	idleSample([]candidate) []candidate
 }
 
 // candidate is a key with an idle connection.
@@ -84,9 +85,9 @@ func memberOf[K comparable, C Conn](p *Pool[K, C]) func() member {
 }
 
 // Reclaim closes up to n idle connections, those first that have not been used
-// for longest, whatever pool they are in, and returns how many. It looks at
-// every key with an idle connection: it is for when a descriptor is needed and
-// none is left.
+// for longest, whatever pool they are in, and returns how many. Where there are
+// many it chooses among a sample: descriptors run out when most is going on, and
+// each dial that finds none comes here.
 func (b *Budget) Reclaim(n int) int {
 	closed := 0
 	for closed < n {
@@ -106,33 +107,44 @@ func (b *Budget) Reclaim(n int) int {
 	return closed
 }
 
+// Of each pool and of all together, so many keys compete to lose a connection for want of
+// a descriptor.
+const (
+	reclaimSample  = 4 * sampleSize
+	reclaimSamples = 16 * reclaimSample
+)
+
+// candidates are keys with an idle connection: all of them, or a sample where there are many.
 func (b *Budget) candidates() (all []candidate) {
 	b.mu.Lock()
 	members := slices.Clone(b.members)
 	b.mu.Unlock()
-	for _, get := range members {
-		if m := get(); m != nil {
-			all = m.idleHosts(all)
+	if len(members) == 0 {
+		return nil
+	}
+	start := rand.IntN(len(members))
+	for i := range members {
+		if len(all) >= reclaimSamples {
+			break
+		}
+		if m := members[(start+i)%len(members)](); m != nil {
+			all = m.idleSample(all)
 		}
 	}
 	return all
 }
 
-// idleHosts appends the keys with an idle connection.
-func (p *Pool[K, C]) idleHosts(all []candidate) []candidate {
+// idleSample appends a sample of the keys with an idle connection.
+func (p *Pool[K, C]) idleSample(all []candidate) []candidate {
 	if p.idle.Load() == 0 {
 		return all
 	}
-	for h := range p.hosts(hasIdle) {
-		oldest := h.oldest.Load()
-		if oldest == 0 {
-			continue
-		}
+	p.sample(reclaimSample, func(h *host[K, C], oldest int64) {
 		all = append(all, candidate{p.epoch.Add(time.Duration(oldest)), func() bool {
 			ok := p.evictFrom(h)
 			p.after(nil) // its slot of MaxConns is free
 			return ok
 		}})
-	}
+	})
 	return all
 }

@@ -161,3 +161,32 @@ func TestNilBudget(t *testing.T) {
 		t.Error("no budget is used up")
 	}
 }
+
+// Reclaim looks at so many keys only, of one pool and of all.
+func TestReclaimLooksAtASample(t *testing.T) {
+	for _, tc := range []struct{ pools, keys, want int }{
+		{1, 10, 10}, {1, 10_000, reclaimSample}, {3, 1000, 3 * reclaimSample}, {40, 100, reclaimSamples},
+	} {
+		b := NewBudget(0)
+		cfg := benchConfig
+		cfg.MaxIdle, cfg.Shared = tc.keys, b
+		req := wants[*nopConn]{Dial: func(context.Context) (*nopConn, error) { return new(nopConn), nil }}.req()
+		for range tc.pools {
+			p := New[int, *nopConn](cfg)
+			defer p.Close()
+			for key := range tc.keys {
+				l, err := p.Get(context.Background(), key, req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				l.Release(0)
+			}
+		}
+		if n := len(b.candidates()); n != tc.want {
+			t.Errorf("%d pools of %d keys: %d compete, want %d", tc.pools, tc.keys, n, tc.want)
+		}
+		if n := b.Reclaim(16); n != min(16, tc.pools*tc.keys) {
+			t.Errorf("%d pools of %d keys: reclaimed %d", tc.pools, tc.keys, n)
+		}
+	}
+}

@@ -68,7 +68,9 @@ type Config struct {
 	MaxPending int
 
 	// PendingTimeout is how long a request may wait for a slot; the time of
-	// its dial does not count. Default: 0, until its context ends.
+	// its dial does not count, and where only MaxDialsPerKey is in its way, it
+	// waits longer, as long as no dial of its key fails meanwhile.
+	// Default: 0, until its context ends.
 	// As in HAProxy's "timeout queue".
 	PendingTimeout time.Duration
 
@@ -108,7 +110,10 @@ type Requester[C Conn] interface {
 	//
 	// A connection that has a method Waited() time.Duration tells with it for how
 	// long it had been idle when it was returned. If that is not 0, it counts as
-	// used before.
+	// used before. One that has a method ClosedFor(Reason) is told why the pool closes it.
+	//
+	// A Requester that has a method Queued(time.Duration) is told for how long it has
+	// waited for a slot, in the goroutine of Get and before that returns, if it had to.
 	Dial(context.Context) (C, error)
 
 	// Accept is asked before a connection that this request did not dial is
@@ -163,12 +168,17 @@ type LimitError struct {
 	// limit of the queue where that is full.
 	Scope string
 
-	// Timeout tells that the request had waited for Config.PendingTimeout.
+	// Timeout tells that the request had waited for Config.PendingTimeout. The
+	// scope is ScopeDialsPerKey then if it waited for nothing but dials of others,
+	// and one of these had failed.
 	Timeout bool
 }
 
 // Error implements error.
 func (e *LimitError) Error() string {
+	if e.Timeout && e.Scope == ScopeDialsPerKey {
+		return fmt.Sprintf("no connection that is being dialed was ready in time (%s)", e.Scope)
+	}
 	if e.Timeout {
 		return fmt.Sprintf("no connection became free in time (%s)", e.Scope)
 	}
@@ -274,7 +284,7 @@ func (p *Pool[K, C]) Get(ctx context.Context, key K, req Request[C]) (*Lease[K, 
 			l.state.Store(stateLeased)
 			return l, nil
 		}
-		p.discard(l)
+		p.discard(l, Dead)
 	}
 }
 

@@ -75,6 +75,7 @@ func (h *host[K, C]) endDial(d *dial[K, C], conn C, err error) {
 		h.open--
 		p.open.Add(-1)
 		if w != nil {
+			h.failed++
 			w.node.remove()
 			w.settle(nil, err)
 		}

@@ -35,5 +35,6 @@
 // unlock removes a host that has become empty, after closes what was taken
 // out and serves other keys.
 //
-// It is an engine: it imports nothing of this project, and nothing of Caddy.
+// It is an engine: of this project it imports tracing, which records how long a request
+// has waited for a slot, and nothing of Caddy.
 package connpool

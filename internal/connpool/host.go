@@ -8,8 +8,9 @@ import (
 
 // host is all the pool has of one key.
 type host[K comparable, C Conn] struct {
-	pool *Pool[K, C]
-	key  K
+	pool  *Pool[K, C]
+	key   K
+	shard *shard[K, C] // that it is in; nil for a loose one
 
 	// loose is one that the map had no room for. It serves one request, and
 	// keeps nothing idle, since nobody would find it.
@@ -24,10 +25,11 @@ type host[K comparable, C Conn] struct {
 
 	mu sync.Mutex // guards all below
 
-	dead    bool // it is empty and out of the map, or about to be
-	open    int  // slots in use: idle, leased, being dialed, being closed
-	dialing int  // of these, being dialed
-	closing int  // of these, about to be free
+	dead    bool   // it is empty and out of the map, or about to be
+	open    int    // slots in use: idle, leased, being dialed, being closed
+	dialing int    // of these, being dialed
+	closing int    // of these, about to be free
+	failed  uint64 // dials that have failed for who asked for them
 
 	idle list[Lease[K, C]] // most recently used first
 
@@ -50,7 +52,7 @@ func (h *host[K, C]) takeIdle(req *Request[C], now time.Duration) (l *Lease[K, C
 		next = n.next
 		c := n.item
 		if now >= c.expires {
-			stale = append(stale, h.condemn(c))
+			stale = append(stale, h.condemn(c, c.expiry()))
 			continue
 		}
 		if req.takes(c.conn, true, now-c.since+c.waited) {
@@ -68,7 +70,7 @@ func (h *host[K, C]) takeExpired(now time.Duration) (stale []*Lease[K, C], next 
 		c := n.item
 		n = n.next
 		if now >= c.expires {
-			stale = append(stale, h.condemn(c))
+			stale = append(stale, h.condemn(c, c.expiry()))
 		} else if next == 0 || c.expires < next {
 			next = c.expires
 		}
@@ -79,7 +81,7 @@ func (h *host[K, C]) takeExpired(now time.Duration) (stale []*Lease[K, C], next 
 // takeAll takes all idle connections to be closed. Needs h.mu.
 func (h *host[K, C]) takeAll() (stale []*Lease[K, C]) {
 	for h.idle.back != nil {
-		stale = append(stale, h.condemn(h.idle.back.item))
+		stale = append(stale, h.condemn(h.idle.back.item, Retired))
 	}
 	return stale
 }
@@ -96,6 +98,7 @@ func (h *host[K, C]) park(l *Lease[K, C], now time.Duration) {
 	h.idle.pushFront(&l.node, l)
 	if h.idle.n == 1 {
 		h.oldest.Store(int64(now))
+		h.shard.idle.Add(1)
 	}
 	h.pool.countIdle(1)
 	h.pool.arm(l.expires)
@@ -112,15 +115,31 @@ func (h *host[K, C]) unpark(l *Lease[K, C]) {
 	var since int64
 	if b := h.idle.back; b != nil {
 		since = int64(b.item.since)
+	} else {
+		h.shard.idle.Add(-1)
 	}
 	h.oldest.Store(since)
 }
 
 // condemn takes an idle connection out to be closed by after. Needs h.mu.
-func (h *host[K, C]) condemn(l *Lease[K, C]) *Lease[K, C] {
+func (h *host[K, C]) condemn(l *Lease[K, C], reason Reason) *Lease[K, C] {
 	h.unpark(l)
+	return h.closes(l, reason)
+}
+
+// closes notes that a connection is about to be closed by after. Needs h.mu.
+func (h *host[K, C]) closes(l *Lease[K, C], reason Reason) *Lease[K, C] {
 	h.closing++
+	l.reason = reason
 	return l
+}
+
+// expiry is why an idle connection is of no use any more, whose time is over.
+func (l *Lease[K, C]) expiry() Reason {
+	if l.expires == l.endOfLife {
+		return Aged
+	}
+	return Idle
 }
 
 // full reports whether the key has no free slot. Needs h.mu.
@@ -149,7 +168,7 @@ func (h *host[K, C]) advance(granted bool) (stale []*Lease[K, C], left bool) {
 			// What is idle here nobody in the line takes, or it would not be
 			// idle: it gives its slot to them.
 			for h.idle.n > 0 && h.closing < h.pending.n {
-				stale = append(stale, h.condemn(h.idle.back.item))
+				stale = append(stale, h.condemn(h.idle.back.item, Evicted))
 			}
 			break
 		}
@@ -168,22 +187,26 @@ func (h *host[K, C]) advance(granted bool) (stale []*Lease[K, C], left bool) {
 // close what is returned. Needs h.mu.
 func (h *host[K, C]) place(l *Lease[K, C], now time.Duration) (stale []*Lease[K, C]) {
 	p := h.pool
-	if p.closed.Load() || now >= l.endOfLife {
-		h.closing++
-		return append(stale, l)
+	switch {
+	case p.closed.Load():
+		return append(stale, h.closes(l, Retired))
+	case now >= l.endOfLife:
+		return append(stale, h.closes(l, Aged))
 	}
 	if w := h.taker(l); w != nil {
 		h.serve(w, l)
 		return nil
 	}
 	// Beside a waiter that does not take it, it would only be in the way.
-	if h.loose || !p.keepsIdle() || h.full() && h.closing < h.pending.n && !h.dialsFull() {
-		h.closing++
-		return append(stale, l)
+	switch {
+	case p.retired.Load():
+		return append(stale, h.closes(l, Retired))
+	case h.loose, !p.keepsIdle(), h.full() && h.closing < h.pending.n && !h.dialsFull():
+		return append(stale, h.closes(l, Evicted))
 	}
 	h.park(l, now)
 	if h.idle.n > p.cfg.MaxIdlePerKey {
-		stale = append(stale, h.condemn(h.idle.back.item))
+		stale = append(stale, h.condemn(h.idle.back.item, Evicted))
 	}
 	return stale
 }

@@ -6,6 +6,7 @@ import (
 	"math/bits"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 )
 
 // defaultShards is how many parts the map has where Config does not say.
@@ -24,8 +25,9 @@ func shardsFor(n int) int {
 type shard[K comparable, C Conn] struct {
 	mu    sync.RWMutex
 	hosts map[K]*host[K, C] // guarded by mu; nil until the first
+	idle  atomic.Int64      // hosts with an idle connection
 
-	_ [32]byte // to a cache line of its own
+	_ [24]byte // to a cache line of its own
 }
 
 func (p *Pool[K, C]) shardOf(key K) *shard[K, C] {
@@ -81,7 +83,7 @@ func (p *Pool[K, C]) addHost(s *shard[K, C], key K) *host[K, C] {
 	if s.hosts == nil {
 		s.hosts = make(map[K]*host[K, C])
 	}
-	h := &host[K, C]{pool: p, key: key}
+	h := &host[K, C]{pool: p, key: key, shard: s}
 	s.hosts[key] = h
 	return h
 }
@@ -156,29 +158,40 @@ func hasIdle(oldest int64) bool { return oldest != 0 }
 const sampleSize = 16
 
 // victim returns the host whose oldest idle connection has been idle longest
-// among a sample, or nil if no host has an idle connection. The sample begins
-// at a random shard and the map's own random order does the rest. Hosts
-// without an idle connection cost a look each.
+// among a sample, or nil if no host has an idle connection.
 func (p *Pool[K, C]) victim() *host[K, C] {
 	var best *host[K, C]
 	var since int64
+	p.sample(sampleSize, func(h *host[K, C], oldest int64) {
+		if best == nil || oldest < since {
+			best, since = h, oldest
+		}
+	})
+	return best
+}
+
+// sample shows up to n hosts with an idle connection, and since when the oldest of each
+// is idle. It begins at a random shard and the map's own random order does the rest.
+// Hosts without an idle connection cost a look each, but for those in shards where none
+// has one. look runs under the lock of a shard.
+func (p *Pool[K, C]) sample(n int, look func(h *host[K, C], oldest int64)) {
 	seen, start := 0, rand.IntN(len(p.shards))
-	for i := 0; i < len(p.shards) && seen < sampleSize; i++ {
+	for i := 0; i < len(p.shards) && seen < n; i++ {
 		s := &p.shards[(start+i)%len(p.shards)]
+		if s.idle.Load() == 0 {
+			continue
+		}
 		s.mu.RLock()
 		for _, h := range s.hosts {
 			oldest := h.oldest.Load()
 			if oldest == 0 {
 				continue
 			}
-			if best == nil || oldest < since {
-				best, since = h, oldest
-			}
-			if seen++; seen == sampleSize {
+			look(h, oldest)
+			if seen++; seen == n {
 				break
 			}
 		}
 		s.mu.RUnlock()
 	}
-	return best
 }

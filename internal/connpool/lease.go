@@ -15,7 +15,7 @@ const (
 // the pool's record of the connection, so that handing one out costs no
 // allocation.
 //
-// Exactly one of Release and Discard ends a lease; a second call does nothing,
+// Exactly one of Release, Discard and Detach ends a lease; a second call does nothing,
 // unless the connection has been leased to somebody else meanwhile: then it
 // takes it from them. A lease must be forgotten when it has ended, as a buffer
 // that was given back to a sync.Pool.
@@ -29,6 +29,7 @@ type Lease[K comparable, C Conn] struct {
 
 	reused    bool
 	waited    time.Duration // it was idle for so long when Dial has returned it
+	reason    Reason        // why it is closed, once it is to be
 	keep      time.Duration // what Release was told
 	endOfLife time.Duration // moment after which nobody gets it
 	since     time.Duration // moment it became idle
@@ -59,7 +60,7 @@ func (l *Lease[K, C]) Release(keep time.Duration) {
 	l.reused, l.waited = true, 0
 	l.keep = keep
 	if keep < 0 {
-		p.discard(l)
+		p.discard(l, Discarded)
 		return
 	}
 	p.putBack(l)
@@ -69,7 +70,15 @@ func (l *Lease[K, C]) Release(keep time.Duration) {
 // closed, and then its slot lets the first waiter dial.
 func (l *Lease[K, C]) Discard() {
 	if l.state.CompareAndSwap(stateLeased, statePooled) {
-		l.host.pool.discard(l)
+		l.host.pool.discard(l, Discarded)
+	}
+}
+
+// Detach ends the lease of a connection that has become something else than what is pooled.
+// It is the caller's from now on, and counts for no limit of the pool.
+func (l *Lease[K, C]) Detach() {
+	if l.state.CompareAndSwap(stateLeased, statePooled) {
+		l.host.pool.discard(l, Detached)
 	}
 }
 
@@ -83,7 +92,7 @@ func (p *Pool[K, C]) putBack(l *Lease[K, C]) {
 		// since the connection is still the caller's.
 		h.mu.Unlock()
 		if !l.conn.Alive() {
-			p.discard(l)
+			p.discard(l, Dead)
 			return
 		}
 		h.mu.Lock()
@@ -93,23 +102,27 @@ func (p *Pool[K, C]) putBack(l *Lease[K, C]) {
 	p.after(stale)
 }
 
-// discard closes a connection that the caller owns.
-func (p *Pool[K, C]) discard(l *Lease[K, C]) {
+// discard closes, or lets go, a connection that the caller owns.
+func (p *Pool[K, C]) discard(l *Lease[K, C], reason Reason) {
 	h := l.host
 	h.mu.Lock()
+	l.reason = reason
 	h.closing++
 	h.mu.Unlock()
 	p.after([]*Lease[K, C]{l})
 }
 
-// closeAll closes condemned connections and then gives their slots to those
-// who wait for one. Called without locks; the caller sees to those who wait
-// for MaxConns.
+// closeAll closes condemned connections, but for those that were detached, and then gives
+// their slots to those who wait for one. Called without locks; the caller sees to those who
+// wait for MaxConns.
 func (p *Pool[K, C]) closeAll(stale []*Lease[K, C]) {
 	for len(stale) > 0 {
 		l := stale[0]
 		stale = stale[1:]
-		_ = l.conn.Close() // there is nobody left whom its error could concern
+		l.tell()
+		if l.reason != Detached {
+			_ = l.conn.Close() // there is nobody left whom its error could concern
+		}
 		h := l.host
 		h.mu.Lock()
 		h.open--

@@ -138,7 +138,7 @@ func (p *Pool[K, C]) evictFrom(h *host[K, C]) bool {
 		p.unlock(h)
 		return false
 	}
-	l := h.condemn(h.idle.back.item)
+	l := h.condemn(h.idle.back.item, Evicted)
 	p.unlock(h)
 	p.closeAll([]*Lease[K, C]{l})
 	return true

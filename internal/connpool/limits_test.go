@@ -2,6 +2,7 @@ package connpool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -185,6 +186,58 @@ func TestPendingTimeout(t *testing.T) {
 		g.lease.Release(0)
 		get(t, p, f, "k").Release(0)
 		wantStats(t, p, Stats{Open: 1, Idle: 1, Keys: 1})
+	})
+}
+
+// Who waits only because others are being dialed waits as long as these get on, and is told
+// what it has waited for where they do not.
+func TestPendingTimeoutBehindDials(t *testing.T) {
+	cfg := with(func(c *Config) { c.MaxDialsPerKey = 1; c.PendingTimeout = 5 * time.Second })
+	inBubble(t, cfg, func(t *testing.T, p *testPool, f *farm) {
+		errRefused := errors.New("refused")
+		calls := make(chan *call, 3)
+		ask := func() *getting { // the order matters
+			defer synctest.Wait()
+			return goGet(p, "k", wants[*conn]{Dial: f.slow("k", calls)}.req())
+		}
+		first, second := ask(), ask()
+		time.Sleep(8 * time.Second)
+		if first.isDone() || second.isDone() {
+			t.Fatalf("gave up: %v, %v", first.err, second.err)
+		}
+		(<-calls).succeed()
+		time.Sleep(8 * time.Second)
+		third := ask()
+		(<-calls).fail(errRefused)
+		time.Sleep(4 * time.Second)
+		if third.isDone() {
+			t.Fatalf("gave up early: %v", third.err)
+		}
+		synctest.Wait()
+		if second.err != errRefused || third.isDone() {
+			t.Errorf("%v, %v", second.err, third.err)
+		}
+		fourth := ask() // third is being dialed
+		(<-calls).fail(errRefused)
+		synctest.Wait()
+		fifth := ask() // fourth is being dialed
+		sixth := ask()
+		(<-calls).fail(errRefused)
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		wantScope(t, sixth.err, ScopeDialsPerKey, true)
+		if third.err != errRefused || fourth.err != errRefused {
+			t.Errorf("%v, %v", third.err, fourth.err)
+		}
+		(<-calls).succeed()
+		synctest.Wait()
+		for _, g := range []*getting{first, fifth} {
+			if g.err != nil {
+				t.Error(g.err)
+			} else {
+				g.lease.Release(0)
+			}
+		}
 	})
 }
 

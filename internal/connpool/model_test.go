@@ -344,6 +344,16 @@ func (m *machine) checkBudget(t *rapid.T, s Stats) {
 	if m.cfg.MaxKeys > 0 && s.Keys > m.cfg.MaxKeys {
 		t.Fatalf("%d keys", s.Keys)
 	}
+	var hosts, idle int
+	for range m.p.hosts(hasIdle) {
+		hosts++
+	}
+	for i := range m.p.shards {
+		idle += int(m.p.shards[i].idle.Load())
+	}
+	if idle != hosts {
+		t.Fatalf("shards count %d hosts with an idle connection, there are %d", idle, hosts)
+	}
 	b := m.cfg.Shared
 	if b == nil {
 		return
@@ -366,6 +376,9 @@ func (m *machine) checkHost(t *rapid.T, h *host[string, *conn], sum *Stats) (blo
 	m.p.blockedMu.Unlock()
 	sum.Open += h.open
 	sum.Idle += h.idle.n
+	if h.idle.n > 0 && h.shard.idle.Load() < 1 {
+		t.Fatal("its shard knows of no host with an idle connection")
+	}
 	sum.Dialing += h.dialing
 	sum.Pending += h.pending.n
 	sum.Keys++

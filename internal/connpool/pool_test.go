@@ -26,7 +26,10 @@ type conn struct {
 	dead   atomic.Bool
 	closed atomic.Bool
 	inUse  atomic.Bool
+	reason atomic.Int32
 }
+
+func (c *conn) ClosedFor(r Reason) { c.reason.Store(int32(r)) }
 
 func (c *conn) Alive() bool {
 	if c.closed.Load() {

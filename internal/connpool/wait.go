@@ -3,6 +3,8 @@ package connpool
 import (
 	"context"
 	"time"
+
+	"github.com/caddy-egress/egress/internal/tracing"
 )
 
 // waiter is a call of Get that found no idle connection.
@@ -16,6 +18,9 @@ type waiter[K comparable, C Conn] struct {
 
 	node    node[waiter[K, C]] // in host.pending, then host.dialers; none once settled or gone
 	counted bool               // in Pool.pending
+	came    time.Time          // when the wait for a slot began; zero where there was none to wait for
+	left    time.Time          // and when it was over
+	failed  uint64             // host.failed when the wait began
 	dial    *dial[K, C]        // its own, once it has a slot
 	lease   *Lease[K, C]
 	err     error
@@ -48,6 +53,7 @@ func (w *waiter[K, C]) settle(l *Lease[K, C], err error) {
 // returns when it is settled. Needs h.mu and releases it.
 func (p *Pool[K, C]) join(ctx context.Context, h *host[K, C], req Request[C]) (*Lease[K, C], error) {
 	w := p.newWaiter(ctx, req)
+	w.failed = h.failed
 	h.pending.pushBack(&w.node, w)
 	stale, _ := h.advance(false)
 	waits := w.node.in == &h.pending
@@ -55,7 +61,7 @@ func (p *Pool[K, C]) join(ctx context.Context, h *host[K, C], req Request[C]) (*
 		p.unlock(h)
 		return p.await(h, w, 0)
 	}
-	w.counted = true
+	w.counted, w.came = true, time.Now()
 	p.pending.Add(1)
 	if len(stale) > 0 || p.canRelieve() {
 		// Room is made by closing idle connections before anybody is refused.
@@ -106,6 +112,12 @@ func (p *Pool[K, C]) await(h *host[K, C], w *waiter[K, C], timeout time.Duration
 	if timeout > 0 {
 		w.late.Stop() // leaves nothing in its channel
 	}
+	if !w.came.IsZero() {
+		tracing.Past(w.ctx, "egress.queue", w.came, w.left)
+		if q, ok := w.req.By.(interface{ Queued(time.Duration) }); ok {
+			q.Queued(w.left.Sub(w.came))
+		}
+	}
 	p.forget(w)
 	return l, err
 }
@@ -139,8 +151,11 @@ func (p *Pool[K, C]) wait(h *host[K, C], w *waiter[K, C], expired <-chan time.Ti
 			p.leave(h, w)
 			return nil, ErrClosed
 		case <-expired:
-			if p.leaveLate(h, w) {
-				return nil, &LimitError{Scope: ScopeTimeout, Timeout: true}
+			scope, again := p.leaveLate(h, w)
+			if again {
+				w.late.Reset(p.cfg.PendingTimeout)
+			} else if scope != "" {
+				return nil, &LimitError{Scope: scope, Timeout: true}
 			}
 		}
 	}
@@ -164,17 +179,25 @@ func (p *Pool[K, C]) leave(h *host[K, C], w *waiter[K, C]) {
 	p.unlock(h)
 }
 
-// leaveLate ends the wait of a request that is still without a slot, and
-// reports whether it was.
-func (p *Pool[K, C]) leaveLate(h *host[K, C], w *waiter[K, C]) bool {
+// leaveLate ends the wait of a request that is still without a slot, and returns what
+// it was that it waited for, "" if it has one. Where that is only that others are being
+// dialed, it may wait again, as long as none of these dials has failed since it came.
+func (p *Pool[K, C]) leaveLate(h *host[K, C], w *waiter[K, C]) (scope string, again bool) {
 	h.mu.Lock()
 	defer p.unlock(h)
-	if w.node.in != &h.pending {
-		return false
+	switch {
+	case w.node.in != &h.pending:
+		return "", false
+	case !h.dialsFull() || h.full():
+		scope = ScopeTimeout
+	case h.failed == w.failed:
+		return "", true
+	default:
+		scope = ScopeDialsPerKey
 	}
 	h.dismiss(w)
 	h.trimDials()
-	return true
+	return scope, false
 }
 
 // taker returns the first waiter that takes l, or nil. Needs h.mu.
@@ -221,7 +244,7 @@ func (h *host[K, C]) dismiss(w *waiter[K, C]) {
 func (h *host[K, C]) leavePending(w *waiter[K, C]) {
 	w.node.remove()
 	if w.counted {
-		w.counted = false
+		w.counted, w.left = false, time.Now()
 		h.pool.pending.Add(-1)
 	}
 	if h.pending.n == 0 {

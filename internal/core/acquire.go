@@ -46,7 +46,7 @@ func (t *Request) PoolKey() origin.Key {
 func (t *Request) get(pool *connpool.Pool[origin.Key, *origin.Conn], key origin.Key, req connpool.Request[*origin.Conn], fresh bool) (*origin.Lease, error) {
 	req.MaxIdle = t.maxIdle(fresh)
 	start := time.Now()
-	l, err := pool.Get(t.HTTP.Context(), key, req)
+	l, err := pool.Get(t.context(), key, req)
 	if err != nil {
 		return nil, err
 	}
@@ -55,6 +55,7 @@ func (t *Request) get(pool *connpool.Pool[origin.Key, *origin.Conn], key origin.
 		t.Outcome.Dial = time.Since(start)
 	}
 	t.Outcome.Remote = l.Conn().Addr
+	t.TracePeer()
 	return l, nil
 }
 
@@ -70,13 +71,14 @@ func (t *Request) maxIdle(fresh bool) time.Duration {
 	return 0
 }
 
-// originRequest is a transaction as the pool sees it. Its dial may still run
-// when the transaction is over: it uses only what no longer changes once the
+// originRequest is a request as the pool sees it. Its dial may still run
+// when the request is over: it uses only what no longer changes once the
 // request has its route.
 type originRequest Request
 
 // Dial implements connpool.Requester.
-func (t *originRequest) Dial(ctx context.Context) (*origin.Conn, error) {
+func (t *originRequest) Dial(ctx context.Context) (c *origin.Conn, err error) {
+	defer func() { t.Proxy.dialed("", c, err) }()
 	conn, err := t.Route.Direct.Dial(dial.WithSlot(ctx, t.Slot), t.Target, t.HTTPS)
 	if err != nil {
 		return nil, err
@@ -84,6 +86,9 @@ func (t *originRequest) Dial(ctx context.Context) (*origin.Conn, error) {
 	addr := dial.RemoteAddr(conn)
 	return &origin.Conn{Conn: t.Proxy.h1Conn(conn), Addr: addr, Self: t.Proxy.Direct.Self.IsSelf(addr, t.Target.Port)}, nil
 }
+
+// Queued is told by the pool.
+func (t *originRequest) Queued(d time.Duration) { t.Outcome.Queue += d }
 
 // h1Conn is HTTP/1.1 on a new connection.
 func (p *Proxy) h1Conn(conn net.Conn) *h1.Conn {

@@ -15,6 +15,10 @@ type passedBy struct {
 	vias []uint64 // the keys of the members
 }
 
+// mostPassed is how many members are passed over for one attempt, at most. A destination
+// has circuits of its own for fewer: those that are left share one of them, which is open.
+const mostPassed = 20
+
 // pick chooses the next member, of those through which the destination may be asked for.
 // Where members were passed over and nobody is left, it is for that the request fails.
 // (Direct dials ask the circuit themselves.)
@@ -23,7 +27,7 @@ func (t *Request) pick(g *upstream.Group) (upstream.Attempt, error) {
 	if t.Use == upstream.Tunnel {
 		turn = health.ProbeLimit // which stands or fails in time
 	}
-	for {
+	for range mostPassed {
 		p, err := g.Pick(t.Ways.selection, t.Use)
 		if err != nil {
 			return upstream.Attempt{}, t.nobodyLeft(g, err)
@@ -39,6 +43,7 @@ func (t *Request) pick(g *upstream.Group) (upstream.Attempt, error) {
 		}
 		t.Ways.passed.open, t.Ways.passed.vias = open, append(t.Ways.passed.vias, p.Key()) // since just now
 	}
+	return upstream.Attempt{}, t.Ways.passed.open
 }
 
 // nobodyLeft is the error of a request for which no member is left. The circuits of the
@@ -66,7 +71,7 @@ func (e *passedOver) Unwrap() []error { return []error{e.OpenError, e.others} }
 
 // NewSelection is what policies may know of this request.
 func (t *Request) NewSelection() *selection.Choice {
-	return &selection.Choice{
+	s := &selection.Choice{
 		Request:     t.HTTP,
 		User:        t.User,
 		Session:     t.Session,
@@ -74,4 +79,8 @@ func (t *Request) NewSelection() *selection.Choice {
 		Destination: t.Target.String(),
 		Bodyless:    t.BodyRead,
 	}
+	if t.Ways.byName {
+		t.Ways.passOverResolved(s)
+	}
+	return s
 }

@@ -6,9 +6,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/failure"
+	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/tunnels"
 	"github.com/caddy-egress/egress/internal/upstream"
 )
@@ -20,28 +25,109 @@ import (
 // limitLogPause is the least time between two such lines of a handler for one reason.
 const limitLogPause = time.Second
 
+// limitQuiet is how long a limit has refused nobody before it counts as reached anew.
+const limitQuiet = 10 * time.Second
+
 // LimitLog lets one line a second through for each reason. Its zero value is ready.
 type LimitLog struct {
-	reasons sync.Map // string → *limitLogState; as many as limitReason knows
+	// Reached, where it is not nil, is told of a limit that refuses after it has refused
+	// nobody for a while, and whom it refuses. It must not block.
+	Reached func(limit string, client Client)
+
+	samples sync.Map // sample → *sampleState; as many as there are reasons
+	refused sync.Map // string → *atomic.Int64, unix time in nanoseconds; as many as LimitOf knows
 }
 
-type limitLogState struct {
+// tell tells of a limit that has refused a request, unless it did so a moment ago.
+func (l *LimitLog) tell(limit string, client Client, now time.Time) {
+	if limit == "" || l.Reached == nil {
+		return
+	}
+	v, found := l.refused.Load(limit)
+	if !found {
+		v, _ = l.refused.LoadOrStore(limit, new(atomic.Int64))
+	}
+	last, at := v.(*atomic.Int64), now.UnixNano()
+	if before := last.Swap(at); before == 0 || at-before >= int64(limitQuiet) {
+		l.Reached(limit, client)
+	}
+}
+
+// sample is what lines have in common of which one a second is written. There are few.
+type sample struct {
+	level           zapcore.Level
+	message, reason string
+}
+
+type sampleState struct {
 	next     atomic.Int64 // unix time in nanoseconds from which a line may be written
 	withheld atomic.Int64 // lines since the last one
 }
 
-// allow reports whether a line may be written, and how many were not since the last.
-func (l *LimitLog) allow(reason string, now time.Time) (ok bool, withheld int64) {
-	v, found := l.reasons.Load(reason)
+// allow reports whether a line may be written, and how many were not since the last. Where
+// no other line follows, those that were withheld are told a moment later.
+func (l *LimitLog) allow(of sample, logger *zap.Logger, now time.Time) (ok bool, withheld int64) {
+	v, found := l.samples.Load(of)
 	if !found {
-		v, _ = l.reasons.LoadOrStore(reason, new(limitLogState))
+		v, _ = l.samples.LoadOrStore(of, new(sampleState))
 	}
-	s, at := v.(*limitLogState), now.UnixNano()
-	if next := s.next.Load(); at < next || !s.next.CompareAndSwap(next, at+int64(limitLogPause)) {
+	s, at := v.(*sampleState), now.UnixNano()
+	next := s.next.Load()
+	mine := at + int64(limitLogPause)
+	if at < next || !s.next.CompareAndSwap(next, mine) {
 		s.withheld.Add(1)
 		return false, 0
 	}
+	time.AfterFunc(2*limitLogPause, func() {
+		if s.next.Load() == mine {
+			s.flush(of, logger)
+		}
+	})
 	return true, s.withheld.Swap(0)
+}
+
+// flush tells of lines that were withheld and that no line has told of.
+func (s *sampleState) flush(of sample, logger *zap.Logger) {
+	if n := s.withheld.Swap(0); n > 0 {
+		logger.Log(of.level, of.message+", as others before", zap.String("because", of.reason), zap.Int64("withheld", n))
+	}
+}
+
+// Flush tells of all that was withheld: the logger is about to end.
+func (l *LimitLog) Flush(logger *zap.Logger) {
+	l.samples.Range(func(of, s any) bool {
+		s.(*sampleState).flush(of.(sample), logger)
+		return true
+	})
+}
+
+// LimitOf names the limit of this proxy that has refused a request with a failure and the
+// error behind it; "" where none has. There are few names.
+func LimitOf(f *failure.Failure, err error) string {
+	switch f {
+	case failure.Limit:
+		for _, limit := range [...]struct {
+			err  error
+			name string
+		}{
+			{tunnels.ErrMax, "tunnel.max_tunnels"}, {tunnels.ErrMaxPerClient, "tunnel.max_per_client"}, {tunnels.ErrMaxPerUser, "tunnel.max_per_user"},
+		} {
+			if errors.Is(err, limit.err) {
+				return limit.name
+			}
+		}
+		return limitReason(err)
+	case failure.Holding:
+		if e, ok := errors.AsType[*origin.HoldingError](err); ok {
+			return "transport." + e.Setting
+		}
+		return "other"
+	case failure.Logins:
+		return "logins"
+	case failure.ClientLogins:
+		return "logins_per_client"
+	}
+	return ""
 }
 
 // limitReason tells limits, and groups, apart. There are few answers, none made of what

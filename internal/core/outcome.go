@@ -19,7 +19,7 @@ func (o *Outcome) Path() string {
 	if o.Attempts > 0 && o.Upstream != "" {
 		return "upstream"
 	}
-	if o.Attempts == 0 || o.Failure != nil && (o.Failure.Blame == failure.BlamePolicy || o.Failure == failure.Limit || o.Failure == failure.Holding || o.Failure == failure.Circuit) {
+	if o.Attempts == 0 || o.Failure != nil && (o.Failure.Blame == failure.BlamePolicy || o.Failure == failure.Limit || o.Failure == failure.Dialing || o.Failure == failure.Holding || o.Failure == failure.Circuit || o.Failure == failure.NoNameCircuit) {
 		return ""
 	}
 	return "direct"
@@ -80,6 +80,8 @@ func (o *Outcome) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 		{"blame", string(o.Blame())},
 		{"reason", o.Reason()},
 		{"auth_error", string(o.AuthFailure)},
+		{"auth_user", o.AuthUser},
+		{"fallback_from", o.FallbackFrom},
 	} {
 		if f.value != "" {
 			enc.AddString(f.key, f.value)
@@ -101,7 +103,11 @@ type Outcome struct {
 	Upstream    string     // of the last attempt, without credentials
 	Remote      netip.Addr // that was dialed
 	Attempts    int32      // connections that were tried
+	Hedges      int32      // of these: beside a slow one
+	HedgeWon    bool       // it was one of them that served the request
 	Reused      bool
+	Status      uint16        // that the client was sent; 0 for none
+	Queue       time.Duration // waited for a slot of a pool
 	Dial        time.Duration
 	TTFB        time.Duration
 	Duration    time.Duration
@@ -109,20 +115,33 @@ type Outcome struct {
 	BytesDown   int64
 	CloseReason string
 	AuthFailure auth.Failure
+	AuthUser    string // that a failed login has named, for people; see auth.Tried
+
+	FallbackFrom string // the group that could not serve the request, which left over the fallback of its route
 }
 
 // Account takes the result of a tunnel into the outcome.
 func (o *Outcome) Account(result relay.Result, start time.Time) {
-	o.BytesUp, o.BytesDown = result.BytesUp, result.BytesDown
+	o.BytesUp += result.BytesUp // behind the body of a request that has asked for an upgrade
+	o.BytesDown = result.BytesDown
 	o.CloseReason = result.Reason.String()
 	o.Duration = time.Since(start)
 	o.Err = result.Err
-	switch result.Reason {
-	case relay.ReasonClientError:
-		o.Failure = failure.Canceled
-	case relay.ReasonOriginError:
-		o.Failure = failure.Terminated
+	if f := BrokenBy(result.Reason); f != nil {
+		o.Failure = f
 	}
+}
+
+// BrokenBy is the failure with which a tunnel that was established has ended; nil where
+// nothing has failed.
+func BrokenBy(reason relay.Reason) *failure.Failure {
+	switch reason {
+	case relay.ReasonClientError:
+		return failure.Canceled
+	case relay.ReasonOriginError:
+		return failure.Terminated
+	}
+	return nil
 }
 
 // Conclude accounts for the request, which is over: it has failed with err, if with any.
@@ -145,7 +164,7 @@ func RetryAfter(err error) time.Duration {
 		return max(c.RetryAfter, time.Second)
 	}
 	switch failure.Of(err) {
-	case failure.Limit, failure.Holding, failure.ClientLogins, failure.Logins:
+	case failure.Limit, failure.Dialing, failure.Holding, failure.ClientLogins, failure.Logins:
 		return time.Second
 	}
 	return 0
@@ -153,29 +172,58 @@ func RetryAfter(err error) time.Duration {
 
 // logFailure writes the one line that says why. What clients, policy and
 // destinations do is Debug: it is in the access log as well. What the operator
-// must look at is a Warn or an Error; of limits and of groups that are out, what is
-// beyond one line a second for each is Debug too.
+// must look at is a Warn or an Error; of limits, of groups that are out and of failed logins,
+// what is beyond one line a second for each is Debug too.
 func (t *Request) logFailure() {
-	level, withheld := zap.DebugLevel, zap.Skip()
+	limit := LimitOf(t.Outcome.Failure, t.Outcome.Err)
+	t.Proxy.Limited.tell(limit, t.Client, time.Now())
+	level, message := zap.DebugLevel, "request failed"
+	var withheld int64
 	switch t.Outcome.Failure {
-	case failure.Limit, failure.Logins, failure.NoUpstream:
-		if ok, n := t.Proxy.Limited.allow(limitReason(t.Outcome.Err), time.Now()); ok {
-			level = zap.WarnLevel
-			if n > 0 {
-				withheld = zap.Int64("withheld", n)
-			}
+	case failure.Limit, failure.Dialing, failure.Logins, failure.NoUpstream:
+		level, withheld = t.sampled(zap.WarnLevel, message, limitReason(t.Outcome.Err))
+	case failure.Auth:
+		if t.Outcome.AuthUser != "" {
+			message = "login failed"
+			level, withheld = t.sampled(zap.InfoLevel, message, string(t.Outcome.AuthFailure))
 		}
-	case failure.Internal, failure.LocalAddress:
+	case failure.Internal, failure.LocalAddress, failure.Interface:
 		level = zap.ErrorLevel
 	}
-	if c := t.Proxy.Logger.Check(level, "request failed"); c != nil {
-		c.Write(
-			zap.String("method", t.HTTP.Method),
-			zap.String("destination", t.Target.String()),
-			zap.String("remote", t.HTTP.RemoteAddr),
-			zap.String("blame", string(t.Outcome.Failure.Blame)),
-			zap.String("reason", t.Outcome.Failure.Type),
-			zap.Error(t.Outcome.Err),
-			withheld)
+	c := t.Proxy.Logger.Check(level, message)
+	if c == nil {
+		return
 	}
+	fields := []zap.Field{
+		zap.String("handler", t.Proxy.place()),
+		zap.String("method", t.HTTP.Method),
+		zap.String("destination", t.Target.String()),
+		zap.String("remote", t.HTTP.RemoteAddr),
+		zap.String("client", t.Client.IP()),
+		zap.String("blame", string(t.Outcome.Failure.Blame)),
+		zap.String("reason", t.Outcome.Failure.Type),
+		zap.Error(t.Outcome.Err),
+	}
+	for _, f := range [...]struct{ key, value string }{
+		{"user", t.Client.User()}, {"limit", limit},
+		{"auth_error", string(t.Outcome.AuthFailure)}, {"auth_user", t.Outcome.AuthUser},
+	} {
+		if f.value != "" {
+			fields = append(fields, zap.String(f.key, f.value))
+		}
+	}
+	if withheld > 0 {
+		fields = append(fields, zap.Int64("withheld", withheld))
+	}
+	c.Write(fields...)
+}
+
+// sampled returns the level of a line, of which there is one a second for each reason, and how
+// many were withheld before it.
+func (t *Request) sampled(level zapcore.Level, message, reason string) (zapcore.Level, int64) {
+	ok, withheld := t.Proxy.Limited.allow(sample{level, message, reason}, t.Proxy.Logger, time.Now())
+	if !ok {
+		return zap.DebugLevel, 0
+	}
+	return level, withheld
 }

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-egress/egress/internal/acl"
+	"github.com/caddy-egress/egress/internal/auth"
 	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/relay"
 	"github.com/caddy-egress/egress/internal/retry"
@@ -29,17 +30,33 @@ type Proxy struct {
 	UnsafeIdle   time.Duration // how long a connection may have been idle for a request that must not be sent twice; 0 for any time, below for none
 	ResolveNames bool          // names of destinations are checked by their addresses, also where an upstream resolves them
 
-	Tunnels       *tunnels.Use   // the book that tunnels are counted in
-	Limits        tunnels.Limits // of tunnels
-	CloseDelay    time.Duration  // of tunnels that are listed when none should be
-	Timers        relay.Config   // of tunnels, without rates
-	RatePerTunnel int64          // bytes a second; 0 for no limit
+	Tunnels       *tunnels.Use    // the book that tunnels are counted in
+	Policy        *tunnels.Policy // that tunnels are opened under
+	Limits        tunnels.Limits  // of tunnels
+	CloseDelay    time.Duration   // of tunnels that are listed when none should be
+	Timers        relay.Config    // of tunnels, without rates
+	RatePerTunnel int64           // bytes a second; 0 for no limit
 
 	Via     Via  // our elements of the Via field
 	HideVia bool // they are left out
 
+	HideTrace bool // the client's fields of its trace go to nobody
+
+	Forwarded string // what our element of the Forwarded field tells: for or full; nothing otherwise
+	HideIP    bool   // not the address of the client
+
 	Logger  *zap.Logger
 	Limited *LimitLog // how often refusals by limits are told of
+
+	Recorder Recorder // of what becomes of requests; nil for none
+}
+
+// place is what people know the handler by; "" where it has no book.
+func (p *Proxy) place() string {
+	if p.Tunnels == nil {
+		return ""
+	}
+	return p.Tunnels.Key
 }
 
 // Client is who asks.
@@ -68,8 +85,9 @@ type Request struct {
 	HTTP   *http.Request // as matchers and policies see it; made up where the door is none of HTTP's
 	Start  time.Time
 
-	User    string // authenticated by us; empty without authentication
-	Session string // that the client has named in its credentials
+	User    string       // authenticated by us; empty without authentication
+	Login   *auth.Stored // of a tunnel: what User has logged in with; nil without
+	Session string       // that the client has named in its credentials
 	Target  target.Target
 	Route   *Route
 
@@ -78,6 +96,7 @@ type Request struct {
 	Held    origin.Holding // counted against the client's limits
 	Body    Body           // nil where there is none, or none was asked for
 	Outcome Outcome
+	traced  traced
 
 	Slot      uint32 // of the local addresses that are kept apart by user
 	Use       upstream.Use
@@ -87,6 +106,7 @@ type Request struct {
 	resent    bool // a request that may have been acted on was sent to another upstream
 	BodyRead  bool // the body was read to its clean end, or there is none
 	Committed bool // the client has been sent the head of a response
+	recorded  bool // the recorder was told of its end
 }
 
 // clientGone reports whether the client has left.

@@ -2,6 +2,7 @@ package core
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/caddy-egress/egress/internal/upstream"
@@ -17,7 +18,7 @@ type Route struct {
 
 // Exit is a target of a route.
 type Exit struct {
-	Deny  bool
+	Deny  *Denied         // nil where it does not
 	Group *upstream.Group // nil for direct
 }
 
@@ -38,11 +39,26 @@ func (t *Request) ChooseRoute() (err error) {
 	return err
 }
 
-// ErrNoRoute and ErrDenied are refusals by routes.
-var (
-	ErrNoRoute = errors.New("no route matches")
-	ErrDenied  = errors.New("a route denies it")
-)
+// ErrNoRoute refuses what no route matches.
+var ErrNoRoute = errors.New("no route matches")
+
+// Denied refuses what a route denies.
+type Denied struct {
+	Route    int    // its number, from 1
+	To       string // the group that could not serve it; "" where it is not the fallback that denies
+	Matchers string // of the route, for people; "" where it matches everything
+}
+
+func (d *Denied) Error() string {
+	text := fmt.Sprintf("route %d", d.Route)
+	if d.Matchers != "" {
+		text += " (" + d.Matchers + ")"
+	}
+	if d.To != "" {
+		return "the fallback of " + text + " from group '" + d.To + "' denies it"
+	}
+	return text + " denies it"
+}
 
 // Targets of routes that are no groups.
 const (

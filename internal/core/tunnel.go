@@ -3,11 +3,14 @@ package core
 import (
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/relay"
+	"github.com/caddy-egress/egress/internal/tracing"
 	"github.com/caddy-egress/egress/internal/tunnels"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // Tunnel is a tunnel whose far end stands, and whose client is yet to be told. Close ends
@@ -17,6 +20,7 @@ type Tunnel struct {
 	slot  tunnels.Slot // what it holds
 	conn  net.Conn     // the far end
 	early []byte       // came behind the answer of an upstream
+	span  tracing.Span // until it is begun
 }
 
 // Connect opens the tunnel that the request asks for: it connects to the destination, and
@@ -64,29 +68,58 @@ func (t *Tunnel) Relay(client relay.Stream, early []byte) *relay.Relay {
 	cfg.UpRates, cfg.DownRates = t.slot.Rates(t.r.Proxy.RatePerTunnel)
 	cfg.EarlyUp, cfg.EarlyDown = early, t.early
 	rel := relay.New(client, relay.StreamOf(t.conn), cfg)
-	t.slot.Follow(rel, t.r.Target, t.r.Outcome.Remote, t.r.Proxy.CloseDelay)
+	t.slot.Follow(rel, t.r.asked(), t.r.Outcome.Remote, t.r.Proxy.Policy, t.r.Proxy.CloseDelay)
 	return rel
+}
+
+// asked is what is remembered of the request.
+func (t *Request) asked() tunnels.Asked {
+	a := tunnels.Asked{
+		Target: t.Target, Login: t.Login, Peer: parseAddrPort(t.HTTP.RemoteAddr).Addr(),
+		Major: uint8(t.HTTP.ProtoMajor), Minor: uint8(t.HTTP.ProtoMinor), TLS: t.HTTP.TLS != nil,
+		User: t.Client.User(),
+	}
+	if m := t.Ways.Current.Member; m != nil && t.Outcome.Upstream != "" {
+		a.Via = &tunnels.Via{Group: m.Group.Name, Upstream: m.Name, ID: m.ID()}
+	}
+	if t.Use != upstream.Tunnel {
+		a.Method = strings.Clone(t.HTTP.Method)
+	}
+	a.Client, _ = t.ClientAddr()
+	return a
 }
 
 // Run relays until the tunnel ends, and accounts for it.
 func (t *Tunnel) Run(rel *relay.Relay) relay.Result {
+	ended := t.begin()
 	result := rel.Run()
 	t.r.Outcome.Account(result, t.r.Start)
+	ended(result)
 	return result
 }
 
 // Start relays without its caller, and holds nothing of the request meanwhile. When the
-// tunnel has ended and is no longer counted, but before it is off the list, done is called.
+// tunnel has ended and is no longer counted, but before it is off the list, done is called,
+// unless it is nil.
 func (t *Tunnel) Start(rel *relay.Relay, done func(relay.Result)) {
-	moved := t.slot.Move()
+	held, ended := t.slot.Move(), t.begin()
 	rel.Start(func(result relay.Result) {
-		moved.ReleaseAround(func() { done(result) })
+		slot := held // held is never changed, so it is part of the closure and no object of its own
+		slot.ReleaseAround(func() {
+			ended(result)
+			if done != nil {
+				done(result)
+			}
+		})
 	})
 }
 
 // Close gives back what the tunnel holds, but for its connections. It does nothing where
 // Start was called.
-func (t *Tunnel) Close() { t.slot.Release() }
+func (t *Tunnel) Close() {
+	t.dropSpan()
+	t.slot.Release()
+}
 
 // Abandon closes the far end of a tunnel that is not begun.
 func (t *Tunnel) Abandon() { _ = t.conn.Close() }

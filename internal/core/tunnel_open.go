@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/destination"
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
@@ -31,12 +32,14 @@ func (t *Request) openTunnel(tun *Tunnel) (err error) {
 	}
 	t.Outcome.Dial = time.Since(start)
 	t.Outcome.Remote = dial.RemoteAddr(tun.conn)
+	t.TracePeer()
+	tun.span = t.traced.Span
 	return nil
 }
 
 func (t *Request) openDirect(tun *Tunnel) (err error) {
-	t.Outcome.Attempts++
-	tun.conn, err = t.Route.Direct.Dial(dial.WithSlot(t.HTTP.Context(), t.SlotOf(t.Route.Direct.Sources)), t.Target, false)
+	t.Connects()
+	tun.conn, err = t.Route.Direct.Dial(dial.WithSlot(t.context(), t.SlotOf(t.Route.Direct.Sources)), t.Target, false)
 	return err
 }
 
@@ -51,15 +54,16 @@ type tunnelAttempt struct {
 	dest   target.Target
 	client proxydial.Client
 	header []h1.Field
-	to     proxydial.Target // what the member is told; zero until it is known
-	slot   uint32           // of local addresses that are kept apart by user
+	to     towards // what the member is told; zero until it is known
+	slot   uint32  // of local addresses that are kept apart by user
 	group  upstream.Opening
-	probes bool // it is the probe of a circuit
+	report destination.Charge
+	probes bool // it is the probe of a circuit, of the member or of the destination
 }
 
 // opening is how an attempt ended.
 type opening struct {
-	path   upstream.Attempt
+	*tunnelAttempt
 	tunnel *proxydial.Tunnel
 	err    error
 	took   time.Duration
@@ -73,7 +77,7 @@ func (t *Request) attemptThrough(p upstream.Attempt) *tunnelAttempt {
 		path:   p,
 		dest:   t.Target,
 		client: t.clientAddrs(),
-		header: t.connectFields(),
+		header: t.connectFields(p.Spec.Header),
 		slot:   t.SlotOf(p.Conns.From),
 		group:  upstream.Opening{Host: t.Target.Host, Port: t.Target.Port, Client: t.Client.IP()},
 	}
@@ -97,7 +101,7 @@ func (a *tunnelAttempt) resolve(ctx context.Context) (err error) {
 // destination from all others.
 func (a *tunnelAttempt) open(ctx context.Context) opening {
 	if err := a.resolve(ctx); err != nil {
-		return opening{path: a.path, err: err}
+		return opening{tunnelAttempt: a, err: err}
 	}
 	if !a.probes {
 		return a.dial(ctx)
@@ -108,37 +112,35 @@ func (a *tunnelAttempt) open(ctx context.Context) opening {
 	case o := <-late:
 		return o
 	case <-ctx.Done():
-		return opening{path: a.path, err: ctx.Err(), late: late}
+		return opening{tunnelAttempt: a, err: ctx.Err(), late: late}
 	}
 }
 
-func (a *tunnelAttempt) dial(ctx context.Context) opening {
-	ctx, cancel := context.WithTimeout(dial.WithSlot(ctx, a.slot), a.path.Group.Balancing().AttemptTimeout)
+func (a *tunnelAttempt) dial(parent context.Context) opening {
+	ctx, cancel := context.WithTimeout(dial.WithSlot(parent, a.slot), a.path.Group.Balancing().AttemptTimeout)
 	defer cancel()
 	start := time.Now()
 	if err := a.path.Enter(a.group); err != nil {
-		return opening{path: a.path, err: err}
+		return opening{tunnelAttempt: a, err: err}
 	}
 	defer a.path.Leave(a.group)
-	tunnel, err := a.path.Conns.Dialer.DialTunnel(ctx, a.to, a.client)
-	return opening{path: a.path, tunnel: tunnel, err: err, took: time.Since(start)}
+	tunnel, err := dialTunnel(parent, ctx, a.path.Member, a.to, a.client)
+	return opening{tunnelAttempt: a, tunnel: tunnel, err: err, took: time.Since(start)}
 }
 
 // openVia opens the tunnel through the current upstream, and through a second one
 // beside it where the first is slow and the group hedges.
 func (t *Request) openVia(tun *Tunnel) error {
-	p := t.Ways.Current
-	t.Outcome.Attempts++
-	if !p.StartTunnel() {
-		t.Observed(upstream.Verdict{Kind: health.Neutral, Unsent: true})
-		t.Ways.report.GiveBack()
-		return &upstream.Error{Upstream: p.Name, Verdict: upstream.Verdict{Kind: health.Neutral, Failure: failure.UpstreamLimit}, Err: upstream.ErrFull}
+	p := t.Ways.Current.Attempt
+	t.Connects()
+	if err := t.startTunnel(); err != nil {
+		return err
 	}
 	won := t.race(p)
-	if won.path.Key() != p.Key() {
-		t.Ways.report.Through(won.path.Key())
+	if won.late == nil {
+		t.Ways.report.Join(&won.report)
 	}
-	t.Ways.Current = won.path
+	t.Ways.Current.Attempt = won.path
 	t.Outcome.Upstream = won.path.Name
 	if won.err != nil {
 		return won.err
@@ -149,20 +151,32 @@ func (t *Request) openVia(tun *Tunnel) error {
 	return nil
 }
 
+// startTunnel takes a place for a tunnel on the current member.
+func (t *Request) startTunnel() error {
+	p := &t.Ways.Current
+	if p.StartTunnel() {
+		return nil
+	}
+	t.tell(upstream.Verdict{Kind: health.Neutral, Unsent: true})
+	t.Ways.report.GiveBack()
+	return &upstream.Error{Upstream: p.Name, Verdict: upstream.Verdict{Kind: health.Neutral, Failure: failure.UpstreamLimit}, Err: upstream.ErrFull}
+}
+
 // race opens the tunnel through p, and after a while through another member too, if
 // the group hedges. It returns the first that stands, or the first failure if none
 // does; all others have been told of and let go.
 func (t *Request) race(p upstream.Attempt) opening {
 	delay := p.Group.HedgeAfter()
 	first := t.attemptThrough(p)
-	if err := first.resolve(t.HTTP.Context()); err != nil {
-		return t.ended(opening{path: first.path, err: err})
-	}
 	first.probes = p.IsProbe() || t.Ways.report.Probes()
-	if delay == 0 {
-		return t.ended(first.open(t.HTTP.Context()))
+	first.report = t.Ways.report.Split()
+	if err := first.resolve(t.context()); err != nil {
+		return t.ended(opening{tunnelAttempt: first, err: err})
 	}
-	ctx, cancel := context.WithCancel(t.HTTP.Context())
+	if delay == 0 {
+		return t.ended(first.open(t.context()))
+	}
+	ctx, cancel := context.WithCancel(t.context())
 	results := make(chan opening, 2)
 	go func() { results <- first.open(ctx) }()
 	timer := time.NewTimer(delay)
@@ -175,23 +189,37 @@ func (t *Request) race(p upstream.Attempt) opening {
 			if p, ok := t.hedge(); ok {
 				running++
 				second := t.attemptThrough(p)
+				second.report = t.Ways.report.Beside(p.Key())
 				go func() { results <- second.open(ctx) }()
 			}
 		case o := <-results:
 			running--
 			o = t.ended(o)
 			if o.err == nil {
+				t.failedBeside(failed)
+				t.Outcome.HedgeWon = o.tunnelAttempt != first
 				go loseOthers(cancel, results, running, t.destinationNumber())
 				return o
 			}
 			if failed.err == nil {
 				failed = o
+			} else {
+				t.failedBeside(o)
 			}
 			if running == 0 {
 				cancel()
 				return failed
 			}
 		}
+	}
+}
+
+// failedBeside charges an attempt that has failed beside the one that the request goes on
+// with, as it charges those that have failed before.
+func (t *Request) failedBeside(o opening) {
+	if o.err != nil && o.late == nil {
+		o.report.End(o.err, t.unreached(o.err))
+		t.Ways.report.Join(&o.report)
 	}
 }
 
@@ -209,11 +237,12 @@ func (t *Request) hedge() (upstream.Attempt, bool) {
 	}
 	if !p.StartTunnel() {
 		t.Retries.NotBeside()
-		g.Observe(p, upstream.Verdict{Kind: health.Neutral, Unsent: true}, 0)
+		p.Tell(upstream.Verdict{Kind: health.Neutral, Unsent: true}, 0)
 		return upstream.Attempt{}, false
 	}
 	t.Ways.tries++
 	t.Outcome.Attempts++
+	t.Outcome.Hedges++
 	return p, true
 }
 
@@ -222,17 +251,15 @@ func (t *Request) ended(o opening) opening {
 	if o.late != nil {
 		return t.leaveProbe(o)
 	}
-	g := o.path.Group
-	v := upstream.JudgeTunnel(t.HTTP.Context(), o.err)
+	v := o.path.JudgeTunnel(t.HTTP.Context(), o.err)
 	if o.err != nil {
 		e := &upstream.Error{Upstream: o.path.Name, Verdict: v, Err: o.err}
-		v.Alone = v.Relayed && !t.HasAnotherWay(e)
+		v.Alone, v.Err = v.Relayed && !t.HasAnotherWay(e), e.Err
 		o.err = e
 	}
-	g.Observe(o.path, v, t.destinationNumber())
-	t.Ways.Told, t.Ways.reached = true, v.Reached
+	o.path.Tell(v, t.destinationNumber())
 	if o.err == nil {
-		g.Connected(o.took)
+		o.path.Group.Connected(o.took)
 		return o
 	}
 	o.path.Health.EndTunnel()
@@ -241,31 +268,32 @@ func (t *Request) ended(o opening) opening {
 
 // leaveProbe leaves a probe, whose client has gone, to itself.
 func (t *Request) leaveProbe(o opening) opening {
-	report, destination := t.Ways.report, t.destinationNumber()
-	t.Ways.report.Leave()
-	t.Ways.Told = true
-	late := o
-	go func() {
-		err := settleLate(late, destination)
-		report.Settle(err, err != nil && tunnelUnreached(failure.Of(err)))
-	}()
-	o.err = &upstream.Error{Upstream: o.path.Name, Verdict: upstream.JudgeTunnel(t.HTTP.Context(), o.err), Err: o.err}
+	left := *o.tunnelAttempt // which owns what it holds from here on
+	o.path.HandOver()
+	go settleProbe(opening{tunnelAttempt: &left, late: o.late}, t.destinationNumber())
+	o.err = &upstream.Error{Upstream: o.path.Name, Verdict: o.path.JudgeTunnel(t.HTTP.Context(), o.err), Err: o.err}
 	return o
 }
 
-// settleLate tells how a probe has ended that nobody waited for.
-func settleLate(o opening, destination uint64) error {
-	o = <-o.late
-	defer o.path.Health.EndTunnel()
-	v := upstream.JudgeTunnel(context.Background(), o.err)
-	v.Alone = v.Relayed
-	o.path.Group.Observe(o.path, v, destination)
-	if o.err != nil {
-		return &upstream.Error{Upstream: o.path.Name, Verdict: v, Err: o.err}
+// settleProbe tells the member and the destination how a probe has ended, or will end,
+// that the request does not go on with.
+func settleProbe(o opening, destination uint64) {
+	if o.late != nil {
+		late := <-o.late
+		o.tunnel, o.err, o.took = late.tunnel, late.err, late.took
 	}
+	defer o.path.Health.EndTunnel()
+	v := o.path.JudgeTunnel(context.Background(), o.err)
+	v.Alone = v.Relayed
+	o.path.Tell(v, destination)
+	if o.err != nil {
+		err := &upstream.Error{Upstream: o.path.Name, Verdict: v, Err: o.err}
+		o.report.Settle(err, tunnelUnreached(failure.Of(err)))
+		return
+	}
+	o.report.Tell(nil)
 	o.path.Group.Connected(o.took)
 	_ = o.tunnel.Conn.Close()
-	return nil
 }
 
 // loseOthers ends the attempts that are not needed any more. That says nothing about
@@ -274,14 +302,14 @@ func loseOthers(cancel context.CancelFunc, results <-chan opening, running int, 
 	cancel()
 	for range running {
 		o := <-results
-		if o.late != nil {
-			_ = settleLate(o, destination)
+		if o.probes {
+			settleProbe(o, destination)
 			continue
 		}
 		if o.err == nil {
 			_ = o.tunnel.Conn.Close()
 		}
-		o.path.Group.Observe(o.path, upstream.Verdict{Kind: health.Cancelled, Overtaken: true}, 0)
+		o.path.Tell(upstream.Verdict{Kind: health.Cancelled, Overtaken: true}, 0)
 		o.path.Health.EndTunnel()
 	}
 }

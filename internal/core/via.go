@@ -34,7 +34,11 @@ type viaRequest struct {
 	client *proxydial.Client // nil where the upstream is not told of it
 	within time.Duration     // how long a connection may have waited, as connpool.Request has it
 	slot   uint32            // of local addresses that are kept apart by user
+	queued time.Duration     // how long it has waited for a slot
 }
+
+// Queued is told by the pool.
+func (v *viaRequest) Queued(d time.Duration) { v.queued += d }
 
 // viaTunnel is what an exchange that is not in absolute form needs besides.
 type viaTunnel struct {
@@ -46,15 +50,17 @@ type viaTunnel struct {
 }
 
 // Dial implements connpool.Requester.
-func (v *viaRequest) Dial(ctx context.Context) (*origin.Conn, error) {
+func (v *viaRequest) Dial(ctx context.Context) (c *origin.Conn, err error) {
+	defer func() { v.p.dialed(v.member.Group.Name, c, err) }()
 	to, err := v.target(ctx)
 	if err != nil {
 		return nil, err
 	}
+	parent := ctx
 	ctx, cancel := context.WithTimeout(ctx, v.member.Group.Balancing().AttemptTimeout)
 	defer cancel()
 	ctx = dial.WithSlot(ctx, v.slot)
-	conn, since, err := v.connect(ctx, to)
+	conn, since, err := v.connect(parent, ctx, to)
 	if err != nil {
 		return nil, err
 	}
@@ -63,19 +69,19 @@ func (v *viaRequest) Dial(ctx context.Context) (*origin.Conn, error) {
 			return nil, err
 		}
 	}
-	c := &origin.Conn{Conn: v.p.h1Conn(conn), Addr: dial.RemoteAddr(conn), Since: since}
-	if v.tunnel != nil && !v.tunnel.dest.IsAddr() {
-		c.Told = to.Addr
+	c = &origin.Conn{Conn: v.p.h1Conn(conn), Addr: dial.RemoteAddr(conn), Since: since}
+	if to.told != nil {
+		c.Told = to.told.Addr()
 	}
 	return c, nil
 }
 
 // target is what the upstream is told of the destination. How long it takes to find that
 // out is no matter of the upstream's.
-func (v *viaRequest) target(ctx context.Context) (proxydial.Target, error) {
+func (v *viaRequest) target(ctx context.Context) (towards, error) {
 	t := v.tunnel
 	if t == nil {
-		return proxydial.Target{}, nil
+		return towards{}, nil
 	}
 	start := time.Now()
 	defer func() { t.lookup.Store(int64(time.Since(start))) }()
@@ -85,16 +91,19 @@ func (v *viaRequest) target(ctx context.Context) (proxydial.Target, error) {
 }
 
 // connect returns the connection to the upstream, and since when it has waited if it has,
-// or the connection through it.
-func (v *viaRequest) connect(ctx context.Context, to proxydial.Target) (net.Conn, time.Time, error) {
+// or the connection through it. ctx has the limit of the attempt, parent has not.
+func (v *viaRequest) connect(parent, ctx context.Context, to towards) (net.Conn, time.Time, error) {
 	var client proxydial.Client
 	if v.client != nil {
 		client = *v.client
 	}
 	if v.tunnel == nil {
-		return v.member.Conns.Dialer.DialProxy(ctx, client, v.within)
+		ctx, span := startConnect(ctx, v.member)
+		conn, since, err := v.member.Conns.Dialer.DialProxy(ctx, client, v.within)
+		endConnect(parent, span, v.member, conn, err)
+		return conn, since, err
 	}
-	tunnel, err := v.member.Conns.Dialer.DialTunnel(ctx, to, client)
+	tunnel, err := dialTunnel(parent, ctx, v.member, to, client)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
@@ -115,26 +124,29 @@ func (v *viaRequest) Accept(c *origin.Conn) bool {
 	return !c.Told.IsValid() || v.p.Direct.Check(v.tunnel.dest, c.Told) == nil
 }
 
+// towards is what a member is told of a destination.
+type towards struct {
+	proxydial.Target
+	told *dial.Told // its addresses, where the member takes those; nil otherwise
+}
+
 // tunnelTarget is what a member is told of a destination: a socks5 upstream an
 // address, which is looked up and checked here; the others what the client has said. The
 // lookup has the time of a dial, and is over before the attempt begins: a slow DNS server
 // is no fault of the upstream.
-func (p *Proxy) tunnelTarget(ctx context.Context, m *upstream.Member, dest target.Target) (proxydial.Target, error) {
-	to := proxydial.Target{Host: dest.Host, Port: dest.Port, Addr: dest.Addr}
-	if m.Spec.Addr.Scheme == upstream.SOCKS5 && !dest.IsAddr() {
-		addr, err := p.Direct.Lookup(ctx, dest)
-		if err != nil {
-			return to, err
-		}
-		to.Addr = addr
+func (p *Proxy) tunnelTarget(ctx context.Context, m *upstream.Member, dest target.Target) (to towards, err error) {
+	to.Target = proxydial.Target{Host: dest.Host, Port: dest.Port, Addr: dest.Addr}
+	if m.TakesAddrs() && !dest.IsAddr() {
+		to.told = m.Tell(p.Direct.Dialer, dest)
+		to.Addr, err = to.told.Next(ctx)
 	}
-	return to, nil
+	return to, err
 }
 
 // Absolute reports whether the exchange goes through the current upstream in
 // absolute form.
 func (t *Request) Absolute() bool {
-	return t.Ways.Current.Absolute(t.HTTPS)
+	return !t.Ways.Current.Tunnelled && t.Ways.Current.Absolute(t.HTTPS)
 }
 
 // acquireVia gets a connection for an exchange through the current upstream.
@@ -153,6 +165,7 @@ func (t *Request) acquireVia(fresh bool) (*origin.Lease, error) {
 		key.Host += " " + client.Source.Addr().String() // a connection has told whose it is
 	}
 	l, err := t.get(m.Conns.Pool.Pool, key, connpool.Request[*origin.Conn]{By: v}, fresh)
+	t.Outcome.Queue += v.queued
 	if v.tunnel != nil {
 		t.Ways.Current.NotCounting(time.Duration(v.tunnel.lookup.Load()))
 	}
@@ -189,12 +202,18 @@ func (t *Request) ViaError(err error) *upstream.Error {
 	if stale, ok := errors.AsType[*retry.StaleError](err); ok {
 		e.Sent = stale.Written
 		e.Stale = true
-	} else if t.Absolute() && errors.Is(err, failure.ErrSilent) {
-		e.Sent = true // it may be the upstream that hangs: another one may do better
+	} else if t.Absolute() && (errors.Is(err, failure.ErrSilent) || t.speaksOther(err)) {
+		e.Sent = true // it may be the upstream that hangs, or is no proxy: another one may do better
 	} else if _, dialing := errors.AsType[*proxydial.Error](err); !dialing && !failure.IsLimit(err) {
 		e.Final = true
 	}
 	return e
+}
+
+// speaksOther reports whether what came instead of an answer is none of HTTP.
+func (t *Request) speaksOther(err error) bool {
+	p, ok := errors.AsType[*h1.ProtocolError](err)
+	return ok && p.NoHTTP && !t.Ways.Current.answered
 }
 
 func (t *Request) judgeExchange(err error) upstream.Verdict {
@@ -207,16 +226,16 @@ func (t *Request) judgeExchange(err error) upstream.Verdict {
 		return upstream.Verdict{Kind: health.Neutral, Failure: failure.NoUpstream, Unsent: true}
 	}
 	if _, ok := errors.AsType[*proxydial.Error](err); ok {
-		return upstream.JudgeTunnel(t.HTTP.Context(), err)
+		return t.Ways.Current.JudgeTunnel(t.HTTP.Context(), err)
 	}
 	f := failure.Of(err)
 	if !t.Absolute() {
 		if f.Blame == failure.BlamePolicy || f.Blame == failure.BlameDNS || f.Blame == failure.BlameProxy || f.Blame == failure.BlameClient {
-			return upstream.Verdict{Kind: health.Neutral, Failure: f, Unsent: !t.Ways.stood}
+			return upstream.Verdict{Kind: health.Neutral, Failure: f, Unsent: !t.Ways.Current.stood}
 		}
 		return upstream.Verdict{Kind: health.Success, Failure: f} // the tunnel stood
 	}
-	if t.Ways.Answered {
+	if t.Ways.Current.answered {
 		// It did its job that far. What is wrong with the rest may well be the
 		// origin's doing: it must not be able to take an upstream out.
 		return upstream.Verdict{Kind: health.Neutral, Failure: f}
@@ -253,9 +272,10 @@ func (t *Request) OwnAnswer(hd *h1.Head) error {
 		Err:      &proxydial.ReplyError{Reply: reply},
 	}
 	another := t.HasAnotherWay(e)
-	e.Verdict.Alone = !another
-	t.Observed(e.Verdict)
-	if hd.Status == 407 || another {
+	e.Verdict.Alone, e.Verdict.Err = !another, e.Err
+	t.tell(e.Verdict)
+	challenge := e.Verdict.Failure == failure.UpstreamAuth || e.Verdict.Failure == failure.UpstreamChallenge
+	if challenge || another {
 		return e
 	}
 	t.Outcome.Failure = e.Verdict.Failure

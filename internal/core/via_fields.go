@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/tracing"
 )
 
 // Via are the elements that this proxy adds to Via, by the protocol version
@@ -50,22 +51,26 @@ func VersionIndex(r *http.Request) int {
 	return 0
 }
 
-// connectFields are the fields of the CONNECT request to an upstream: the client's Via
-// with our element behind it, by which each proxy on the way recognises a request that
-// comes back to it, and what the route adds. All others of the client's own CONNECT end
-// here.
-func (t *Request) connectFields() []h1.Field {
-	via := t.HTTP.Header["Via"]
-	change := t.RequestChange()
-	if change == nil {
-		return t.Proxy.ViaFields(via, VersionIndex(t.HTTP))
+// handedOn are the fields of a client's CONNECT that are for whoever is on the way: by Via
+// each proxy recognises a request that comes back to it, and the others say whose request
+// it is.
+var handedOn = [...]string{"Via", "Forwarded", tracing.ParentField, tracing.StateField}
+
+// connectFields are the fields of the CONNECT request to an upstream: those of the client's
+// own that are handed on, what the route changes, and our elements of Via and Forwarded. All
+// others of the client's CONNECT end here, and those that the operator gives the upstream.
+//
+// It is for a tunnel that is the client's own. One that exchanges share is opened with Via
+// only (see ViaFields).
+func (t *Request) connectFields(operators http.Header) []h1.Field {
+	header := t.handedOn(operators)
+	if change := t.RequestChange(); change != nil {
+		if header == nil {
+			header = make(http.Header)
+		}
+		change(header, t.HTTP)
 	}
-	header := make(http.Header)
-	if len(via) > 0 {
-		header["Via"] = slices.Clone(via)
-	}
-	change(header, t.HTTP)
-	via = header["Via"]
+	via := header["Via"]
 	delete(header, "Via")
 	var fields []h1.Field
 	for name, values := range header {
@@ -75,7 +80,26 @@ func (t *Request) connectFields() []h1.Field {
 			}
 		}
 	}
-	return append(fields, t.Proxy.ViaFields(via, VersionIndex(t.HTTP))...)
+	if t.Proxy.TellsOfClients() {
+		fields = append(fields, h1.Field{Name: "Forwarded", Value: string(t.AppendForwarded(nil))})
+	}
+	return t.Proxy.appendVia(fields, via, VersionIndex(t.HTTP))
+}
+
+// handedOn are the fields of the client's CONNECT that are handed on; nil for none.
+func (t *Request) handedOn(operators http.Header) (header http.Header) {
+	for _, name := range handedOn {
+		if t.HidesTrace(name) {
+			continue
+		}
+		if values := t.HTTP.Header[name]; len(values) > 0 && operators[name] == nil {
+			if header == nil {
+				header = make(http.Header)
+			}
+			header[name] = slices.Clone(values)
+		}
+	}
+	return header
 }
 
 // RequestChange is what the route changes of the header of requests; nil for nothing.
@@ -87,9 +111,14 @@ func (t *Request) RequestChange() func(http.Header, *http.Request) {
 }
 
 // ViaFields are the Via fields (RFC 9110 §7.6.3) of a CONNECT that we make for a request
-// that was received with these, in the given version.
+// that was received with these, in the given version. Where the tunnel is for exchanges,
+// they are all that it has of the request: others will share it, and neither a client nor a
+// trace of one of them is theirs. Each exchange tells its own within.
 func (p *Proxy) ViaFields(received []string, version int) []h1.Field {
-	fields := make([]h1.Field, 0, len(received)+1)
+	return p.appendVia(nil, received, version)
+}
+
+func (p *Proxy) appendVia(fields []h1.Field, received []string, version int) []h1.Field {
 	for _, v := range received {
 		if h1.ValidField("Via", v) {
 			fields = append(fields, h1.Field{Name: "Via", Value: v})

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/destination"
+	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
@@ -23,14 +24,11 @@ type Ways struct {
 	fallback  *Exit
 	left      *upstream.Group   // that could not serve the request, of which to is the fallback
 	selection *selection.Choice // nil as long as no member was chosen
-	Current   upstream.Attempt
+	Current   Attempt
 	report    destination.Charge
 	passed    *passedBy // nil where no member is passed over
 	tries     int32     // of members of the group
-	Told      bool      // how the current attempt went
-	reached   bool      // the current attempt through a member has reached the destination
-	Answered  bool      // the current attempt has brought a head of a response
-	stood     bool      // the current attempt has got a connection to the destination
+	byName    bool      // only members that resolve the name may be asked
 }
 
 // beginWays starts with the target of the route.
@@ -44,8 +42,8 @@ func (t *Request) enter() error {
 	g := t.Ways.To.Group
 	t.Outcome.Group = ""
 	switch {
-	case t.Ways.To.Deny:
-		return failure.Denied.Because(ErrDenied)
+	case t.Ways.To.Deny != nil:
+		return failure.Denied.Because(t.Ways.To.Deny)
 	case g == nil:
 		return nil
 	}
@@ -58,13 +56,50 @@ func (t *Request) enter() error {
 	return nil
 }
 
-// CheckBehind applies the rules to a destination that an upstream will resolve: by
-// its name, or, where the operator wants that, by its addresses as we see them.
+// CheckBehind applies the rules to a destination that leaves through a group: by its name,
+// and, where the operator wants that, by its addresses as we see them. Where every member is
+// told an address, that one is checked when it is looked up.
 func (t *Request) CheckBehind() error {
-	if t.Proxy.ResolveNames {
-		return t.Proxy.Direct.CheckNames(t.HTTP.Context(), t.Target)
+	t.Ways.byName = false
+	switch d := t.Proxy.Direct.Dialer; {
+	case t.Proxy.ResolveNames:
+		return d.CheckNames(t.HTTP.Context(), t.Target)
+	case t.Ways.To.Group.Resolution() == upstream.Here:
+		return t.Proxy.Access.Now().CheckUnresolved(t.Target)
+	case t.Ways.To.Group.Resolution() == upstream.ByBoth:
+		return t.checkByBoth(d)
+	default:
+		return d.CheckUnresolved(t.Target)
 	}
-	return t.Proxy.Access.Now().CheckUnresolved(t.Target)
+}
+
+// checkByBoth is CheckBehind where some members are told addresses, and others names: what
+// is allowed must not hang on which one is chosen. A name that cannot be looked up here is
+// left to those that resolve it.
+func (t *Request) checkByBoth(d *dial.Dialer) error {
+	if err := d.CheckUnresolved(t.Target); err != nil || t.Target.IsAddr() {
+		return err
+	}
+	err := d.CheckNames(t.HTTP.Context(), t.Target)
+	if err == nil {
+		return nil
+	}
+	switch failure.Of(err) {
+	case failure.DNS, failure.DNSTimeout, failure.NoName:
+		t.Ways.byName = true
+		return nil
+	}
+	return err
+}
+
+// passOverResolved passes over the members that would have to be told an address, which is
+// not known.
+func (w *Ways) passOverResolved(s *selection.Choice) {
+	for _, m := range w.To.Group.Members() {
+		if m.TakesAddrs() {
+			s.PassOver(m.Key())
+		}
+	}
 }
 
 // leaveGroup ends what enter has begun, with the result of the request there. An
@@ -75,10 +110,10 @@ func (t *Request) leaveGroup(err error) {
 	if g == nil {
 		return
 	}
-	t.Observed(upstream.Verdict{Kind: health.Cancelled})
+	t.tell(upstream.Verdict{Kind: health.Cancelled})
 	t.Retries.End()
 	g.Budget.End()
-	if _, malformed := errors.AsType[*h1.ProtocolError](err); malformed && t.Ways.Answered {
+	if _, malformed := errors.AsType[*h1.ProtocolError](err); malformed && t.Ways.Current.answered {
 		err = nil // it has answered; what its answer was is no matter of reaching it
 	}
 	t.Ways.report.Settle(err, t.unreached(err))
@@ -96,50 +131,13 @@ func (t *Request) unreached(err error) bool {
 		_, said := errors.AsType[*proxydial.ReplyError](err)
 		return said && f.Unreached()
 	}
-	return !t.Ways.stood && tunnelUnreached(f)
+	return !t.Ways.Current.stood && tunnelUnreached(f)
 }
 
 // tunnelUnreached reports whether a failure to open a tunnel through an upstream says that
 // the destination cannot be reached.
 func tunnelUnreached(f *failure.Failure) bool {
 	return f.Unreached() || f == failure.UpstreamGateway || f == failure.UpstreamSilent
-}
-
-// BeginAttempt counts an attempt that gets a connection, and reports whether it is the first
-// of the request.
-func (t *Request) BeginAttempt() (first bool) {
-	t.Outcome.Attempts++
-	t.Outcome.Reused, t.Ways.Answered, t.Ways.stood = false, false, false
-	return t.Outcome.Attempts == 1
-}
-
-// connected settles what the current attempt holds when it has its connection. Behind a
-// tunnel that was opened just now, the destination was reached: how long the answer takes
-// is no matter of that.
-func (t *Request) connected() {
-	if t.Absolute() {
-		return
-	}
-	t.Ways.stood = true
-	if !t.Outcome.Reused {
-		t.Ways.report.Tell(nil)
-	}
-}
-
-// Stands settles what the current attempt holds when the head of a response is there:
-// how long the rest takes, and how it ends, is no matter of reaching the destination.
-func (t *Request) Stands(status int) {
-	t.Retries.End()
-	if f := t.Outcome.Failure; f != nil {
-		t.Ways.report.Settle(f, f.Unreached()) // it was the upstream that has answered, to say that it failed
-	} else {
-		t.Ways.report.Tell(nil)
-	}
-	if !t.Ways.Current.Direct() {
-		v := upstream.JudgeRelayed(status, t.Absolute())
-		v.Untimed = t.Body != nil // it hangs on how fast the client sends
-		t.Observed(v)
-	}
 }
 
 // OverWays takes the request over its paths, one after the other, until one of
@@ -151,7 +149,7 @@ func (t *Request) OverWays(try func() error) error {
 	}
 	for {
 		err = t.overOneExit(try)
-		if err == nil && t.Ways.left != nil && t.Outcome.Failure == nil && (t.Ways.Current.Direct() || t.Ways.reached) {
+		if err == nil && t.Ways.left != nil && t.Outcome.Failure == nil && (t.Ways.Current.Direct() || t.Ways.Current.Reached()) {
 			t.Ways.left.AnsweredElsewhere(t.destinationNumber())
 		}
 		if err == nil || !t.fallsBack(err) {
@@ -181,7 +179,7 @@ func (t *Request) overExit(try func() error) error {
 			}
 			return err
 		}
-		last = try()
+		last = t.make(try)
 		if e, ok := errors.AsType[*upstream.Error](last); ok && e.Sent {
 			t.sent = true
 		}
@@ -202,7 +200,7 @@ func (t *Request) overExit(try func() error) error {
 func (t *Request) chooseWay() error {
 	g := t.Ways.To.Group
 	if g == nil {
-		t.Ways.Current = upstream.Attempt{}
+		t.Ways.Current = Attempt{}
 		return nil
 	}
 	if t.again {
@@ -214,11 +212,14 @@ func (t *Request) chooseWay() error {
 		}
 	}
 	if t.Ways.selection == nil {
+		if err := g.AwaitMembers(t.HTTP.Context()); err != nil {
+			return err
+		}
 		t.Ways.selection = t.NewSelection()
 		if vias, open := t.Ways.report.Shut(); open != nil {
 			t.Ways.passed = &passedBy{open, vias}
 			for _, via := range vias {
-				t.Ways.selection.MarkTriedKey(via)
+				t.Ways.selection.PassOver(via)
 			}
 		}
 	}
@@ -226,7 +227,7 @@ func (t *Request) chooseWay() error {
 	if err != nil {
 		return err
 	}
-	t.Ways.Current, t.Ways.Told = p, false
+	t.Ways.Current = Attempt{Attempt: p}
 	t.Ways.tries++
 	t.Outcome.Upstream = p.Name
 	return nil
@@ -249,8 +250,9 @@ func (t *Request) fallsBack(err error) bool {
 		}
 	}
 	t.Ways.left = t.Ways.To.Group
+	t.Outcome.FallbackFrom = t.Ways.left.Name
 	t.Ways.To, t.Ways.fallback = *t.Ways.fallback, nil
-	t.Ways.selection, t.Ways.Current, t.Ways.tries = nil, upstream.Attempt{}, 0
+	t.Ways.selection, t.Ways.Current, t.Ways.tries = nil, Attempt{}, 0
 	t.Retries.Made = 0 // the next target has retries of its own
 	t.again = false
 	t.Outcome.Upstream = ""
@@ -261,8 +263,8 @@ func (t *Request) fallsBack(err error) bool {
 // can be used, or the destination is not asked for through any since they have failed
 // in a way that falls back, too.
 func (t *Request) nobodyServes(err error) bool {
-	if _, nobody := errors.AsType[*upstream.NobodyError](err); nobody {
-		return true
+	if e, nobody := errors.AsType[*upstream.NobodyError](err); nobody {
+		return !e.Withheld // what one client brings about is no way past the group
 	}
 	open, ok := errors.AsType[*destination.OpenError](err)
 	return ok && slices.ContainsFunc(open.Causes, upstream.IsOwnFault)
@@ -273,7 +275,7 @@ func (t *Request) nobodyServes(err error) bool {
 // brought the failure about, and would get to see our own address. A CONNECT has sent an
 // origin nothing.
 func (t *Request) fallbackTakes(e *upstream.Error) bool {
-	direct := t.Ways.fallback.Group == nil && !t.Ways.fallback.Deny
+	direct := t.Ways.fallback.Group == nil && t.Ways.fallback.Deny == nil
 	return e.OwnFault() && t.mayRepeat(e) && !((e.Sent || t.sent) && direct)
 }
 
@@ -299,16 +301,6 @@ func (t *Request) pauseBetween() error {
 	case <-t.HTTP.Context().Done():
 		return t.HTTP.Context().Err()
 	}
-}
-
-// Observed tells the group how the attempt on the current path ended.
-func (t *Request) Observed(v upstream.Verdict) {
-	p := t.Ways.Current
-	if p.Member == nil || t.Ways.Told {
-		return
-	}
-	t.Ways.Told, t.Ways.reached = true, v.Reached
-	p.Group.Observe(p, v, t.destinationNumber())
 }
 
 // exhausted reports whether no more members of the group may be tried: as many were,

@@ -8,6 +8,7 @@ import (
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -34,6 +35,7 @@ type failed struct {
 	passage
 	question *dnscache.Question // about the name, that has failed; nil: it was something else
 	cause    *failure.Failure
+	text     string // of the error
 }
 
 // Tell charges the result, if it is one that the destination is to blame for. It
@@ -62,7 +64,7 @@ func (r *Charge) End(err error, charge bool) {
 	switch {
 	case r.to == nil || err == nil:
 	case charge:
-		r.failed = append(r.failed, failed{a, dnscache.QuestionOf(err), failure.Of(err)})
+		r.failed = append(r.failed, failed{a, dnscache.QuestionOf(err), failure.Of(err), plaintext.Short(err.Error(), maxText)})
 	case errors.Is(err, context.Canceled):
 		r.unsettled((*health.Circuit).Left)
 	case neverAsked(err):
@@ -76,8 +78,27 @@ func (r *Charge) End(err error, charge bool) {
 // had the turn of the probe, the next request has it.
 func (r *Charge) GiveBack() { r.unsettled((*health.Circuit).GiveBack) }
 
-// Leave makes it one that has nothing to tell: a copy of it tells.
-func (r *Charge) Leave() { *r = Charge{} }
+// Split takes the current attempt out of the report, for one of its own. What either tells
+// counts as that of a request, unless the part is joined again.
+func (r *Charge) Split() Charge {
+	part := *r
+	part.failed, r.current = nil, passage{}
+	return part
+}
+
+// Beside is a report of its own on an attempt through another member, made beside the
+// current one. It has no turn of a probe.
+func (r *Charge) Beside(via uint64) Charge {
+	return Charge{to: r.to, dest: r.dest, tls: r.tls, slot: r.slot, current: passage{via: via}}
+}
+
+// Join takes over what part has to tell: its attempt is the current one now, and what has
+// failed counts as part of this request. part has nothing to tell any more.
+func (r *Charge) Join(part *Charge) {
+	r.failed = append(r.failed, part.failed...)
+	r.current = part.current
+	*part = Charge{}
+}
 
 // unsettled gives up the turn of the probe, if the current attempt has it.
 func (r *Charge) unsettled(give func(*health.Circuit, time.Time, health.Token)) {
@@ -97,11 +118,14 @@ func (r *Charge) unsettled(give func(*health.Circuit, time.Time, health.Token)) 
 	s.mu.Unlock()
 }
 
+// maxText is how much is kept of the error behind a failure, for people.
+const maxText = 256
+
 // neverAsked reports whether an attempt has failed before anything was asked of the
 // destination.
 func neverAsked(err error) bool {
 	switch failure.Of(err) {
-	case failure.Limit, failure.Holding, failure.Denied, failure.DeniedAddress, failure.FieldsSize, failure.Target, failure.NoUpstream:
+	case failure.Limit, failure.Dialing, failure.Holding, failure.Denied, failure.DeniedAddress, failure.FieldsSize, failure.Target, failure.NoUpstream:
 		return true
 	}
 	return false
@@ -140,13 +164,6 @@ func (r *Charge) Take(via uint64, turn time.Duration) *OpenError {
 	return nil
 }
 
-// Through makes another member the one that the current attempt goes through: what it
-// held of the one before says nothing.
-func (r *Charge) Through(via uint64) {
-	r.unsettled((*health.Circuit).Unsettled)
-	r.current = passage{via: via}
-}
-
 // Shut returns the members through which the destination is not to be asked for now, and
 // the error where nobody else is left.
 func (r *Charge) Shut() (vias []uint64, open *OpenError) {
@@ -179,14 +196,16 @@ func (r *Charge) Shut() (vias []uint64, open *OpenError) {
 }
 
 // Chargeable reports whether the destination is to blame for a dial that has failed: not
-// for what the client, policy or this proxy's own limits did.
+// for what the client, policy or this proxy's own limits did. A name that does not exist
+// fails for whoever asks for it, so that it is given a pause as well.
 func Chargeable(err error) bool {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return false
 	}
-	switch failure.Of(err).Blame {
+	f := failure.Of(err)
+	switch f.Blame {
 	case failure.BlameOrigin, failure.BlameDNS, failure.BlameNetwork:
 		return true
 	}
-	return false
+	return f == failure.NoName
 }

@@ -65,6 +65,8 @@ type way struct {
 	via     uint64 // the key of the member; 0 directly
 	circuit health.Circuit
 	cause   *failure.Failure // the last failure
+	at      time.Time        // of that
+	err     string           // behind it
 }
 
 // maxWays bounds the members that are told apart for one destination.
@@ -104,7 +106,7 @@ func (s *state) fail(now time.Time, a *failed, probe health.Token, cfg health.Ci
 		w = &way{via: a.via}
 		s.ways = append(s.ways, w)
 	}
-	w.cause = a.cause
+	w.cause, w.at, w.err = a.cause, now, a.text
 	return w.circuit.Failure(now, probe, cfg)
 }
 
@@ -122,7 +124,17 @@ type OpenError struct {
 }
 
 // Failure is what it means for the request.
-func (e *OpenError) Failure() *failure.Failure { return failure.Circuit }
+func (e *OpenError) Failure() *failure.Failure {
+	for _, cause := range e.Causes {
+		if cause != failure.NoName {
+			return failure.Circuit
+		}
+	}
+	if len(e.Causes) == 0 {
+		return failure.Circuit
+	}
+	return failure.NoNameCircuit
+}
 
 func (e *OpenError) Error() string {
 	return fmt.Sprintf("circuit of %s is open for another %s", e.destination, e.RetryAfter.Round(time.Millisecond))
@@ -141,10 +153,15 @@ func (d *Path) key(r *Charge) string {
 	if r.slot != 0 {
 		key += " from source " + strconv.FormatUint(uint64(r.slot), 10)
 	}
-	if d.via != "" {
-		key = d.via + " → " + key
+	return d.prefix() + key
+}
+
+// prefix is what stands before the names of destinations.
+func (d *Path) prefix() string {
+	if d.via == "" {
+		return ""
 	}
-	return key
+	return d.via + " → "
 }
 
 // About begins a report on a destination.
@@ -169,27 +186,6 @@ func (d *Path) Allow(dest target.Target, useTLS bool, slot uint32, turn time.Dur
 
 // Tracked is how many destinations are kept track of: those that have failed lately.
 func (d *Circuits) Tracked() int { return int(d.count.Load()) }
-
-// Failing is what is known of a destination that has failed lately.
-type Failing struct {
-	Name    string
-	Circuit health.State
-}
-
-// Report tells of the destinations that are kept track of: once for each member of a
-// group that one has failed through.
-func (d *Circuits) Report() (all []Failing) {
-	d.states.Range(func(key, v any) bool {
-		s := v.(*state)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		for _, w := range s.ways {
-			all = append(all, Failing{key.(string), w.circuit.State()})
-		}
-		return true
-	})
-	return all
-}
 
 // Look tells of the circuits of a destination, and takes no turn: the state of the first
 // that is not closed, and directly the error that refuses a request from the source of a

@@ -85,7 +85,7 @@ func (c *circuitTest) refused(dest target.Target) time.Duration {
 	if err == nil {
 		c.Fatal("let through")
 	}
-	if f := failure.Of(err); f != failure.Circuit || f.Status != 503 {
+	if f := failure.Of(err); f != failure.Circuit && f != failure.NoNameCircuit || f.Status != 503 {
 		c.Errorf("refused as %d %s", f.Status, f.Type)
 	}
 	after := waitOf(err)
@@ -332,6 +332,13 @@ func TestCircuitIsCharged(t *testing.T) {
 				c.end(origin(1), err)
 			}
 			c.refused(origin(1))
+			want := failure.Circuit
+			if failure.Of(err) == failure.NoName {
+				want = failure.NoNameCircuit // it is the client's mistake, time and again
+			}
+			if _, err := c.Allow(origin(1), false, 0, health.ProbeLimit); failure.Of(err) != want {
+				c.Errorf("refused as %v", failure.Of(err))
+			}
 		})
 	}
 }
@@ -659,6 +666,80 @@ func TestCircuitOfMembers(t *testing.T) {
 		if err := through(nil, 150); err == nil {
 			t.Error("let through")
 		}
+	})
+}
+
+// Of two attempts side by side, each is about its own member. Where both fail, it is one
+// failure of one request; one that is overtaken may tell on its own.
+func TestCircuitOfAttemptsBeside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, dest := newCircuitTest(t), origin(1)
+		begin := func() (r, first, second Charge) {
+			t.Helper()
+			r = c.About(dest, false)
+			if err := r.Take(1, health.ProbeLimit); err != nil {
+				t.Fatal(err)
+			}
+			first, second = r.Split(), r.Beside(2)
+			return r, first, second
+		}
+		states := func(want ...health.State) {
+			t.Helper()
+			var got []health.State
+			for _, f := range c.Report() {
+				got = append(got, f.Circuit)
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("circuits %v, want %v", got, want)
+			}
+		}
+		bothFail := func() {
+			t.Helper()
+			r, first, second := begin()
+			second.End(errRefused, true)
+			r.Join(&second)
+			r.Join(&first)
+			r.Tell(errRefused)
+		}
+		for range 4 {
+			bothFail()
+			states(health.Closed)
+		}
+		bothFail()
+		states(health.Open, health.Open) // where one is open, one failure is enough for the other
+		time.Sleep(2 * time.Second)
+
+		// The probe is overtaken, and then fails.
+		r, first, second := begin()
+		r.Join(&second)
+		r.Tell(nil)
+		states(health.HalfOpen)
+		first.Tell(errRefused)
+		states(health.Open)
+		time.Sleep(2 * time.Second)
+		again := c.About(dest, false)
+		if err := again.Take(1, health.ProbeLimit); err == nil {
+			t.Error("the pause has not grown")
+		}
+		time.Sleep(1200 * time.Millisecond)
+
+		// The probe fails, and the other one goes on.
+		r, first, second = begin()
+		first.End(errRefused, true)
+		r.Join(&first)
+		r.Join(&second)
+		states(health.HalfOpen)
+		r.Tell(nil)
+		states(health.Open)
+		time.Sleep(5120 * time.Millisecond)
+
+		// The probe is overtaken, and succeeds.
+		r, first, second = begin()
+		r.Join(&second)
+		r.Tell(nil)
+		first.Tell(nil)
+		states()
+		c.tracked(0)
 	})
 }
 

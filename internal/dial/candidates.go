@@ -28,7 +28,7 @@ func (o FamilyOrder) allows(f dnscache.Family) bool { return !o.only || f == o.F
 // is dialed.
 type candidates struct {
 	order  FamilyOrder
-	failed *failedAddrs
+	failed *FailedAddrs
 	to     Hop
 	turn   dnscache.Family // whose turn it is: families alternate (RFC 8305 §4)
 
@@ -37,16 +37,18 @@ type candidates struct {
 
 	refused error // why the first address that was not let in was not
 	unknown error // why there are no addresses
+	more    bool  // there are others
 
 	flights [2]*dnscache.Flight // the questions under way, nil where there are none
 }
 
-func newCandidates(order FamilyOrder, failed *failedAddrs, to Hop) *candidates {
+func newCandidates(order FamilyOrder, failed *FailedAddrs, to Hop) *candidates {
 	return &candidates{order: order, failed: failed, to: to, turn: order.First}
 }
 
 // add takes the addresses of an answer in that may be dialed.
 func (c *candidates) add(answer dnscache.Answer) {
+	c.more = c.more || answer.More
 	switch {
 	case answer.Err == nil:
 	case c.unknown == nil || saysMore(answer.Err, c.unknown):
@@ -57,6 +59,9 @@ func (c *candidates) add(answer dnscache.Answer) {
 	for _, a := range answer.Addrs {
 		a = a.Unmap()
 		err := c.to.check(a)
+		if err != nil && !c.to.addr.IsValid() {
+			err = &addressError{a, err}
+		}
 		f := dnscache.FamilyOf(a)
 		if err == nil && !c.order.allows(f) {
 			err = fmt.Errorf("%w: %s is %s, and only %s is used", failure.Unroutable, a, f, c.order.First)
@@ -73,6 +78,15 @@ func (c *candidates) add(answer dnscache.Answer) {
 		}
 	}
 }
+
+// addressError is an error about an address of a name. It names the address, for logs.
+type addressError struct {
+	addr netip.Addr
+	err  error
+}
+
+func (e *addressError) Unwrap() error { return e.err }
+func (e *addressError) Error() string { return e.addr.String() + ": " + e.err.Error() }
 
 // saysMore reports whether err explains a failure better than other: that there was no
 // descriptor to ask with for one family matters more than what was told of the other, and

@@ -17,7 +17,7 @@ import (
 
 // candidatesOf are addresses that all may be dialed.
 func candidatesOf(list ...netip.Addr) *candidates {
-	c := newCandidates(Orders["6"], new(failedAddrs), Hop{host: "origin.test", port: 80, check: anyAddr})
+	c := newCandidates(Orders["6"], new(FailedAddrs), Hop{host: "origin.test", port: 80, check: anyAddr})
 	c.add(dnscache.Answer{Addrs: list})
 	return c
 }
@@ -47,9 +47,9 @@ func TestCandidateOrder_RFC8305_4(t *testing.T) {
 		{"6", "2001:db8::1 192.0.2.1 192.0.2.2", "2001:db8::1", "192.0.2.1 192.0.2.2 2001:db8::1"},
 		{"6", "2001:db8::1 192.0.2.1", "2001:db8::1 192.0.2.1", "2001:db8::1 192.0.2.1"},
 	} {
-		failed := new(failedAddrs)
+		failed := new(FailedAddrs)
 		for _, a := range addrs(strings.Fields(tc.failed)...) {
-			failed.mark(netip.AddrPortFrom(a, 80))
+			failed.Mark(netip.AddrPortFrom(a, 80))
 		}
 		c := newCandidates(Orders[tc.order], failed, Hop{port: 80, check: anyAddr})
 		c.add(dnscache.Answer{Addrs: addrs(strings.Fields(tc.in)...)})
@@ -83,15 +83,15 @@ func TestCandidatesFailure(t *testing.T) {
 		want    error
 		kind    *failure.Failure
 	}{
-		{"nothing", t.Context(), nil, nil, failure.DNS},
-		{"not found", t.Context(), []dnscache.Answer{{Err: none}, {Err: none}}, none, failure.DNS},
+		{"nothing", t.Context(), nil, nil, failure.NoName},
+		{"not found", t.Context(), []dnscache.Answer{{Err: none}, {Err: none}}, none, failure.NoName},
 		{"one family broken", t.Context(), []dnscache.Answer{{Err: none}, {Err: broken}}, broken, failure.DNS},
 		{"the other family broken", t.Context(), []dnscache.Answer{{Err: broken}, {Err: none}}, broken, failure.DNS},
 		{"refused", t.Context(), []dnscache.Answer{{Addrs: addrs("192.0.2.1")}, {Err: broken}}, refusing, failure.Internal},
 		{"no answer in time", done, nil, context.DeadlineExceeded, failure.DNSTimeout},
 		{"an answer missing", done, []dnscache.Answer{{Err: none}}, context.DeadlineExceeded, failure.DNSTimeout},
 	} {
-		c := newCandidates(Orders["6"], new(failedAddrs), Hop{host: "origin.test", check: func(netip.Addr) error { return refusing }})
+		c := newCandidates(Orders["6"], new(FailedAddrs), Hop{host: "origin.test", check: func(netip.Addr) error { return refusing }})
 		for _, a := range tc.answers {
 			c.add(a)
 		}
@@ -105,19 +105,19 @@ func TestCandidatesFailure(t *testing.T) {
 // The memory of failed addresses is bounded in size and time.
 func TestFailedAddrs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := new(failedAddrs)
+		f := new(FailedAddrs)
 		at := func(n int) netip.AddrPort {
 			return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}), 443)
 		}
-		f.mark(at(0))
+		f.Mark(at(0))
 		if !f.Has(at(0)) || f.Has(at(1)) || f.Has(netip.AddrPortFrom(at(0).Addr(), 80)) {
 			t.Error("what failed is not what is remembered")
 		}
-		f.clear(at(0))
+		f.Clear(at(0))
 		if f.Has(at(0)) || f.count.Load() != 0 {
 			t.Error("an address that works again is still remembered")
 		}
-		f.mark(at(0))
+		f.Mark(at(0))
 		time.Sleep(failedFor - 1)
 		if !f.Has(at(0)) {
 			t.Error("forgotten too early")
@@ -127,7 +127,7 @@ func TestFailedAddrs(t *testing.T) {
 			t.Error("remembered for too long")
 		}
 		for n := range 3 * maxFailedAddrs {
-			f.mark(at(n))
+			f.Mark(at(n))
 			if !f.Has(at(n)) {
 				t.Fatalf("address %d is not remembered", n)
 			}
@@ -203,7 +203,7 @@ func TestResolutionDelay_RFC8305_3(t *testing.T) {
 					got = append(got, arrival{time.Since(begin), of})
 				}
 				c := newCandidates(Orders[tc.order], names.failed, Hop{check: anyAddr})
-				arrivals := names.resolve(t.Context(), "origin.test", c.order, c)
+				arrivals := names.resolve(t.Context(), "origin.test", c.order, c, nil)
 				for _, list := range slices.Concat(c.good[:1], c.good[1:]) {
 					if len(list) > 0 {
 						note(list)

@@ -19,6 +19,8 @@ import (
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/self"
 	"github.com/caddy-egress/egress/internal/target"
+	"github.com/caddy-egress/egress/internal/timing"
+	"github.com/caddy-egress/egress/internal/tracing"
 )
 
 // Dialer is the one door through which connections leave: it resolves, checks
@@ -40,6 +42,7 @@ type Dialer struct {
 	Names         *Names
 	Order         FamilyOrder
 	Sources       *Sources
+	Recorder      Recorder // nil for none
 
 	// ID tells what leaves from elsewhere, or to other addresses of a destination,
 	// from the rest of what one pool holds. It is the zero value for the transport's
@@ -105,7 +108,7 @@ func (d *Dialer) dialTLS(ctx context.Context, dest target.Target) (net.Conn, err
 		tc, err := d.Handshake(ctx, conn, dest.Host)
 		if err == nil {
 			for _, a := range failed {
-				d.Names.failed.mark(netip.AddrPortFrom(a, dest.Port))
+				d.Names.failed.Mark(netip.AddrPortFrom(a, dest.Port))
 			}
 			return tc, nil
 		}
@@ -165,16 +168,15 @@ func (d *Dialer) connect(parent context.Context, to Hop) (*net.TCPConn, error) {
 	if to.addr.IsValid() {
 		list.add(dnscache.Answer{Addrs: []netip.Addr{to.addr}})
 	} else {
-		arrivals = d.Names.resolve(ctx, to.host, order, list)
+		arrivals = d.Names.resolve(ctx, to.host, order, list, d.Recorder)
 	}
-	attempt := func(ctx context.Context, a netip.Addr) (*net.TCPConn, error) {
+	if arrivals == nil && list.len() == 1 { // there is nothing to race it against
+		a, _ := list.next()
 		return d.attempt(ctx, parent, netip.AddrPortFrom(a, to.port), to.from)
 	}
-	if arrivals == nil && list.len() == 1 {
-		a, _ := list.next()
-		return attempt(ctx, a) // there is nothing to race it against
-	}
-	return race(ctx, list, arrivals, d.FallbackDelay, attempt)
+	return race(ctx, list, arrivals, d.FallbackDelay, func(ctx context.Context, a netip.Addr) (*net.TCPConn, error) {
+		return d.attempt(ctx, parent, netip.AddrPortFrom(a, to.port), to.from)
+	})
 }
 
 // Check decides whether an address of dest may be dialed.
@@ -201,15 +203,30 @@ func loopAt(a netip.AddrPort) error {
 	return fmt.Errorf("%w: this server listens on %s", failure.Loop, a)
 }
 
-// attempt dials one address and remembers whether that failed. An attempt that
+// attempt dials one address, as a span.
+func (d *Dialer) attempt(ctx, parent context.Context, a netip.AddrPort, from Source) (*net.TCPConn, error) {
+	ctx, span := tracing.Start(ctx, "egress.dial")
+	conn, err := d.attemptTo(ctx, parent, a, from)
+	if span.On() {
+		span.Peer(a.Addr(), a.Port())
+		if err != nil {
+			span.Fail(cmp.Or(failure.Of(err).Type, tracing.Canceled))
+		}
+		span.End()
+	}
+	return conn, err
+}
+
+// attemptTo dials one address and remembers whether that failed. An attempt that
 // was given its time and lost to a later one counts as failed: the next dial
 // then begins with the one that answers.
-func (d *Dialer) attempt(ctx, parent context.Context, a netip.AddrPort, from Source) (*net.TCPConn, error) {
+func (d *Dialer) attemptTo(ctx, parent context.Context, a netip.AddrPort, from Source) (*net.TCPConn, error) {
 	start := time.Now()
 	conn, err := d.DialAddr(ctx, a, from)
+	timing.Of(ctx).Since(timing.Connect, start, err == nil)
 	switch {
 	case err == nil:
-		d.Names.failed.clear(a)
+		d.Names.failed.Clear(a)
 		if d.Access == nil || !d.Access.Now().OpensSelf(a.Addr(), a.Port()) {
 			if d.Self.Dialed(conn, from != Source{}) {
 				_ = conn.Close()
@@ -219,7 +236,7 @@ func (d *Dialer) attempt(ctx, parent context.Context, a netip.AddrPort, from Sou
 	case parent.Err() != nil || ctx.Err() != nil && time.Since(start) < d.FallbackDelay:
 		// Nobody waits for it any more, or it had no time.
 	case failure.Of(err).Blame != failure.BlameProxy:
-		d.Names.failed.mark(a)
+		d.Names.failed.Mark(a)
 	}
 	return conn, err
 }
@@ -231,9 +248,9 @@ func (d *Dialer) attempt(ctx, parent context.Context, a netip.AddrPort, from Sou
 //
 // Keep-alive probes are off: tunnels have an idle timer of their own and pooled
 // connections are looked at before use, so four system calls a connection can be
-// saved.
+// saved. One address has none to fall back to.
 func ToAddr(ctx context.Context, a netip.AddrPort, from Source) (*net.TCPConn, error) {
-	nd := net.Dialer{KeepAlive: -1, Control: descriptors.KeepReserve}
+	nd := net.Dialer{KeepAlive: -1, FallbackDelay: -1, Control: descriptors.KeepReserve}
 	from.apply(&nd, "tcp", a.Addr())
 	conn, err := nd.DialContext(ctx, "tcp", a.String())
 	if err != nil {
@@ -253,8 +270,13 @@ func (d *Dialer) Handshake(ctx context.Context, conn net.Conn, host string) (net
 	if cfg.ServerName == "" {
 		cfg.ServerName = host
 	}
+	start := time.Now()
 	tc := tls.Client(h1.NoteEOF(conn), cfg)
-	if err := tc.HandshakeContext(ctx); err != nil {
+	err := tc.HandshakeContext(ctx)
+	if d.Recorder != nil {
+		d.Recorder.Handshaken(time.Since(start), err)
+	}
+	if err != nil {
 		_ = conn.Close()
 		return nil, &failure.TLSError{Err: err}
 	}

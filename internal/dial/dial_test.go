@@ -38,7 +38,7 @@ func TestDialChecksEveryAddress(t *testing.T) {
 		{"IPv4-mapped, mixed", []string{"allow 127.0.0.2/32"}, addrs("::ffff:127.0.0.1", "::ffff:127.0.0.2"), "127.0.0.2", nil},
 		{"NAT64 of loopback", []string{"allow 64:ff9b::/96"}, addrs("64:ff9b::7f00:1"), "", failure.DeniedAddress},
 		{"unspecified", nil, addrs("0.0.0.0", "::"), "", failure.DeniedAddress},
-		{"invalid", nil, []netip.Addr{{}}, "", failure.DNS},
+		{"invalid", nil, []netip.Addr{{}}, "", failure.NoName},
 		{"link-local with a zone", nil, addrs("fe80::1%lo"), "", failure.DeniedAddress},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

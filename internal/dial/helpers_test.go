@@ -67,6 +67,11 @@ func (d *Dialer) forget(b dnscache.Backend) {
 	d.Names = NewNames(dnscache.New(dnscache.Config{Backend: b}))
 }
 
+// fix gives names fixed addresses, and nobody knows others.
+func (d *Dialer) fix(static map[string][]netip.Addr) {
+	d.Names = NewNames(dnscache.New(dnscache.Config{Backend: split{}, Static: static}))
+}
+
 // warm has a name resolved.
 func (d *Dialer) warm(host string) {
 	for _, f := range []dnscache.Family{dnscache.IPv4, dnscache.IPv6} {

@@ -1,14 +1,19 @@
 package dial
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/shared"
+	"github.com/caddy-egress/egress/internal/timing"
+	"github.com/caddy-egress/egress/internal/tracing"
 )
 
 // resolutionDelay is how long the addresses of the family that comes first are
@@ -20,12 +25,30 @@ const resolutionDelay = 50 * time.Millisecond
 // nothing.
 type Names struct {
 	cache  *dnscache.Cache
-	failed *failedAddrs
+	failed *FailedAddrs
 }
 
 // NewNames is what is known of names, beginning with a cache.
 func NewNames(cache *dnscache.Cache) *Names {
-	return &Names{cache: cache, failed: new(failedAddrs)}
+	return &Names{cache: cache, failed: new(FailedAddrs)}
+}
+
+// Len is how many names are remembered.
+func (n *Names) Len() int { return n.cache.Len() }
+
+// Report tells what is known of names now.
+func (n *Names) Report() dnscache.Report { return n.cache.Report() }
+
+// Look tells what is remembered of a name, and asks for nothing.
+func (n *Names) Look(name string) []dnscache.Known { return n.cache.Look(name) }
+
+// Forget forgets what DNS servers have said of a name, or with "" of all, and reports of how
+// many names. Addresses that have failed are forgotten with all.
+func (n *Names) Forget(name string) int {
+	if name == "" {
+		n.failed.forgetAll()
+	}
+	return n.cache.Forget(name)
 }
 
 // SharedNames are the states by the settings that matter to them.
@@ -41,13 +64,20 @@ func (n *Names) Destruct() error {
 // resolve puts the addresses of a name that are known into list. Those that are
 // not come over the channel that is returned, which is closed behind the last;
 // it is nil if nothing more will come. It is served until ctx ends.
-func (n *Names) resolve(ctx context.Context, host string, order FamilyOrder, list *candidates) <-chan dnscache.Answer {
+func (n *Names) resolve(ctx context.Context, host string, order FamilyOrder, list *candidates, to Recorder) <-chan dnscache.Answer {
 	var l lookups
 	for _, f := range [...]dnscache.Family{order.First, 1 - order.First} {
 		if !order.allows(f) {
 			continue
 		}
 		answer, flight := n.cache.Lookup(host, f)
+		if to != nil {
+			result := Miss
+			if flight == nil {
+				result = lookupOf(&answer)
+			}
+			to.LookedUp(result)
+		}
 		switch {
 		case flight == nil && l.first == nil:
 			list.add(answer)
@@ -62,7 +92,10 @@ func (n *Names) resolve(ctx context.Context, host string, order FamilyOrder, lis
 	if l.first == nil && l.second == nil {
 		return nil
 	}
+	l.to, l.begun, l.clock = to, time.Now(), timing.Of(ctx)
 	list.flights = [...]*dnscache.Flight{l.first, l.second}
+	_, l.span = tracing.StartClient(ctx, "egress.dns")
+	l.span.Set(tracing.Question, host)
 	arrivals := make(chan dnscache.Answer)
 	go l.deliver(ctx, arrivals)
 	return arrivals
@@ -73,6 +106,49 @@ func (n *Names) resolve(ctx context.Context, host string, order FamilyOrder, lis
 type lookups struct {
 	first, second *dnscache.Flight
 	early         dnscache.Answer // of the other family, if it was known
+	span          tracing.Span
+
+	to    Recorder // nil for none
+	clock *timing.Clock
+	begun time.Time
+}
+
+// landed is the answer of a flight that is over.
+func (l *lookups) landed(fl *dnscache.Flight) dnscache.Answer {
+	answer := fl.Answer()
+	l.clock.Since(timing.DNS, l.begun, answer.Err == nil)
+	if l.to != nil {
+		l.to.Resolved(time.Since(l.begun), lookupOf(&answer))
+	}
+	return answer
+}
+
+// endSpan ends the span of the lookups: when all answers are there, or nobody waits for
+// more.
+func (l *lookups) endSpan(ctx context.Context) {
+	if !l.span.On() {
+		return
+	}
+	defer l.span.End()
+	answers := []dnscache.Answer{l.early}
+	for _, fl := range [...]*dnscache.Flight{l.first, l.second} {
+		if fl != nil && fl.Over() {
+			answers = append(answers, fl.Answer())
+		}
+	}
+	err := ctx.Err()
+	for _, a := range answers {
+		if len(a.Addrs) > 0 {
+			return
+		}
+		err = cmp.Or(a.Err, err)
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		l.span.Fail(failure.DNSTimeout.Type)
+	case err != nil:
+		l.span.Fail(cmp.Or(failure.Of(err).Type, tracing.Canceled))
+	}
 }
 
 // deliver sends answers as they come in. One of the second family waits a moment
@@ -84,8 +160,9 @@ func (l *lookups) deliver(ctx context.Context, to chan<- dnscache.Answer) {
 			defer fl.Leave()
 		}
 	}
+	defer l.endSpan(ctx)
 	if l.first == nil {
-		land(ctx, l.second, nil, to)
+		l.land(ctx, l.second, nil, to)
 		return
 	}
 	second := l.second
@@ -93,7 +170,7 @@ func (l *lookups) deliver(ctx context.Context, to chan<- dnscache.Answer) {
 		select {
 		case <-l.first.Done():
 		case <-second.Done():
-			l.early, second = second.Answer(), nil
+			l.early, second = l.landed(second), nil
 		case <-ctx.Done():
 			return
 		}
@@ -101,27 +178,27 @@ func (l *lookups) deliver(ctx context.Context, to chan<- dnscache.Answer) {
 	if second == nil && len(l.early.Addrs) > 0 {
 		delay := time.NewTimer(resolutionDelay)
 		defer delay.Stop()
-		if !land(ctx, l.first, delay.C, to) {
+		if !l.land(ctx, l.first, delay.C, to) {
 			send(ctx, to, l.early)
-			land(ctx, l.first, nil, to)
+			l.land(ctx, l.first, nil, to)
 			return
 		}
 	} else {
-		land(ctx, l.first, nil, to)
+		l.land(ctx, l.first, nil, to)
 	}
 	if second == nil {
 		send(ctx, to, l.early)
 		return
 	}
-	land(ctx, second, nil, to)
+	l.land(ctx, second, nil, to)
 }
 
 // land sends the answer of a flight when it is there, and reports whether it was
 // in time.
-func land(ctx context.Context, fl *dnscache.Flight, late <-chan time.Time, to chan<- dnscache.Answer) bool {
+func (l *lookups) land(ctx context.Context, fl *dnscache.Flight, late <-chan time.Time, to chan<- dnscache.Answer) bool {
 	select {
 	case <-fl.Done():
-		send(ctx, to, fl.Answer())
+		send(ctx, to, l.landed(fl))
 		return true
 	case <-late:
 		return false
@@ -145,15 +222,16 @@ const (
 	maxFailedAddrs = 4096
 )
 
-// failedAddrs are addresses that could not be connected to lately. The zero value
-// is ready to use.
-type failedAddrs struct {
+// FailedAddrs are addresses that could not be connected to lately. The zero value
+// is ready to use. It is safe for concurrent use.
+type FailedAddrs struct {
 	count atomic.Int32 // so that nothing is locked while nothing fails
 	mu    sync.Mutex
 	until map[netip.AddrPort]time.Time
 }
 
-func (f *failedAddrs) Has(a netip.AddrPort) bool {
+// Has reports whether it failed lately.
+func (f *FailedAddrs) Has(a netip.AddrPort) bool {
 	if f.count.Load() == 0 {
 		return false
 	}
@@ -167,7 +245,15 @@ func (f *failedAddrs) Has(a netip.AddrPort) bool {
 	return ok
 }
 
-func (f *failedAddrs) mark(a netip.AddrPort) {
+func (f *FailedAddrs) forgetAll() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	clear(f.until)
+	f.count.Store(0)
+}
+
+// Mark notes that it has failed.
+func (f *FailedAddrs) Mark(a netip.AddrPort) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.until == nil {
@@ -180,7 +266,8 @@ func (f *failedAddrs) mark(a netip.AddrPort) {
 	f.count.Store(int32(len(f.until)))
 }
 
-func (f *failedAddrs) clear(a netip.AddrPort) {
+// Clear notes that it was connected to.
+func (f *FailedAddrs) Clear(a netip.AddrPort) {
 	if f.count.Load() == 0 {
 		return
 	}
@@ -190,14 +277,14 @@ func (f *failedAddrs) clear(a netip.AddrPort) {
 }
 
 // remove needs f.mu.
-func (f *failedAddrs) remove(a netip.AddrPort) {
+func (f *FailedAddrs) remove(a netip.AddrPort) {
 	delete(f.until, a)
 	f.count.Store(int32(len(f.until)))
 }
 
 // descriptors.MakeRoom takes out what is over among a few, or one that the map picks at
 // random. Needs f.mu.
-func (f *failedAddrs) makeRoom() {
+func (f *FailedAddrs) makeRoom() {
 	now, looked := time.Now(), 0
 	var last netip.AddrPort
 	for a, until := range f.until {

@@ -279,7 +279,7 @@ func TestStaleAnswersAreChecked(t *testing.T) {
 		time.Sleep(dnscache.StaleRecheck)
 		b[0].err, b[1].err = nil, nil
 		b[0].addrs = nil // gone
-		if err := dial(); failure.Of(err) != failure.DNS || len(log.take()) > 0 {
+		if err := dial(); failure.Of(err) != failure.NoName || len(log.take()) > 0 {
 			t.Errorf("gone: %v", err)
 		}
 	})
@@ -300,7 +300,7 @@ func TestPreferIP(t *testing.T) {
 		{"4_only", "2001:db8::7", ""},
 	} {
 		d.Order = Orders[tc.prefer]
-		d.Names.failed = new(failedAddrs)
+		d.Names.failed = new(FailedAddrs)
 		_, err := d.Dial(t.Context(), fixture.Target(t, net.JoinHostPort(tc.host, "80")), false)
 		got := ""
 		for _, a := range log.take() {
@@ -330,7 +330,7 @@ func TestCheckNames_AllFamilies(t *testing.T) {
 			{split{nil, addrs("2001:db8::1")}, nil},
 			{split{addrs("192.0.2.1"), addrs("2001:db8::1", "::1")}, failure.DeniedAddress},
 			{split{addrs("192.0.2.1", "10.0.0.1"), addrs("2001:db8::1")}, failure.DeniedAddress},
-			{split{}, failure.DNS},
+			{split{}, failure.NoName},
 		} {
 			d.forget(tc.addrs)
 			err := d.CheckNames(t.Context(), target.Target{Host: "origin.test", Port: 443})
@@ -366,7 +366,7 @@ func TestDialUpstream(t *testing.T) {
 		{"self.test", port, failure.Loop},
 		{"127.0.0.1", port, failure.Loop},
 		{"::ffff:127.0.0.1", port, failure.Loop},
-		{"nowhere.test", port, failure.DNS},
+		{"nowhere.test", port, failure.NoName},
 		{"a b", port, failure.Target},
 		{"parent.test", freePort(t), failure.Refused},
 	} {
@@ -476,7 +476,7 @@ func TestNoTurnForAQuestion(t *testing.T) {
 		dest := target.Target{Host: "origin.test", Port: 443}
 		for what, connect := range map[string]func() error{
 			"dial":   func() error { _, err := d.connect(t.Context(), d.hopTo(dest)); return err },
-			"lookup": func() error { _, err := d.Lookup(t.Context(), dest); return err },
+			"lookup": func() error { _, err := d.Tell(dest, new(FailedAddrs)).Next(t.Context()); return err },
 			"check":  func() error { return d.CheckNames(t.Context(), dest) },
 		} {
 			for turns, want := range map[int]*failure.Failure{1: failure.Limit, 2: failure.Limit, 3: failure.DNSTimeout} {
@@ -518,7 +518,7 @@ func TestLookupTakesTheFirstUsable(t *testing.T) {
 				d.Order = Orders[tc.prefer]
 				d.forget(&tc.b)
 				begin := time.Now()
-				got, err := d.Lookup(t.Context(), target.Target{Host: "origin.test", Port: 443})
+				got, err := d.Tell(target.Target{Host: "origin.test", Port: 443}, new(FailedAddrs)).Next(t.Context())
 				if err != nil || got.String() != tc.want {
 					t.Errorf("%v, %v", got, err)
 				}
@@ -526,7 +526,7 @@ func TestLookupTakesTheFirstUsable(t *testing.T) {
 					t.Errorf("after %s, want %s", took, tc.at)
 				}
 				d.forget(&tc.b)
-				if got, err := d.ForUpstreams().LookupUnchecked(t.Context(), "origin.test"); err != nil || !got.IsValid() {
+				if got, err := d.ForUpstreams().TellUnchecked(target.Target{Host: "origin.test", Port: 443}, new(FailedAddrs)).Next(t.Context()); err != nil || !got.IsValid() {
 					t.Errorf("unchecked: %v, %v", got, err)
 				}
 			})

@@ -19,7 +19,7 @@ import (
 
 func TestDialNoAddresses(t *testing.T) {
 	_, err := newDialer(t, (&answers{list: [][]netip.Addr{nil}}).resolve).Dial(t.Context(), target.Target{Host: "o1.test", Port: 80}, false)
-	if err == nil || failure.Of(err) != failure.DNS {
+	if err == nil || failure.Of(err) != failure.NoName {
 		t.Errorf("%v", err)
 	}
 }
@@ -34,7 +34,7 @@ func TestDialNoAddresses_Text(t *testing.T) {
 		d.Order = Orders[prefer]
 		for range 2 { // asked for, and from the cache
 			_, err := d.Dial(t.Context(), target.Target{Host: "origin.test", Port: 80}, false)
-			if err == nil || err.Error() != "lookup origin.test: "+want || failure.Of(err) != failure.DNS {
+			if err == nil || err.Error() != "lookup origin.test: "+want || failure.Of(err) != failure.NoName {
 				t.Errorf("prefer_ip %s: %v", prefer, err)
 			}
 		}
@@ -57,10 +57,10 @@ func TestDialResolverErrors(t *testing.T) {
 		respond func(*dnsmessage.Message)
 		want    *failure.Failure
 	}{
-		{"NXDOMAIN", func(m *dnsmessage.Message) { m.RCode = dnsmessage.RCodeNameError }, failure.DNS},
+		{"NXDOMAIN", func(m *dnsmessage.Message) { m.RCode = dnsmessage.RCodeNameError }, failure.NoName},
 		{"SERVFAIL", func(m *dnsmessage.Message) { m.RCode = dnsmessage.RCodeServerFailure }, failure.DNS},
 		{"REFUSED", func(m *dnsmessage.Message) { m.RCode = dnsmessage.RCodeRefused }, failure.DNS},
-		{"no addresses", func(*dnsmessage.Message) {}, failure.DNS},
+		{"no addresses", func(*dnsmessage.Message) {}, failure.NoName},
 		{"silence", nil, failure.DNSTimeout},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

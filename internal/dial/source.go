@@ -30,8 +30,8 @@ type Sources struct {
 // NewSources reads the settings. It returns nil where they leave it to the system.
 // An order that uses one family only wants an address of it.
 func NewSources(addresses []string, pick, device string, order FamilyOrder) (*Sources, error) {
-	if err := validateInterface(device); err != nil {
-		return nil, err
+	if err := CheckInterface(device); err != nil && device != "" {
+		return nil, fmt.Errorf("interface: '%s' is %w", plaintext.Printable(device), err)
 	}
 	if len(addresses) == 0 && pick != "" {
 		return nil, errors.New("local_address_pick: there are no local_addresses to pick from")
@@ -56,6 +56,16 @@ func NewSources(addresses []string, pick, device string, order FamilyOrder) (*So
 	return s, nil
 }
 
+// CheckAddresses refuses addresses that connections cannot leave from, and those that the
+// order (a value of prefer_ip, or none) does not use.
+func CheckAddresses(addresses []string, prefer string) error {
+	s := new(Sources)
+	if err := s.addAddresses(addresses); err != nil {
+		return err
+	}
+	return s.suit(Orders[prefer])
+}
+
 func (s *Sources) addAddresses(addresses []string) error {
 	seen := make(map[netip.Addr]bool)
 	for _, text := range addresses {
@@ -75,14 +85,14 @@ func (s *Sources) addAddresses(addresses []string) error {
 	return nil
 }
 
-func validateInterface(name string) error {
+// CheckInterface refuses what is no name of a network interface, whether there is one of
+// that name or not.
+func CheckInterface(name string) error {
 	switch {
-	case name == "":
-		return nil
 	case !canBindToInterface:
-		return errors.New("interface: possible on Linux only")
-	case len(name) > maxInterfaceName || strings.ContainsAny(name, "/ \x00"):
-		return fmt.Errorf("interface: '%s' is no name of a network interface", plaintext.Printable(name))
+		return errors.New("possible on Linux only")
+	case name == "" || len(name) > maxInterfaceName || strings.ContainsAny(name, "/ \x00"):
+		return errors.New("no name of a network interface")
 	}
 	return nil
 }
@@ -192,6 +202,9 @@ func (s Source) apply(nd *net.Dialer, network string, to netip.Addr) {
 	}
 }
 
+// bindToDevice is what the errors of an interface that cannot be used name as their call.
+const bindToDevice = "bind to device"
+
 // explain tells a source that cannot be used, or has no ports left to the
 // destination, from a destination that cannot be reached.
 func (s Source) explain(err error, to netip.Addr) error {
@@ -199,6 +212,8 @@ func (s Source) explain(err error, to netip.Addr) error {
 	switch {
 	case !ok:
 		return err
+	case call.Syscall == bindToDevice:
+		return fmt.Errorf("%w: interface '%s': %w", failure.Interface, s.device, err)
 	case call.Syscall == "bind" || call.Syscall == "setsockopt":
 		return fmt.Errorf("%w: %w", failure.LocalAddress, err)
 	case errors.Is(err, syscall.EADDRNOTAVAIL) && s.Addrs[dnscache.FamilyOf(to)].IsValid():

@@ -18,18 +18,21 @@ func (s Source) control(network, address string, c syscall.RawConn) error {
 	if err := descriptors.KeepReserve(network, address, c); err != nil {
 		return err
 	}
-	var err error
+	var err, deviceErr error
 	ctlErr := c.Control(func(fd uintptr) {
 		err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
 		if errors.Is(err, unix.ENOPROTOOPT) {
 			err = nil // Linux before 4.2
 		}
 		if err == nil && s.device != "" {
-			err = unix.BindToDevice(int(fd), s.device)
+			deviceErr = unix.BindToDevice(int(fd), s.device)
 		}
 	})
 	if ctlErr != nil {
 		return ctlErr
+	}
+	if err == nil {
+		return os.NewSyscallError(bindToDevice, deviceErr)
 	}
 	return os.NewSyscallError("setsockopt", err)
 }

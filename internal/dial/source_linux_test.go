@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -127,8 +128,9 @@ func TestInterface(t *testing.T) {
 		t.Error("loopback was reached by another interface")
 	}
 	d.Sources = mustSources(t, local{Interface: "eth8"})
-	if _, err := d.Dial(t.Context(), dest, false); failure.Of(err) != failure.LocalAddress {
-		t.Errorf("an interface that does not exist: %v", err)
+	_, err = d.Dial(t.Context(), dest, false)
+	if want := "by the configured network interface: interface 'eth8': "; failure.Of(err) != failure.Interface || !strings.Contains(err.Error(), want) {
+		t.Errorf("an interface that does not exist: %v, want %q in it", err, want)
 	}
 }
 

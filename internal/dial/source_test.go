@@ -116,7 +116,7 @@ func TestSourceFamilies(t *testing.T) {
 	} {
 		d.Sources = mustSources(t, local{LocalAddresses: tc.local})
 		d.Order = Orders[tc.prefer]
-		d.Names.failed = new(failedAddrs)
+		d.Names.failed = new(FailedAddrs)
 		// The test's resolver tells all when asked for IPv6.
 		d.forget(split{addrs("192.0.2.1"), addrs("2001:db8::1")})
 		dest := target.Target{Host: tc.host, Port: 80}

@@ -117,7 +117,7 @@ func TestDialTLSErrors(t *testing.T) {
 		{"end of connection", "origin.test", hangsUp, trust, 0, failure.TLS},
 		{"alert about versions", "origin.test", tls13, &tls.Config{MaxVersion: tls.VersionTLS12}, 0, failure.TLSAlert},
 		{"alert about a certificate", "origin.test", wantsCert, &tls.Config{RootCAs: wantsTrusted}, 0, failure.TLSAlert},
-		{"timeout", "origin.test", quiet, trust, 20 * time.Millisecond, failure.DialTimeout},
+		{"timeout", "origin.test", quiet, trust, 20 * time.Millisecond, failure.TLSTimeout},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			d := newDialer(t, (&answers{list: [][]netip.Addr{addrs("127.0.0.1")}}).resolve, "allow 127.0.0.0/8")

@@ -22,10 +22,17 @@ type Config struct {
 	Static map[string][]netip.Addr
 
 	// HostsFile is a file in the format of hosts(5) that comes next, "" for
-	// none. It is read by New, and again when it changes. Where New could not read it,
+	// none. It is read by New, and again when it has changed and was left alone for a
+	// moment. Where New could not read it,
 	// the first question does, and fails if it cannot: a file that is not there is none,
 	// but the names of one that cannot be read must not be asked for elsewhere.
 	HostsFile string
+
+	// TellHostsFile is called, with the reason, when a hosts file that was read is gone,
+	// which names nobody, or is empty now (ErrHostsFileEmpty) or cannot be read any more,
+	// and then the names of before stay; and with nil when it is back. Default: nobody is
+	// told.
+	TellHostsFile func(error)
 
 	// MaxNames is how many names are remembered. Default: DefaultMaxNames.
 	MaxNames int
@@ -68,7 +75,9 @@ type entry struct {
 	records [families]atomic.Pointer[record]
 	used    atomic.Int64 // unix time of the last look-up
 
-	flights [families]*Flight // guarded by shard.mu
+	// Guarded by shard.mu.
+	flights   [families]*Flight
+	forgotten bool // by order: what still comes for it is not remembered
 }
 
 // record is an answer with its times. It is never changed.
@@ -86,6 +95,7 @@ func New(cfg Config) *Cache {
 		hosts:   newHosts(cfg.Static, cfg.HostsFile),
 		seed:    maphash.MakeSeed(),
 	}
+	c.hosts.tell = cfg.TellHostsFile
 	questions := cfg.MaxQuestions
 	if questions <= 0 || questions > DefaultMaxQuestions {
 		questions = DefaultMaxQuestions
@@ -115,7 +125,7 @@ func (c *Cache) Lookup(name string, f Family) (Answer, *Flight) {
 	if addrs, ok := c.hosts.lookup(name, f, now); ok {
 		return addrs, nil
 	}
-	s := &c.shards[maphash.String(c.seed, name)%shards]
+	s := c.shardOf(name)
 	s.mu.RLock()
 	e := s.names[name]
 	s.mu.RUnlock()
@@ -126,6 +136,10 @@ func (c *Cache) Lookup(name string, f Family) (Answer, *Flight) {
 		}
 	}
 	return c.join(s, name, f, now)
+}
+
+func (c *Cache) shardOf(name string) *shard {
+	return &c.shards[maphash.String(c.seed, name)%shards]
 }
 
 // inFlight reports whether an entry is asked for. Needs shard.mu.
@@ -364,9 +378,9 @@ func (fl *Flight) remember(reply Reply, err error) Answer {
 		}
 		return fl.keep(next)
 	}
-	if addrs := usable(reply.Addrs); len(addrs) > 0 {
+	if addrs, more := usable(reply.Addrs); len(addrs) > 0 {
 		expires := now.Add(min(max(reply.TTL, MinTTL), MaxTTL))
-		return fl.keep(&record{Answer: Answer{Addrs: addrs}, expires: expires, staleUntil: expires.Add(StaleFor)})
+		return fl.keep(&record{Answer: Answer{Addrs: addrs, More: more || reply.Partial}, expires: expires, staleUntil: expires.Add(StaleFor)})
 	}
 	if reply.NoName {
 		// There is nothing of the other family either: what is still
@@ -415,13 +429,17 @@ func (r *record) stale(now time.Time) *record {
 }
 
 // usable returns the addresses of a reply that are used: unmapped, each once, not
-// too many.
-func usable(list []netip.Addr) []netip.Addr {
-	out := make([]netip.Addr, 0, min(len(list), MaxAddrs))
+// too many. more says that there are others.
+func usable(list []netip.Addr) (out []netip.Addr, more bool) {
+	out = make([]netip.Addr, 0, min(len(list), MaxAddrs))
 	for _, a := range list {
-		if a = a.Unmap(); a.IsValid() && len(out) < MaxAddrs && !slices.Contains(out, a) {
+		switch a = a.Unmap(); {
+		case !a.IsValid() || slices.Contains(out, a):
+		case len(out) == MaxAddrs:
+			return out, true
+		default:
 			out = append(out, a)
 		}
 	}
-	return out
+	return out, false
 }

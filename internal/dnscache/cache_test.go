@@ -468,6 +468,36 @@ func TestCacheEvictsNegativeFirst(t *testing.T) {
 	})
 }
 
+// Where all that is remembered has addresses, names without any find no place: however many
+// a client asks for, none of those that others use is lost to them. They are answered all
+// the same, and are remembered in the place of each other as soon as there is one.
+func TestCacheEvictsNegativeFirst_Full(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := new(script)
+		c := New(Config{Backend: b, MaxNames: 64 * 8})
+		const good = 64 * 16
+		for i := range good {
+			name := fmt.Sprintf("good%d.test", i)
+			b.set(name, Reply{Addrs: addrs("192.0.2.1"), TTL: time.Minute})
+			ask(c, name, IPv4)
+		}
+		before := c.remembered("good%d.test", good)
+		for i := range 20_000 {
+			if a, _ := ask(c, fmt.Sprintf("bad%d.test", i), IPv4); !isNotFound(a.Err) {
+				t.Fatalf("%+v", a)
+			}
+		}
+		if n := c.remembered("good%d.test", good); n != before {
+			t.Errorf("%d names are left, %d before", n, before)
+		}
+		time.Sleep(time.Minute + StaleFor) // the time of all is over
+		ask(c, "bad.test", IPv4)
+		if _, hit := ask(c, "bad.test", IPv4); !hit {
+			t.Error("a name without addresses is not remembered in the place of one whose time is over")
+		}
+	})
+}
+
 // remembered counts the names of a form whose IPv4 addresses are known, of n.
 func (c *Cache) remembered(form string, n int) (known int) {
 	for i := range n {
@@ -554,7 +584,7 @@ func TestCacheEvictedInFlight(t *testing.T) {
 		_, fl := c.Lookup("origin.test", IPv4)
 		synctest.Wait()
 		fl.shard.mu.Lock()
-		evicted := fl.shard.evict(time.Now())
+		evicted := fl.shard.evict(true, time.Now())
 		fl.shard.mu.Unlock()
 		if _, again := c.Lookup("origin.test", IPv4); !evicted || again != fl || c.Len() != 0 {
 			t.Fatalf("evicted: %t, the same question: %t, %d names", evicted, again == fl, c.Len())

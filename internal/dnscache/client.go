@@ -101,6 +101,7 @@ func (c *Client) Lookup(ctx context.Context, name string, f Family) (Reply, erro
 	var firstErr error
 	order := c.order(name, f)
 	told := make([]bool, len(order)) // that they cannot tell
+	var missed []*exchanger          // those that gave no answer
 	for i := range rounds * len(order) {
 		at := i % len(order)
 		if told[at] {
@@ -108,10 +109,11 @@ func (c *Client) Lookup(ctx context.Context, name string, f Family) (Reply, erro
 		}
 		s := order[at]
 		q := question(name, f)
-		msg, err := s.query(ctx, q)
+		reply, err := s.ask(ctx, q, name, f)
 		if err == nil {
 			s.standing.told(known{q.Question[0].Name, q.Question[0].Qtype})
-			return replyOf(msg, name, f), nil
+			s.outdoes(missed)
+			return reply, nil
 		}
 		if firstErr == nil {
 			firstErr = fmt.Errorf("%s: %w", s, err)
@@ -119,13 +121,28 @@ func (c *Client) Lookup(ctx context.Context, name string, f Family) (Reply, erro
 		if ctx.Err() != nil {
 			break
 		}
-		if _, told[at] = errors.AsType[*rcodeError](err); told[at] {
+		if _, told[at] = errors.AsType[refusal](err); told[at] {
 			s.standing.answered()
-		} else {
-			s.missed(name, err)
+		} else if s.missed(name, err) {
+			missed = append(missed, s)
 		}
 	}
 	return Reply{}, firstErr
+}
+
+// ask is what one server knows of a name.
+func (s *exchanger) ask(ctx context.Context, q *dns.Msg, name string, f Family) (Reply, error) {
+	msg, err := s.query(ctx, q)
+	if err != nil {
+		return Reply{}, err
+	}
+	reply := replyOf(msg, name, f)
+	if len(reply.Addrs) == 0 {
+		if why := saysNothing(msg); why != "" {
+			return Reply{}, why
+		}
+	}
+	return reply, nil
 }
 
 // order is the servers in the order in which they are asked now about a name.
@@ -142,10 +159,10 @@ func (c *Client) order(name string, f Family) []*exchanger {
 	return append(up, down...)
 }
 
-// rcodeError is an answer that says that there is none.
-type rcodeError struct{ rcode int }
+// refusal is an answer that says that there is none, or says nothing.
+type refusal string
 
-func (e *rcodeError) Error() string { return "answered " + dns.RcodeToString[e.rcode] }
+func (e refusal) Error() string { return "answered " + string(e) }
 
 // query sends one query, and where the server does not know EDNS another one
 // without (RFC 6891 §7).
@@ -160,7 +177,7 @@ func (s *exchanger) query(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 		return nil, err
 	}
 	if msg.Rcode != dns.RcodeSuccess && msg.Rcode != dns.RcodeNameError {
-		return nil, &rcodeError{msg.Rcode}
+		return nil, refusal(dns.RcodeToString[msg.Rcode])
 	}
 	return msg, nil
 }

@@ -40,7 +40,7 @@ const (
 	DefaultMaxQuestions = 16_384
 
 	// MaxAddrs is how many addresses of one answer are used; the rest of a
-	// longer answer is dropped.
+	// longer answer is dropped, which Answer.More tells.
 	MaxAddrs = 32
 
 	// MinTTL and MaxTTL bound the time for which addresses are remembered.
@@ -100,6 +100,9 @@ type Reply struct {
 
 	// NoName says that the name does not exist at all (NXDOMAIN).
 	NoName bool
+
+	// Partial says that there are more addresses, which are not known.
+	Partial bool
 }
 
 // Answer is what a caller of [Cache.Lookup] gets.
@@ -107,6 +110,9 @@ type Answer struct {
 	// Addrs are at least one and at most MaxAddrs addresses, unmapped and
 	// each once; or nil with Err. They are shared: do not change them.
 	Addrs []netip.Addr
+
+	// More says that the name has other addresses of the family, too.
+	More bool
 
 	// Err is a *net.DNSError, shared as well. It says IsNotFound where the
 	// name or its addresses of this family do not exist, IsTimeout where

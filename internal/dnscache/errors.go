@@ -14,6 +14,10 @@ var ErrNoTurn = errors.New("too many questions to the resolver are under way")
 // cannot be read.
 var ErrHostsFile = errors.New("the hosts file cannot be read")
 
+// ErrHostsFileEmpty is what Config.TellHostsFile is told of a hosts file in which nothing
+// stands any more: it was cut off, more likely than not.
+var ErrHostsFileEmpty = errors.New("the hosts file is empty now")
+
 // Question tells one question to a backend from the next. Whoever waits for its answer, or
 // gets it while it is remembered, finds the same one in the error.
 type Question struct{ _ byte }
@@ -46,6 +50,15 @@ func (e *askedError) Error() string {
 }
 
 func (e *askedError) Unwrap() error { return e.err }
+
+// Answered reports whether servers have answered, if only that they cannot tell.
+func Answered(err error) bool {
+	if _, ok := errors.AsType[refusal](err); ok {
+		return true
+	}
+	d, ok := errors.AsType[*net.DNSError](err)
+	return ok && (d.IsNotFound || d.Err == "server misbehaving") // as Go's resolver has it
+}
 
 // notFound is the error for a name that does not exist, or has no addresses of a
 // family.

@@ -7,13 +7,14 @@ const sample = 8
 
 // admit puts an entry among the names that are remembered, in place of another one if
 // the shard is full. An entry that finds no place serves those who wait for it and is
-// forgotten: a full cache refuses nobody. One without addresses that nobody waits for
-// is not worth the place of another. Needs s.mu.
+// forgotten: a full cache refuses nobody. One without addresses takes the place of its
+// like only, and none at all where nobody waits for it. Needs s.mu.
 func (s *shard) admit(name string, e *entry, awaited bool, now time.Time) {
-	if s.names[name] != nil || s.asked[name] != nil && s.asked[name] != e {
+	if e.forgotten || s.names[name] != nil || s.asked[name] != nil && s.asked[name] != e {
 		return // it is there, or a newer one is
 	}
-	if !awaited && e.worth(now) == 0 || len(s.names) >= s.max && !s.evict(now) {
+	worth := e.worth(now)
+	if !awaited && worth == 0 || len(s.names) >= s.max && !s.evict(worth > 0, now) {
 		return
 	}
 	delete(s.asked, name)
@@ -22,10 +23,10 @@ func (s *shard) admit(name string, e *entry, awaited bool, now time.Time) {
 
 // evict takes out the entry that is worth least among a few, which the map
 // picks at random, and reports whether there was one. It looks at entries
-// without an answer or with a negative one first, so that a client that asks
-// for names which do not exist pushes out its own. Those who wait for an entry
-// still get its answer. Needs s.mu.
-func (s *shard) evict(now time.Time) bool {
+// without an answer or with a negative one first, and takes out no other for one that is
+// not good, so that a client that asks for names which do not exist pushes out its own. Those who
+// wait for an entry still get its answer. Needs s.mu.
+func (s *shard) evict(good bool, now time.Time) bool {
 	var victim string
 	least := int64(-1)
 	looked := 0
@@ -37,7 +38,7 @@ func (s *shard) evict(now time.Time) bool {
 			victim, least = name, w
 		}
 	}
-	if least < 0 {
+	if least < 0 || least > 0 && !good {
 		return false
 	}
 	if e := s.names[victim]; e.inFlight() {

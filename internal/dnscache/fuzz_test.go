@@ -104,7 +104,7 @@ func FuzzHostsFile(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		got, _ := parseHosts(strings.NewReader(text))
+		got, _, _ := parseHosts(strings.NewReader(text))
 		for name, known := range got {
 			for family := range families {
 				for _, a := range known[family].Addrs {

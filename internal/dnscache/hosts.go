@@ -2,6 +2,7 @@ package dnscache
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,8 +18,14 @@ import (
 	"time"
 )
 
-// hostsCheck is how often the hosts file is looked at.
-const hostsCheck = 5 * time.Second
+const (
+	// hostsCheck is how often the hosts file is looked at.
+	hostsCheck = 5 * time.Second
+
+	// hostsSettle is how long it must be left alone before it is read again: whoever
+	// writes it in pieces shall have finished.
+	hostsSettle = time.Second
+)
 
 // maxHostsFile bounds how much of a hosts file is read.
 const maxHostsFile = 16 << 20
@@ -38,6 +45,12 @@ type hosts struct {
 	path   string
 	file   atomic.Pointer[hostsFile] // nil as long as it was not read
 
+	tell func(error) // see Config.TellHostsFile; may be nil
+	gone atomic.Bool // and that was told
+
+	looking sync.Mutex
+	seen    fileState // at the last look; guarded by looking
+
 	mu    sync.Mutex
 	first *firstRead // under way, nil where none is; guarded by mu
 }
@@ -53,10 +66,21 @@ type fixed [families]Answer
 
 // hostsFile is what the file held when it was read.
 type hostsFile struct {
-	names   map[string]*fixed
+	fileState
+	names map[string]*fixed
+	some  bool         // something stands in it, if only a comment
+	due   atomic.Int64 // the next look, in unix nanoseconds
+}
+
+// fileState tells contents of the file apart without reading them.
+type fileState struct {
+	missing bool // there is none
 	modTime time.Time
 	size    int64
-	checked atomic.Int64 // unix nanoseconds
+}
+
+func (s fileState) same(o fileState) bool {
+	return s.missing == o.missing && s.size == o.size && s.modTime.Equal(o.modTime)
 }
 
 func newHosts(static map[string][]netip.Addr, path string) *hosts {
@@ -75,7 +99,7 @@ func newFixed(name string, addrs []netip.Addr) *fixed {
 	}
 	out := new(fixed)
 	for f := range families {
-		if out[f].Addrs = usable(byFamily[f]); len(out[f].Addrs) == 0 {
+		if out[f].Addrs, out[f].More = usable(byFamily[f]); len(out[f].Addrs) == 0 {
 			out[f] = Answer{Err: notFound(name, f, false, fixedQuestion)}
 		}
 	}
@@ -127,9 +151,9 @@ func (h *hosts) ready(ctx context.Context) error {
 }
 
 func (h *hosts) readFirst(r *firstRead) {
-	file, err := h.read(nil)
+	file, err := h.readNew()
 	if err == nil {
-		file.checked.Store(time.Now().UnixNano())
+		file.due.Store(time.Now().Add(hostsCheck).UnixNano())
 		h.file.Store(file)
 	} else {
 		r.err = fmt.Errorf("%w: %w", ErrHostsFile, err)
@@ -142,76 +166,131 @@ func (h *hosts) readFirst(r *firstRead) {
 
 // current is the content of the file, read again if it has changed since it was
 // last looked at; nil if it was never read. Whoever comes while another looks gets the
-// content from before, which also stays where the file cannot be read.
+// content from before, which also stays where the file cannot be read, and until it was
+// left alone for a moment.
 func (h *hosts) current(now time.Time) *hostsFile {
 	file := h.file.Load()
-	if file == nil {
-		return nil
-	}
-	last := file.checked.Load()
-	if now.UnixNano()-last < int64(hostsCheck) || !file.checked.CompareAndSwap(last, now.UnixNano()) {
+	if file == nil || now.UnixNano() < file.due.Load() || !h.looking.TryLock() {
 		return file
 	}
-	next, err := h.read(file)
-	if err != nil || next == file {
-		return file // it is looked at again
+	defer h.looking.Unlock()
+	if file = h.file.Load(); now.UnixNano() < file.due.Load() {
+		return file // somebody has looked just now
 	}
-	next.checked.Store(now.UnixNano())
+	next, settled, err := h.look(file)
+	wait := hostsCheck
+	if !settled {
+		wait = hostsSettle
+	} else {
+		h.tellGone(file, next, err)
+	}
+	if next == nil {
+		next = file
+	}
+	next.due.Store(now.Add(wait).UnixNano())
 	h.file.Store(next)
 	return next
 }
 
-// read is what the file holds, which is last where it has not changed. One that is
-// gone names nobody, and so does one that this process was never allowed to read; of one
-// that cannot be read otherwise nothing is known.
-func (h *hosts) read(last *hostsFile) (*hostsFile, error) {
-	next, err := h.readChanged(last)
-	switch {
-	case err == nil:
-		return next, nil
-	case errors.Is(err, fs.ErrNotExist) && last != nil && len(last.names) == 0:
-		return last, nil
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission) && last == nil:
-		return new(hostsFile), nil
+// look is what the file holds now, which is last where it has not changed. It is not
+// settled, and nil, where the file has changed since the last look: somebody may be
+// writing it. Needs h.looking.
+func (h *hosts) look(last *hostsFile) (next *hostsFile, settled bool, err error) {
+	before := h.seen
+	if h.seen, err = h.state(); err != nil {
+		return nil, true, err
 	}
-	return nil, err
+	switch {
+	case h.seen.same(last.fileState):
+		return last, true, nil
+	case !h.seen.same(before):
+		return nil, false, nil
+	}
+	next, err = h.read(h.seen)
+	if now, _ := h.state(); !now.same(h.seen) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, true, err
+	}
+	if last.some && !next.some && !next.missing {
+		return nil, true, ErrHostsFileEmpty
+	}
+	return next, true, nil
 }
 
-func (h *hosts) readChanged(last *hostsFile) (*hostsFile, error) {
+// tellGone tells that a file which was read is there no more, or cannot be read, and that
+// it is back: once each.
+func (h *hosts) tellGone(last, next *hostsFile, err error) {
+	was := h.gone.Load()
+	if err == nil && next.missing && (was || !last.missing) {
+		err = fs.ErrNotExist
+	}
+	if is := err != nil; is != was && h.gone.CompareAndSwap(was, is) && h.tell != nil {
+		h.tell(err)
+	}
+}
+
+// readNew reads a file of which nothing is known. One that this process was never allowed
+// to read names nobody; of one that cannot be read otherwise nothing is known.
+func (h *hosts) readNew() (*hostsFile, error) {
+	now, err := h.state()
+	var file *hostsFile
+	if err == nil {
+		file, err = h.read(now)
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return new(hostsFile), nil
+	}
+	return file, err
+}
+
+// state is the state of the file.
+func (h *hosts) state() (fileState, error) {
 	info, err := os.Stat(h.path)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fileState{missing: true}, nil
+	case err != nil:
+		return fileState{}, err
+	}
+	return fileState{modTime: info.ModTime(), size: info.Size()}, nil
+}
+
+// read is what the file holds, which was seen in a state. One that is gone names nobody.
+func (h *hosts) read(now fileState) (*hostsFile, error) {
+	file := &hostsFile{fileState: now}
+	if now.missing {
+		return file, nil
+	}
+	var err error
+	if file.names, file.some, err = readHosts(h.path); err != nil {
 		return nil, err
 	}
-	if last != nil && info.ModTime().Equal(last.modTime) && info.Size() == last.size {
-		return last, nil
-	}
-	names, err := readHosts(h.path)
-	if err != nil {
-		return nil, err
-	}
-	return &hostsFile{names: names, modTime: info.ModTime(), size: info.Size()}, nil
+	return file, nil
 }
 
 // readHosts reads a file in the format of hosts(5): an address and its names a
 // line, comments behind #. Lines that make no sense are passed over, as resolvers
 // do.
-func readHosts(path string) (map[string]*fixed, error) {
+func readHosts(path string) (names map[string]*fixed, some bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer f.Close()
 	return parseHosts(f)
 }
 
-// parseHosts reads the lines of a hosts file.
-func parseHosts(r io.Reader) (map[string]*fixed, error) {
+// parseHosts reads the lines of a hosts file. some says that they are not all blank.
+func parseHosts(r io.Reader) (names map[string]*fixed, some bool, err error) {
 	addrs := make(map[string][]netip.Addr)
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, maxHostsFile) // as long as the lines of block lists may be
 	read := 0
 	for lines.Scan() && read < maxHostsFile {
 		read += len(lines.Bytes()) + 1
+		some = some || len(bytes.TrimSpace(lines.Bytes())) > 0
 		line, _, _ := strings.Cut(lines.Text(), "#")
 		fields := strings.Fields(line)
 		if len(fields) < 2 {
@@ -227,11 +306,11 @@ func parseHosts(r io.Reader) (map[string]*fixed, error) {
 		}
 	}
 	if err := lines.Err(); err != nil && !errors.Is(err, bufio.ErrTooLong) {
-		return nil, err
+		return nil, false, err
 	}
-	out := make(map[string]*fixed, len(addrs))
+	names = make(map[string]*fixed, len(addrs))
 	for name, list := range addrs {
-		out[name] = newFixed(name, list)
+		names[name] = newFixed(name, list)
 	}
-	return out, nil
+	return names, some, nil
 }

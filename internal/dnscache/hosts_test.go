@@ -1,6 +1,8 @@
 package dnscache
 
 import (
+	"errors"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -67,7 +69,7 @@ not-an-address broken.test
 // Block lists have lines of any length, and what stands behind one counts.
 func TestHostsFileLongLine(t *testing.T) {
 	long := "192.0.2.1" + strings.Repeat(" x.test", 20_000)
-	known, err := parseHosts(strings.NewReader("# " + long + "\n" + long + "\n192.0.2.2 behind.test\n"))
+	known, _, err := parseHosts(strings.NewReader("# " + long + "\n" + long + "\n192.0.2.2 behind.test\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +84,8 @@ func TestHostsFileLongLine(t *testing.T) {
 func TestHostsFileChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "hosts")
-		c := New(Config{Backend: new(script), HostsFile: path})
+		var told []bool // that it is gone
+		c := New(Config{Backend: new(script), HostsFile: path, TellHostsFile: func(err error) { told = append(told, err != nil) }})
 		known := func(name string) bool {
 			a, _ := ask(c, name, IPv4)
 			return len(a.Addrs) == 1
@@ -96,6 +99,7 @@ func TestHostsFileChanges(t *testing.T) {
 			{"192.0.2.1 one.test\n", true, false},
 			{"192.0.2.1 two.test\n", false, true}, // the same size
 			{"192.0.2.1 one.test two.test\n", true, true},
+			{"", false, false},
 			{"", false, false},
 			{"192.0.2.1 one.test\n", true, false},
 		}
@@ -112,10 +116,15 @@ func TestHostsFileChanges(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			time.Sleep(hostsCheck + MaxNegativeTTL)
+			time.Sleep(hostsCheck)
+			known("one.test") // has it looked at
+			time.Sleep(hostsSettle + MaxNegativeTTL)
 			if one, two := known("one.test"), known("two.test"); one != step.one || two != step.two {
 				t.Errorf("step %d: %t %t", i, one, two)
 			}
+		}
+		if !slices.Equal(told, []bool{true, false}) {
+			t.Errorf("told that the file is gone: %v; want once, and once that it is back", told)
 		}
 		if err := os.WriteFile(path, []byte("192.0.2.1 two.test\n"), 0o600); err != nil {
 			t.Fatal(err)
@@ -123,6 +132,75 @@ func TestHostsFileChanges(t *testing.T) {
 		if !known("one.test") {
 			t.Error("the file is looked at with every question")
 		}
+	})
+}
+
+// A hosts file is not taken while it is written: it is read when it was the same at two
+// looks. One that is empty now is told, and keeps the names of before until something
+// stands in it; what is only comments is meant.
+func TestHostsFileInPieces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := hostsFileWith(t, "192.0.2.1 one.test\n192.0.2.1 two.test\n")
+		var told []error
+		c := New(Config{Backend: new(script), HostsFile: path, TellHostsFile: func(err error) { told = append(told, err) }})
+		stamp := time.Unix(1_000_000, 0)
+		write := func(text string) {
+			t.Helper()
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			stamp = stamp.Add(time.Second)
+			if err := os.Chtimes(path, stamp, stamp); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want := func(when string, one, two bool) {
+			t.Helper()
+			for name, want := range map[string]bool{"one.test": one, "two.test": two} {
+				if a, _ := ask(c, name, IPv4); len(a.Addrs) == 1 != want {
+					t.Errorf("%s: %s is known: %t", when, name, !want)
+				}
+			}
+		}
+		want("at first", true, true)
+		time.Sleep(hostsCheck)
+		write("192.0.2.1 one.test\n")
+		want("while it is written", true, true)
+		time.Sleep(hostsSettle)
+		write("192.0.2.1 one.test\n192.0.2.1")
+		want("while it is still written", true, true)
+		time.Sleep(hostsSettle)
+		write("192.0.2.1 one.test\n")
+		want("when it was written", true, true)
+		time.Sleep(hostsSettle)
+		want("a moment later", true, false)
+		if len(told) != 0 {
+			t.Errorf("told: %v", told)
+		}
+
+		write("")
+		time.Sleep(hostsCheck)
+		want("emptied", true, false)
+		for range 3 {
+			time.Sleep(hostsCheck)
+			want("emptied for longer", true, false)
+		}
+		if len(told) != 1 || !errors.Is(told[0], ErrHostsFileEmpty) {
+			t.Errorf("told: %v", told)
+		}
+		write("192.0.2.1 two.test\n")
+		time.Sleep(hostsCheck)
+		want("filled", true, false)
+		time.Sleep(hostsSettle + MaxNegativeTTL)
+		want("filled, a moment later", false, true)
+		if len(told) != 2 || told[1] != nil {
+			t.Errorf("told: %v", told)
+		}
+		write("# nobody\n")
+		time.Sleep(hostsCheck)
+		want("comments", false, true)
+		time.Sleep(hostsSettle + MaxNegativeTTL)
+		want("comments, a moment later", false, false)
 	})
 }
 
@@ -144,7 +222,8 @@ func TestHostsFileUnreadable(t *testing.T) {
 			t.Skip("no directory that looks like a file")
 		}
 		next += strings.Repeat("\n", int(info.Size())-len(next))
-		c := New(Config{Backend: new(script), HostsFile: path})
+		var told []error
+		c := New(Config{Backend: new(script), HostsFile: path, TellHostsFile: func(err error) { told = append(told, err) }})
 		stamp := time.Unix(1_000_000, 0)
 		link := func(to string) {
 			t.Helper()
@@ -179,12 +258,28 @@ func TestHostsFileUnreadable(t *testing.T) {
 			{func() { _ = os.Remove(path) }, false, false},
 		} {
 			step.prepare()
-			time.Sleep(hostsCheck + MaxNegativeTTL)
+			time.Sleep(hostsCheck)
+			ask(c, "one.test", IPv4) // has it looked at
+			time.Sleep(hostsSettle + MaxNegativeTTL)
 			one, _ := ask(c, "one.test", IPv4)
 			two, _ := ask(c, "two.test", IPv4)
 			if (len(one.Addrs) == 1) != step.one || (len(two.Addrs) == 1) != step.two {
 				t.Errorf("step %d: %+v, %+v", i, one, two)
 			}
+		}
+		var kinds []string
+		for _, err := range told {
+			switch {
+			case err == nil:
+				kinds = append(kinds, "back")
+			case errors.Is(err, fs.ErrNotExist):
+				kinds = append(kinds, "gone")
+			default:
+				kinds = append(kinds, "unreadable")
+			}
+		}
+		if want := []string{"unreadable", "back", "unreadable", "back", "gone"}; !slices.Equal(kinds, want) {
+			t.Errorf("told %q, want %q", kinds, want)
 		}
 	})
 }

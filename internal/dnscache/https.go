@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"strconv"
 	"sync/atomic"
 
@@ -30,6 +32,9 @@ const (
 // speak HTTP/2, each carries one query at a time.
 const maxHTTPSConns = 256
 
+// maxHTTPSHead bounds the head of an answer.
+const maxHTTPSHead = 64 << 10
+
 // https speaks DNS over HTTPS (RFC 8484), over HTTP/2 where the server does.
 type https struct {
 	url       string
@@ -44,12 +49,13 @@ func newHTTPS(s Server, tlsConfig *tls.Config, dial connect) *https {
 		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return dialHTTPS(askedIn(ctx), s, tlsConfig, dial)
 		},
-		ForceAttemptHTTP2:   true,
-		DisableCompression:  true,
-		MaxConnsPerHost:     maxHTTPSConns,
-		MaxIdleConnsPerHost: maxIdleStreams,
-		IdleConnTimeout:     streamIdle,
-		HTTP2:               &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+		ForceAttemptHTTP2:      true,
+		DisableCompression:     true,
+		MaxConnsPerHost:        maxHTTPSConns,
+		MaxResponseHeaderBytes: maxHTTPSHead,
+		MaxIdleConnsPerHost:    maxIdleStreams,
+		IdleConnTimeout:        streamIdle,
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 	}}
 }
 
@@ -144,7 +150,8 @@ func readHTTPS(resp *http.Response, q *dns.Msg) (*dns.Msg, error) {
 	if resp.StatusCode != http.StatusOK {
 		return nil, httpAnswerError("HTTP status " + strconv.Itoa(resp.StatusCode))
 	}
-	if t := resp.Header.Get("Content-Type"); t != dnsMessage {
+	t := resp.Header.Get("Content-Type")
+	if kind, _, err := mime.ParseMediaType(t); err != nil || kind != dnsMessage {
 		return nil, httpAnswerError(fmt.Sprintf("content type %q is not %s", t, dnsMessage))
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, dns.MaxMsgSize))
@@ -158,7 +165,22 @@ func readHTTPS(resp *http.Response, q *dns.Msg) (*dns.Msg, error) {
 	if !belongs(m, q) {
 		return nil, httpAnswerError("the answer is to another question")
 	}
+	if age, err := strconv.ParseUint(resp.Header.Get("Age"), 10, 32); err == nil {
+		grow(m, uint32(age))
+	}
 	return m, nil
+}
+
+// grow makes an answer older that a cache has held back: its times to live are those at
+// the origin (RFC 8484 §5.1).
+func grow(m *dns.Msg, age uint32) {
+	for _, rr := range slices.Concat(m.Answer, m.Ns) {
+		h := rr.Header()
+		h.Ttl -= min(age, h.Ttl)
+		if soa, ok := rr.(*dns.SOA); ok {
+			soa.Minttl -= min(age, soa.Minttl)
+		}
+	}
 }
 
 // heardConn counts reads that brought something.

@@ -2,6 +2,7 @@ package dnscache
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,8 +54,27 @@ func replyOf(m *dns.Msg, name string, f Family) Reply {
 	if len(r.Addrs) == 0 {
 		return Reply{TTL: negativeTTL(m), NoName: m.Rcode == dns.RcodeNameError}
 	}
-	r.TTL = time.Duration(ttl) * time.Second
+	r.TTL, r.Partial = time.Duration(ttl)*time.Second, m.Truncated
 	return r
+}
+
+// saysNothing tells answers without addresses that do not mean that there are none: those
+// that are cut off, and those of a server that is no authority for the name and has asked
+// none (a lame delegation, RFC 1912 §2.8). It is empty for others.
+func saysNothing(m *dns.Msg) refusal {
+	lame := m.Rcode == dns.RcodeSuccess && !m.Authoritative && !m.RecursionAvailable
+	switch {
+	case m.Truncated:
+		return "in part only, also over a stream"
+	case lame && !slices.ContainsFunc(m.Ns, isSOA):
+		return "that it does not know, and does not ask others"
+	}
+	return ""
+}
+
+func isSOA(rr dns.RR) bool {
+	_, ok := rr.(*dns.SOA)
+	return ok
 }
 
 func aliasOf(m *dns.Msg, owner string) *dns.CNAME {

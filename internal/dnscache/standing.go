@@ -17,6 +17,10 @@ const (
 	// it is checked.
 	missesToCheck = 3
 
+	// outdoneToCheck is how many questions that a server gave no answer to others must
+	// have answered before it is checked: about however few names.
+	outdoneToCheck = 2
+
 	// downFor is how long a server that has failed its check is asked last, before it
 	// is checked again.
 	downFor = 30 * time.Second
@@ -34,12 +38,14 @@ type known struct {
 // standing is what is known of whether a server answers at all. A name that it does not
 // answer for is no evidence: the name servers of that name may be silent, and whoever
 // asks for such names must not decide which server the others are asked from. So
-// several names only make it checked, with questions that it has answered before and with
-// one about the root, which most resolvers answer of themselves; the check decides. The zero value is a server that is up. It is safe for
-// concurrent use.
+// several names only make it checked, or a few questions that another server has answered:
+// with questions that it has answered before and with one about the root, which most
+// resolvers answer of themselves. The check decides. The zero value is a server that is up.
+// It is safe for concurrent use.
 type standing struct {
 	mu       sync.Mutex
 	missed   []string  // names without an answer since the last answer, each once
+	outdid   int       // questions since then that another server has answered
 	downTill time.Time // zero where the server is up; later, it is due for a check
 	checking bool
 	known    []known // some that it has told about, picked at random
@@ -49,7 +55,7 @@ type standing struct {
 func (s *standing) answered() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.missed, s.downTill = s.missed[:0], time.Time{}
+	s.missed, s.outdid, s.downTill = s.missed[:0], 0, time.Time{}
 }
 
 // told notes an answer that says something about a name. Which ones are remembered is
@@ -57,7 +63,7 @@ func (s *standing) answered() {
 func (s *standing) told(k known) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.missed, s.downTill = s.missed[:0], time.Time{}
+	s.missed, s.outdid, s.downTill = s.missed[:0], 0, time.Time{}
 	switch {
 	case slices.Contains(s.known, k):
 	case len(s.known) < knownQuestions:
@@ -96,6 +102,19 @@ func (s *standing) miss(name string) (check bool) {
 	return s.checking
 }
 
+// outdone notes that another server has answered what this one gave no answer to, and
+// reports whether it is to be checked now.
+func (s *standing) outdone() (check bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.downTill.IsZero() || s.checking {
+		return false
+	}
+	s.outdid++
+	s.checking = s.outdid >= outdoneToCheck
+	return s.checking
+}
+
 // up reports whether the server is up, and whether it is to be checked now.
 func (s *standing) up(now time.Time) (up, check bool) {
 	s.mu.Lock()
@@ -112,7 +131,7 @@ func (s *standing) up(now time.Time) (up, check bool) {
 func (s *standing) checked(answered bool, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.missed, s.checking, s.downTill = s.missed[:0], false, time.Time{}
+	s.missed, s.outdid, s.checking, s.downTill = s.missed[:0], 0, false, time.Time{}
 	if !answered {
 		s.downTill = now.Add(downFor)
 	}
@@ -133,10 +152,24 @@ func isOwnFault(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
-// missed notes that there was no answer about a name, unless that was our own fault.
-func (e *exchanger) missed(name string, err error) {
-	if !isOwnFault(err) && e.standing.miss(name) {
+// missed notes that there was no answer about a name, and reports whether it did: not
+// where that was our own fault.
+func (e *exchanger) missed(name string, err error) bool {
+	if isOwnFault(err) {
+		return false
+	}
+	if e.standing.miss(name) {
 		go e.check()
+	}
+	return true
+}
+
+// outdoes notes that the server has answered what others gave no answer to.
+func (e *exchanger) outdoes(others []*exchanger) {
+	for _, o := range others {
+		if o != e && o.standing.outdone() {
+			go o.check()
+		}
 	}
 }
 
@@ -150,7 +183,7 @@ func (e *exchanger) check(more ...*dns.Msg) {
 	for _, q := range list {
 		go func() {
 			_, err := e.query(ctx, q)
-			_, refused := errors.AsType[*rcodeError](err)
+			_, refused := errors.AsType[refusal](err)
 			answers <- err == nil || refused || isOwnFault(err)
 		}()
 	}

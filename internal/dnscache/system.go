@@ -12,6 +12,11 @@ import (
 type System struct {
 	// Resolver is the resolver to ask. Default: net.DefaultResolver.
 	Resolver *net.Resolver
+
+	// HostsFile is a hosts file in which the names of DNS servers are looked up first: Go
+	// finds no name of one label there that is asked for as absolute, and localhost is one.
+	// Of other names, the cache knows what is in it. Default: none.
+	HostsFile string
 }
 
 // Lookup asks for name as absolute: search domains would let a client reach

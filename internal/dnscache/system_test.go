@@ -60,7 +60,7 @@ func TestSystemAnswers(t *testing.T) {
 		{"broken.test", IPv4, nil, false},
 	} {
 		r, err := asking(s).Lookup(t.Context(), tc.name, tc.f)
-		got := usable(r.Addrs)
+		got, _ := usable(r.Addrs)
 		if (err == nil) != tc.ok || !slices.Equal(got, addrs(tc.want...)) || tc.ok && r.TTL != 30*time.Second {
 			t.Errorf("%s %s: %+v, %v", tc.name, tc.f, r, err)
 		}
@@ -158,4 +158,30 @@ func TestQuestionOf(t *testing.T) {
 			t.Error("a question for no answer")
 		}
 	})
+}
+
+// The name of a DNS server is looked up in the hosts file first, whatever the case it is
+// written in: Go's resolver does not find localhost there, which it is asked for as absolute.
+func TestServersInHostsFile(t *testing.T) {
+	s := dnstest.Start(t)
+	s.Set("elsewhere.test", dnstest.Records{Addrs: addrs("192.0.2.9"), TTL: 60})
+	system := asking(s)
+	system.HostsFile = hostsFileWith(t, "192.0.2.1 single listed.test\n2001:db8::1 single\n")
+	var dialed []string
+	connect := connector(func(_ context.Context, _ string, to netip.AddrPort) (net.Conn, error) {
+		dialed = append(dialed, to.String())
+		return nil, errors.New("no")
+	}, system)
+	for host, want := range map[string][]string{
+		"single":         {"192.0.2.1:853", "[2001:db8::1]:853"},
+		"SINGLE.":        {"192.0.2.1:853", "[2001:db8::1]:853"},
+		"listed.test":    {"192.0.2.1:853"},
+		"elsewhere.test": {"192.0.2.9:853"},
+		"192.0.2.7":      {"192.0.2.7:853"},
+	} {
+		dialed = nil
+		if _, err := connect(t.Context(), Server{Host: host, Port: 853}, "tcp"); !slices.Equal(dialed, want) {
+			t.Errorf("%s: dialed %v (%v), want %v", host, dialed, err, want)
+		}
+	}
 }

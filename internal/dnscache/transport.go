@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -310,11 +311,10 @@ type connect func(ctx context.Context, s Server, network string) (net.Conn, erro
 // connector connects with dial. Where the configuration names the server, the system
 // tells its addresses, and they are tried in order.
 func connector(dial Dial, system System) connect {
+	listed := newHosts(nil, system.HostsFile)
 	return func(ctx context.Context, s Server, network string) (net.Conn, error) {
-		addrs := []netip.Addr{}
-		if a, err := netip.ParseAddr(s.Host); err == nil {
-			addrs = append(addrs, a)
-		} else if addrs, err = system.lookup(ctx, "ip", s.Host); err != nil {
+		addrs, err := serverAddrs(ctx, s.Host, listed, system)
+		if err != nil {
 			return nil, &hostError{err}
 		}
 		var firstErr error
@@ -329,6 +329,25 @@ func connector(dial Dial, system System) connect {
 		}
 		return nil, firstErr
 	}
+}
+
+// serverAddrs are the addresses of a DNS server, as the hosts file or the system knows them.
+func serverAddrs(ctx context.Context, host string, listed *hosts, system System) ([]netip.Addr, error) {
+	if a, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{a}, nil
+	}
+	if err := listed.ready(ctx); err != nil {
+		return nil, err
+	}
+	var addrs []netip.Addr
+	for f := range families {
+		known, _ := listed.lookup(strings.ToLower(strings.TrimSuffix(host, ".")), f, time.Now())
+		addrs = append(addrs, known.Addrs...)
+	}
+	if len(addrs) > 0 {
+		return addrs, nil
+	}
+	return system.lookup(ctx, "ip", host)
 }
 
 // hostError is why the addresses of a DNS server are not known. That its own name does not

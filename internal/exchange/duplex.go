@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"io"
+	"net/http"
 	"reflect"
 	"time"
 )
@@ -10,28 +11,46 @@ import (
 // response: net/http's MaxBytesReader does so when its limit is passed, where
 // nothing is between it and the HTTP/1 server (Caddy's request_body with both
 // idle timeouts off and no access log). Then the body must not be read while a
-// response is written. That is told nowhere, so this looks at fields that are not
-// exported; where they are not what they are now, the answer is no.
+// response is written.
 func touchesHeader(body io.Reader) bool {
+	limit := sizeLimit(body)
+	if !limit.IsValid() {
+		return false
+	}
+	w := limit.FieldByName("w")
+	return w.IsValid() && w.Kind() == reflect.Interface && !w.IsNil() && w.Elem().Type().String() == "*http.response"
+}
+
+// sizeLimit is the outermost of net/http's MaxBytesReaders in the wrappers of a body. That
+// is told nowhere, so this looks at fields that are not exported; where they are not what
+// they are now, there is none, and TestTunnelBody fails.
+func sizeLimit(body io.Reader) reflect.Value {
 	v := reflect.ValueOf(body)
 	for range 16 {
 		for v.Kind() == reflect.Interface || v.Kind() == reflect.Pointer {
 			v = v.Elem()
 		}
 		if v.Kind() != reflect.Struct {
-			return false
+			break
 		}
 		if v.Type().PkgPath() == "net/http" && v.Type().Name() == "maxBytesReader" {
-			w := v.FieldByName("w")
-			return w.IsValid() && w.Kind() == reflect.Interface && !w.IsNil() && w.Elem().Type().String() == "*http.response"
+			return v
 		}
-		next := readerBelow(v)
-		if !next.IsValid() {
-			return false
+		if v = readerBelow(v); !v.IsValid() {
+			break
 		}
-		v = next
 	}
-	return false
+	return reflect.Value{}
+}
+
+// TunnelBody is what the client of a CONNECT request sends in its stream. A limit for
+// bodies (Caddy's request_body) is none for tunnels: where there is one, this is the reader
+// that stands below all handlers. Where that is not known (nil), the limit holds.
+func TunnelBody(r *http.Request, below io.Reader) io.Reader {
+	if below != nil && sizeLimit(r.Body).IsValid() {
+		return wholeBody(r, below)
+	}
+	return WholeBody(r)
 }
 
 var readerType = reflect.TypeFor[io.Reader]()

@@ -12,7 +12,6 @@ import (
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/retry"
-	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // requestHeads and copyBuffers are borrowed for an exchange.
@@ -42,6 +41,14 @@ func (t *Exchange) Serve() error {
 			requestHeads.Put(buf)
 		}
 	}()
+	if protocols := asksUpgrade(t.HTTP); protocols != "" {
+		tunnel, err := t.Upgrade()
+		if err != nil {
+			return err
+		}
+		t.upgrade = &upgrade{protocols: protocols, tunnel: tunnel}
+		defer t.endUpgrade()
+	}
 	if t.Route.To.Group != nil {
 		if err := t.checkHead(*buf); err != nil {
 			return err
@@ -59,37 +66,17 @@ func (t *Exchange) Serve() error {
 		t.Retries.End()
 		t.Proxy.Budget.End()
 	}()
-	return t.OverWays(func() (err error) {
+	send := func() (err error) {
 		// The head depends on the path, but its first attempt has none before it.
 		if *buf, err = t.appendRequestHead((*buf)[:0]); err != nil {
 			return err
 		}
-		if t.Ways.Current.Direct() {
-			return t.attempt(*buf)
-		}
-		return t.attemptVia(*buf)
-	})
-}
-
-// attemptVia is an attempt through an upstream, which is told how it went.
-func (t *Exchange) attemptVia(head []byte) error {
-	p := t.Ways.Current
-	p.Health.StartExchange()
-	defer p.Health.EndExchange()
-	err := t.attempt(head)
-	switch {
-	case t.Ways.Told:
-	case err == nil:
-		t.Observed(upstream.Stands)
-	default:
-		e := t.ViaError(err)
-		if !e.Stale || !t.Outcome.Reused || !t.WouldRetry(e) {
-			e.Verdict.Alone = !t.HasAnotherWay(e)
-			t.Observed(e.Verdict) // otherwise the same one is asked again
-		}
-		return e
+		return t.attempt(*buf)
 	}
-	return err
+	if t.upgrade != nil {
+		return t.OverWays(func() error { return t.forwardUpgrade(send) })
+	}
+	return t.OverWays(send)
 }
 
 // attempt runs the exchange on one connection. Whether there is another one is
@@ -122,6 +109,9 @@ func (t *Exchange) attempt(head []byte) error {
 		err = up.blame(err)
 	}
 	settled = true
+	if t.upgrade != nil && t.upgrade.switched && err == nil {
+		return t.finishSwitch(l, undisturbed)
+	}
 	if reusable := c.End(); reusable && undisturbed && err == nil {
 		t.giveBack(l, resp)
 	} else {
@@ -133,7 +123,7 @@ func (t *Exchange) attempt(head []byte) error {
 // choose gets the connection for an attempt: the one that is pinned to this
 // client, or one of the pool. A second attempt is made on a fresh one.
 func (t *Exchange) choose() (*origin.Lease, error) {
-	first := t.BeginAttempt()
+	first := t.Connects()
 	if first && t.Ways.Current.Direct() {
 		if err := t.Hold(); err != nil {
 			return nil, err // a pinned connection counts as any other
@@ -148,7 +138,7 @@ func (t *Exchange) choose() (*origin.Lease, error) {
 // giveBack ends an exchange whose connection can carry another one.
 func (t *Exchange) giveBack(l *origin.Lease, resp h1.Response) {
 	switch {
-	case t.CurrentPool().Retired(), t.Absolute() && t.Ways.Current.Single(), t.bound && !t.Ways.Current.Direct():
+	case t.CurrentPool().Retired(), t.relaysOn(resp), t.bound && !t.Ways.Current.Direct(), t.upload.isUnread():
 		l.Discard()
 	case t.bound:
 		t.pin(l, keepFor(resp.KeepAlive))
@@ -204,11 +194,11 @@ func (t *Exchange) roundTrip(c *h1.Conn, head []byte, w *watch) (h1.Response, er
 		}
 	}
 	up := t.upload
-	if up != nil || len(head) > surelyWritten {
+	if up != nil {
 		w.start()
 	}
-	if n, err := c.Write(head); err != nil {
-		return h1.Response{}, &retry.StaleError{Written: n > 0, Err: err}
+	if err := t.writeHead(c, head, w); err != nil {
+		return h1.Response{}, err
 	}
 	hd := heads.Get().(*h1.Head)
 	defer heads.Put(hd)
@@ -216,6 +206,7 @@ func (t *Exchange) roundTrip(c *h1.Conn, head []byte, w *watch) (h1.Response, er
 		return h1.Response{}, noResponse(c, err)
 	}
 	t.Outcome.TTFB = time.Since(t.Start)
+	t.TraceHead(hd.Status)
 	resp, err := c.Frame(hd, t.HTTP.Method)
 	if err != nil {
 		return resp, err
@@ -234,11 +225,13 @@ func (t *Exchange) roundTrip(c *h1.Conn, head []byte, w *watch) (h1.Response, er
 	if up != nil {
 		up.finalHead(hd.Status)
 	}
+	if hd.Status == http.StatusSwitchingProtocols {
+		t.prepareSwitch(hd)
+		return resp, nil
+	}
+	t.endUpgrade() // however long the rest of this answer takes
 	return resp, t.relay(c, hd, resp, w)
 }
-
-// surelyWritten is the size of a head that any socket takes at once.
-const surelyWritten = 4 << 10
 
 // firstWait is how long a response head is waited for before the client is
 // watched: a watch costs more than the whole waiting of a quick answer does. A
@@ -259,6 +252,7 @@ func (t *Exchange) relay(c *h1.Conn, hd *h1.Head, resp h1.Response, w *watch) er
 		}
 		return nil
 	}
+	t.listen(c)
 	buf := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buf)
 	if c.Buffered() == 0 {
@@ -288,7 +282,7 @@ func (t *Exchange) relay(c *h1.Conn, hd *h1.Head, resp h1.Response, w *watch) er
 				w.start()
 			}
 		case err == io.EOF:
-			t.writeTrailer(c)
+			t.writeTrailer(c, hd)
 			return nil
 		default:
 			return err
@@ -304,7 +298,7 @@ func (t *Exchange) Flush() { _ = http.NewResponseController(t.Writer).Flush() }
 func (t *Exchange) answerLastHop() error {
 	header := t.Writer.Header()
 	t.CloseClient()
-	t.Committed = true
+	t.Committed, t.Outcome.Status = true, http.StatusOK
 	if t.HTTP.Method == http.MethodOptions {
 		header.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE, CONNECT")
 		header.Set("Content-Length", "0")

@@ -11,7 +11,6 @@ import (
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/retry"
-	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // This file contains how the head of a response is waited for.
@@ -79,10 +78,13 @@ func (t *Exchange) readFinalHead(c *h1.Conn, hd *h1.Head, w *watch) error {
 		if err != nil {
 			return err
 		}
-		t.Ways.Answered = true
+		t.Answers()
 		t.noteHead(hd)
-		if hd.Status >= 200 {
+		switch {
+		case hd.Status >= 200:
 			return nil
+		case hd.Status == http.StatusSwitchingProtocols:
+			return t.checkSwitch(hd)
 		}
 		if err := t.informational(c, hd, up, &waiting); err != nil {
 			return err
@@ -105,8 +107,9 @@ func (t *Exchange) readFinalHead(c *h1.Conn, hd *h1.Head, w *watch) error {
 // first one for the answer, and named itself there alone.
 func (t *Exchange) noteHead(hd *h1.Head) {
 	t.bound = t.bound || authenticatesConnection(hd)
-	if t.Absolute() && upstream.RelaysOn(hd) {
-		t.Ways.Current.SetSingle()
+	t.interim = t.interim || hd.Status < 200
+	if t.Absolute() {
+		t.Ways.Current.NoteRelay(hd)
 	}
 }
 
@@ -128,8 +131,6 @@ func (t *Exchange) extended(begun time.Time) time.Time {
 // and starts the upload.
 func (t *Exchange) informational(c *h1.Conn, hd *h1.Head, up *upload, waiting *bool) error {
 	switch {
-	case hd.Status == http.StatusSwitchingProtocols:
-		return &h1.ProtocolError{Reason: "101 without an upgrade that was asked for"}
 	case hd.Status == http.StatusContinue && up != nil && up.expectsContinue:
 		t.writeContinue(up)
 		if *waiting {

@@ -12,6 +12,7 @@ import (
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/tracing"
 )
 
 // HopByHop reports whether a field is about one connection only and is never
@@ -55,6 +56,17 @@ func (options connectionOptions) add(value string) connectionOptions {
 			options = append(options, name)
 		}
 	}
+	return options
+}
+
+// optionsOf are those of a response.
+func optionsOf(hd *h1.Head) (options connectionOptions) {
+	for i := range hd.Fields {
+		if hd.Fields[i].Name == "Connection" {
+			options = options.add(hd.Fields[i].Value)
+		}
+	}
+	options.complete()
 	return options
 }
 
@@ -130,7 +142,9 @@ func (t *Exchange) appendRequestHead(b []byte) ([]byte, error) {
 	if !t.Proxy.HideVia {
 		b = h1.AppendField(b, "Via", t.Proxy.Via.Request[core.VersionIndex(r)])
 	}
-	b = t.appendForwarded(b)
+	if t.Proxy.TellsOfClients() {
+		b = append(t.AppendForwarded(append(b, "Forwarded: "...)), '\r', '\n')
+	}
 	if t.Early {
 		b = h1.AppendField(b, EarlyData, "1")
 	}
@@ -165,6 +179,9 @@ func (t *Exchange) appendEndToEnd(b []byte) ([]byte, error) {
 			if !h1.ValidField(name, value) {
 				return b, failure.Request.Because(fmt.Errorf("field %q has a control character or no valid name", name))
 			}
+			if name == tracing.ParentField {
+				value = t.TraceParent(value)
+			}
 			b = h1.AppendField(b, name, value)
 		}
 	}
@@ -173,9 +190,24 @@ func (t *Exchange) appendEndToEnd(b []byte) ([]byte, error) {
 	} else if values := t.HTTP.Header["Max-Forwards"]; len(values) > 0 && h1.ValidField("Max-Forwards", values[0]) {
 		b = h1.AppendField(b, "Max-Forwards", values[0])
 	}
-	if wantsTrailers(t.HTTP.Header) {
-		// RFC 9110 §10.1.4: who sends TE also lists it in Connection.
-		b = append(b, "TE: trailers\r\nConnection: TE\r\n"...)
+	// RFC 9110 §10.1.4, §7.8: who sends TE or Upgrade also lists it in Connection.
+	trailers, protocols := wantsTrailers(t.HTTP.Header), ""
+	if t.upgrade != nil {
+		protocols = t.upgrade.protocols
+	}
+	if trailers {
+		b = append(b, "TE: trailers\r\n"...)
+	}
+	if protocols != "" {
+		b = h1.AppendField(b, "Upgrade", protocols)
+	}
+	switch {
+	case trailers && protocols != "":
+		b = append(b, "Connection: TE, Upgrade\r\n"...)
+	case trailers:
+		b = append(b, "Connection: TE\r\n"...)
+	case protocols != "":
+		b = append(b, "Connection: Upgrade\r\n"...)
 	}
 	return b, nil
 }
@@ -253,44 +285,6 @@ func afterAuthority(uri string) string {
 		return ""
 	}
 	return rest[i:]
-}
-
-// appendForwarded writes our element of the Forwarded field (RFC 7239).
-func (t *Exchange) appendForwarded(b []byte) []byte {
-	if t.Config.Forwarded == "off" {
-		return b
-	}
-	b = append(b, "Forwarded: for="...)
-	b = t.appendClient(b)
-	if t.Config.Forwarded == "full" {
-		b = append(b, ";proto="...)
-		if t.HTTPS {
-			b = append(b, "https"...)
-		} else {
-			b = append(b, "http"...)
-		}
-		b = append(b, ";host=\""...)
-		b = t.AppendHost(b)
-		b = append(b, '"')
-	}
-	return append(b, '\r', '\n')
-}
-
-// appendClient writes the node identifier of the client (RFC 7239 §6): an IPv6
-// address in brackets and quotes, and `unknown` where it is to be hidden or is
-// no address.
-func (t *Exchange) appendClient(b []byte) []byte {
-	addr, ok := t.ClientAddr()
-	switch {
-	case t.Config.HideIP || !ok:
-		return append(b, "unknown"...)
-	case addr.Is4():
-		return addr.AppendTo(b)
-	default:
-		b = append(b, '"', '[')
-		b = addr.AppendTo(b)
-		return append(b, ']', '"')
-	}
 }
 
 // MaxForwards is the Max-Forwards of a request for which it means something

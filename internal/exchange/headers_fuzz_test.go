@@ -41,7 +41,7 @@ func FuzzRequestHead(f *testing.F) {
 			return // is refused before
 		}
 		tr := newExchange(r, dest)
-		tr.Config.Forwarded, tr.HTTPS = "full", https
+		tr.Proxy.Forwarded, tr.HTTPS = "full", https
 		tr.BodyRead = r.ContentLength == 0 && len(r.TransferEncoding) == 0
 		if n, ok := tr.MaxForwards(); ok && n == 0 {
 			return // is answered here

@@ -16,7 +16,7 @@ import (
 	"github.com/caddy-egress/egress/internal/upstream"
 )
 
-// exchangeOf is a transaction for a request as net/http reads it from the
+// exchangeOf is an exchange for a request as net/http reads it from the
 // wire, to the destination that it names.
 func exchangeOf(t *testing.T, raw string) *Exchange {
 	t.Helper()
@@ -36,8 +36,8 @@ func exchangeOf(t *testing.T, raw string) *Exchange {
 
 // newExchange is an exchange that nobody has logged in for.
 func newExchange(r *http.Request, dest target.Target) *Exchange {
-	x := &Exchange{Config: &Config{Forwarded: "for", MaxHead: 64 << 10}}
-	x.Proxy, x.HTTP, x.Client = &core.Proxy{Via: core.NewVia("caddy")}, r, knownAs("")
+	x := &Exchange{Config: &Config{MaxHead: 64 << 10}}
+	x.Proxy, x.HTTP, x.Client = &core.Proxy{Via: core.NewVia("caddy"), Forwarded: "for"}, r, knownAs("")
 	x.Use, x.Target = upstream.Exchange, dest
 	return x
 }
@@ -180,7 +180,7 @@ func TestForwarded(t *testing.T) {
 		client string
 		uri    string
 		https  bool
-		change func(*Config)
+		change func(*core.Proxy)
 		want   []string
 	}{
 		{"IPv4", "192.0.2.9:1234", "http://origin.test/", false, nil, []string{"for=192.0.2.9"}},
@@ -188,19 +188,19 @@ func TestForwarded(t *testing.T) {
 		{"IPv4-mapped", "[::ffff:192.0.2.9]:1234", "http://origin.test/", false, nil, []string{"for=192.0.2.9"}},
 		{"zone", "[fe80::9%eth0]:1234", "http://origin.test/", false, nil, []string{`for="[fe80::9]"`}},
 		{"no address", "@", "http://origin.test/", false, nil, []string{"for=unknown"}},
-		{"hidden", "192.0.2.9:1234", "http://origin.test/", false, func(h *Config) { h.HideIP = true }, []string{"for=unknown"}},
-		{"off", "192.0.2.9:1234", "http://origin.test/", false, func(h *Config) { h.Forwarded = "off" }, nil},
-		{"full", "192.0.2.9:1234", "http://origin.test/", false, func(h *Config) { h.Forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="origin.test"`}},
-		{"full, port", "192.0.2.9:1234", "http://origin.test:8080/", false, func(h *Config) { h.Forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="origin.test:8080"`}},
-		{"full, https", "[2001:db8::9]:1234", "https://origin.test:443/", true, func(h *Config) { h.Forwarded = "full" }, []string{`for="[2001:db8::9]";proto=https;host="origin.test"`}},
-		{"full, IPv6 host", "192.0.2.9:1234", "http://[2001:db8::1]:81/", false, func(h *Config) { h.Forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="[2001:db8::1]:81"`}},
-		{"full, hidden", "192.0.2.9:1234", "http://origin.test/", false, func(h *Config) { h.Forwarded, h.HideIP = "full", true }, []string{`for=unknown;proto=http;host="origin.test"`}},
+		{"hidden", "192.0.2.9:1234", "http://origin.test/", false, func(h *core.Proxy) { h.HideIP = true }, []string{"for=unknown"}},
+		{"off", "192.0.2.9:1234", "http://origin.test/", false, func(h *core.Proxy) { h.Forwarded = "off" }, nil},
+		{"full", "192.0.2.9:1234", "http://origin.test/", false, func(h *core.Proxy) { h.Forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="origin.test"`}},
+		{"full, port", "192.0.2.9:1234", "http://origin.test:8080/", false, func(h *core.Proxy) { h.Forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="origin.test:8080"`}},
+		{"full, https", "[2001:db8::9]:1234", "https://origin.test:443/", true, func(h *core.Proxy) { h.Forwarded = "full" }, []string{`for="[2001:db8::9]";proto=https;host="origin.test"`}},
+		{"full, IPv6 host", "192.0.2.9:1234", "http://[2001:db8::1]:81/", false, func(h *core.Proxy) { h.Forwarded = "full" }, []string{`for=192.0.2.9;proto=http;host="[2001:db8::1]:81"`}},
+		{"full, hidden", "192.0.2.9:1234", "http://origin.test/", false, func(h *core.Proxy) { h.Forwarded, h.HideIP = "full", true }, []string{`for=unknown;proto=http;host="origin.test"`}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tx := exchangeOf(t, "GET "+tc.uri+" HTTP/1.1\r\nHost: x\r\n\r\n")
 			tx.HTTP.RemoteAddr, tx.HTTPS = tc.client, tc.https
 			if tc.change != nil {
-				tc.change(tx.Config)
+				tc.change(tx.Proxy)
 			}
 			if got := fieldLines(tx.head(t), "Forwarded"); !slices.Equal(got, tc.want) {
 				t.Errorf("%q, want %q", got, tc.want)

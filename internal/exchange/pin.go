@@ -44,6 +44,7 @@ func (t *Exchange) takePinned() *origin.Lease {
 	t.bound = true
 	t.Outcome.Reused = true
 	t.Outcome.Remote = l.Conn().Addr
+	t.TracePeer()
 	return l
 }
 

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
+
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/upstream"
 )
@@ -17,13 +19,7 @@ import (
 // ones behind them. Values share one backing array, so that a head costs one
 // allocation and not one a field.
 func (t *Exchange) setFields(header http.Header, hd *h1.Head, extra []h1.Field) {
-	var options connectionOptions
-	for i := range hd.Fields {
-		if hd.Fields[i].Name == "Connection" {
-			options = options.add(hd.Fields[i].Value)
-		}
-	}
-	options.complete()
+	options := optionsOf(hd)
 	for name, have := range header {
 		header[name] = slices.Clip(have) // others may hold what is behind it
 	}
@@ -65,12 +61,6 @@ func (t *Exchange) writeResponseHead(hd *h1.Head, resp h1.Response) {
 		extra = append(extra, h1.Field{Name: "Via", Value: t.Proxy.Via.Response[hd.Minor]})
 	}
 	t.setFields(header, hd, extra)
-	if _, ok := header["Content-Type"]; !ok {
-		header["Content-Type"] = nil // no guessing
-	}
-	if resp.Framing == h1.ByChunks && t.takesTrailers() {
-		announceTrailer(header, hd)
-	}
 	if hd.Status >= http.StatusInternalServerError {
 		t.Observer.OthersFailed()
 	}
@@ -79,37 +69,59 @@ func (t *Exchange) writeResponseHead(hd *h1.Head, resp h1.Response) {
 		t.offerSessionAuth(hd, header)
 	}
 	t.changeResponse(header)
+	if hd.Status == http.StatusUpgradeRequired && t.upgrade != nil {
+		setUpgrade(header, hd) // RFC 9110 §15.5.22
+	}
 	t.CloseClient()
-	t.Committed = true
+	if _, ok := header["Content-Type"]; !ok {
+		header["Content-Type"] = nil // no guessing, also where the route has taken it away
+	}
+	if resp.Framing == h1.ByChunks && t.takesTrailers() {
+		t.announceTrailer(header, hd)
+	}
+	t.Committed, t.Outcome.Status = true, uint16(hd.Status)
 	t.Writer.WriteHeader(hd.Status)
 }
 
-// announceTrailer says which fields will come as a trailer. Those that are in the header
-// as well are left out: net/http would send their values there as a trailer.
-func announceTrailer(header http.Header, hd *h1.Head) {
+// announceTrailer says which fields will come as a trailer, each once: as many as a trailer
+// section may have, and none that will be left out. net/http's HTTP/2 server compares each
+// name with all before it, and logs each that it does not take. Those that are in the header
+// as well are left out: net/http would send their values there as a trailer. So are those
+// that the route takes away.
+func (t *Exchange) announceTrailer(header http.Header, hd *h1.Head) {
 	var names []string
+	seen := make(http.Header)
 	for i := range hd.Fields {
 		if hd.Fields[i].Name != "Trailer" {
 			continue
 		}
 		for name := range strings.SplitSeq(hd.Fields[i].Value, ",") {
 			name = http.CanonicalHeaderKey(strings.Trim(name, " \t"))
-			if _, ok := header[name]; !ok && name != "" {
-				names = append(names, name)
+			if _, ok := header[name]; ok || seen[name] != nil || len(names) == h1.MaxFields || !mayBeAnnounced(name) {
+				continue
 			}
+			seen[name] = []string{""}
+			names = append(names, name)
 		}
 	}
-	if names != nil {
+	changeTrailer(seen, t.responseChange(), t.HTTP)
+	names = slices.DeleteFunc(names, func(name string) bool { return seen[name] == nil })
+	if len(names) > 0 {
 		header["Trailer"] = []string{strings.Join(names, ", ")}
 	}
 }
 
+func mayBeAnnounced(name string) bool {
+	return allowedInTrailer(name) && h1.ValidField(name, "") && httpguts.ValidTrailerHeader(name)
+}
+
 // offerSessionAuth tells the client of a challenge that authenticates the
 // connection that its own connection to this proxy will do for that (RFC 4559
-// §6): it does not try otherwise.
+// §6): it does not try otherwise. Through an upstream it does not do: the next request
+// may go over another connection to the upstream, and on from there over any.
 func (t *Exchange) offerSessionAuth(hd *h1.Head, header http.Header) {
 	// A connection of HTTP/1.0 ends with the answer.
-	if hd.Status != http.StatusUnauthorized || t.clientConn() == nil || !t.HTTP.ProtoAtLeast(1, 1) || !authenticatesConnection(hd) {
+	if hd.Status != http.StatusUnauthorized || !t.Ways.Current.Direct() || t.clientConn() == nil || !t.HTTP.ProtoAtLeast(1, 1) || !authenticatesConnection(hd) {
 		return
 	}
 	header["Proxy-Support"] = []string{"Session-Based-Authentication"}
@@ -168,23 +180,9 @@ func (t *Exchange) takesTrailers() bool {
 	return t.HTTP.ProtoMajor >= 2 || t.HTTP.ProtoAtLeast(1, 1) && wantsTrailers(t.HTTP.Header)
 }
 
-// allowedInTrailer reports whether a field may come after the body: not one that
-// frames, routes, authenticates or describes the content (RFC 9110 §6.5.1).
-func allowedInTrailer(name string) bool {
-	if HopByHop(name) || essential(name) {
-		return false
-	}
-	switch name {
-	case "Trailer", "Www-Authenticate", "Age", "Expires", "Pragma", "Retry-After", "Vary", "Warning",
-		"Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range", EarlyData:
-		return false
-	}
-	return true
-}
-
 // writeTrailer forwards the trailer fields of a response that has been read to
 // its end.
-func (t *Exchange) writeTrailer(c *h1.Conn) {
+func (t *Exchange) writeTrailer(c *h1.Conn, hd *h1.Head) {
 	trailer := c.Trailer()
 	if len(trailer) == 0 || !t.takesTrailers() {
 		return
@@ -193,11 +191,8 @@ func (t *Exchange) writeTrailer(c *h1.Conn) {
 	// which there can be no trailers.
 	t.Flush()
 	header := t.Writer.Header()
-	for _, f := range trailer {
-		if allowedInTrailer(f.Name) {
-			name := http.TrailerPrefix + f.Name
-			header[name] = append(header[name], f.Value)
-		}
+	for name, values := range t.responseTrailer(trailer, hd) {
+		header[http.TrailerPrefix+name] = values
 	}
 }
 

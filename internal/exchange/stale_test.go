@@ -49,7 +49,7 @@ func TestConnectionThatEndsBeforeTheRequest(t *testing.T) {
 			tr := newExchange(httptest.NewRequest(http.MethodPost, "http://a.example/", http.NoBody), target.Target{Host: "a.example", Port: 80})
 			tr.Start, tr.BodyRead = time.Now(), true
 			tr.Ways.To = core.Exit{Group: g}
-			tr.Ways.Current = upstream.Attempt{Member: g.Members()[0]}
+			tr.Ways.Current.Member = g.Members()[0]
 			c := h1.NewConn(conn)
 			c.Begin()
 			defer c.End()

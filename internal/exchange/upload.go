@@ -198,11 +198,11 @@ func (u *upload) write(buf []byte, n int) error {
 	return u.send(out)
 }
 
-// appendTrailer adds the client's trailer fields, as far as Go has kept them.
+// appendTrailer adds the client's trailer fields.
 func (u *upload) appendTrailer(b []byte) []byte {
-	for name, values := range u.t.HTTP.Trailer {
+	for name, values := range u.t.requestTrailer() {
 		for _, value := range values {
-			if allowedInTrailer(name) && h1.ValidField(name, value) {
+			if h1.ValidField(name, value) {
 				b = h1.AppendField(b, name, value)
 			}
 		}
@@ -305,7 +305,7 @@ func (u *upload) ended() bool {
 
 // join waits for the goroutine to end: the body must not be read once the
 // handler has returned. With linger, an HTTP/1 client that is still sending is
-// listened to for a while, as in transaction.linger.
+// listened to for a while, as in Exchange.Linger.
 func (u *upload) join(linger bool) {
 	if u.done == nil || u.ended() {
 		return

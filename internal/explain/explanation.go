@@ -52,10 +52,10 @@ type Rule struct {
 
 // Route is the route of a request.
 type Route struct {
-	Index    int      `json:"index"`              // in routes; -1 where there are no routes
+	Index    int      `json:"index"`              // in routes; -1 where there are none, or none matches
 	Match    string   `json:"match,omitempty"`    // the matcher set that matched; empty: every request
-	Skipped  []string `json:"skipped,omitempty"`  // the matcher sets of the routes before it
-	To       string   `json:"to"`                 // direct, deny or a group
+	Skipped  []string `json:"skipped,omitempty"`  // the matcher sets of the routes before it, or of all where none matches
+	To       string   `json:"to"`                 // direct, deny or a group; empty where none matches
 	Fallback string   `json:"fallback,omitempty"` // the same, where To is a group without a usable member
 }
 
@@ -74,7 +74,7 @@ func endsAs(err error) string {
 		return Allowed
 	}
 	switch f := failure.Of(err); {
-	case f == failure.Holding:
+	case f == failure.Holding, f == failure.NoName, f == failure.NoNameCircuit:
 		return Unavailable
 	case f.Blame == failure.BlameClient, f.Blame == failure.BlamePolicy:
 		return Denied

@@ -76,10 +76,18 @@ func (asked *Request) line() (method, requestTarget string, err error) {
 		return "", "", fmt.Errorf("method: '%s' is not a token", plaintext.Escaped(method))
 	case method == http.MethodConnect && asked.URL != "":
 		return "", "", errors.New("method: CONNECT takes host:port, not a URL")
+	case asked.URL == "" && !hasPort(asked.Target):
+		return "", "", fmt.Errorf("target: %s has no port; write host:port", plaintext.Escaped(asked.Target[strings.LastIndexByte(asked.Target, '@')+1:]))
 	case method != http.MethodConnect && asked.URL == "":
 		return "", "", fmt.Errorf("method: %s takes a URL, not host:port", method)
 	}
 	return method, requestTarget, nil
+}
+
+// hasPort reports whether something stands behind the colon of host:port.
+func hasPort(authority string) bool {
+	colon := strings.LastIndexByte(authority, ':')
+	return colon > strings.LastIndexByte(authority, ']') && colon < len(authority)-1
 }
 
 // parseURL parses a URL in absolute form. Errors do not repeat it: it may have a

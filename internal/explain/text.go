@@ -83,12 +83,16 @@ func (r *Route) write(w *textWriter) {
 	if r.Fallback != "" {
 		to += ", else " + r.Fallback
 	}
-	if r.Index < 0 {
-		w.line("route", "to %s (there are no routes)", to)
-		return
-	}
 	for _, text := range r.Skipped {
 		w.line("not", "%s", text)
+	}
+	switch {
+	case r.Index < 0 && r.To == "":
+		w.line("route", "none matches")
+		return
+	case r.Index < 0:
+		w.line("route", "to %s (there are no routes)", to)
+		return
 	}
 	match := r.Match
 	if match == "" {

@@ -85,8 +85,8 @@ func (e *Explanation) path(t *Rehearsal, to core.Exit) error {
 	out := Path{To: core.ExitDirect}
 	var err error
 	switch {
-	case to.Deny:
-		out.To, err = core.ExitDeny, failure.Denied.Because(core.ErrDenied)
+	case to.Deny != nil:
+		out.To, err = core.ExitDeny, failure.Denied.Because(to.Deny)
 	case to.Group == nil:
 		err = out.direct(t)
 	default:
@@ -133,7 +133,7 @@ func (t *Rehearsal) holdingLimit() error {
 
 // through explains the way through a group.
 func (out *Path) through(t *Rehearsal, g *upstream.Group) error {
-	resolving := g.Resolving()
+	resolution := g.Resolution()
 	if !t.Target.IsAddr() && !t.Proxy.ResolveNames {
 		out.Rule = t.Proxy.Access.Now().AllowedUnresolved(t.Target)
 	}
@@ -141,9 +141,9 @@ func (out *Path) through(t *Rehearsal, g *upstream.Group) error {
 		out.Source = t.explainSource(t.Proxy.Direct.Sources)
 	}
 	var unreachable error
-	if out.Rule == "" || resolving > 0 {
+	if out.Rule == "" || resolution&upstream.Here != 0 {
 		order := t.Proxy.Direct.Order
-		if resolving == 0 {
+		if resolution != upstream.Here {
 			order = order.Both() // the upstream decides which it takes
 		}
 		out.Addresses, unreachable = t.explainAddrs(t.Proxy.Direct.Dialer, order)
@@ -153,7 +153,7 @@ func (out *Path) through(t *Rehearsal, g *upstream.Group) error {
 		out.Rule = ""
 		return err
 	}
-	if resolving > 0 && resolving == len(g.Members()) && unreachable != nil {
+	if resolution == upstream.Here && unreachable != nil {
 		return unreachable // each of them would be given an address
 	}
 	if !t.Running {

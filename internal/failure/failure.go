@@ -30,7 +30,7 @@ func (f *Failure) Error() string { return f.Text }
 // the connection or TLS. Nothing that a client asks for brings these about.
 func (f *Failure) Unreached() bool {
 	switch f {
-	case DNS, DNSTimeout, Refused, Unroutable, DialTimeout, Certificate, TLS, TLSAlert:
+	case NoName, DNS, DNSTimeout, Refused, Unroutable, DialTimeout, TLSTimeout, Certificate, TLS, TLSAlert:
 		return true
 	}
 	return false

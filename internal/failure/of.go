@@ -43,7 +43,10 @@ func Of(err error) *Failure {
 	if _, ok := errors.AsType[*target.Error](err); ok {
 		return Target
 	}
-	if _, ok := errors.AsType[*connpool.LimitError](err); ok {
+	if e, ok := errors.AsType[*connpool.LimitError](err); ok {
+		if e.Scope == connpool.ScopeDialsPerKey {
+			return Dialing
+		}
 		return Limit
 	}
 	if _, ok := errors.AsType[*proxydial.HeadSizeError](err); ok {
@@ -72,6 +75,9 @@ func classifyNetwork(err error) *Failure {
 	if d, ok := errors.AsType[*net.DNSError](err); ok {
 		if d.IsTimeout {
 			return DNSTimeout
+		}
+		if d.IsNotFound {
+			return NoName // the servers are well, and have answered
 		}
 		return DNS
 	}
@@ -152,7 +158,10 @@ func classifyTLS(err error) *Failure {
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		return TLS
 	}
-	if h, ok := errors.AsType[*TLSError](err); ok && !h.Timeout() {
+	if h, ok := errors.AsType[*TLSError](err); ok {
+		if h.Timeout() {
+			return TLSTimeout
+		}
 		return TLS
 	}
 	return nil

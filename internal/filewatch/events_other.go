@@ -8,46 +8,48 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// events tells what happens to a file. That its writer has closed it is not known.
-type events struct {
-	*fsnotify.Watcher
-	happen chan event
-}
+// dirID is the path of a directory.
+type dirID string
 
-func newEvents(path string) (*events, error) {
+// queue is what the system has, as fsnotify finds it. That the writer of a file has closed
+// it is not known.
+type queue struct{ *fsnotify.Watcher }
+
+func newQueue() (*queue, error) {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
 		return nil, err
 	}
-	if err := w.Add(filepath.Dir(path)); err != nil {
-		_ = w.Close()
-		return nil, err
-	}
-	e := &events{w, make(chan event, 1)}
-	go e.read(filepath.Base(path))
-	return e, nil
+	return &queue{w}, nil
 }
 
-// read closes happen when the watcher is closed. Nothing is lost where nobody takes an
-// event: there is one to be taken already.
-func (e *events) read(name string) {
-	defer close(e.happen)
+// add watches a directory. It is not called once the queue is closed.
+func (q *queue) add(dir string) (dirID, error) { return dirID(dir), q.Add(dir) }
+
+// remove ends the watch of a directory.
+func (q *queue) remove(id dirID) { _ = q.Remove(string(id)) }
+
+// read tells what happens until the queue is closed.
+func (q *queue) read(tell func(occurrence)) {
 	for {
 		select {
-		case ev, ok := <-e.Events:
+		case ev, ok := <-q.Events:
 			if !ok {
 				return
 			}
-			if filepath.Base(ev.Name) == name {
-				select {
-				case e.happen <- whole:
-				default:
-				}
+			dir := dirID(filepath.Dir(ev.Name))
+			tell(occurrence{dir: dir, name: filepath.Base(ev.Name), what: whole})
+			if ev.Has(fsnotify.Remove) {
+				tell(occurrence{dir: dirID(ev.Name), what: whole, gone: true}) // if it is one
 			}
-		case _, ok := <-e.Errors:
+		case _, ok := <-q.Errors:
 			if !ok {
 				return
 			}
+			tell(occurrence{what: whole, lost: true})
 		}
 	}
 }
+
+// creates is what it says that an entry was created.
+func creates(string) event { return whole }

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
@@ -35,6 +36,7 @@ const (
 	touched event = iota // it is as whole as it was before
 	written              // somebody writes it, and has not closed it
 	whole                // it was closed, replaced or removed; or that is not known
+	created              // it is new: see creates
 )
 
 // version is what tells two contents of a file apart without reading them.
@@ -52,21 +54,30 @@ func (v version) same(w version) bool {
 }
 
 func look(path string) version {
+	v, _ := stat(path)
+	return v
+}
+
+// stat is look with the reason why nothing is seen.
+func stat(path string) (version, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return version{}
+		return version{}, err
 	}
-	return version{info.ModTime(), info.Size(), info}
+	return version{info.ModTime(), info.Size(), info}, nil
 }
 
 // Watcher watches one file.
 type Watcher struct {
 	path   string
+	logger *zap.Logger
+	gone   bool    // it was told that the file is gone, and not yet that it is back
 	seen   version // that changed was called for last, or that was there at New
 	taken  bool    // seen was taken
 	pause  time.Duration
 	due    time.Time // when seen is told of again, if it was not taken
 	events *events   // nil where there are none
+	why    error     // there are none, or not all; nil where that was told
 
 	// What has happened since the last look that was no wait for more.
 	since   time.Time // zero: nothing
@@ -81,15 +92,31 @@ type Watcher struct {
 }
 
 // New notes how the file looks now. What is read after New and before Start is
-// not missed when it changes in between.
-func New(path string) *Watcher {
-	w := &Watcher{path: path, seen: look(path), taken: true, stop: make(chan struct{}), done: make(chan struct{})}
+// not missed when it changes in between. The logger is told when the file is looked at
+// regularly only (see WhyPolled), and when it is gone and is back.
+func New(path string, logger *zap.Logger) *Watcher {
+	w := &Watcher{path: path, logger: logger, seen: look(path), taken: true, stop: make(chan struct{}), done: make(chan struct{})}
 	seen := w.seen
 	w.told.Store(&seen)
-	if events, err := newEvents(path); err == nil {
-		w.events = events
+	w.events, w.why = newEvents(path)
+	if w.events == nil && !shared.tellOnce() {
+		w.why = nil
 	}
+	w.warnPolled()
 	return w
+}
+
+// WhyPolled returns why changes of the file, or of a link on the way to it, are noticed by
+// a regular look only; nil where they are not. That the system tells of no files at all is
+// the answer of the first Watcher alone, until it does.
+func (w *Watcher) WhyPolled() error { return w.why }
+
+// warnPolled logs that, where it is so.
+func (w *Watcher) warnPolled() {
+	if w.why != nil {
+		w.logger.Warn("changes of files are not told by the system: they are looked at every few seconds, and one that is written in place may be read in part",
+			zap.String("file", w.path), zap.Error(w.why))
+	}
 }
 
 // Unsettled reports whether the file is there and has changed, and changed was not called
@@ -129,15 +156,21 @@ func (w *Watcher) run(changed func(again bool) bool) {
 		select {
 		case <-w.stop:
 			return
-		case e, ok := <-events:
-			if !ok {
-				events = nil
-				continue
-			}
+		case e := <-events:
+			w.follow()
 			timer.Reset(w.happened(e))
 		case <-timer.C:
+			w.follow()
 			timer.Reset(w.look(changed))
 		}
+	}
+}
+
+// follow keeps the events those of where the path leads, which may be elsewhere now. What
+// of that cannot be watched is looked at regularly.
+func (w *Watcher) follow() {
+	if w.events != nil {
+		_ = w.events.follow()
 	}
 }
 
@@ -174,12 +207,16 @@ func (w *Watcher) settled(now version) bool {
 
 // look looks at the file, tells of it where that is due, and returns when to look again.
 func (w *Watcher) look(changed func(again bool) bool) time.Duration {
-	now := look(w.path)
+	now, err := stat(w.path)
 	again := now.same(w.seen)
-	if now.info != nil && !again && !w.settled(now) {
-		return settle
+	if (now.info != nil && !again || err != nil && !w.gone) && !w.settled(now) {
+		return settle // who replaces a file may remove it first
 	}
 	w.since, w.found = time.Time{}, version{}
+	if w.gone != (err != nil) {
+		w.gone = err != nil
+		TellGone(w.logger, w.path, "what was read from it stays in force", err)
+	}
 	switch {
 	case now.info == nil || again && w.taken:
 		return lookEvery
@@ -197,6 +234,16 @@ func (w *Watcher) look(changed func(again bool) bool) time.Duration {
 	w.pause = min(max(2*w.pause, againFirst), againMax)
 	w.due = time.Now().Add(w.pause)
 	return min(lookEvery, w.pause)
+}
+
+// TellGone logs that a file which was there cannot be seen any more, and what that means;
+// or, without an error, that it is back. It is for changes from one to the other.
+func TellGone(logger *zap.Logger, path, until string, err error) {
+	if err != nil {
+		logger.Error("a file that is in use is gone", zap.String("file", path), zap.String("until_it_is_back", until), zap.Error(err))
+		return
+	}
+	logger.Info("a file that was gone is back", zap.String("file", path))
 }
 
 // Level is how loudly it is told that a file cannot be used, which is tried again until it

@@ -1,6 +1,7 @@
 package filewatch
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -17,7 +20,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // watch starts a watch of a file whose calls of changed come over the channel.
 func watch(t *testing.T, path string) (*Watcher, <-chan string) {
 	t.Helper()
-	w := New(path)
+	w := New(path, zap.NewNop())
 	contents := make(chan string, 16)
 	w.Start(func(bool) bool {
 		b, _ := os.ReadFile(path)
@@ -78,7 +81,7 @@ func TestWatch_Rename(t *testing.T) {
 func TestWatch_ChangeBetweenNewAndStart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "list")
 	write(t, path, "old")
-	w := New(path)
+	w := New(path, zap.NewNop())
 	write(t, path, "newer")
 	contents := make(chan string, 1)
 	w.Start(func(bool) bool { contents <- "called"; return true })
@@ -86,21 +89,219 @@ func TestWatch_ChangeBetweenNewAndStart(t *testing.T) {
 	await(t, contents, "called")
 }
 
+// The file may be behind links, of whatever kind: it is written where it is.
 func TestWatch_Symlink(t *testing.T) {
-	if testing.Short() {
-		t.Skip("waits for the regular look at the file")
+	for name, link := range map[string]func(dir, real string) error{
+		"absolute": func(dir, real string) error { return os.Symlink(real, filepath.Join(dir, "list")) },
+		"relative": func(dir, real string) error {
+			rel, err := filepath.Rel(dir, real)
+			if err != nil {
+				return err
+			}
+			return os.Symlink(rel, filepath.Join(dir, "list"))
+		},
+		"of links": func(dir, real string) error {
+			if err := os.Symlink(filepath.Dir(real), filepath.Join(dir, "there")); err != nil {
+				return err
+			}
+			return os.Symlink("there/../"+filepath.Base(filepath.Dir(real))+"/list", filepath.Join(dir, "list"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, elsewhere := t.TempDir(), t.TempDir()
+			path, real := filepath.Join(dir, "list"), filepath.Join(elsewhere, "list")
+			write(t, real, "old")
+			if err := link(dir, real); err != nil {
+				t.Skip(err)
+			}
+			w, contents := watch(t, path)
+			if w.WhyPolled() != nil {
+				t.Fatal(w.WhyPolled())
+			}
+			// The first change may be found by the look at the start.
+			for _, content := range []string{"changed behind the link", "changed again"} {
+				write(t, real, content)
+				awaitEvent(t, contents, content)
+			}
+		})
 	}
-	dir, elsewhere := t.TempDir(), t.TempDir()
-	path, real := filepath.Join(dir, "list"), filepath.Join(elsewhere, "list")
-	write(t, real, "old")
-	if err := os.Symlink(real, path); err != nil {
-		t.Skip(err)
+}
+
+// awaitEvent waits for a content for a shorter time than that of a regular look.
+func awaitEvent(t *testing.T, contents <-chan string, want string) {
+	t.Helper()
+	begin := time.Now()
+	await(t, contents, want)
+	if took := time.Since(begin); took > lookEvery/2 {
+		t.Errorf("noticed %q after %s, without an event", want, took)
 	}
-	_, contents := watch(t, path)
-	// The first change may be found by the look at the start.
-	for _, content := range []string{"changed behind the link", "changed again"} {
-		write(t, real, content)
-		await(t, contents, content)
+}
+
+// Kubernetes swaps a link to the directory of all files of a volume, and removes the old
+// directory. That is one change.
+func TestWatch_SwappedLink(t *testing.T) {
+	dir := t.TempDir()
+	put := func(version, content string) {
+		t.Helper()
+		if err := os.Mkdir(filepath.Join(dir, version), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(dir, version, "list"), content)
+		if err := os.Symlink(version, filepath.Join(dir, "..data_tmp")); err != nil {
+			t.Skip(err)
+		}
+		if err := os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("..1", "one")
+	path := filepath.Join(dir, "list")
+	if err := os.Symlink(filepath.Join("..data", "list"), path); err != nil {
+		t.Fatal(err)
+	}
+	w, contents := watch(t, path)
+	for i, content := range []string{"two", "three", "four"} {
+		put(fmt.Sprintf("..%d", i+2), content)
+		if !w.Unsettled() {
+			t.Error("the swap is no change")
+		}
+		if err := os.RemoveAll(filepath.Join(dir, fmt.Sprintf("..%d", i+1))); err != nil {
+			t.Fatal(err)
+		}
+		awaitEvent(t, contents, content)
+	}
+	write(t, filepath.Join(dir, "..4", "list"), "written in place")
+	awaitEvent(t, contents, "written in place")
+	select {
+	case c := <-contents:
+		t.Errorf("a second notice of %q", c)
+	case <-time.After(3 * settle):
+	}
+	if n := watchedDirs(); n != 2 {
+		t.Errorf("%d directories are watched, want that of the links and that of the file", n)
+	}
+}
+
+// All files are watched over one queue, those of one directory together, and nothing is left
+// of it.
+func TestWatch_Shared(t *testing.T) {
+	dir, other := t.TempDir(), t.TempDir()
+	var watchers []*Watcher
+	var contents []<-chan string
+	var paths []string
+	for i := range 300 { // more than a user may have instances of inotify
+		paths = append(paths, filepath.Join([]string{dir, other}[i%2], fmt.Sprint(i)))
+		write(t, paths[i], "old")
+		w, c := watch(t, paths[i])
+		if w.WhyPolled() != nil {
+			t.Fatal(w.WhyPolled())
+		}
+		watchers, contents = append(watchers, w), append(contents, c)
+	}
+	if n := watchedDirs(); n != 2 {
+		t.Errorf("%d directories are watched", n)
+	}
+	for i := range 200 {
+		watchers[i].Stop()
+	}
+	for i := 200; i < 300; i++ {
+		write(t, paths[i], "new")
+	}
+	for i := 200; i < 300; i++ {
+		await(t, contents[i], "new")
+	}
+	for _, w := range watchers {
+		w.Stop()
+		w.Stop()
+	}
+	if n := watchedDirs(); shared.queue != nil || shared.files != 0 || n != 0 {
+		t.Errorf("left: %d files, %d directories", shared.files, n)
+	}
+}
+
+func watchedDirs() int {
+	shared.mu.Lock()
+	defer shared.mu.Unlock()
+	return len(shared.dirs)
+}
+
+// Where the system tells of no files, that is told once, until it does again.
+func TestWatch_WhyPolled(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "list")
+	write(t, path, "old")
+	for range 2 {
+		shared.newQueue = func() (*queue, error) { return nil, os.ErrPermission }
+		for _, want := range []error{os.ErrPermission, nil} {
+			w := New(path, zap.NewNop())
+			if w.events != nil || w.WhyPolled() != want {
+				t.Errorf("%v, want %v", w.WhyPolled(), want)
+			}
+			w.Stop()
+		}
+		shared.newQueue = newQueue
+		w := New(path, zap.NewNop())
+		if w.events == nil || w.WhyPolled() != nil {
+			t.Error(w.WhyPolled())
+		}
+		w.Stop()
+	}
+}
+
+// A directory that is replaced by another one is watched again.
+func TestWatch_ReplacedDirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "dir")
+	put := func(content string) {
+		t.Helper()
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(dir, "list"), content)
+	}
+	put("old")
+	_, contents := watch(t, filepath.Join(dir, "list"))
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	put("new")
+	await(t, contents, "new")
+	write(t, filepath.Join(dir, "list"), "written in place")
+	awaitEvent(t, contents, "written in place")
+}
+
+func TestWayTo(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{"a/b", "c"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, filepath.Join(dir, "a", "list"), "")
+	for name, to := range map[string]string{"up": "a/b/../list", "loop": "loop", "abs": filepath.Join(dir, "c"), "none": "a/missing/list", "c/up": "../up"} {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Skip(err)
+		}
+	}
+	for path, want := range map[string][]string{
+		"a/list":   {"a list"},
+		"up":       {". up", "a list"},
+		"abs/up":   {". abs", "c up", ". up", "a list"},
+		"abs/none": {". abs", "c none"},
+		"none":     {". none", "a missing"},
+	} {
+		var got []string
+		for _, p := range wayTo(filepath.Join(dir, path)) {
+			rel, _ := filepath.Rel(dir, p.dir)
+			got = append(got, rel+" "+p.name)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
+	}
+	if n := len(wayTo(filepath.Join(dir, "loop"))); n != maxLinks+1 {
+		t.Errorf("%d links in a loop", n)
 	}
 }
 
@@ -113,6 +314,79 @@ func TestWatch_GoneAndBack(t *testing.T) {
 	}
 	write(t, path, "back again")
 	await(t, contents, "back again")
+}
+
+// That a file is gone is told once, whatever else happens beside it, and so is that it is
+// back, also as it was before. One that is replaced by removing it first is not gone.
+func TestWatch_TellsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "list")
+		write(t, path, "old")
+		logs, lines := observer.New(zap.InfoLevel)
+		w := New(path, zap.New(logs))
+		if w.events != nil { // they come from outside of the bubble
+			_ = w.events.Close()
+			w.events = nil
+		}
+		lines.TakeAll()
+		calls := 0
+		w.Start(func(bool) bool { calls++; return true })
+		defer func() { w.Stop(); <-w.done }()
+		for _, step := range []struct {
+			what   string
+			change func() error
+			told   []string
+			calls  int
+		}{
+			{"gone", func() error { return os.Rename(path, path+".away") }, []string{"error: a file that is in use is gone"}, 0},
+			{"still", func() error { return nil }, nil, 0},
+			{"back", func() error { return os.Rename(path+".away", path) }, []string{"info: a file that was gone is back"}, 0},
+			{"unreachable", func() error {
+				if err := os.Remove(path); err != nil {
+					return err
+				}
+				return os.Symlink(path, path) // to itself
+			}, []string{"error: a file that is in use is gone"}, 0},
+			{"another", func() error {
+				if err := os.Remove(path); err != nil {
+					return err
+				}
+				return os.WriteFile(path, []byte("another"), 0o600)
+			}, []string{"info: a file that was gone is back"}, 1},
+		} {
+			if err := step.change(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(3 * lookEvery)
+			synctest.Wait()
+			var told []string
+			for _, l := range lines.TakeAll() {
+				told = append(told, l.Level.String()+": "+l.Message)
+			}
+			if !slices.Equal(told, step.told) || calls != step.calls {
+				t.Errorf("%s: told %q, %d calls; want %q, %d", step.what, told, calls, step.told, step.calls)
+			}
+		}
+	})
+}
+
+// A file that is there again a moment later was not gone.
+func TestWatch_ReplacedByRemoving(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "list")
+	write(t, path, "old")
+	logs, lines := observer.New(zap.ErrorLevel)
+	w := New(path, zap.New(logs))
+	contents := make(chan string, 16)
+	w.Start(func(bool) bool { b, _ := os.ReadFile(path); contents <- string(b); return true })
+	defer func() { w.Stop(); <-w.done }()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, "new")
+	await(t, contents, "new")
+	if lines.Len() > 0 {
+		t.Errorf("told %v", lines.All())
+	}
 }
 
 func TestWatch_UnchangedIsNoChange(t *testing.T) {
@@ -143,7 +417,7 @@ func TestWatch_NotTaken(t *testing.T) {
 			}
 		}
 		put("old")
-		w := New(path)
+		w := New(path, zap.NewNop())
 		if w.events != nil { // they come from outside of the bubble
 			_ = w.events.Close()
 			w.events = nil
@@ -241,7 +515,7 @@ func TestWatch_WithoutEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "list")
 		write(t, path, "old")
-		w := New(path)
+		w := New(path, zap.NewNop())
 		if w.events != nil { // they come from outside of the bubble
 			_ = w.events.Close()
 			w.events = nil

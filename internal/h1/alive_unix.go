@@ -17,11 +17,13 @@ type socket struct {
 	look func(fd uintptr)
 	fds  [1]unix.PollFd
 	calm bool
+	out  atOnce
 }
 
 func newSocket(nc net.Conn, raw syscall.RawConn) *socket {
 	s := &socket{nc: nc, raw: raw}
 	s.look = s.poll
+	s.out.call = s.out.write
 	return s
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"time"
 )
 
 // maxChunkLine bounds a chunk-size line with its extensions.
@@ -101,11 +100,11 @@ func (c *Conn) readBody(p []byte) (int, error) {
 // filled without a detour through the buffer.
 func (c *Conn) readSome(p []byte) (int, error) {
 	if c.r == c.w {
-		if err := c.SetReadDeadline(time.Time{}); err != nil {
+		if err := c.awaitBody(); err != nil {
 			return 0, err
 		}
 		if len(p) >= len(c.buf) {
-			return c.nc.Read(p)
+			return c.read(p)
 		}
 		if err := c.fill(); err != nil {
 			return 0, err
@@ -161,20 +160,30 @@ func (c *Conn) readChunked(p []byte) (int, error) {
 
 // chunkAtHand reports whether the reading can go on behind a chunk without
 // waiting: the frame of the next chunk is at hand and a byte of its data, or
-// behind a size of zero the trailer section, which an empty line ends.
+// behind a size of zero the trailer section, which an empty line ends; or what is at
+// hand is no frame of a chunk, for which nothing more need be there.
 func (c *Conn) chunkAtHand() bool {
 	b := c.buf[c.r:c.w]
 	if c.body.inChunks {
-		// Without an LF in b, i is -1 and there is none for j either.
-		i := bytes.IndexByte(b, '\n')
-		b = b[i+1:]
+		end, rest, ok := bytes.Cut(b, []byte{'\n'})
+		if !ok {
+			return false
+		}
+		if len(end) != 1 || end[0] != '\r' {
+			return true
+		}
+		b = rest
 	}
-	j := bytes.IndexByte(b, '\n')
-	if j <= 0 {
+	line, rest, ok := bytes.Cut(b, []byte{'\n'})
+	if !ok {
 		return false
 	}
-	rest := b[j+1:]
-	if b[0] == '0' {
+	line, crlf := bytes.CutSuffix(line, []byte{'\r'})
+	size, err := parseChunkSize(line)
+	switch {
+	case err != nil || !crlf:
+		return true
+	case size == 0:
 		return len(rest) >= 2 && rest[0] == '\r' && rest[1] == '\n' || bytes.Contains(rest, []byte("\r\n\r\n"))
 	}
 	return len(rest) > 0
@@ -211,15 +220,17 @@ func (c *Conn) nextChunk() error {
 }
 
 // parseChunkSize reads chunk-size [ chunk-ext ] (RFC 9112 §7.1). Extensions are
-// dropped.
+// dropped, and spaces behind the size, which old servers pad it with.
 func parseChunkSize(line []byte) (int64, error) {
 	size, ext, hasExt := bytes.Cut(line, []byte{';'})
+	padding := " "
 	if hasExt {
-		size = bytes.TrimRight(size, " \t")
+		padding = " \t" // BWS, as anywhere in front of an extension
 		if !validValue(ext) {
 			return 0, malformed("control character in a chunk extension")
 		}
 	}
+	size = bytes.TrimRight(size, padding)
 	if len(size) == 0 || len(size) > 15 {
 		return 0, malformed("chunk size %.20q", size)
 	}
@@ -294,7 +305,7 @@ func (c *Conn) readLine(limit int) ([]byte, error) {
 		if scanned = len(unread); scanned >= limit {
 			return nil, tooLarge("line of a chunked body over %d bytes", limit)
 		}
-		if err := c.SetReadDeadline(time.Time{}); err != nil {
+		if err := c.awaitBody(); err != nil {
 			return nil, err
 		}
 		c.makeRoom()

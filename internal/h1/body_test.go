@@ -93,6 +93,7 @@ var chunkedBodies = []struct {
 	{"15 digits", "000000000000005\r\nhello\r\n000000000000000\r\n\r\n", "hello", nil},
 	{"extensions", "5;a\r\nhello\r\n1;a=b;c=\"d;e\" \r\n!\r\n0;z=\t\xe9\r\n\r\n", "hello!", nil},
 	{"empty extension", "5;\r\nhello\r\n0;\r\n\r\n", "hello", nil},
+	{"spaces behind the size", "5  \r\nhello\r\n0 \r\n\r\n", "hello", nil},
 	{"space before an extension", "5 \t;a\r\nhello\r\n0 ;a\r\n\r\n", "hello", nil},
 	{"frames as data", "7\r\n\r\n0\r\n\r\n\r\n0\r\n\r\n", "\r\n0\r\n\r\n", nil},
 	{"trailer", "5\r\nhello\r\n0\r\nx-sum: 1 \r\n\r\n", "hello", []Field{{"X-Sum", "1"}}},
@@ -156,19 +157,21 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-// TestSmallChunksTogether: many small chunks at hand make one read.
+// TestSmallChunksTogether: many small chunks at hand make one read, however their sizes
+// are written. Otherwise each would cost a look at all that is at hand, and a flush.
 func TestSmallChunksTogether(t *testing.T) {
-	const n = 300
-	for _, end := range []string{"", "0\r\n\r\n"} {
-		text := chunkedHead + strings.Repeat("3\r\nabc\r\n", n) + end
-		nc := sendsAndStays(text)
-		c := afterHead(t, nc)
-		got, err := c.Body().Read(make([]byte, 32<<10))
-		if want := map[string]error{"": nil, "0\r\n\r\n": io.EOF}[end]; got != 3*n || err != want {
-			t.Errorf("end %q: one read brought %d bytes, %v; want %d, %v", end, got, err, 3*n, want)
-		}
-		if nc.reads != 1 {
-			t.Errorf("end %q: %d reads of the connection, want 1", end, nc.reads)
+	const n = 200
+	for _, chunk := range []string{"3\r\nabc\r\n", "03\r\nabc\r\n", "00003\r\nabc\r\n", "0003;x=1\r\nabc\r\n"} {
+		for end, want := range map[string]error{"": nil, "0\r\n\r\n": io.EOF, "000;x\r\nA: b\r\n\r\n": io.EOF} {
+			nc := sendsAndStays(chunkedHead + strings.Repeat(chunk, n) + end)
+			c := afterHead(t, nc)
+			got, err := c.Body().Read(make([]byte, 32<<10))
+			if got != 3*n || err != want {
+				t.Errorf("%q, end %q: one read brought %d bytes, %v; want %d, %v", chunk, end, got, err, 3*n, want)
+			}
+			if nc.reads != 1 {
+				t.Errorf("%q, end %q: %d reads of the connection, want 1", chunk, end, nc.reads)
+			}
 		}
 	}
 }

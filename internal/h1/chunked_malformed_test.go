@@ -18,7 +18,6 @@ func TestMalformedChunks(t *testing.T) {
 		{"minus", "-5\r\nhello", `chunk size "-5"`, ""},
 		{"underscore", "0_5\r\nhello", `chunk size "0_5"`, ""},
 		{"space before", " 5\r\nhello", `chunk size " 5"`, ""},
-		{"space behind", "5 \r\nhello", `chunk size "5 "`, ""},
 		{"tab behind", "5\t\r\nhello", `chunk size "5\t"`, ""},
 		{"space within", "1 0\r\nhello", `chunk size "1 0"`, ""},
 		{"full-width digit", "\uff15\r\nhello", `chunk size "` + "\uff15" + `"`, ""},
@@ -109,6 +108,21 @@ func TestChunkedLimits(t *testing.T) {
 			if n := len(c.buf); n > 4*maxTrailer {
 				t.Errorf("%s: the buffer has grown to %d bytes", tc.name, n)
 			}
+		}
+	}
+}
+
+// What is at hand and is no frame of a chunk is told of as an error without waiting: as
+// long as the head was not sent on, it can be taken back.
+func TestBufferedSeesBrokenFrame(t *testing.T) {
+	for _, frame := range []string{"no chunk\r\n", "0zz\r\n", "5\n", "\r\n", "\n", "-1\r\n"} {
+		nc := sendsAndStays(chunkedHead + frame)
+		c := afterHead(t, nc)
+		if c.Buffered() == 0 {
+			t.Errorf("%q: nothing is at hand", frame)
+		}
+		if _, err := c.Body().Read(make([]byte, 10)); !errors.As(err, new(*ProtocolError)) {
+			t.Errorf("%q: %v", frame, err)
 		}
 	}
 }

@@ -54,6 +54,9 @@ func (c *Conn) Frame(h *Head, method string) (Response, error) {
 	default:
 		resp.Framing = UntilClose
 	}
+	if h.Status == http.StatusNoContent && (f.chunked || f.length > 0) {
+		c.doubtful = true // a body that it must not have may still come (RFC 9110 §8.6, RFC 9112 §6.1)
+	}
 	c.reusable = resp.Framing != UntilClose && !f.close && (h.Minor >= 1 || f.keepAliveToken)
 	c.startBody(resp)
 	return resp, nil

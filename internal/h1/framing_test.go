@@ -75,6 +75,20 @@ func TestFraming(t *testing.T) {
 	}
 }
 
+// A 204 that says that it has a body is not believed to have ended: the body may still come.
+func TestBodyOfA204(t *testing.T) {
+	for field, want := range map[string]bool{"X: y": true, "Content-Length: 0": true, "Content-Length: 5": false, "Transfer-Encoding: chunked": false} {
+		head := lines("HTTP/1.1 204 No Content", field)
+		c := begun(sendsAndStays(head))
+		if _, _, err := framed(c, "GET"); err != nil || !c.BodyDone() {
+			t.Errorf("%q: %v", head, err)
+		}
+		if got := c.End(); got != want {
+			t.Errorf("%q: reusable is %v", head, got)
+		}
+	}
+}
+
 // TestKeepAlive: whether another exchange may follow is told by version,
 // Connection and framing alone (RFC 9112 §9.3).
 func TestKeepAlive(t *testing.T) {
@@ -220,7 +234,7 @@ func TestSurplus(t *testing.T) {
 		{"chunked", "GET", lines(okLine, "Transfer-Encoding: chunked") + "2\r\nok\r\n0\r\n\r\n", "ok"},
 		{"chunked with a trailer", "GET", lines(okLine, "Transfer-Encoding: chunked") + "2\r\nok\r\n0\r\nA: b\r\n\r\n", "ok"},
 		{"HEAD", "HEAD", lines(okLine, "Content-Length: 2"), ""},
-		{"204", "GET", lines("HTTP/1.1 204 No Content", "Content-Length: 2"), ""},
+		{"204", "GET", lines("HTTP/1.1 204 No Content"), ""},
 		{"304", "GET", lines("HTTP/1.1 304 Not Modified", "Transfer-Encoding: chunked"), ""},
 	} {
 		for _, surplus := range []string{"", "x", "\r\n", "ok", lines(okLine, "Content-Length: 0")} {

@@ -17,6 +17,8 @@ type ProtocolError struct {
 	Reason string
 	// TooLarge is true where a limit was passed rather than a rule broken.
 	TooLarge bool
+	// NoHTTP is true where what came does not begin as any response does.
+	NoHTTP bool
 }
 
 func (e *ProtocolError) Error() string { return "malformed response: " + e.Reason }
@@ -47,6 +49,7 @@ var readBuffers = sync.Pool{New: func() any { b := make([]byte, readBufferSize);
 type Conn struct {
 	nc     net.Conn
 	reader AtHandReader // of nc; nil where it cannot be read without waiting
+	writer AtOnceWriter // of nc; nil where it cannot be written to without waiting
 	base   *base        // below TLS, if NoteEOF has made it
 	byte   [1]byte      // for looks
 	dead   bool         // a look has found it so
@@ -61,11 +64,16 @@ type Conn struct {
 	doubtful bool // a head can be read in more than one way, or an informational one ends the connection
 	reusable bool // framing and Connection allow another exchange
 	deadline bool // a read deadline is set
+
+	listener Listener      // of the body; nil if nobody is told
+	interval time.Duration // see Listen
+	armed    time.Time     // the deadline that a wait for the body has set; zero if another is set
 }
 
 // NewConn returns an HTTP/1.1 connection over nc, which it owns from now on.
 func NewConn(nc net.Conn) *Conn {
 	c := &Conn{nc: nc, reader: atHandReader(nc), reusable: true}
+	c.writer, _ = c.reader.(AtOnceWriter)
 	if t, ok := nc.(overBase); ok {
 		c.base, _ = t.NetConn().(*base)
 	}
@@ -91,6 +99,7 @@ func (c *Conn) Begin() {
 	c.buf = *c.pooled
 	c.r, c.w = 0, 0
 	c.body, c.heads, c.heard, c.doubtful = bodyState{}, 0, false, false
+	c.listener, c.armed = nil, time.Time{}
 }
 
 // End gives the buffers back and reports whether the connection may carry
@@ -99,7 +108,7 @@ func (c *Conn) Begin() {
 func (c *Conn) End() (reusable bool) {
 	surplus := c.w > c.r
 	readBuffers.Put(c.pooled)
-	c.pooled, c.buf = nil, nil
+	c.pooled, c.buf, c.listener = nil, nil, nil
 	return c.reusable && !c.doubtful && c.body.done && !surplus
 }
 
@@ -112,7 +121,7 @@ func (c *Conn) fill() error {
 	if c.r == c.w {
 		c.r, c.w = 0, 0
 	}
-	n, err := c.nc.Read(c.buf[c.w:])
+	n, err := c.read(c.buf[c.w:])
 	c.w += n
 	if n > 0 {
 		c.heard = true
@@ -125,8 +134,10 @@ func (c *Conn) fill() error {
 }
 
 // SetReadDeadline arms a read deadline for ReadHead, or takes one away. Reading a
-// body takes it away by itself: a body takes the time it takes.
+// body takes it away by itself: a body takes the time it takes, or what a Listener
+// leaves to it.
 func (c *Conn) SetReadDeadline(t time.Time) error {
+	c.armed = time.Time{}
 	if t.IsZero() && !c.deadline {
 		return nil
 	}

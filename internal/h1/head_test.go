@@ -107,6 +107,24 @@ func TestEndlessHead(t *testing.T) {
 	}
 }
 
+// TestAnotherProtocol: what cannot become a response is seen to be none without a line
+// end, or the end of the connection, being waited for.
+func TestAnotherProtocol(t *testing.T) {
+	for _, came := range []string{"SSH-2.0-x", "\x15\x03\x01", "\r\nHTTP/1.1 200", "HTTQ"} {
+		for _, pieces := range [][]string{{came}, bytewise(came)} {
+			err := begun(sendsAndStays(pieces...)).ReadHead(new(Head), 10000)
+			if p, ok := errors.AsType[*ProtocolError](err); !ok || !p.NoHTTP {
+				t.Errorf("%q in %d pieces: %v", came, len(pieces), err)
+			}
+		}
+	}
+	for _, came := range []string{"H", "HTTP/", "HTTP/1.1 200 OK\r\n"} {
+		if err := begun(sendsAndStays(came)).ReadHead(new(Head), 10000); err != errWouldWait {
+			t.Errorf("%q, which may be a response: %v", came, err)
+		}
+	}
+}
+
 // TestHeadWithoutEndAtLimit: when no more may come, nothing is waited for.
 func TestHeadWithoutEndAtLimit(t *testing.T) {
 	const text = okLine + "\r\nServer: x"

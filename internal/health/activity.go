@@ -5,8 +5,12 @@ import "time"
 // activity is the rise and fall of active checks.
 type activity struct {
 	state Active
-	run   int // results in a row that speak against state
+	run   int  // results in a row that speak against state
+	old   bool // state is what another check has found
 }
+
+// afresh is the activity where another check begins.
+func (a activity) afresh() activity { return activity{state: a.state, old: a.state != Unknown} }
 
 // next returns the activity after a result, and whether the state changed.
 func (a activity) next(pass bool, rise, fall int) (activity, bool) {
@@ -16,6 +20,8 @@ func (a activity) next(pass bool, rise, fall int) (activity, bool) {
 		need = 1 // the first result decides
 	case pass == (a.state == Up):
 		return activity{state: a.state}, false
+	case a.old: // here, too
+		need = 1
 	case pass:
 		need = rise
 	}

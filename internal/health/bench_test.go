@@ -22,7 +22,7 @@ func TestHotPathsDoNotAllocate(t *testing.T) {
 	g.Available(now)
 	for name, do := range map[string]func(){
 		"available": func() { g.Available(now) },
-		"no probe":  func() { g.TryProbe(now, nil) },
+		"no probe":  func() { g.TryProbe(now, 0, nil) },
 		"status":    func() { m.Upstream.Available(); m.Upstream.Status() },
 		"weight":    func() { m.Upstream.Factor(now, &cfg); m.Upstream.Latency(now) },
 		"in flight": func() { m.Upstream.StartTunnel(); m.Upstream.InFlight(); m.Upstream.EndTunnel() },
@@ -51,7 +51,7 @@ func TestSuccessTakesNoLock(t *testing.T) {
 	defer m.Upstream.mu.Unlock()
 	g.Observe(now, m, answer(now)) // would hang
 	g.Available(now)
-	g.TryProbe(now, nil)
+	g.TryProbe(now, 0, nil)
 	m.Upstream.Available()
 	m.Upstream.Factor(now, &g.cfg.UpstreamConfig)
 	m.Upstream.Latency(now)
@@ -69,7 +69,7 @@ func BenchmarkRequest(b *testing.B) {
 				now := at(0)
 				for pb.Next() {
 					now = now.Add(time.Microsecond)
-					if _, _, ok := g.TryProbe(now, nil); ok {
+					if _, _, ok := g.TryProbe(now, 0, nil); ok {
 						b.Error("a probe")
 					}
 					tier := g.Available(now).Tiers[0].Members

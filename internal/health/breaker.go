@@ -3,9 +3,6 @@ package health
 import "time"
 
 const (
-	// authFaults is how many 407 in a row are an authentication fault.
-	authFaults = 3
-
 	// decayEvery is the time of health after which one ejection is forgotten.
 	decayEvery = time.Minute
 
@@ -18,19 +15,27 @@ const (
 // ejection is allowed is decided outside. The zero value is closed.
 type breaker struct {
 	state    State
-	auth     bool    // open because of refused credentials
-	failures int     // in a row
-	refused  int     // 407 in a row
-	openings int     // n of the open period
-	openedBy uint64  // host without whose charges it would not have opened; 0: none
-	openedAt instant // begin of the open period
-	until    instant // end of the open period
-	closedAt instant // when it closed last
-	askAt    instant // an ejection was forbidden: not to be tried before
-	probe    Token   // the last that was given out
-	oldest   Token   // of those that may still tell a result
-	probedAt instant // when probe was given out
-	probeEnd instant // when its time is over
+	auth     bool     // open because of refused credentials
+	failures int      // in a row
+	refused  refusals // of credentials
+	openings int      // n of the open period
+	openedBy uint64   // host without whose charges it would not have opened; 0: none
+	openedAt instant  // begin of the open period
+	until    instant  // end of the open period
+	closedAt instant  // when it closed last
+	askAt    instant  // an ejection was forbidden: not to be tried before
+	probe    Token    // the last that was given out
+	oldest   Token    // of those that may still tell a result
+	probedAt instant  // when probe was given out
+	probeEnd instant  // when its time is over
+	by       Client   // whose probe it is
+	beside   bool     // there is another one, of before
+	left     int      // probes in a row whose client went away
+
+	checkRefused bool // a check was refused with the credentials, and has not passed since
+
+	leaving   lastClients // who leave the next one to others: theirs have told nothing
+	leftUntil instant     // until then it is left to what tells most of the credentials
 
 	doubted bool // for suspicion it is open, or should be
 
@@ -41,15 +46,39 @@ type breaker struct {
 	tryAt     instant       // when the next trial may be
 }
 
-// tryProbe gives out the turn of the probe, for so long, if the open period is over.
-func (b *breaker) tryProbe(now instant, limit time.Duration) Token {
-	if b.state != Open || now < b.until {
+// tryProbe gives out the turn of the probe, for so long, if the open period is over. A
+// client that leaves it to others gets it when nobody else has come for a while. Another
+// client's may go beside one that takes its time, but no third: an upstream that hangs must
+// not keep them all waiting.
+func (b *breaker) tryProbe(now instant, client Client, limit time.Duration, cfg *UpstreamConfig) Token {
+	switch {
+	case now < b.due():
+		return 0
+	case b.state == Open:
+		if b.leaves(client) && now < b.until.add(leaveFor(cfg)) {
+			return 0
+		}
+		b.beside = false
+	case b.maySendBeside() && now < b.probeEnd && client != b.by && !b.leaving.has(client):
+		b.beside = true
+	default:
 		return 0
 	}
-	b.probe = b.probe.next()
+	b.probe, b.by = b.probe.next(), client
 	b.state, b.probedAt, b.probeEnd = HalfOpen, now, now.add(limit)
 	return b.probe
 }
+
+// maySendBeside reports whether another probe may go beside the one under way, when that
+// has taken its time. Credentials that were refused are tried once at a time.
+func (b *breaker) maySendBeside() bool { return b.state == HalfOpen && !b.beside && !b.auth }
+
+// leaves reports whether a client has had its turn. Where credentials are refused, that is
+// one for its network.
+func (b *breaker) leaves(c Client) bool { return b.leaving.has(c) || b.auth && b.leaving.hasNetwork(c) }
+
+// leaveFor is for how long a client leaves the probe to others.
+func leaveFor(cfg *UpstreamConfig) time.Duration { return min(cfg.OpenFor, leaveTo) }
 
 // spare notes that the circuit should be open, but the group cannot do without the
 // upstream: it is used last, and has a trial now and then.
@@ -62,11 +91,13 @@ func (b *breaker) spare(now instant, cfg *UpstreamConfig) {
 }
 
 // tryTrial takes the trial if its time has come. It needs no token, since nothing waits
-// for its end: without a success there is another one later, after a longer time.
-func (b *breaker) tryTrial(now instant) bool {
-	if now < b.tryAt {
+// for its end: without a success there is another one later, after a longer time, which the
+// same client leaves to others.
+func (b *breaker) tryTrial(now instant, client Client, cfg *UpstreamConfig) bool {
+	if now < b.tryAt || b.leaving.has(client) && now < b.tryAt.add(leaveFor(cfg)) {
 		return false
 	}
+	b.leaving.add(client)
 	b.sparedFor = min(b.sparedFor+b.longer, b.longest)
 	b.tryAt = now.add(b.sparedFor)
 	return true
@@ -85,6 +116,14 @@ func (b *breaker) awaits(tok Token) bool {
 // settle makes what earlier probes tell worth nothing.
 func (b *breaker) settle() { b.oldest = b.probe.next() }
 
+// keepOther takes settle back, after a probe that has proved nothing, where the other one
+// beside it may still tell a result.
+func (b *breaker) keepOther(oldest Token) {
+	if b.beside {
+		b.oldest = oldest
+	}
+}
+
 // waited is how long the probe has waited for its result.
 func (b *breaker) waited(now instant) time.Duration { return min(now.sub(b.probedAt), ProbeLimit) }
 
@@ -97,6 +136,9 @@ func (b *breaker) due() instant {
 	case Open:
 		return b.until
 	case HalfOpen:
+		if b.maySendBeside() {
+			return min(b.probedAt.add(besideAfter), b.probeEnd)
+		}
 		return b.probeEnd
 	}
 	return 0
@@ -118,7 +160,7 @@ func (b *breaker) open(now instant, cfg *UpstreamConfig, longer bool, less float
 	if b.state == Closed {
 		b.openedBy = 0
 	}
-	b.state, b.failures, b.spared = Open, 0, false
+	b.state, b.failures, b.left, b.spared = Open, 0, 0, false
 	b.openedAt, b.until = now, now.add(period-time.Duration(float64(period)*less))
 	b.settle()
 }

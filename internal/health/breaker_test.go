@@ -129,6 +129,7 @@ func TestNoGrowthOverflow(t *testing.T) {
 
 // TestBreakerGivesOneTurn: only an open circuit whose time is over has one to give.
 func TestBreakerGivesOneTurn(t *testing.T) {
+	cfg := exactConfig()
 	for _, tc := range []struct {
 		state State
 		now   time.Duration
@@ -137,12 +138,12 @@ func TestBreakerGivesOneTurn(t *testing.T) {
 		{Closed, 20 * sec, false}, {HalfOpen, 20 * sec, false}, {Open, 10*sec - 1, false}, {Open, 10 * sec, true},
 	} {
 		b := breaker{state: tc.state, until: instantAt(10 * sec)}
-		if tok := b.tryProbe(instantAt(tc.now), ProbeLimit); (tok != 0) != tc.want {
+		if tok := b.tryProbe(instantAt(tc.now), 0, ProbeLimit, &cfg); (tok != 0) != tc.want {
 			t.Errorf("%s at %s: token %d", tc.state, tc.now, tok)
 		}
 	}
 	b := breaker{state: Open, probe: ^Token(0)}
-	if tok := b.tryProbe(1, ProbeLimit); tok == 0 {
+	if tok := b.tryProbe(1, 0, ProbeLimit, &cfg); tok == 0 {
 		t.Error("a token that is none")
 	}
 }

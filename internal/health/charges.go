@@ -120,10 +120,10 @@ func (u *Upstream) chargeWithheld(now instant, cfg *UpstreamConfig, destination 
 }
 
 // forgive takes all charges of the host of a destination back, since they turned out to
-// be that one's: they are suspicion, no more. A circuit that would not have opened without
+// be that one's: they are suspicion, no more, of the client that has brought it to light. A circuit that would not have opened without
 // them closes.
-func (u *Upstream) forgive(now instant, cfg *UpstreamConfig, destination uint64) Transition {
-	return u.step(func() Reason {
+func (u *Upstream) forgive(now instant, cfg *UpstreamConfig, destination uint64, client Client) Transition {
+	return u.step(now, func() Reason {
 		host := hostOf(destination)
 		k := u.charged.take(now, cfg.Window, host)
 		if k.n == 0 {
@@ -134,7 +134,7 @@ func (u *Upstream) forgive(now instant, cfg *UpstreamConfig, destination uint64)
 			u.withheld.add(now, cfg.Window, host, k.n)
 		}
 		u.dirty.Store(true)
-		u.suspicion.add(now, destination)
+		u.suspicion.add(now, destination, client)
 		switch b := &u.breaker; {
 		case b.state == Closed:
 			b.failures = max(b.failures-k.row, 0)

@@ -51,7 +51,7 @@ func TestForgive_AfterTheCircuitClosed(t *testing.T) {
 	for range 4 {
 		g.Observe(at(0), m[0], Observation{Kind: Failure, Relayed: true, Alone: true, Destination: evil})
 	}
-	_, tok, ok := g.TryProbe(at(sec), nil)
+	_, tok, ok := g.TryProbe(at(sec), 0, nil)
 	if !ok {
 		t.Fatal("no probe")
 	}

@@ -20,9 +20,17 @@ var (
 	ErrUnauthorized = errors.New("upstream refused the credentials")
 )
 
+// errImpossible is a check that could not be made. It says nothing, neither about the
+// upstream nor about the target.
+var errImpossible = errors.New("check is not possible")
+
 // CheckerConfig is the tuning of active checks. It is immutable once it is in use.
 // Start from [DefaultCheckerConfig].
 type CheckerConfig struct {
+	// Identity is the same for checks that ask the same and expect the same. The results of
+	// another one do not count.
+	Identity string
+
 	Interval     time.Duration // between checks of an upstream whose state is steady
 	FastInterval time.Duration // while its state is changing
 	MaxInterval  time.Duration // up to which checks slow down by 1.6 while it is down
@@ -40,6 +48,16 @@ type CheckerConfig struct {
 	// ProvesAuth: a check that passes shows that the upstream accepts the
 	// credentials, so it ends an authentication fault.
 	ProvesAuth bool
+
+	// Prepare finds out what Check needs and is no matter of the upstream's, and hands it
+	// on in the context. That takes nothing of Timeout, and where it fails, the check is
+	// not possible: the upstream stays what it is. It must return soon after ctx is done.
+	// Optional.
+	Prepare func(ctx context.Context, m *Member, target string) (context.Context, error)
+
+	// Heir reports whether another Checker of the member is to come, to which a check under
+	// way may be left. Optional.
+	Heir func(m *Member) bool
 
 	// Check checks one target ("" without targets) through a member. It must
 	// return soon after ctx is done. Required.
@@ -125,7 +143,7 @@ type Checker struct {
 	done    chan struct{}
 
 	mu   sync.Mutex
-	asks map[*Upstream]bool // to check at once
+	asks map[*Upstream]bool // to check at once; false: a result was left, see leave
 
 	schedule schedule // of the scheduler alone
 }
@@ -155,12 +173,14 @@ func startChecker(g *Group, cfg CheckerConfig, random func() float64) (*Checker,
 		cancel()
 		return nil, errors.New("group of upstreams has a checker already")
 	}
+	c.sync(instantOf(time.Now())) // at once, so that who stops behind us knows
 	go c.run(ctx)
 	return c, nil
 }
 
 // Stop ends all checks at once; those under way count as nothing. It returns when
-// the last of them has.
+// the last of them has. But where another Checker makes the same check of an upstream, or is
+// to come, one under way goes on, and its result is the other's.
 func (c *Checker) Stop() {
 	c.group.checker.CompareAndSwap(c, nil)
 	c.cancel()
@@ -170,8 +190,12 @@ func (c *Checker) Stop() {
 // CheckNow asks for a check of a member at once. While one is under way, another
 // one follows it.
 func (c *Checker) CheckNow(m *Member) {
+	c.ask(m.Upstream, true)
+}
+
+func (c *Checker) ask(u *Upstream, check bool) {
 	c.mu.Lock()
-	c.asks[m.Upstream] = true
+	c.asks[u] = check || c.asks[u]
 	c.mu.Unlock()
 	c.poke()
 }
@@ -187,6 +211,14 @@ func (c *Checker) poke() {
 // run is the scheduler.
 func (c *Checker) run(ctx context.Context) {
 	defer close(c.done)
+	defer func() {
+		for _, e := range c.schedule.entries {
+			if e.held != nil {
+				c.hand(e.m, *e.held)
+			}
+			e.m.Upstream.letGoOfChecks(c, e.m)
+		}
+	}()
 	var checks sync.WaitGroup
 	defer checks.Wait()
 	timer := time.NewTimer(0)
@@ -200,9 +232,6 @@ func (c *Checker) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case r := <-c.results:
-			if ctx.Err() != nil {
-				return // it may have failed because of that
-			}
 			c.finish(time.Now(), r)
 		case <-c.wake:
 		case <-timer.C:
@@ -221,7 +250,30 @@ type result struct {
 
 // check runs one check and hands its result to the scheduler.
 func (c *Checker) check(ctx context.Context, e *entry, m *Member, started time.Time) {
-	r := result{e: e, started: started, err: c.try(ctx, m)}
+	own, cut := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan result, 1)
+	go func() { ended <- c.examine(own, e, m, started) }()
+	select {
+	case r := <-ended:
+		cut()
+		select {
+		case c.results <- r:
+		case <-ctx.Done():
+			c.hand(m, r)
+		}
+	case <-ctx.Done():
+		if g := (&goingOn{cut}); m.Upstream.goOn(c, m, g) {
+			c.leave(own, g, m.Upstream, ended)
+			return
+		}
+		cut()
+		<-ended
+	}
+}
+
+// examine makes one check.
+func (c *Checker) examine(ctx context.Context, e *entry, m *Member, started time.Time) result {
+	r := result{e: e, started: started, err: c.cfg.Try(ctx, m)}
 	if c.targetOnly(r.err) && m.Upstream.last() && c.cfg.CheckSelf != nil {
 		self := c.checkSelf(ctx, m)
 		r.reached = self == nil
@@ -230,16 +282,14 @@ func (c *Checker) check(ctx context.Context, e *entry, m *Member, started time.T
 		}
 	}
 	r.took = time.Since(started)
-	select {
-	case c.results <- r:
-	case <-ctx.Done():
-	}
+	return r
 }
 
-// try tries the targets until one passes. When the upstream itself is the trouble,
-// another target would not help.
-func (c *Checker) try(ctx context.Context, m *Member) (err error) {
-	targets := c.cfg.Targets
+// Try tries the targets until one passes, and counts nothing. When the upstream itself is the
+// trouble, another target would not help. One that cannot be asked for might have passed.
+func (c *CheckerConfig) Try(ctx context.Context, m *Member) (err error) {
+	var impossible error
+	targets := c.Targets
 	if len(targets) == 0 {
 		targets = []string{""}
 	}
@@ -248,13 +298,20 @@ func (c *Checker) try(ctx context.Context, m *Member) (err error) {
 		if err == nil || ctx.Err() != nil || errors.Is(err, ErrUnreachable) || errors.Is(err, ErrUnauthorized) {
 			return err
 		}
+		if errors.Is(err, errImpossible) {
+			impossible = err
+		}
+	}
+	if impossible != nil {
+		return impossible
 	}
 	return err
 }
 
 // targetOnly reports whether a failure may be the targets'.
 func (c *Checker) targetOnly(err error) bool {
-	return err != nil && len(c.cfg.Targets) > 0 && !errors.Is(err, ErrUnreachable) && !errors.Is(err, ErrUnauthorized)
+	return err != nil && len(c.cfg.Targets) > 0 &&
+		!errors.Is(err, ErrUnreachable) && !errors.Is(err, ErrUnauthorized) && !errors.Is(err, errImpossible)
 }
 
 func (c *Checker) checkSelf(ctx context.Context, m *Member) error {
@@ -263,8 +320,14 @@ func (c *Checker) checkSelf(ctx context.Context, m *Member) error {
 	return c.cfg.CheckSelf(ctx, m)
 }
 
-func (c *Checker) tryOne(ctx context.Context, m *Member, target string) error {
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+func (c *CheckerConfig) tryOne(ctx context.Context, m *Member, target string) error {
+	if c.Prepare != nil {
+		var err error
+		if ctx, err = c.Prepare(ctx, m, target); err != nil {
+			return fmt.Errorf("%w: %w", errImpossible, err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	return c.cfg.Check(ctx, m, target)
+	return c.Check(ctx, m, target)
 }

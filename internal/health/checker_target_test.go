@@ -84,6 +84,56 @@ func TestOneFailsSlowly(t *testing.T) {
 	})
 }
 
+// TestImpossible: what a check needs takes nothing of its time, and where it cannot be had,
+// nobody is charged, nor brought back.
+func TestImpossible(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		errNoAddress := errors.New("no address")
+		var failing atomic.Bool
+		l := newLab(t, 2, func(c *CheckerConfig) {
+			c.Targets = []string{"a", "b"}
+			c.CheckSelf = func(context.Context, *Member) error { return nil }
+			c.Prepare = func(ctx context.Context, m *Member, target string) (context.Context, error) {
+				time.Sleep(2 * c.Timeout)
+				if failing.Load() && m.Value == 0 && target == "a" {
+					return ctx, errNoAddress
+				}
+				return ctx, ctx.Err()
+			}
+		})
+		l.restart()
+		l.wait(2 * time.Minute)
+		l.take(&l.edges)
+		if r := l.outcomes(); len(r) < 4 || slices.ContainsFunc(r, func(o CheckOutcome) bool { return o != Passed }) {
+			t.Errorf("slow: %v", r)
+		}
+
+		failing.Store(true)
+		l.setTarget("b", errTarget) // which says nothing where the other one might have passed
+		l.wait(2 * time.Minute)
+		l.expect("impossible", &l.edges, "")
+		if r := l.outcomes(); !slices.Contains(r, Inconclusive) || slices.Contains(r, Failed) {
+			t.Errorf("impossible: %v", r)
+		}
+
+		failing.Store(false)
+		l.setTarget("b", nil)
+		l.set(fmt.Errorf("%w: refused", ErrUnreachable), 0)
+		l.wait(2 * time.Minute)
+		if got := l.take(&l.edges); !strings.HasSuffix(got, " 0 unhealthy") {
+			t.Errorf("edges: %q", got)
+		}
+		l.outcomes()
+		failing.Store(true)
+		l.set(errTarget, 0)
+		l.setTarget("b", errTarget)
+		l.wait(5 * time.Minute)
+		if l.status(0).Active != Down {
+			t.Error("back, with nothing asked")
+		}
+	})
+}
+
 // TestAllUnreachable: that is not the target's fault.
 func TestAllUnreachable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

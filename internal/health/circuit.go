@@ -92,6 +92,14 @@ func (c *Circuit) Shut(now time.Time) time.Duration {
 	return wait
 }
 
+// Until is when an open circuit lets a request try again; zero where it is not open.
+func (c *Circuit) Until() time.Time {
+	if c.state != Open {
+		return time.Time{}
+	}
+	return c.until
+}
+
 // Success records a success and reports whether it closed the circuit. A late
 // success of a request that began before the circuit opened closes it as well:
 // the destination has just been reached.

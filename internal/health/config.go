@@ -84,8 +84,8 @@ func (c *UpstreamConfig) Validate() error {
 	switch {
 	case c.ConsecutiveFailures < 0:
 		return fmt.Errorf("consecutive_failures: %d is negative", c.ConsecutiveFailures)
-	case c.MinSuccessRate > 0 && c.Window < minWindow:
-		return fmt.Errorf("window: %s is shorter than %s", c.Window, minWindow)
+	case c.MinSuccessRate > 0 && c.Window < MinWindow:
+		return fmt.Errorf("window: %s is shorter than %s", c.Window, MinWindow)
 	case c.MinSuccessRate > 0 && c.MinSamples < 1:
 		return fmt.Errorf("min_samples: %d is too low: at least 1", c.MinSamples)
 	case c.OpenFor <= 0:

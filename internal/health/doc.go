@@ -15,7 +15,7 @@
 //     first result decides; after that it takes Rise passes or Fall failures in a
 //     row, and an opposite result starts the count anew;
 //   - circuit, what real requests found: closed, open (out of rotation for a
-//     while) or half-open (exactly one request is under way as the probe).
+//     while) or half-open (a request is under way as the probe).
 //
 // Every request ends with one [Observation], which says what it tells about the
 // upstream, and only about the upstream: a dead destination must never take a
@@ -25,9 +25,12 @@
 // live request is the probe ([Group.TryProbe]), one that can be repeated elsewhere if
 // any comes. Its success closes the circuit, and its failure opens it for longer. One
 // that ends without a result, or has none within [ProbeLimit], opens it again for as
-// long as before, and at least for as long as it has waited.
+// long as before, and at least for as long as it has waited. The client whose probe that was
+// leaves the next one to others for a while, and beside one that takes its time another
+// client's may go.
 //
-// An upstream that refuses our credentials (407) three times in a row has an
+// An upstream that refuses our credentials (407) for what it has reached with them before
+// (or logins and checks, three times in a row) has an
 // authentication fault: its circuit is open for that reason. That is neither
 // subject to the cap nor ignored in panic, since every further attempt may lock
 // the account. It ends with a probe, or with an active check that carries the
@@ -36,7 +39,8 @@
 // What an exchange brings, or the end of the connection after a CONNECT, may be the
 // destination's doing, which the upstream has only passed on. Where one destination fails in such a way through several members, with
 // no answer between, it counts as suspicion of those that have answered for others
-// lately ([Observation.Relayed]).
+// lately ([Observation.Relayed]). And while all that an origin may have brought about comes
+// from one client ([Observation.Client]), it takes no upstream out that serves another one.
 //
 // An upstream that is overloaded (429, or 503 with Retry-After) keeps a tenth of
 // its weight for that time and gets the rest back over SlowStart; so does one that

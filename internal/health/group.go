@@ -42,8 +42,10 @@ type Group struct {
 	probeAt  atomic.Int64             // instant from which a probe may be due; 0: none
 	used     atomic.Bool              // asked for since the Checker looked
 	checker  atomic.Pointer[Checker]
+	edges    chan struct{} // see Edges
 
 	soft    softFails
+	cut     softFails // of requests that must not be sent twice
 	hangUps hangUps
 
 	mu     sync.Mutex // held while the snapshot or the members are replaced
@@ -52,7 +54,7 @@ type Group struct {
 
 // NewGroup returns a group without members.
 func NewGroup(cfg GroupConfig) *Group {
-	g := &Group{cfg: cfg}
+	g := &Group{cfg: cfg, edges: make(chan struct{}, 1)}
 	g.members.Store(new([]*Member))
 	return g
 }
@@ -100,7 +102,7 @@ func (g *Group) replace(members []*Member) error {
 		}
 	}
 	g.snapshot.Store(nil)
-	g.stale.Store(true)
+	g.outdate()
 	if c := g.checker.Load(); c != nil {
 		c.poke()
 	}
@@ -115,6 +117,19 @@ func (g *Group) Close() {
 	g.closed = true
 	_ = g.replace(nil) // no members: no error
 }
+
+// outdate has the snapshot made anew. It never blocks.
+func (g *Group) outdate() {
+	g.stale.Store(true)
+	select {
+	case g.edges <- struct{}{}:
+	default:
+	}
+}
+
+// Edges receives a value after something has changed that Available depends on. Several
+// changes may be told as one. It is for one reader.
+func (g *Group) Edges() <-chan struct{} { return g.edges }
 
 // Members returns the members, by priority. The slice must not be changed.
 func (g *Group) Members() []*Member { return *g.members.Load() }
@@ -157,17 +172,17 @@ func (g *Group) current(now time.Time) *Snapshot {
 // told to Observe with the token, exactly once. Only tiers that are in use now, or
 // before those, are probed, and only members that can take the request; nil takes
 // all. A member that is spared gets a trial in the same way. Call it for the first attempt of requests that can be tried again elsewhere,
-// and TryOverdueProbe for that of others.
-func (g *Group) TryProbe(now time.Time, takes func(*Member) bool) (m *Member, tok Token, ok bool) {
-	return g.tryProbe(now, 0, takes)
+// and TryOverdueProbe for that of others. client is who has sent the request.
+func (g *Group) TryProbe(now time.Time, client Client, takes func(*Member) bool) (m *Member, tok Token, ok bool) {
+	return g.tryProbe(now, 0, client, takes)
 }
 
 // TryOverdueProbe is TryProbe for requests that are lost if the probe fails, or whose
 // client may take its time: they probe only what has been due for OpenFor, and have as
 // long to do it. So a group that sees no other requests gets its members back all the
 // same.
-func (g *Group) TryOverdueProbe(now time.Time, takes func(*Member) bool) (m *Member, tok Token, ok bool) {
-	return g.tryProbe(now, g.cfg.OpenFor, takes)
+func (g *Group) TryOverdueProbe(now time.Time, client Client, takes func(*Member) bool) (m *Member, tok Token, ok bool) {
+	return g.tryProbe(now, g.cfg.OpenFor, client, takes)
 }
 
 // LeaveProbe reports whether a probe is due that a request had better leave to others,
@@ -181,7 +196,7 @@ func (g *Group) LeaveProbe(now time.Time, destination string) bool {
 	return g.hangUps.failing(t, Destination(destination))
 }
 
-func (g *Group) tryProbe(now time.Time, overdue time.Duration, takes func(*Member) bool) (m *Member, tok Token, ok bool) {
+func (g *Group) tryProbe(now time.Time, overdue time.Duration, client Client, takes func(*Member) bool) (m *Member, tok Token, ok bool) {
 	if g.stale.Load() {
 		g.current(now)
 	}
@@ -207,7 +222,7 @@ func (g *Group) tryProbe(now time.Time, overdue time.Duration, takes func(*Membe
 	for _, m := range s.probes {
 		at := instant(m.Upstream.probeAt.Load())
 		if at != 0 && t >= at && (takes == nil || takes(m)) {
-			if tok, ok := m.Upstream.TryProbe(now, &g.cfg.UpstreamConfig, limit); ok {
+			if tok, ok := m.Upstream.TryProbe(now, &g.cfg.UpstreamConfig, limit, client); ok {
 				return m, tok, true
 			}
 			at = instant(m.Upstream.probeAt.Load())
@@ -222,8 +237,9 @@ func (g *Group) tryProbe(now time.Time, overdue time.Duration, takes func(*Membe
 // 29 of 100 is 29%.
 const rounding = 1e-6
 
-// mayEject reports whether the circuit of u may open. Called with ejecting held.
-func (g *Group) mayEject(u *Upstream) bool {
+// mayEject reports whether the circuit of u may open, and else why not. Called with
+// ejecting held.
+func (g *Group) mayEject(u *Upstream) (why SpareCause, ok bool) {
 	ready, ejected, others := 0, 0, 0
 	for _, m := range g.Members() {
 		s := m.Upstream.Status()
@@ -242,7 +258,13 @@ func (g *Group) mayEject(u *Upstream) bool {
 			others++
 		}
 	}
-	return others > 0 && float64(ejected+1) <= g.cfg.MaxEjected*float64(ready)+rounding
+	switch {
+	case others == 0:
+		return SparedLast, false
+	case float64(ejected+1) > g.cfg.MaxEjected*float64(ready)+rounding:
+		return SparedMaxEjected, false
+	}
+	return 0, true
 }
 
 // Config is the tuning of the circuits of the members. It must not be changed.

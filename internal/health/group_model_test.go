@@ -17,18 +17,51 @@ type modelMember struct {
 	run                 int // results of checks against the state
 	out, auth           bool
 	fails, refused, n   int
+	left                int
+	proven              bool          // something was reached, ever
+	refusedFrom         time.Duration // since then, refused times
 	until, closed, asks time.Duration // asks: may be ejected from then on
 	probing             bool
 	probedAt, probeEnd  time.Duration
-	tokens              []Token // given out, not told yet
-	last                Token   // given out
-	oldest              int     // index of the first of them that may tell a result
+	tokens              []modelProbe    // given out, not told yet
+	last                Token           // given out
+	oldest              int             // index of the first of them that may tell a result
+	by                  Client          // whose the last one is
+	beside              bool            // and another one of before may be under way
+	leaving             map[Client]bool // have had a probe for nothing, or a trial
 	connectFailed       bool
 	failedSince         time.Duration
 	checkFailed         bool
 	spared              bool          // should be out, and may not
 	patience, trial     time.Duration // before the next trial, and when that is
 	answered, opened    time.Duration // when it succeeded last, and when its open period began
+}
+
+// modelProbe is a probe under way.
+type modelProbe struct {
+	token  Token
+	client Client
+}
+
+// leavesTo reports whether a client leaves what is due at a time to others.
+func (g *groupModel) leavesTo(m *modelMember, c Client, due time.Duration) bool {
+	return m.leaving[c] && g.now < due+min(g.cfg.OpenFor, 5*time.Second)
+}
+
+// due is when the turn of the probe under way is over, or another one may go beside it.
+func (m *modelMember) due() time.Duration {
+	if m.mayHaveBeside() {
+		return min(m.probedAt+2*time.Second, m.probeEnd)
+	}
+	return m.probeEnd
+}
+
+func (m *modelMember) mayHaveBeside() bool { return !m.beside && !m.auth }
+
+func (m *modelMember) leaves(c Client) {
+	if c != 0 {
+		m.leaving[c] = true
+	}
 }
 
 func (m *modelMember) inRotation() bool { return m.admin == Ready && m.active != Down && !m.out }
@@ -49,6 +82,22 @@ func (g *groupModel) draw(t *rapid.T) *modelMember {
 
 func (g *groupModel) pass(t *rapid.T) {
 	g.now += time.Duration(rapid.SampledFrom([]int{1, 500, 1000, 4000, 10_000, 70_000}).Draw(t, "ms")) * time.Millisecond
+}
+
+// passToProbe passes until something is due of a member that is out, or a client that leaves
+// it to others need not any more.
+func (g *groupModel) passToProbe(t *rapid.T) {
+	m := g.draw(t)
+	next := m.trial
+	if m.probing {
+		next = m.due()
+	} else if m.out {
+		next = m.until
+	}
+	if !m.probing && rapid.Bool().Draw(t, "anybody's") {
+		next += min(g.cfg.OpenFor, 5*time.Second)
+	}
+	g.now = max(g.now, next-time.Duration(rapid.IntRange(0, 1).Draw(t, "before")))
 }
 
 // mayEject is the cap in its own words: count who is out afterwards.
@@ -75,7 +124,7 @@ func (g *groupModel) open(m *modelMember, longer bool) {
 	if longer || m.n == 0 {
 		m.n++
 	}
-	m.out, m.probing, m.fails, m.spared = true, false, 0, false
+	m.out, m.probing, m.fails, m.left, m.spared = true, false, 0, 0, false
 	m.oldest, m.opened = len(m.tokens), g.now
 	m.until = g.now + min(time.Duration(m.n)*g.cfg.OpenFor, g.cfg.MaxOpenFor)
 	if time.Duration(m.n)*g.cfg.OpenFor > g.cfg.MaxOpenFor {
@@ -85,6 +134,7 @@ func (g *groupModel) open(m *modelMember, longer bool) {
 
 func (g *groupModel) close(m *modelMember) {
 	m.out, m.auth, m.probing, m.fails, m.refused, m.asks, m.closed = false, false, false, 0, 0, 0, g.now
+	clear(m.leaving)
 	m.oldest = len(m.tokens)
 }
 
@@ -95,19 +145,34 @@ func (g *groupModel) observe(t *rapid.T) {
 		Success, Failure, Failure, ConnectFailure, ConnectFailure, AuthFault, AuthFault, Overload, SoftFail, Neutral, Cancelled,
 	}).Draw(t, "kind")
 	o := Observation{Kind: kind, Unsent: rapid.Bool().Draw(t, "unsent"), Overtaken: rapid.Bool().Draw(t, "overtaken")}
-	probe := false
+	o.Relayed = kind == Failure && rapid.Bool().Draw(t, "relayed")
+	o.Reached = kind == Success && rapid.Bool().Draw(t, "reached")
+	o.Client = drawClient(t)
+	probe, awaited := false, false
 	if len(m.tokens) > 0 && rapid.Bool().Draw(t, "with token") {
 		i := rapid.IntRange(0, len(m.tokens)-1).Draw(t, "token")
-		o.Probe = m.tokens[i]
-		probe = m.out && i >= m.oldest && (o.Probe == m.last || kind != SoftFail && kind != Neutral && kind != Cancelled)
+		o.Probe, o.Client = m.tokens[i].token, m.tokens[i].client
+		awaited = m.out && i >= m.oldest
+		probe = awaited && (o.Probe == m.last || kind != SoftFail && kind != Neutral && kind != Cancelled)
 		m.tokens = slices.Delete(m.tokens, i, i+1)
 		if m.oldest > i {
 			m.oldest--
 		}
 	}
-	before := m.visible()
+	g.told(t, m, o, probe, awaited)
+}
+
+// told tells both. probe: it settles what a probe is to find out; awaited: something of it is
+// of interest still.
+func (g *groupModel) told(t *rapid.T, m *modelMember, o Observation, probe, awaited bool) {
+	kind, before := o.Kind, m.visible()
 	out := g.g.Observe(at(g.now), m.m, o)
 	g.apply(m, o, probe)
+	certain := kind == ConnectFailure || kind == AuthFault || kind == Failure && !o.Relayed
+	brief := !m.probing && !m.auth && kind != AuthFault && o.Probe == m.last && min(g.now-m.probedAt, ProbeLimit) < 100*time.Millisecond && m.until-g.now < 100*time.Millisecond
+	if awaited && m.out && !certain && !brief {
+		m.leaves(o.Client)
+	}
 	if got := len(out.Transitions) == 1; got != (m.visible() != before) || len(out.Transitions) > 1 {
 		t.Fatalf("kind %d: transitions %+v, model %v → %v", kind, out.Transitions, before, m.visible())
 	}
@@ -126,17 +191,22 @@ func (g *groupModel) apply(m *modelMember, o Observation, probe bool) {
 	} else if kind != Neutral && kind != Cancelled {
 		m.connectFailed = false
 	}
-	if kind == Success || kind == Overload {
+	if m.spared && (kind == Success || kind == Overload) {
 		m.spared = false
+		clear(m.leaving)
 	}
 	if kind == Success {
 		m.answered = g.now
+		m.proven = m.proven || o.Reached
 	}
 	switch {
 	case probe:
 		g.applyProbe(m, o)
 	case kind == Success && !m.auth:
-		m.fails, m.refused = 0, 0
+		m.fails = 0
+		if o.Reached {
+			m.refused = 0
+		}
 	case (kind == Failure || kind == ConnectFailure) && !m.out:
 		if m.fails++; m.fails >= g.cfg.ConsecutiveFailures && g.now >= m.asks {
 			if g.mayEject(m) {
@@ -155,10 +225,32 @@ func (g *groupModel) apply(m *modelMember, o Observation, probe bool) {
 
 func (g *groupModel) applyProbe(m *modelMember, o Observation) {
 	switch kind := o.Kind; kind {
-	case Success, Overload:
-		g.close(m)
+	case Success:
+		switch refused := m.refused; {
+		case o.Reached:
+			g.close(m)
+		case m.auth:
+			g.openAgain(m, g.now)
+			m.until = g.now // it need not have looked at the credentials
+		default:
+			g.close(m)
+			m.refused = refused
+		}
+	case Overload:
+		if m.auth {
+			g.openAgain(m, g.now)
+			m.until = max(m.until, g.now+time.Second)
+		} else {
+			refused := m.refused
+			g.close(m)
+			m.refused = refused
+		}
 	case Failure, ConnectFailure:
+		oldest := m.oldest
 		g.open(m, slices.ContainsFunc(g.members, func(o *modelMember) bool { return o.answered >= m.opened }))
+		if o.Relayed && m.beside {
+			m.oldest = oldest
+		}
 	case AuthFault:
 		if m.auth {
 			g.open(m, true)
@@ -169,29 +261,38 @@ func (g *groupModel) applyProbe(m *modelMember, o Observation) {
 		g.openAgain(m, g.now)
 	default:
 		if m.probing {
-			waited := min(g.now-m.probedAt, ProbeLimit)
+			waited, left := min(g.now-m.probedAt, ProbeLimit), m.left+1
 			g.openAgain(m, g.now)
 			if kind == Neutral && o.Unsent {
 				m.until = g.now
 			} else if kind == Cancelled && !o.Overtaken && !m.auth {
-				m.until = g.now + waited
+				m.until = g.now + max(waited, min(time.Duration(left)*waited, g.cfg.OpenFor))
+				m.left = left
 			}
+		} else {
+			m.oldest = len(m.tokens)
 		}
-		m.oldest = len(m.tokens)
 	}
 }
 
-// openAgain is the end of a probe without a result.
+// openAgain is the end of a probe without a result. Another one beside it may still have
+// one.
 func (g *groupModel) openAgain(m *modelMember, now time.Duration) {
-	late := g.now
+	late, oldest := g.now, m.oldest
 	g.now = now
 	g.open(m, false)
 	g.now = late
 	m.until = max(m.until, now+min(now-m.probedAt, ProbeLimit))
+	if m.beside {
+		m.oldest = oldest
+	}
 }
 
 func (g *groupModel) refuse(m *modelMember) bool {
-	if m.refused++; m.refused < 3 {
+	if m.refused++; m.refused == 1 {
+		m.refusedFrom = g.now
+	}
+	if m.refused < 3 || m.proven && g.now < m.refusedFrom+time.Second {
 		return false
 	}
 	m.auth = true
@@ -225,15 +326,18 @@ func (g *groupModel) administer(t *rapid.T) {
 	m.m.Upstream.SetAdmin(m.admin)
 }
 
+func drawClient(t *rapid.T) Client { return Client(rapid.IntRange(0, 3).Draw(t, "client")) }
+
 // probe: the first member whose time has come, in use, and with no probe under way
-// whose time is not over.
+// whose time is not over, or beside which this client's may go.
 func (g *groupModel) probe(t *rapid.T) {
 	try, limit, late := g.g.TryProbe, ProbeLimit, time.Duration(0)
 	if rapid.Bool().Draw(t, "overdue") {
 		try, limit, late = g.g.TryOverdueProbe, g.cfg.OpenFor, g.cfg.OpenFor
 	}
-	m := g.nextProbe(late)
-	got, tok, ok := try(at(g.now), nil)
+	client := drawClient(t)
+	m := g.nextProbe(late, client)
+	got, tok, ok := try(at(g.now), client, nil)
 	if ok != (m != nil) || ok && got != m.m {
 		t.Fatalf("probe %v of %v, want %v", ok, got, m)
 	}
@@ -242,32 +346,37 @@ func (g *groupModel) probe(t *rapid.T) {
 	case m.spared:
 		m.patience = min(m.patience+g.cfg.OpenFor, g.cfg.MaxOpenFor)
 		m.trial = g.now + m.patience
+		m.leaves(client)
 	default:
-		m.probing, m.probedAt, m.probeEnd, m.last = true, g.now, g.now+limit, tok
-		m.tokens = append(m.tokens, tok)
+		m.beside = m.probing
+		m.probing, m.probedAt, m.probeEnd, m.last, m.by = true, g.now, g.now+limit, tok, client
+		m.tokens = append(m.tokens, modelProbe{tok, client})
 	}
 }
 
 // nextProbe is the member to probe. On the way to it, turns whose time is over end.
-func (g *groupModel) nextProbe(late time.Duration) *modelMember {
+func (g *groupModel) nextProbe(late time.Duration, client Client) *modelMember {
 	serving, some := g.serving()
 	members := slices.Clone(g.members)
 	slices.SortStableFunc(members, func(a, b *modelMember) int { return a.m.Priority - b.m.Priority })
 	for _, m := range members {
 		switch {
 		case m.spared:
-			if m.inRotation() && g.now-late >= m.trial && !g.last(m) && (!some || m.m.Priority <= serving) {
+			if m.inRotation() && g.now-late >= m.trial && !g.leavesTo(m, client, m.trial) && !g.last(m) && (!some || m.m.Priority <= serving) {
 				return m
 			}
 		case !m.probeable(serving, some):
-		case m.probing && g.now-late >= m.probeEnd:
+		case m.probing && g.now-late >= m.due() && g.now >= m.probeEnd:
 			oldest := m.oldest
 			g.openAgain(m, m.probeEnd)
 			m.oldest = oldest
-			if g.now >= m.until {
+			m.leaves(m.by)
+			if g.now >= m.until && !g.leavesTo(m, client, m.until) {
 				return m
 			}
-		case !m.probing && g.now-late >= m.until:
+		case m.probing && g.now-late >= m.due() && m.mayHaveBeside() && client != m.by && !m.leaving[client]:
+			return m
+		case !m.probing && g.now-late >= m.until && !g.leavesTo(m, client, m.until):
 			return m
 		}
 	}
@@ -363,7 +472,7 @@ func (g *groupModel) replace(t *rapid.T) {
 
 func (g *groupModel) add(priority int) {
 	m := &Member{Upstream: new(Upstream), Priority: priority, Value: g.next}
-	g.members = append(g.members, &modelMember{m: m, failedSince: -time.Hour, answered: -time.Hour})
+	g.members = append(g.members, &modelMember{m: m, failedSince: -time.Hour, answered: -time.Hour, leaving: make(map[Client]bool)})
 	g.next++
 }
 
@@ -429,7 +538,8 @@ func (g *groupModel) agree(t *rapid.T) {
 
 // TestGroupModel: circuits, ejection, panic and probes against the model. Members
 // never exceed the cap by an ejection, the last one stays, panic picks nobody that
-// does not connect while another is up, and there is one probe at a time.
+// does not connect while another is up, and there is one probe at a time, or two of different
+// clients; a client whose probe has told nothing leaves the next one to others for a while.
 func TestGroupModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cfg := exactConfig()
@@ -443,12 +553,18 @@ func TestGroupModel(t *testing.T) {
 			g.add(rapid.IntRange(0, 1).Draw(t, "priority"))
 		}
 		g.tell(t)
+		if rapid.Bool().Draw(t, "one fails at first") {
+			for range cfg.ConsecutiveFailures {
+				g.told(t, g.members[0], Observation{Kind: Failure}, false, false)
+			}
+		}
 		t.Repeat(map[string]func(*rapid.T){
-			"pass":    g.pass,
+			"pass":            g.pass,
+			"pass to a probe": g.passToProbe, "pass to another probe": g.passToProbe,
 			"observe": g.observe, "observe more": g.observe, "observe still more": g.observe,
 			"check":      g.check,
 			"administer": g.administer,
-			"probe":      g.probe, "probe again": g.probe,
+			"probe":      g.probe, "probe again": g.probe, "probe once more": g.probe,
 			"replace": g.replace,
 			"":        g.agree,
 		})

@@ -199,7 +199,7 @@ func TestCapAsksAgain(t *testing.T) {
 	if out := groupObserve(g, 1, 0, 9, Observation{Kind: Failure}); out.Transitions != nil {
 		t.Fatal("the last one was ejected")
 	}
-	_, tok, ok := g.TryProbe(at(10*sec), nil)
+	_, tok, ok := g.TryProbe(at(10*sec), 0, nil)
 	if !ok {
 		t.Fatal("no probe")
 	}
@@ -312,10 +312,10 @@ func TestProbesOfTiersInUse(t *testing.T) {
 		if err := g.SetMembers(membersOf(members)); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, ok := g.TryProbe(at(10*sec-1), nil); ok {
+		if _, _, ok := g.TryProbe(at(10*sec-1), 0, nil); ok {
 			t.Errorf("%s: probed before it is due", members)
 		}
-		m, tok, ok := g.TryProbe(at(10*sec), nil)
+		m, tok, ok := g.TryProbe(at(10*sec), 0, nil)
 		switch {
 		case ok != (want != nil), ok && m.Value != want:
 			t.Errorf("%s: probe %v of %v, want %v", members, ok, m, want)
@@ -334,20 +334,20 @@ func TestProbeOfEachMember(t *testing.T) {
 	}
 	probed := ""
 	for d := 10 * sec; d <= 12*sec; d += sec {
-		m, tok, ok := g.TryProbe(at(d), nil)
+		m, tok, ok := g.TryProbe(at(d), 0, nil)
 		if !ok {
 			t.Fatalf("no probe at %s", d)
 		}
 		probed += fmt.Sprint(m.Value)
 		g.Observe(at(d), m, Observation{Kind: Failure, Probe: tok})
-		if _, _, ok := g.TryProbe(at(d), nil); ok {
+		if _, _, ok := g.TryProbe(at(d), 0, nil); ok {
 			t.Errorf("another probe at %s", d)
 		}
 	}
 	if probed != "012" {
 		t.Errorf("probed %s", probed)
 	}
-	if _, _, ok := g.TryProbe(at(30*sec), nil); !ok {
+	if _, _, ok := g.TryProbe(at(30*sec), 0, nil); !ok {
 		t.Error("no second probe of the first")
 	}
 }
@@ -363,14 +363,14 @@ func TestOverdueProbe(t *testing.T) {
 		at   time.Duration
 		want any // nil for none
 	}{{10 * sec, nil}, {20*sec - 1, nil}, {20 * sec, 0}, {25*sec - 1, nil}} {
-		if m := g.ProbeDue(at(tc.at), true, nil); (m == nil) != (tc.want == nil) || m != nil && m.Value != tc.want {
+		if m := g.ProbeDue(at(tc.at), true, 0, nil); (m == nil) != (tc.want == nil) || m != nil && m.Value != tc.want {
 			t.Errorf("%s: due of %v, want %v", tc.at, m, tc.want)
 		}
-		if m, _, ok := g.TryOverdueProbe(at(tc.at), nil); ok != (tc.want != nil) || ok && m.Value != tc.want {
+		if m, _, ok := g.TryOverdueProbe(at(tc.at), 0, nil); ok != (tc.want != nil) || ok && m.Value != tc.want {
 			t.Errorf("%s: probe of %v, want %v", tc.at, m, tc.want)
 		}
 	}
-	if m, _, ok := g.TryProbe(at(25*sec-1), nil); !ok || m.Value != 1 {
+	if m, _, ok := g.TryProbe(at(25*sec-1), 0, nil); !ok || m.Value != 1 {
 		t.Error("the other one waits as long for those that can be repeated")
 	}
 }
@@ -385,7 +385,7 @@ func TestConcurrentPicks(t *testing.T) {
 		wg.Go(func() {
 			for i := range 2000 {
 				now := at(time.Duration(i) * 50 * time.Millisecond)
-				if m, tok, ok := g.TryProbe(now, nil); ok {
+				if m, tok, ok := g.TryProbe(now, 0, nil); ok {
 					n := m.Value.(int)
 					if probing[n].Add(1) != 1 {
 						t.Error("two probes at once")

@@ -68,7 +68,9 @@ func TestHangUps(t *testing.T) {
 		{"a member that refuses credentials to CONNECT", func(_ *Group, o func(int, time.Duration, int, Observation)) {
 			refused := hungUp("good.example:443")
 			refused.Kind, refused.Relayed = AuthFault, false
-			o(0, sec, 3, refused)
+			refused.Destination = 0 // with which they have nothing to do
+			o(0, sec, authFaults, refused)
+			o(0, 2*sec, 1, refused)
 		}, "1 2"},
 		{"one host, of a member that has answered others", func(_ *Group, o func(int, time.Duration, int, Observation)) {
 			for d := range 50 {
@@ -234,14 +236,14 @@ func TestHangUps_Probe(t *testing.T) {
 	if !g.LeaveProbe(at(end), bad) || !g.LeaveProbe(at(end), "bad.example:81") || g.LeaveProbe(at(end), "good.example:80") {
 		t.Error("a probe is due")
 	}
-	_, tok, ok := g.TryOverdueProbe(at(2*end), nil)
+	_, tok, ok := g.TryOverdueProbe(at(2*end), 0, nil)
 	if !ok {
 		t.Fatal("no probe")
 	}
 	o := hungUp(bad)
 	o.Probe = tok
 	groupObserve(g, 0, 2*end, 1, o)
-	if _, _, ok := g.TryProbe(at(3*end), nil); !ok {
+	if _, _, ok := g.TryProbe(at(3*end), 0, nil); !ok {
 		t.Error("the host has made the open period longer")
 	}
 	groupObserve(g, 1, 3*end, 1, Observation{Kind: Success, Reached: true, Destination: Destination(bad)})

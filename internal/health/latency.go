@@ -26,7 +26,8 @@ const (
 )
 
 // observeLatency records what the end of a request tells about the latency. Of a failure
-// that may be the destination's it tells nothing.
+// that may be the destination's it tells nothing, nor of refused credentials: where they are
+// wrong, the upstream is out soon.
 func (u *Upstream) observeLatency(now instant, o *Observation) {
 	took := time.Duration(0) // unknown
 	if !o.Started.IsZero() {
@@ -41,7 +42,7 @@ func (u *Upstream) observeLatency(now instant, o *Observation) {
 			u.sample(now, took)
 		}
 		u.easePenalty(now)
-	case ConnectFailure, Failure, AuthFault:
+	case ConnectFailure, Failure:
 		if !o.Relayed {
 			u.penalize(now, max(took, failedLatency))
 		}

@@ -88,7 +88,7 @@ func TestFailureIsNotFast(t *testing.T) {
 		{"connect", Observation{Kind: ConnectFailure}, 2 * ms, 8 * before, 15 * before},
 		{"connect, slowly", Observation{Kind: ConnectFailure}, 30 * sec, 18 * before, 30 * before},
 		{"failure", Observation{Kind: Failure}, 2 * ms, 8 * before, 15 * before},
-		{"credentials", Observation{Kind: AuthFault}, 2 * ms, 8 * before, 15 * before},
+		{"credentials", Observation{Kind: AuthFault}, 2 * ms, before, before},
 		{"relayed failure", Observation{Kind: Failure, Relayed: true}, 2 * ms, before, before},
 		{"relayed, slowly", Observation{Kind: Failure, Relayed: true}, 30 * sec, before, before},
 		{"no detail", Observation{Kind: SoftFail}, 2 * ms, before, before},

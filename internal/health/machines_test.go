@@ -84,15 +84,15 @@ func TestPace(t *testing.T) {
 	}{
 		{"up", up, 0, Passed, true, plan{wait: 10 * sec}},
 		{"up, unused", up, 0, Passed, false, plan{wait: 60 * sec, idle: true}},
-		{"up, falling", activity{Up, 1}, 0, Failed, true, plan{wait: sec, exact: true}},
-		{"up, falling, unused", activity{Up, 2}, 0, Failed, false, plan{wait: sec, exact: true}},
-		{"up, falling, but the last says nothing", activity{Up, 2}, 0, Inconclusive, true, plan{wait: 10 * sec}},
+		{"up, falling", activity{state: Up, run: 1}, 0, Failed, true, plan{wait: sec, exact: true}},
+		{"up, falling, unused", activity{state: Up, run: 2}, 0, Failed, false, plan{wait: sec, exact: true}},
+		{"up, falling, but the last says nothing", activity{state: Up, run: 2}, 0, Inconclusive, true, plan{wait: 10 * sec}},
 		{"unknown, inconclusive", activity{}, 0, Inconclusive, true, plan{wait: 10 * sec}},
 		{"just down", down, 0, Failed, true, plan{wait: 10 * sec, backoff: 10 * sec}},
 		{"down", down, 10 * sec, Failed, true, plan{wait: 16 * sec, backoff: 16 * sec}},
 		{"down, unused", down, 16 * sec, Failed, false, plan{wait: 25600 * time.Millisecond, backoff: 25600 * time.Millisecond}},
 		{"down for long", down, 50 * sec, Failed, true, plan{wait: 60 * sec, backoff: 60 * sec}},
-		{"down, rising", activity{Down, 1}, 60 * sec, Passed, true, plan{wait: sec, exact: true}},
+		{"down, rising", activity{state: Down, run: 1}, 60 * sec, Passed, true, plan{wait: sec, exact: true}},
 		{"credentials refused", up, 0, Unauthorized, true, plan{wait: 10 * sec, backoff: 10 * sec}},
 		{"credentials refused again", up, 10 * sec, Unauthorized, true, plan{wait: 16 * sec, backoff: 16 * sec}},
 		{"up again", up, 60 * sec, Passed, true, plan{wait: 10 * sec}},
@@ -181,14 +181,14 @@ func TestRamp(t *testing.T) {
 func TestSuspicion(t *testing.T) {
 	var s suspicion
 	for i := range suspects - 1 {
-		s.add(instantAt(time.Duration(i)*sec), uint64(i+1))
-		s.add(instantAt(time.Duration(i)*sec), uint64(i+1)) // the same one again
-		s.add(instantAt(time.Duration(i)*sec), 0)           // none
+		s.add(instantAt(time.Duration(i)*sec), uint64(i+1), 0)
+		s.add(instantAt(time.Duration(i)*sec), uint64(i+1), 0) // the same one again
+		s.add(instantAt(time.Duration(i)*sec), 0, 0)           // none
 	}
 	if s.suspect() || s.ask(instantAt(4*sec)) {
 		t.Fatal("four destinations make it suspect")
 	}
-	s.add(instantAt(4*sec), 5)
+	s.add(instantAt(4*sec), 5, 0)
 	if !s.suspect() || !s.ask(instantAt(4*sec)) {
 		t.Fatal("five destinations do not make it suspect")
 	}
@@ -199,16 +199,16 @@ func TestSuspicion(t *testing.T) {
 	s.answeredElsewhere(instantAt(5*sec), 2)
 	s.answeredElsewhere(instantAt(5*sec), 2)
 	s.answeredElsewhere(instantAt(5*sec), 99)
-	if s.convicted() {
+	if yes, _, _ := s.convicted(instantAt(6 * sec)); yes {
 		t.Error("two witnesses convict")
 	}
-	s.add(instantAt(6*sec), 2) // failed again: it was reached all the same
+	s.add(instantAt(6*sec), 2, 0) // failed again: it was reached all the same
 	s.answeredElsewhere(instantAt(6*sec), 3)
-	if !s.convicted() {
+	if yes, _, _ := s.convicted(instantAt(6 * sec)); !yes {
 		t.Error("three witnesses do not convict")
 	}
 	s.clear()
-	if s.suspect() || s.convicted() || s.asked != 0 {
+	if yes, _, _ := s.convicted(instantAt(6 * sec)); s.suspect() || yes || s.asked != 0 {
 		t.Error("not cleared")
 	}
 }
@@ -216,14 +216,14 @@ func TestSuspicion(t *testing.T) {
 func TestSuspicionExpires(t *testing.T) {
 	var s suspicion
 	for i := range 100 { // one each 8 seconds: never five in 30
-		s.add(instantAt(time.Duration(i)*8*sec), uint64(i+1))
+		s.add(instantAt(time.Duration(i)*8*sec), uint64(i+1), 0)
 		if s.suspect() {
 			t.Fatalf("%d in 30 s", len(s.fails))
 		}
 	}
 	s.clear()
 	for i := range 5 {
-		s.add(instantAt(time.Duration(i)*7500*time.Millisecond), uint64(i+1))
+		s.add(instantAt(time.Duration(i)*7500*time.Millisecond), uint64(i+1), 0)
 	}
 	if !s.suspect() {
 		t.Error("five in 30 s to the end do not count")
@@ -233,7 +233,7 @@ func TestSuspicionExpires(t *testing.T) {
 func TestSuspicionIsBounded(t *testing.T) {
 	var s suspicion
 	for i := range 10_000 {
-		s.add(instantAt(0), uint64(i+1))
+		s.add(instantAt(0), uint64(i+1), 0)
 	}
 	if len(s.fails) != maxSoftFails || cap(s.fails) > 2*maxSoftFails || s.fails[0].destination != 10_000-maxSoftFails+1 {
 		t.Errorf("remembers %d (room for %d), the oldest is %d", len(s.fails), cap(s.fails), s.fails[0].destination)

@@ -37,7 +37,7 @@ func TestNamed_DeadUplink(t *testing.T) {
 	if s := dead.Upstream.Status(); s.Circuit != Open || reason != ReasonElsewhere {
 		t.Fatalf("%s, for %q", s.Circuit, reason)
 	}
-	_, tok, ok := g.TryProbe(at(11*sec), nil)
+	_, tok, ok := g.TryProbe(at(11*sec), 0, nil)
 	if !ok {
 		t.Fatal("no probe")
 	}
@@ -47,7 +47,7 @@ func TestNamed_DeadUplink(t *testing.T) {
 	if s := dead.Upstream.Status(); s.Circuit != Open {
 		t.Errorf("it has said it again, and its circuit is %s", s.Circuit)
 	}
-	_, tok, ok = g.TryProbe(at(21*sec), nil)
+	_, tok, ok = g.TryProbe(at(21*sec), 0, nil)
 	if !ok {
 		t.Fatal("no second probe")
 	}

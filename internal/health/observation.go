@@ -38,7 +38,17 @@ const (
 
 	// Cancelled: the client went away first, or had an answer from elsewhere.
 	Cancelled
+
+	// Kinds is how many there are.
+	Kinds
 )
+
+// String returns the word for logs and metrics.
+func (k Kind) String() string {
+	return [...]string{
+		"success", "connect_failure", "failure", "auth_fault", "overload", "soft_failure", "reply_timeout", "neutral", "cancelled", "invalid",
+	}[min(k, Kinds)]
+}
 
 // Observation is how a request through an upstream ended.
 type Observation struct {
@@ -48,6 +58,9 @@ type Observation struct {
 	// does not matter.
 	Destination uint64
 
+	// Client is the number of who has sent the request (see [ClientOf]); 0 if nobody knows.
+	Client Client
+
 	// RetryAfter is how long an Overload lasts. Between 1 second and MaxOpenFor.
 	RetryAfter time.Duration
 
@@ -55,6 +68,25 @@ type Observation struct {
 	// 2xx, or a response of the origin. That an upstream says what is wrong with a
 	// destination is a success of the upstream and no such proof.
 	Reached bool
+
+	// Absolute marks a Success of an exchange that left in absolute form: no tunnel was
+	// opened.
+	Absolute bool
+
+	// LoggedIn tells, whatever the Kind, that the upstream has accepted a login before it
+	// was told the destination.
+	LoggedIn bool
+
+	// Anonymous marks an AuthFault of an upstream that was sent no credentials: none can be
+	// locked.
+	Anonymous bool
+
+	// Refused marks a Relayed Failure that may say that the upstream refuses our credentials.
+	Refused bool
+
+	// Served marks an AuthFault while other members reach destinations. Set by
+	// [Group.Observe].
+	Served bool
 
 	// Named marks a Success that says itself that the destination cannot be reached. So may
 	// an upstream whose uplink is dead: it counts towards suspicion.
@@ -73,6 +105,10 @@ type Observation struct {
 	// POST: nothing will tell whose failure it was.
 	Alone bool
 
+	// Unsafe marks that of an exchange in absolute form that must not be sent twice, such as a
+	// POST.
+	Unsafe bool
+
 	// Unsent marks a Neutral one that got no further than us: a limit of ours, or a name
 	// that does not resolve. Where it was the probe, the next request is.
 	Unsent bool
@@ -90,9 +126,11 @@ type Doubt uint8
 
 // The doubts.
 const (
-	NoDoubt    Doubt = iota
-	Suspect          // many distinct destinations failed, none succeeded
-	Unanswered       // no reply in time, and no other one since the request was sent
+	NoDoubt      Doubt = iota
+	Suspect            // many distinct destinations failed, none succeeded
+	StillSuspect       // the same, which was told as Suspect before, or a moment ago
+	Unanswered         // no reply in time, and no other one since the request was sent
+	Withheld           // credentials are refused often, and nothing tells whether they are wrong
 )
 
 // CheckOutcome is what an active check found out.
@@ -102,10 +140,12 @@ type CheckOutcome uint8
 const (
 	Passed       CheckOutcome = iota
 	Failed                    // the upstream is to blame
-	Inconclusive              // every member failed: the target is to blame
+	Inconclusive              // every member failed: the target is to blame; or no check was possible
 	Unauthorized              // the upstream refused the credentials (407)
+
+	CheckOutcomes // is how many there are
 )
 
 func (o CheckOutcome) String() string {
-	return [...]string{"passed", "failed", "inconclusive", "unauthorized", "invalid"}[min(o, 4)]
+	return [...]string{"passed", "failed", "inconclusive", "unauthorized", "invalid"}[min(o, CheckOutcomes)]
 }

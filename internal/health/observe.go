@@ -1,6 +1,9 @@
 package health
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 const (
 	leastOverload = time.Second
@@ -19,6 +22,13 @@ func (u *Upstream) Observe(now time.Time, cfg *UpstreamConfig, o Observation) (T
 		u.answered.Store(int64(t))
 		if o.Reached {
 			u.reached.Store(int64(t))
+			u.served.add(t, o.Client)
+			if o.Destination != 0 && !o.Absolute {
+				u.known.note(t, o.Destination, o.Client)
+			}
+		}
+		if o.LoggedIn && u.accepted.Load() == 0 {
+			u.accepted.Store(int64(t))
 		}
 		u.window.add(t, cfg.Window, true)
 		if o.Probe == 0 && !u.dirty.Load() && !o.Named {
@@ -29,49 +39,80 @@ func (u *Upstream) Observe(now time.Time, cfg *UpstreamConfig, o Observation) (T
 }
 
 func (u *Upstream) observe(t instant, cfg *UpstreamConfig, o Observation) (tr Transition, doubt Doubt) {
-	tr = u.step(func() (reason Reason) {
+	tr = u.step(t, func() (reason Reason) {
 		probe := u.breaker.awaits(o.Probe)
+		if o.LoggedIn && o.Kind != Success {
+			reason = u.logIn(t, probe)
+		}
+		if o.Refused {
+			_, doubt = u.refuseUnknown(t, &o)
+		}
 		switch o.Kind {
 		case Success:
 			if !o.Named {
-				reason = u.succeed(t, probe)
+				reason = u.succeed(t, cfg, &o, probe)
 			} else {
 				reason, doubt = u.name(t, cfg, o, probe)
 			}
 		case Failure, ConnectFailure:
-			reason = u.fail(t, cfg, o.Kind == ConnectFailure, probe)
+			reason = u.fail(t, cfg, &o, probe)
 		case AuthFault:
-			reason = u.refuse(t, cfg, probe)
+			reason, doubt = u.refuse(t, cfg, &o, probe)
 		case Overload:
 			reason = u.overloaded(t, cfg, o.RetryAfter, probe)
 		case SoftFail, ReplyTimeout:
-			reason, doubt = u.softFail(t, cfg, o, u.breaker.holds(o.Probe))
+			r, d := u.softFail(t, cfg, o, u.breaker.holds(o.Probe))
+			reason, doubt = cmp.Or(r, reason), max(d, doubt)
 		default:
 			u.unsettled(t, cfg, &o, u.breaker.holds(o.Probe))
+		}
+		if probe {
+			u.leaveToOthers(t, &o)
 		}
 		return reason
 	})
 	return tr, doubt
 }
 
-// succeed forgives everything that is pending. While the circuit is open, only the
+// succeed forgives what is pending. While the circuit is open, only the
 // probe closes it: a late success is of a request that began before, and where
-// half of them succeed one success proves nothing.
-func (u *Upstream) succeed(now instant, probe bool) Reason {
+// half of them succeed one success proves nothing. One that has not reached anything, such as
+// a 403, says nothing of the uplink, and need not have looked at the credentials.
+func (u *Upstream) succeed(now instant, cfg *UpstreamConfig, o *Observation, probe bool) Reason {
+	b := &u.breaker
 	u.connect = false
-	u.suspicion.clear()
-	u.withheld, u.own = u.withheld[:0], u.own[:0]
 	u.asked = 0
-	u.dirty.Store(false)
-	if !probe {
-		if !u.breaker.auth {
-			u.breaker.failures, u.breaker.refused = 0, 0
-			u.charged.forgiven(false)
+	if o.Reached {
+		u.suspicion.clear()
+		u.withheld, u.own = u.withheld[:0], u.own[:0]
+	}
+	accepted := o.Reached || o.LoggedIn
+	if accepted && !b.auth {
+		u.accept(now, o)
+	}
+	u.dirty.Store(len(u.suspicion.fails)+len(u.withheld)+len(u.own) > 0 || b.refused.pending(now))
+	switch {
+	case b.auth && probe && !accepted:
+		u.leaveTurn(now, cfg)
+		return ""
+	case b.auth && !probe, b.doubted && !o.Reached && (probe || b.spared):
+		if probe {
+			u.openAgain(now, cfg)
 		}
+		return ""
+	case !probe:
+		b.failures = 0
+		u.charged.forgiven(false)
 		u.endSpared(now)
 		return ""
 	}
+	refused := b.refused
+	if b.auth {
+		u.forgetRefused(o.Destination)
+		refused = refusals{}
+	}
 	u.close(now)
+	b.refused = refused
 	return ReasonProbePassed
 }
 
@@ -84,26 +125,21 @@ func (u *Upstream) name(now instant, cfg *UpstreamConfig, o Observation, probe b
 	if u.breaker.doubted && (probe || u.breaker.spared) {
 		return u.softFail(now, cfg, o, u.breaker.holds(o.Probe))
 	}
-	if o.Relayed || u.hasReached(now) {
-		return u.succeed(now, probe), NoDoubt
-	}
-	suspicion := u.suspicion
-	u.suspicion.fails = nil
-	if reason := u.succeed(now, probe); reason != "" || u.breaker.state != Closed {
+	reason := u.succeed(now, cfg, &o, probe)
+	if o.Relayed || u.reachedWithin(now, suspicionWindow) || reason != "" || u.breaker.state != Closed {
 		return reason, NoDoubt
 	}
-	u.suspicion = suspicion
 	return u.suspect(now, cfg, o)
 }
 
-// hasReached reports whether the upstream has reached a destination within the time for
-// which suspicion is remembered.
-func (u *Upstream) hasReached(now instant) bool {
+// reachedWithin reports whether the upstream has reached a destination not longer ago.
+func (u *Upstream) reachedWithin(now instant, d time.Duration) bool {
 	at := instant(u.reached.Load())
-	return at != 0 && now.sub(at) <= suspicionWindow
+	return at != 0 && now.sub(at) <= d
 }
 
-func (u *Upstream) fail(now instant, cfg *UpstreamConfig, connect, probe bool) Reason {
+func (u *Upstream) fail(now instant, cfg *UpstreamConfig, o *Observation, probe bool) Reason {
+	connect := o.Kind == ConnectFailure
 	u.dirty.Store(true)
 	if connect && (!u.connect || now >= instant(u.failedAt.Load()).add(cfg.OpenFor)) {
 		u.failedAt.Store(int64(now)) // an edge for panic, which counts from here
@@ -114,7 +150,11 @@ func (u *Upstream) fail(now instant, cfg *UpstreamConfig, connect, probe bool) R
 		if connect {
 			u.breaker.openedBy = 0
 		}
+		oldest := u.breaker.oldest
 		u.open(now, cfg, u.groupServes())
+		if o.Relayed {
+			u.breaker.keepOther(oldest)
+		}
 		return ""
 	case u.breaker.state != Closed:
 		return "" // of a request that began before, or in panic
@@ -132,50 +172,36 @@ func (u *Upstream) fail(now instant, cfg *UpstreamConfig, connect, probe bool) R
 	return ""
 }
 
-// refuse records a 407. The third in a row opens the circuit, whatever the group
-// says: nobody can be served with these credentials, and attempts may lock the
-// account.
-func (u *Upstream) refuse(now instant, cfg *UpstreamConfig, probe bool) Reason {
-	u.dirty.Store(true)
-	u.connect = false
-	b := &u.breaker
-	if b.refused < authFaults {
-		b.refused++
-	}
-	switch {
-	case b.auth && probe:
-		u.open(now, cfg, true)
-	case b.auth:
-		// of a request that began before
-	case b.refused == authFaults:
-		b.auth = true
-		u.open(now, cfg, true)
-		return ReasonAuth
-	case probe:
-		u.open(now, cfg, false) // alive, but no proof that it serves
-	}
-	return ""
-}
-
 // overloaded takes weight away. The upstream answered for itself: a probe has
-// passed.
+// passed. But it need not have looked at the credentials: where those were refused, that
+// proves nothing.
 func (u *Upstream) overloaded(now instant, cfg *UpstreamConfig, retryAfter time.Duration, probe bool) Reason {
 	u.connect = false
 	d := min(max(retryAfter, leastOverload), max(cfg.MaxOpenFor, leastOverload))
 	if until := now.add(d); until > instant(u.overload.Load()) {
 		u.overload.Store(int64(until))
 	}
-	if !probe {
+	b := &u.breaker
+	switch {
+	case !probe:
 		u.endSpared(now)
 		return ""
+	case b.auth:
+		u.openAgain(now, cfg)
+		b.until = max(b.until, now.add(d))
+		return ""
 	}
+	refused := b.refused
 	u.close(now)
+	b.refused = refused
 	return ReasonProbePassed
 }
 
 // unsettled records the end of a request that says nothing. A probe has waited for
 // nothing then. One whose client went away keeps the circuit open for as long as it has
-// waited only: a client that leaves at once must not keep the upstream out for the others.
+// waited, times the number of such probes in a row, up to OpenFor: clients that leave at
+// once must not keep the upstream out for the others, and one that hangs must not get them
+// one after the other.
 func (u *Upstream) unsettled(now instant, cfg *UpstreamConfig, o *Observation, probe bool) {
 	switch {
 	case !probe:
@@ -184,7 +210,9 @@ func (u *Upstream) unsettled(now instant, cfg *UpstreamConfig, o *Observation, p
 	case o.Kind == Neutral && o.Unsent:
 		u.openFor(now, cfg, 0)
 	case o.Kind == Cancelled && !o.Overtaken && !u.breaker.auth: // more attempts may lock the account
-		u.openFor(now, cfg, u.breaker.waited(now))
+		waited, left := u.breaker.waited(now), u.breaker.left+1
+		u.openFor(now, cfg, max(waited, min(waited*time.Duration(left), cfg.OpenFor)))
+		u.breaker.left = left
 	default:
 		u.openAgain(now, cfg)
 	}
@@ -193,7 +221,7 @@ func (u *Upstream) unsettled(now instant, cfg *UpstreamConfig, o *Observation, p
 // endSpared lets an upstream that was spared take part again, slowly.
 func (u *Upstream) endSpared(now instant) {
 	if u.breaker.spared {
-		u.breaker.spared, u.breaker.doubted = false, false
+		u.breaker.spared, u.breaker.doubted, u.breaker.leaving = false, false, lastClients{}
 		u.slow.Store(int64(now))
 	}
 }
@@ -225,27 +253,37 @@ func (u *Upstream) softFail(now instant, cfg *UpstreamConfig, o Observation, pro
 // suspect adds a destination to those that raise suspicion.
 func (u *Upstream) suspect(now instant, cfg *UpstreamConfig, o Observation) (Reason, Doubt) {
 	u.dirty.Store(true)
-	u.suspicion.add(now, o.Destination)
-	if u.suspicion.convicted() {
+	u.suspicion.add(now, o.Destination, o.Client)
+	if u.convicted(now) {
 		if r := u.eject(now, cfg, ReasonElsewhere); r != "" {
 			return r, NoDoubt
 		}
 	}
 	if u.suspicion.ask(now) {
-		return "", Suspect
+		if u.suspicion.tell(now) {
+			return "", Suspect
+		}
+		return "", StillSuspect
 	}
 	return "", NoDoubt
+}
+
+// convicted reports whether suspicion has proved true.
+func (u *Upstream) convicted(now instant) bool {
+	yes, networks, by := u.suspicion.convicted(now)
+	return yes && u.believes(now, networks, by)
 }
 
 // answeredElsewhere records that a destination that failed softly here was reached
 // on another path.
 func (u *Upstream) answeredElsewhere(now instant, cfg *UpstreamConfig, destination uint64) Transition {
-	return u.step(func() Reason {
+	return u.step(now, func() Reason {
 		u.suspicion.answeredElsewhere(now, destination)
+		u.refusedHere(now, destination)
 		if reason := u.chargeWithheld(now, cfg, destination); reason != "" {
 			return reason
 		}
-		if u.breaker.state == Closed && u.suspicion.convicted() {
+		if u.breaker.state == Closed && u.convicted(now) {
 			return u.eject(now, cfg, ReasonElsewhere)
 		}
 		return ""

@@ -8,15 +8,23 @@ import "time"
 // group is in use.
 func (g *Group) Peek(now time.Time) *Snapshot { return g.current(now) }
 
+// Survey is Peek for those who must not miss an edge: it looks at the members themselves, where
+// Peek may return what another goroutine is about to replace.
+func (g *Group) Survey(now time.Time) *Snapshot {
+	s, _ := survey(instantOf(now), &g.cfg.UpstreamConfig, g.Members())
+	return s
+}
+
 // ProbeDue returns the member that TryProbe, or with lost TryOverdueProbe, would have
-// probed at now, nil for none. It takes no turn.
-func (g *Group) ProbeDue(now time.Time, lost bool, takes func(*Member) bool) *Member {
+// probed at now for a client, nil for none. It takes no turn.
+func (g *Group) ProbeDue(now time.Time, lost bool, client Client, takes func(*Member) bool) *Member {
 	t := instantOf(now)
+	since := t
 	if lost {
-		t = t.add(-g.cfg.OpenFor)
+		since = t.add(-g.cfg.OpenFor)
 	}
 	for _, m := range g.current(now).probes {
-		if m.Upstream.probeDue(t) && (takes == nil || takes(m)) {
+		if instant(m.Upstream.probeAt.Load()) <= since && m.Upstream.probeDue(t, client, &g.cfg.UpstreamConfig) && (takes == nil || takes(m)) {
 			return m
 		}
 	}
@@ -25,10 +33,9 @@ func (g *Group) ProbeDue(now time.Time, lost bool, takes func(*Member) bool) *Me
 
 // probeDue reports whether TryProbe would give out the turn of a probe at now. Where the
 // time of one is over that is under way, the circuit opens again first.
-func (u *Upstream) probeDue(now instant) bool {
-	at := instant(u.probeAt.Load())
-	if at == 0 || now < at {
-		return false
-	}
-	return u.Status().Circuit == Open
+func (u *Upstream) probeDue(now instant, client Client, cfg *UpstreamConfig) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	b := u.breaker
+	return u.status().probeable() && b.tryProbe(now, client, ProbeLimit, cfg) != 0
 }

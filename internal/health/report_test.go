@@ -22,17 +22,18 @@ func TestReport(t *testing.T) {
 	want := Report{
 		Status:  Status{Active: Down, ConnectFailed: true, CheckFailed: true},
 		Tunnels: 1, Latency: u.Latency(at(0)), Factor: leastWeight,
+		Since: at(0), Why: ReasonCheckFailed,
 		Failures: 2, Passed: 1, Failed: 2, SoftFails: 1, Overloaded: at(5 * sec),
 		LastCheck: at(0), LastOutcome: Failed, LastError: bad,
 	}
 	got := u.Report(at(0), &cfg)
-	if !got.Overloaded.Equal(want.Overloaded) || !got.LastCheck.Equal(want.LastCheck) {
+	if !got.Overloaded.Equal(want.Overloaded) || !got.LastCheck.Equal(want.LastCheck) || !got.Since.Equal(want.Since) {
 		t.Errorf("times: %s, %s", got.Overloaded, got.LastCheck)
 	}
 	if got.Latency < sec || got.Latency > failedLatency {
 		t.Errorf("a latency of %s after two failures", got.Latency)
 	}
-	got.Overloaded, got.LastCheck = want.Overloaded, want.LastCheck
+	got.Overloaded, got.LastCheck, got.Since = want.Overloaded, want.LastCheck, want.Since
 	if got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}

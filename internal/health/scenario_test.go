@@ -235,7 +235,7 @@ func TestSuspicionStartsAnew(t *testing.T) {
 		groupObserve(g, 0, 0, 1, Observation{Kind: SoftFail, Destination: uint64(i + 1)})
 	}
 	groupObserve(g, 0, 0, 5, Observation{Kind: Failure})
-	_, tok, _ := g.TryProbe(at(10*sec), nil)
+	_, tok, _ := g.TryProbe(at(10*sec), 0, nil)
 	groupObserve(g, 0, 10*sec, 1, Observation{Kind: Overload, Probe: tok})
 	if out := groupObserve(g, 0, 10*sec, 1, Observation{Kind: SoftFail, Destination: 5}); out.Doubt != NoDoubt {
 		t.Errorf("%+v", out)
@@ -283,7 +283,7 @@ func TestScenario23(t *testing.T) {
 	alerts, sent := 0, 0
 	for d := time.Duration(0); d < 10*time.Minute; d += 100 * time.Millisecond {
 		now := at(d)
-		m, tok, ok := g.TryProbe(now, nil)
+		m, tok, ok := g.TryProbe(now, 0, nil)
 		if !ok {
 			tier := g.Available(now).Tiers[0].Members
 			m = tier[int(d/(100*time.Millisecond))%len(tier)]
@@ -332,7 +332,7 @@ func TestScenario24(t *testing.T) {
 			tokens := make(chan Token, 50)
 			for range 50 {
 				wg.Go(func() {
-					if m, tok, ok := g.TryProbe(at(now), nil); ok {
+					if m, tok, ok := g.TryProbe(at(now), 0, nil); ok {
 						if m.Value != 0 {
 							t.Error("probe of a healthy member")
 						}

@@ -19,7 +19,11 @@ type schedule struct {
 	members *[]*Member // as of the last look
 	running int
 	idle    int // entries put off because nobody uses the group
-	held    int // failures held until another member was asked
+
+	held      []*entry // whose failures wait until another member was asked; some may be gone
+	asking    bool     // for them, witnesses are being asked
+	witnesses []*entry // left to be asked, the best last
+	checked   int      // members that are being checked: running, without those that are gone
 
 	traffic  instant // when the group was last seen in use
 	passedAt instant // when a check of any member passed last
@@ -56,10 +60,10 @@ func (c *Checker) sync(now instant) {
 		asks, c.asks = c.asks, make(map[*Upstream]bool)
 	}
 	c.mu.Unlock()
-	for u := range asks {
+	for u, check := range asks {
 		if e := s.entries[u]; e != nil {
-			e.again = e.running || e.held != nil
-			c.hurry(e, now)
+			e.again = check && (e.running || e.held != nil) || e.again
+			c.hurry(e, now, check)
 		}
 	}
 	if s.idle > 0 && c.group.used.Load() {
@@ -77,6 +81,7 @@ func (c *Checker) follow(now instant, members []*Member) {
 		e := left[m.Upstream]
 		if e == nil {
 			// Whether it is really due the upstream knows: see claimCheck.
+			m.Upstream.takeUpChecks(now, c)
 			e = &entry{m: m, due: now, index: -1}
 			heap.Push(&s.queue, e)
 		}
@@ -84,12 +89,12 @@ func (c *Checker) follow(now instant, members []*Member) {
 		s.entries[m.Upstream] = e
 		delete(left, m.Upstream)
 	}
-	for _, e := range left {
-		e.gone = true
+	for u, e := range left {
+		u.letGoOfChecks(c, e.m)
+		e.gone, e.held = true, nil
 		s.setIdle(e, false)
-		if e.held != nil {
-			e.held = nil
-			s.held--
+		if e.running {
+			s.checked--
 		}
 		if e.index >= 0 {
 			heap.Remove(&s.queue, e.index)
@@ -108,12 +113,12 @@ func (s *schedule) setIdle(e *entry, idle bool) {
 	}
 }
 
-// hurry makes an entry due at once.
-func (c *Checker) hurry(e *entry, now instant) {
+// hurry makes an entry due at once; force: whatever the upstream says.
+func (c *Checker) hurry(e *entry, now instant, force bool) {
 	if e.index < 0 {
 		return // running, or held until others have run
 	}
-	e.due, e.force = now, true
+	e.due, e.force = now, force || e.force
 	heap.Fix(&c.schedule.queue, e.index)
 }
 
@@ -133,7 +138,7 @@ func (c *Checker) wakeIdle(now instant) {
 		if e.index >= 0 && due < e.due {
 			e.due = due
 			heap.Fix(&s.queue, e.index)
-			e.m.Upstream.setCheckDue(due)
+			e.m.Upstream.setCheckDue(c.cfg.Identity, due)
 		}
 	}
 }
@@ -147,15 +152,24 @@ func (c *Checker) startDue(ctx context.Context, now time.Time, checks *sync.Wait
 		if e.due > t {
 			return e.due.sub(t)
 		}
-		if due, ok := e.m.Upstream.claimCheck(t, &c.cfg, e.force); !ok {
+		due, left, ok := e.m.Upstream.claimCheck(t, c, e.force)
+		if !ok {
 			e.due = due
 			heap.Fix(&s.queue, e.index)
 			continue
 		}
 		heap.Pop(&s.queue)
+		forced := e.force
 		e.force, e.running = false, true
 		e.started = t
 		s.running++
+		s.checked++
+		if left != nil {
+			left.e, e.again = e, forced
+			c.finish(now, *left)
+			c.poke() // the failure may be held
+			continue
+		}
 		m := e.m // now: follow may change it while the check runs
 		checks.Go(func() { c.check(ctx, e, m, now) })
 	}
@@ -170,6 +184,7 @@ func (c *Checker) finish(now time.Time, r result) {
 	if e.gone {
 		return
 	}
+	s.checked--
 	switch {
 	case r.err == nil:
 		s.passedAt = t
@@ -178,45 +193,67 @@ func (c *Checker) finish(now time.Time, r result) {
 	case errors.Is(r.err, ErrUnauthorized):
 		e.muteFor = t.add(c.cfg.Interval)
 		c.settle(now, e, r, Unauthorized)
+	case errors.Is(r.err, errImpossible):
+		e.muteFor = t.add(c.cfg.Interval)
+		c.settle(now, e, r, Inconclusive)
 	case !c.targetOnly(r.err), s.passedAt >= instantOf(r.started):
 		e.muteFor = t.add(c.cfg.Interval)
 		c.settle(now, e, r, Failed)
 	default:
 		e.held = &r
-		s.held++
+		s.held = append(s.held, e)
 	}
 }
 
-// resolve goes on with held failures: it waits for a member that is being checked,
-// or asks one that has not been, or finds that nobody is left to ask.
+// resolve goes on with held failures: it waits for members that are being checked, or asks
+// one that has not been, or finds that nobody is left to ask. Each is asked once.
 func (c *Checker) resolve(now instant) {
 	s := &c.schedule
-	if s.held == 0 {
+	if len(s.held) == 0 || s.checked > 0 {
 		return
 	}
-	var witness *entry
-	for u, e := range s.entries {
-		switch st := u.Status(); {
-		case e.held != nil || st.Admin == Maint || (!e.running && now < e.muteFor):
-		case e.running:
+	if !s.asking {
+		s.asking, s.witnesses = true, s.findWitnesses(now)
+	}
+	for len(s.witnesses) > 0 {
+		last := len(s.witnesses) - 1
+		e := s.witnesses[last]
+		s.witnesses = s.witnesses[:last]
+		if !e.gone && e.mayTell(now) {
+			c.hurry(e, now, true)
 			return
-		case witness == nil, witness.m.Upstream.Status().Active == Down && st.Active != Down:
-			witness = e
 		}
-	}
-	if witness != nil {
-		c.hurry(witness, now)
-		return
 	}
 	c.settleHeld(now.time(), Inconclusive)
 }
 
+// findWitnesses returns the members that may tell whether a target is down. Those that are
+// up themselves are the last.
+func (s *schedule) findWitnesses(now instant) []*entry {
+	var up, down []*entry
+	for u, e := range s.entries {
+		switch {
+		case !e.mayTell(now):
+		case u.Status().Active == Down:
+			down = append(down, e)
+		default:
+			up = append(up, e)
+		}
+	}
+	return append(down, up...)
+}
+
+// mayTell reports whether a member is worth asking: nothing is known of it that is of now.
+func (e *entry) mayTell(now instant) bool {
+	return e.held == nil && now >= e.muteFor && e.m.Upstream.Status().Admin != Maint
+}
+
 // settleHeld ends the wait of all held failures.
 func (c *Checker) settleHeld(now time.Time, outcome CheckOutcome) {
-	if c.schedule.held == 0 {
-		return
-	}
-	for _, e := range c.schedule.entries {
+	s := &c.schedule
+	held := s.held
+	s.held, s.asking, s.witnesses = nil, false, nil
+	for _, e := range held {
 		if e.held != nil {
 			c.settle(now, e, *e.held, outcome)
 		}
@@ -228,7 +265,6 @@ func (c *Checker) settle(now time.Time, e *entry, r result, outcome CheckOutcome
 	s, t, u := &c.schedule, instantOf(now), e.m.Upstream
 	if e.held != nil {
 		e.held = nil
-		s.held--
 		e.muteFor = t.add(c.cfg.Interval)
 	}
 	if c.group.used.Swap(false) {
@@ -236,7 +272,7 @@ func (c *Checker) settle(now time.Time, e *entry, r result, outcome CheckOutcome
 	}
 	outcome = c.weigh(e, &r, outcome)
 	cr := CheckResult{
-		Outcome: outcome, Started: r.started, Took: r.took, Err: r.err,
+		Check: c.cfg.Identity, Outcome: outcome, Started: r.started, Took: r.took, Err: r.err,
 		Own:        outcome == Failed && !c.targetOnly(r.err),
 		ProvesAuth: c.cfg.ProvesAuth && r.err == nil,
 	}
@@ -273,7 +309,7 @@ func (c *Checker) lookForOthers(now instant) {
 	}
 	for _, e := range c.schedule.entries {
 		if e.m.Upstream.Status().Active == Down && now >= e.muteFor {
-			c.hurry(e, now)
+			c.hurry(e, now, true)
 		}
 	}
 }
@@ -283,6 +319,9 @@ func (c *Checker) lookForOthers(now instant) {
 // it could not be reached is back: it was reached. So is one that was down for whatever
 // reason, while nobody else is in rotation: it may be well, and the others are not.
 func (c *Checker) weigh(e *entry, r *result, outcome CheckOutcome) CheckOutcome {
+	if errors.Is(r.err, errImpossible) {
+		return outcome
+	}
 	u := e.m.Upstream
 	last := c.targetOnly(r.err) && u.last()
 	if outcome == Failed && last {

@@ -48,6 +48,7 @@ func survey(now instant, cfg *UpstreamConfig, members []*Member) (s *Snapshot, p
 	s = new(Snapshot)
 	cands := make([]candidate, 0, len(members))
 	var spared []candidate
+	var out []*Member // of the probes, those that are not in rotation
 	for _, m := range members {
 		st := m.Upstream.Status()
 		if st.Admin == Ready {
@@ -62,7 +63,7 @@ func survey(now instant, cfg *UpstreamConfig, members []*Member) (s *Snapshot, p
 			s.InRotation++
 			cands = append(cands, candidate{m: m})
 		case st.probeable():
-			s.probes = append(s.probes, m)
+			s.probes, out = append(s.probes, m), append(out, m)
 			if st.ejected() {
 				cands = append(cands, candidate{m, true})
 			}
@@ -86,7 +87,7 @@ func survey(now instant, cfg *UpstreamConfig, members []*Member) (s *Snapshot, p
 	}
 	s.arrange(cands, false)
 	if len(s.Tiers) == 0 { // every request is a trial
-		s.probes = slices.DeleteFunc(s.probes, func(m *Member) bool { return slices.Contains(spared, candidate{m: m}) })
+		s.probes = out
 	}
 	s.arrange(spared, true)
 	return s, s.arrangeProbes()

@@ -90,7 +90,7 @@ func TestSpared_All(t *testing.T) {
 			t.Errorf("%q, last resort %v", got, lastResort(s))
 		}
 		for n := time.Duration(1); n < 9; n++ {
-			m, tok, ok := g.TryProbe(at(n*10*sec), nil)
+			m, tok, ok := g.TryProbe(at(n*10*sec), 0, nil)
 			if !ok || m.Value != 0 || tok == 0 {
 				t.Fatalf("probe %d of %v: %v", n, m, ok)
 			}
@@ -100,14 +100,14 @@ func TestSpared_All(t *testing.T) {
 		if got := picks(g.Available(at(81 * sec))); got != "1 | 2" {
 			t.Errorf("one serves again: %q", got)
 		}
-		m, tok, ok := g.TryProbe(at(90*sec), nil)
+		m, tok, ok := g.TryProbe(at(90*sec), 0, nil)
 		if !ok {
 			t.Fatal("no probe")
 		}
 		g.Observe(at(90*sec), m, Observation{Kind: ConnectFailure, Probe: tok})
 		g.Members()[2].Upstream.breaker.tryAt = instantOf(at(time.Hour))
 		for d := 90 * sec; d < 110*sec; d += sec {
-			if m, _, ok := g.TryProbe(at(d), nil); ok && m.Value == 0 {
+			if m, _, ok := g.TryProbe(at(d), 0, nil); ok && m.Value == 0 {
 				t.Errorf("probed after %s, though another one serves", d-90*sec)
 			}
 		}
@@ -135,7 +135,7 @@ func TestSpared_TheLastOne(t *testing.T) {
 	if got := picks(g.Available(at(sec))); got != "0" {
 		t.Errorf("%q", got)
 	}
-	if m, _, ok := g.TryProbe(at(time.Hour), nil); ok {
+	if m, _, ok := g.TryProbe(at(time.Hour), 0, nil); ok {
 		t.Errorf("trial of %v, which has all requests", m.Value)
 	}
 }
@@ -147,7 +147,7 @@ func TestSpared_Trial(t *testing.T) {
 	due := func(d time.Duration) bool {
 		g.Available(at(d))
 		for {
-			m, tok, ok := g.TryProbe(at(d), nil)
+			m, tok, ok := g.TryProbe(at(d), 0, nil)
 			if !ok {
 				return false
 			}
@@ -186,5 +186,23 @@ func TestSpared_Trial(t *testing.T) {
 	}
 	if f := g.Members()[1].Upstream.Factor(at(32*sec), g.Config()); f != leastWeight {
 		t.Errorf("factor %v", f)
+	}
+}
+
+// TestSpared_Causes: it is counted once each time that an ejection is withheld, by its cause.
+func TestSpared_Causes(t *testing.T) {
+	for name, tt := range map[string]struct {
+		g    *Group
+		i    int
+		want [SpareCauses]uint64
+	}{
+		"the cap":         {sparing(t, 3, ConnectFailure), 1, [SpareCauses]uint64{SparedMaxEjected: 1}},
+		"nobody else":     {sparing(t, 2, ConnectFailure), 1, [SpareCauses]uint64{SparedLast: 1}},
+		"one that is out": {sparing(t, 3, ConnectFailure), 0, [SpareCauses]uint64{}},
+	} {
+		groupObserve(tt.g, tt.i, 2*sec, 9, Observation{Kind: ConnectFailure}) // it is spared already
+		if got := tt.g.Members()[tt.i].Upstream.Report(at(3*sec), tt.g.Config()).Spares; got != tt.want {
+			t.Errorf("%s: %v, want %v", name, got, tt.want)
+		}
 	}
 }

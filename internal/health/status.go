@@ -12,6 +12,16 @@ const (
 
 func (a Admin) String() string { return [...]string{"ready", "drain", "maint", "invalid"}[min(a, 3)] }
 
+// ParseAdmin returns what a word means.
+func ParseAdmin(word string) (Admin, bool) {
+	for a := Ready; a <= Maint; a++ {
+		if a.String() == word {
+			return a, true
+		}
+	}
+	return 0, false
+}
+
 // Active is what active checks found.
 type Active uint8
 
@@ -103,6 +113,9 @@ const (
 	EventCircuitClosed Event = "circuit_closed" // back, also after an authentication fault
 	EventAuthFailed    Event = "auth_failed"    // out of rotation: credentials refused
 )
+
+// Events are all of them, but for none.
+var Events = [...]Event{EventHealthy, EventUnhealthy, EventCircuitOpen, EventCircuitClosed, EventAuthFailed}
 
 // Reason is why a transition happened.
 type Reason string

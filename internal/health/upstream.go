@@ -1,6 +1,7 @@
 package health
 
 import (
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -16,12 +17,15 @@ import (
 // Success while nothing is wrong, take no lock and allocate nothing.
 type Upstream struct {
 	// Read by every pick, written on edges.
-	word     atomic.Uint32 // packed Status; written with mu held
-	dirty    atomic.Bool   // there is something that a success must forgive
-	slow     atomic.Int64  // instant since which it starts slowly
-	overload atomic.Int64  // instant until which it is overloaded
-	failedAt atomic.Int64  // instant of a failed connect; of several, the first in an open period
-	probeAt  atomic.Int64  // instant from which a probe may be tried; 0: none may
+	word       atomic.Uint32 // packed Status; written with mu held
+	dirty      atomic.Bool   // there is something that a success must forgive
+	slow       atomic.Int64  // instant since which it starts slowly
+	overload   atomic.Int64  // instant until which it is overloaded
+	failedAt   atomic.Int64  // instant of a failed connect; of several, the first in an open period
+	probeAt    atomic.Int64  // instant from which a probe may be tried; 0: none may
+	cutting    atomic.Bool   // it cuts some that must not be sent twice, and has answered none since
+	keepsUntil atomic.Uint64 // instant until which anybody is kept away
+	share      atomic.Uint64 // the bits of the share of its weight that the operator wants it to have; 0: all
 
 	_ [64]byte // what follows is written by every request
 
@@ -34,11 +38,19 @@ type Upstream struct {
 	tunnels   atomic.Int64
 	answered  atomic.Int64 // instant of the last success
 	reached   atomic.Int64 // when it has reached a destination, for certain; an instant
+	accepted  atomic.Int64 // instant when a login or a check has proved the credentials; of logins, the first
+	known     known        // what it has reached
+	served    seen         // for whom it has done so
+	failing   seen         // for whom it has failed, maybe through the fault of an origin
 	window    window
 
 	mu        sync.Mutex
 	breaker   breaker
+	spares    [SpareCauses]uint64 // how often it should have opened, and might not
 	suspicion suspicion
+	untold    int       // refusals that prove nothing, since the operator was told
+	toldAt    instant   // when that was
+	cut       suspicion // of requests that must not be sent twice
 	charged   charges
 	withheld  charges // of those that fail through several members
 	own       charges // of those that others have reached
@@ -47,10 +59,19 @@ type Upstream struct {
 	connect   bool // the last connect failed
 	checks    checks
 	groups    []*Group // it belongs to
+	since     instant  // when it came to be in rotation, or not, as it is now; 0: from the beginning
+	why       Reason   // of that
 }
 
 // checks is the state of an upstream's active checks.
 type checks struct {
+	id       string        // of the check that it is of
+	interval time.Duration // of that
+	by       []*Checker    // who makes it
+
+	goesOn *goingOn // without the Checker that has begun it; nil: none does
+	left   *result  // of such a one
+
 	activity activity
 	failed   bool          // the last check
 	own      bool          // its failure was surely its own
@@ -68,15 +89,28 @@ func (u *Upstream) Status() Status { return unpack(u.word.Load()) }
 // picked from [Group.Available], which also knows about panic.
 func (u *Upstream) Available() bool { return u.Status().InRotation() }
 
-// Factor is the share (0.1 to 1) of its weight that the upstream has at now: less
-// while it is overloaded and while it starts slowly.
+// Factor is the share (up to 1) of its weight that the upstream has at now: less
+// while it is overloaded and while it starts slowly, and where the operator wants that.
 func (u *Upstream) Factor(now time.Time, cfg *UpstreamConfig) float64 {
+	share := u.Share()
 	slow, overload := instant(u.slow.Load()), instant(u.overload.Load())
 	if slow == 0 && overload == 0 {
-		return 1
+		return share
 	}
 	t := instantOf(now)
-	return min(ramp(t, slow, cfg.SlowStart), ramp(t, overload, cfg.SlowStart))
+	return share * min(ramp(t, slow, cfg.SlowStart), ramp(t, overload, cfg.SlowStart))
+}
+
+// SetShare sets which share of its weight (above 0, at most 1) the operator wants the
+// upstream to have.
+func (u *Upstream) SetShare(share float64) { u.share.Store(math.Float64bits(share)) }
+
+// Share is what SetShare has set; 1 in the beginning.
+func (u *Upstream) Share() float64 {
+	if bits := u.share.Load(); bits != 0 {
+		return math.Float64frombits(bits)
+	}
+	return 1
 }
 
 // answeredWithin reports whether there was a success not longer than d ago.
@@ -108,21 +142,22 @@ func (u *Upstream) InFlight() int64 { return u.exchanges.Load() + u.tunnels.Load
 
 // SetAdmin sets what the operator wants.
 func (u *Upstream) SetAdmin(a Admin) Transition {
-	return u.step(func() Reason { u.admin = a; return ReasonAdmin })
+	return u.step(instantOf(time.Now()), func() Reason { u.admin = a; return ReasonAdmin })
 }
 
 // ForgetChecks returns the upstream to unknown. It is for configurations without
 // active checks: without it, one that was down when they ended would stay down.
 func (u *Upstream) ForgetChecks() Transition {
-	return u.step(func() Reason { u.checks = checks{}; return ReasonUnchecked })
+	return u.step(instantOf(time.Now()), func() Reason { u.checks.cut(); u.checks = checks{}; return ReasonUnchecked })
 }
 
 // TryProbe takes the turn of the probe: the next request goes through this
 // upstream, and its result must be told to Observe with the token, exactly once.
 // The token is zero where it is the trial of an upstream that may not be ejected, which
-// is told like any other request. ok is false if no probe is due or one is under way. After limit, which is at most
-// ProbeLimit, its time is over: another may be sent some time later.
-func (u *Upstream) TryProbe(now time.Time, cfg *UpstreamConfig, limit time.Duration) (tok Token, ok bool) {
+// is told like any other request. ok is false if no probe is due, or one is under way beside
+// which this one may not go. After limit, which is at most ProbeLimit, its time is over:
+// another may be sent some time later.
+func (u *Upstream) TryProbe(now time.Time, cfg *UpstreamConfig, limit time.Duration, client Client) (tok Token, ok bool) {
 	t := instantOf(now)
 	if at := u.probeAt.Load(); at == 0 || t < instant(at) {
 		return 0, false
@@ -131,14 +166,15 @@ func (u *Upstream) TryProbe(now time.Time, cfg *UpstreamConfig, limit time.Durat
 	defer u.mu.Unlock()
 	switch s := u.status(); {
 	case s.InRotation() && s.Spared:
-		ok = u.breaker.tryTrial(t)
+		ok = u.breaker.tryTrial(t, client, cfg)
 	case s.probeable():
 		if u.breaker.overdue(t) {
 			oldest := u.breaker.oldest
 			u.openAgain(u.breaker.probeEnd, cfg)
 			u.breaker.oldest = oldest // it may still tell a result
+			u.breaker.leaving.add(u.breaker.by)
 		}
-		tok = u.breaker.tryProbe(t, min(limit, ProbeLimit))
+		tok = u.breaker.tryProbe(t, client, min(limit, ProbeLimit), cfg)
 		ok = tok != 0
 	}
 	u.publish()
@@ -174,7 +210,7 @@ func (u *Upstream) publish() {
 
 // step runs one step of the machines under the lock and tells the groups when it
 // changed what they pick from.
-func (u *Upstream) step(do func() Reason) (t Transition) {
+func (u *Upstream) step(now instant, do func() Reason) (t Transition) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	from, until, failedAt := unpack(u.word.Load()), u.breaker.until, u.failedAt.Load()
@@ -183,8 +219,11 @@ func (u *Upstream) step(do func() Reason) (t Transition) {
 	to := u.status()
 	if from != to || until != u.breaker.until || failedAt != u.failedAt.Load() {
 		for _, g := range u.groups {
-			g.stale.Store(true)
+			g.outdate()
 		}
+	}
+	if edge(from, to) || from.Spared != to.Spared {
+		u.since, u.why = now, reason
 	}
 	if edge(from, to) {
 		t = Transition{Upstream: u, From: from, To: to, Reason: reason}
@@ -209,7 +248,10 @@ func (u *Upstream) eject(now instant, cfg *UpstreamConfig, reason Reason) Reason
 	ejecting.Lock()
 	defer ejecting.Unlock()
 	for _, g := range u.groups {
-		if !g.mayEject(u) {
+		if why, ok := g.mayEject(u); !ok {
+			if !u.breaker.spared {
+				u.spares[why]++
+			}
 			u.breaker.spare(now, cfg)
 			return ""
 		}
@@ -241,15 +283,19 @@ func (u *Upstream) open(now instant, cfg *UpstreamConfig, longer bool) {
 // and at least for as long as the probe has waited: an upstream that hangs must not get
 // each next request as the next probe. Called with mu held.
 func (u *Upstream) openAgain(now instant, cfg *UpstreamConfig) {
-	waited := u.breaker.waited(now)
+	waited, oldest := u.breaker.waited(now), u.breaker.oldest
 	u.open(now, cfg, false)
 	u.breaker.until = max(u.breaker.until, now.add(waited))
+	u.breaker.keepOther(oldest)
+	if u.breaker.leftUntil != 0 {
+		u.leaveProbe(u.breaker.until.add(leaveTo))
+	}
 }
 
 // openFor opens the circuit after a probe that has told nothing, for so long. Called with
 // mu held.
 func (u *Upstream) openFor(now instant, cfg *UpstreamConfig, d time.Duration) {
-	u.open(now, cfg, false)
+	u.openAgain(now, cfg)
 	u.breaker.until = now.add(d)
 }
 

@@ -28,7 +28,7 @@ func repeat(u *Upstream, d time.Duration, n int, o Observation) (tr Transition) 
 
 func tryProbe(u *Upstream, d time.Duration) (Token, bool) {
 	cfg := exactConfig()
-	return u.TryProbe(at(d), &cfg, ProbeLimit)
+	return u.TryProbe(at(d), &cfg, ProbeLimit, 0)
 }
 
 func probeAt(t *testing.T, u *Upstream, d time.Duration) Token {
@@ -147,13 +147,17 @@ func TestObservations(t *testing.T) {
 		{proving, Failure, true, Open, true, none, 30 * sec},
 		{proving, SoftFail, true, Open, true, none, 20 * sec},
 		{proving, Cancelled, true, Open, true, none, 20 * sec},
+		{proving, Overload, true, Open, true, none, 20 * sec}, // the credentials were not looked at, perhaps
 		{proving, AuthFault, false, HalfOpen, true, none, 0},
 	} {
 		u, tok := upstreamAt(t, tc.from)
 		now := 10 * sec
-		o := Observation{Kind: tc.kind, Destination: 7, Started: at(now)}
+		o := Observation{Kind: tc.kind, Destination: 7, Started: at(now), Reached: tc.kind == Success}
 		if tc.probe {
 			o.Probe = tok
+		}
+		if tc.kind == AuthFault {
+			o.Destination = 0 // as those before
 		}
 		tr := observe(u, now, o)
 		s := u.Status()
@@ -181,7 +185,7 @@ func TestSuccessForgives(t *testing.T) {
 		}
 	}
 	u, _ := upstreamAt(t, refused)
-	observe(u, 0, Observation{Kind: Success})
+	observe(u, 0, Observation{Kind: Success, Reached: true})
 	if tr := observe(u, 0, Observation{Kind: AuthFault}); tr.Changed() {
 		t.Error("407 twice, a success, 407: auth fault")
 	}
@@ -330,16 +334,64 @@ func TestProbeOfClientThatLeft(t *testing.T) {
 	}
 }
 
+// TestProbeOfClientsThatLeave: an upstream that hangs gets fewer and fewer of the clients
+// that do not wait for it, down to one in each open period; a result ends that. Clients that
+// leave at once take nothing from the others all the same.
+func TestProbeOfClientsThatLeave(t *testing.T) {
+	u, tok := upstreamAt(t, probing)
+	now := 10 * sec
+	for i, want := range []time.Duration{3 * sec, 6 * sec, 9 * sec, 10 * sec, 10 * sec} {
+		now += 3 * sec
+		observe(u, now, Observation{Kind: Cancelled, Probe: tok, Client: Client(i + 1)})
+		if _, ok := tryProbe(u, now+want-1); ok {
+			t.Errorf("%d have left: a probe before %s are over", i+1, want)
+		}
+		now += want
+		tok = probeAt(t, u, now)
+	}
+	observe(u, now+20*sec, Observation{Kind: Cancelled, Probe: tok})
+	now += 40 * sec // as long as it has waited, where that is longer
+	tok = probeAt(t, u, now)
+	observe(u, now, Observation{Kind: SoftFail, Probe: tok})
+	now += 10 * sec
+	for range 50 {
+		tok = probeAt(t, u, now)
+		observe(u, now+ms, Observation{Kind: Cancelled, Probe: tok})
+		now += 51 * ms
+	}
+}
+
+// TestOverloadSaysNothingOfCredentials: three refusals in a row are a fault whatever
+// overload comes between; and where it is one, what the overload says is waited for.
+func TestOverloadSaysNothingOfCredentials(t *testing.T) {
+	u, tok := upstreamAt(t, probing)
+	observe(u, 10*sec, Observation{Kind: AuthFault, Probe: tok})
+	observe(u, 20*sec, Observation{Kind: Overload, Probe: probeAt(t, u, 20*sec)})
+	if s := u.Status(); s.Circuit != Closed {
+		t.Fatalf("%+v", s)
+	}
+	observe(u, 21*sec, Observation{Kind: AuthFault})
+	if tr := observe(u, 22*sec, Observation{Kind: AuthFault}); tr.Event() != EventAuthFailed {
+		t.Errorf("the third refusal: %+v", tr)
+	}
+	u, tok = upstreamAt(t, proving)
+	observe(u, 10*sec, Observation{Kind: Overload, Probe: tok, RetryAfter: time.Minute})
+	if _, ok := tryProbe(u, 70*sec-1); ok {
+		t.Error("a login before Retry-After is over")
+	}
+	probeAt(t, u, 70*sec)
+}
+
 // TestUnsentProbe: a probe that was not sent gives its turn to the next request.
 func TestUnsentProbe(t *testing.T) {
 	for _, state := range []string{probing, proving} {
 		u, tok := upstreamAt(t, state)
 		observe(u, 17*sec, Observation{Kind: Neutral, Unsent: true, Probe: tok})
 		again := probeAt(t, u, 17*sec)
-		if tr := observe(u, 17*sec, Observation{Kind: Success, Probe: tok}); tr.Changed() {
+		if tr := observe(u, 17*sec, Observation{Kind: Success, Reached: true, Probe: tok}); tr.Changed() {
 			t.Errorf("%s: the first token is worth something", state)
 		}
-		if tr := observe(u, 18*sec, Observation{Kind: Success, Probe: again}); tr.Event() != EventCircuitClosed {
+		if tr := observe(u, 18*sec, Observation{Kind: Success, Reached: true, Probe: again}); tr.Event() != EventCircuitClosed {
 			t.Errorf("%s: %+v", state, tr)
 		}
 	}
@@ -355,11 +407,11 @@ func TestLostProbe(t *testing.T) {
 	}
 	end := 10*sec + ProbeLimit
 	for _, d := range []time.Duration{10 * sec, end - 1, end, end + ProbeLimit - 1} {
-		if _, _, ok := g.TryProbe(at(d), nil); ok {
+		if _, _, ok := g.TryProbe(at(d), 0, nil); ok {
 			t.Fatalf("another probe at %s", d)
 		}
 	}
-	_, tok, ok := g.TryProbe(at(end+ProbeLimit), nil)
+	_, tok, ok := g.TryProbe(at(end+ProbeLimit), 0, nil)
 	if !ok || tok == lost {
 		t.Fatalf("no probe after the one that was lost: token %d", tok)
 	}

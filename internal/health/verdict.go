@@ -1,6 +1,9 @@
 package health
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Ask is what the caller is to do about a doubt.
 type Ask uint8
@@ -9,7 +12,8 @@ type Ask uint8
 const (
 	AskNothing Ask = iota
 	AskCheck       // run an active check of the member at once: [Checker.CheckNow]
-	AskWarn        // warn the operator: there is no way to find out more
+	AskWarn        // tell the operator that there is no way to find out more
+	AskTell        // tell the operator that credentials are refused, which may be wrong
 )
 
 // Outcome is what an observation led to.
@@ -28,13 +32,21 @@ type Outcome struct {
 // destination has failed so, or softly, through several members with no answer since. If
 // it is reached through another member then, it is charged after all to those that have
 // answered nothing within Window; and so is what else fails through one for which this is
-// so of many hosts. It counts as a SoftFail, too, where m has answered for another one lately, and no other member is asked or
-// the host was charged to m within Window already.
+// so of many hosts. It counts as a SoftFail, too, where m has answered for another one lately, and no other
+// member is asked or the host was charged to m within Window already; and where only one
+// client has such failures, while m serves another one.
 func (g *Group) Observe(now time.Time, m *Member, o Observation) (out Outcome) {
+	if o.Destination != 0 && o.Unsafe {
+		out.Transitions = g.observeUnsafe(instantOf(now), m, &o, nil)
+	}
 	if o.Destination != 0 {
 		var tr Transition
 		o.Kind, tr = g.weigh(instantOf(now), m.Upstream, &o)
-		out.Transitions = changed(nil, tr)
+		out.Transitions = changed(out.Transitions, tr)
+	}
+	if o.Kind == AuthFault && o.Destination != 0 {
+		g.soft.add(o.Destination) // so that an answer is noticed
+		o.Served = g.othersServe(instantOf(now), m.Upstream)
 	}
 	tr, doubt := m.Upstream.Observe(now, &g.cfg.UpstreamConfig, o)
 	out.Transitions = changed(out.Transitions, tr)
@@ -63,10 +75,12 @@ func (g *Group) weigh(now instant, u *Upstream, o *Observation) (Kind, Transitio
 	several, first := g.hangUps.several(now, u, o.Destination)
 	tr := Transition{}
 	if first != nil {
-		tr = first.forgive(now, &g.cfg.UpstreamConfig, o.Destination)
+		tr = first.forgive(now, &g.cfg.UpstreamConfig, o.Destination, o.Client)
 	}
 	switch {
 	case !mayBe:
+	case u.isFewClients(now, o.Client):
+		return SoftFail, tr
 	case several && !answers:
 		if u.withhold(now, g.cfg.Window, o.Destination) {
 			return SoftFail, tr
@@ -75,6 +89,13 @@ func (g *Group) weigh(now instant, u *Upstream, o *Observation) (Kind, Transitio
 		return SoftFail, tr
 	}
 	return o.Kind, tr
+}
+
+// othersServe reports whether another member has reached something lately. Then what is
+// refused may be a site, for which requests come from that one: it counts only if the site is
+// reached elsewhere.
+func (g *Group) othersServe(now instant, u *Upstream) bool {
+	return slices.ContainsFunc(g.Members(), func(m *Member) bool { return m.Upstream != u && m.Upstream.reachedWithin(now, servedBefore) })
 }
 
 // AnsweredElsewhere tells that a destination was reached past the group.
@@ -103,9 +124,11 @@ func (g *Group) answered(now time.Time, via *Upstream, destination uint64, ts []
 func (g *Group) ask(d Doubt) Ask {
 	c := g.checker.Load()
 	switch {
+	case d == Withheld:
+		return AskTell
 	case c != nil && (d == Unanswered || len(c.cfg.Targets) > 0):
 		return AskCheck
-	case d == Suspect && !g.cfg.OtherPath && len(g.Members()) < 2:
+	case d != Unanswered && !g.cfg.OtherPath && len(g.Members()) < 2:
 		return AskWarn
 	}
 	return AskNothing

@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-const (
-	buckets   = 10
-	minWindow = buckets * time.Millisecond
-)
+const buckets = 10
+
+// MinWindow is the shortest window in which successes are counted.
+const MinWindow = buckets * time.Millisecond
 
 // window counts successes and failures over a sliding time, in buckets. Adding is
 // one atomic load and one atomic add, so that successes need no lock; a result

@@ -74,6 +74,24 @@ type Conn struct {
 	Told netip.Addr // of the destination, that an upstream was told instead of a name
 
 	Since time.Time // when it was dialed, where it has waited since; zero for one that was dialed for the request
+
+	Recorder Recorder // of who has dialed it; nil for none
+}
+
+// Recorder is told what becomes of pooled connections on one way out. It outlives
+// configurations and pools, and holds nothing of them.
+type Recorder interface {
+	// Dialed tells of a dial that has ended, with err if with any.
+	Dialed(err error)
+	// Closed tells of a connection that the pool closes.
+	Closed(reason connpool.Reason)
+}
+
+// ClosedFor is what connpool tells.
+func (c *Conn) ClosedFor(reason connpool.Reason) {
+	if c.Recorder != nil {
+		c.Recorder.Closed(reason)
+	}
 }
 
 // Waited is how long the connection had been idle when it came into the pool: what

@@ -6,13 +6,15 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 )
 
 // Lines tells each of every line of a file that is not blank, without the space
 // around it. Errors of each are told with file and line, as is one that is longer
-// than max bytes.
+// than max bytes. The path in errors is the whole one.
 func Lines(path string, max int, each func(line string) error) error {
+	path = FullPath(path)
 	// Of a pipe or a device there would be no end, or only one reading; to open
 	// one can wait forever.
 	info, err := os.Stat(path)
@@ -55,4 +57,24 @@ func ScanLines(path string, r io.Reader, max int, each func(line string) error) 
 		return fmt.Errorf("file: %w", err)
 	}
 	return nil
+}
+
+// FullPath is a path with the working directory before it, if it is relative: one that is
+// read otherwise than it was meant is found by that.
+func FullPath(path string) string {
+	if full, err := filepath.Abs(path); err == nil {
+		return full
+	}
+	return path
+}
+
+// WithoutComment is a line without the comment on it, which begins with a # at the
+// beginning or behind space, and without space around it. One within a word is part of it.
+func WithoutComment(line string) string {
+	for i := 0; i < len(line); i++ {
+		if line[i] == '#' && (i == 0 || line[i-1] == ' ' || line[i-1] == '\t') {
+			line = line[:i]
+		}
+	}
+	return strings.TrimSpace(line)
 }

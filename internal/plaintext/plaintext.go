@@ -27,6 +27,15 @@ func Printable(s string) string {
 	}, s)
 }
 
+// Short is Printable of the beginning of a text, which may be long: of so many bytes, with an
+// ellipsis where something is left out.
+func Short(s string, most int) string {
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return Printable(s)
+}
+
 // IsToken reports whether s is a token (RFC 9110 §5.6.2): Go does not check
 // methods on HTTP/2.
 func IsToken(s string) bool { return h1.ValidField(s, "") }

@@ -92,8 +92,9 @@ type Config struct {
 	// IdleTimeout closes HTTP/2 connections without tunnels, and replaces
 	// connections dialed ahead. Default: 55 s.
 	IdleTimeout time.Duration
-	// StandbyRetry is how long the dialing ahead pauses after a failure.
-	// Default: 1 s.
+	// StandbyRetry is how long the dialing ahead pauses after a failure, and twice as
+	// long after each further one, up to 30 s. A connection that ends sooner than that
+	// after it was dialed is a failure. Default: 1 s.
 	StandbyRetry time.Duration
 }
 

@@ -140,7 +140,11 @@ func ReplyOf(head *h1.Head) Reply {
 // connectRequest is a CONNECT for HTTP/1.1. Host is the authority (RFC 9110
 // §9.3.6, RFC 9112 §3.2.3).
 func (d *Dialer) connectRequest(req request) []byte {
-	b := make([]byte, 0, 2*len(req.authority)+len(d.extra)+64)
+	size := 2*len(req.authority) + len(d.extra) + 64
+	for _, f := range req.header {
+		size += len(f.Name) + len(f.Value) + 4
+	}
+	b := make([]byte, 0, size)
 	b = append(b, "CONNECT "...)
 	b = append(b, req.authority...)
 	b = append(b, " HTTP/1.1\r\n"...)

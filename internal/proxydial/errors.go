@@ -28,6 +28,9 @@ const (
 	// StageNegotiate: what comes before the request failed: the SETTINGS of
 	// HTTP/2, the choice of a SOCKS method.
 	StageNegotiate
+	// StageLogin: user and password were sent to a SOCKS proxy, and it has not said what
+	// it thinks of them.
+	StageLogin
 	// StageAuth: the proxy wants other credentials: 407, the 401 that tinyproxy
 	// says to wrong ones, or what SOCKS has for it.
 	StageAuth
@@ -46,6 +49,8 @@ func (s Stage) String() string {
 		return "tls"
 	case StageNegotiate:
 		return "negotiate"
+	case StageLogin:
+		return "login"
 	case StageAuth:
 		return "auth"
 	case StageReply:
@@ -78,7 +83,10 @@ type Error struct {
 	lost bool // a connection shared with others has ended under the request
 }
 
-func (e *Error) Error() string { return "upstream proxy: " + e.Stage.String() + ": " + e.Err.Error() }
+func (e *Error) Error() string {
+	stage := e.Stage.String() + ": "
+	return "upstream proxy: " + stage + strings.TrimPrefix(e.Err.Error(), stage) // crypto/tls says it as well
+}
 func (e *Error) Unwrap() error { return e.Err }
 
 // Timeout reports whether time ran out, be it that of the context or of the
@@ -129,9 +137,9 @@ type Reply struct {
 	Status int
 	// ProxyStatus joins the Proxy-Status fields (RFC 9209) with commas.
 	ProxyStatus string
-	// RetryAfter, SquidError (X-Squid-Error), Via and Authenticate
+	// RetryAfter, SquidError (X-Squid-Error), Via, Server and Authenticate
 	// (Proxy-Authenticate) are the fields of that name, joined likewise.
-	RetryAfter, SquidError, Via, Authenticate string
+	RetryAfter, SquidError, Via, Server, Authenticate string
 	// BodyLess is true where the answer surely has no content.
 	BodyLess bool
 }
@@ -202,15 +210,21 @@ func (r *Reply) ProxyError() string {
 	return kind
 }
 
-// ProxyDetails is what the details beside ProxyError say, and empty without.
-func (r *Reply) ProxyDetails() string {
+// ProxyParam is what a parameter beside ProxyError says, such as details or rcode, and empty
+// without.
+func (r *Reply) ProxyParam(name string) string {
 	_, item := r.proxyError()
 	if item.Params == nil {
 		return ""
 	}
-	details, _ := item.Params.Get("details")
-	text, _ := details.(string)
-	return text
+	value, _ := item.Params.Get(name)
+	switch v := value.(type) {
+	case httpsfv.Token:
+		return string(v)
+	case string:
+		return v
+	}
+	return ""
 }
 
 func (r *Reply) proxyError() (kind string, of httpsfv.Item) {
@@ -282,6 +296,8 @@ func (r *Reply) list(name string) *string {
 		return &r.RetryAfter
 	case "X-Squid-Error":
 		return &r.SquidError
+	case "Server":
+		return &r.Server
 	case "Via":
 		return &r.Via
 	case "Proxy-Authenticate":

@@ -69,7 +69,8 @@ type h2Conn struct {
 	out      []byte // frames to be sent; from outBuffers
 	control  int    // bytes of out that do not belong to tunnels
 	streams  map[uint32]*stream
-	reserved int // slots taken for streams that are not open yet
+	reserved int  // slots taken for streams that are not open yet
+	used     bool // a slot was taken
 	nextID   uint32
 	err      error // why it is dead; sticky
 	draining bool  // no new streams: GOAWAY, Close, ids used up
@@ -237,6 +238,7 @@ func (c *h2Conn) reserve() bool {
 		return false
 	}
 	c.reserved++
+	c.used = true
 	c.idle.Stop()
 	return true
 }
@@ -247,6 +249,13 @@ func (c *h2Conn) room() (free int, usable bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.capacityLocked() - len(c.streams) - c.reserved, c.usableLocked()
+}
+
+// fit reports whether any tunnel was begun, and whether one may begin.
+func (c *h2Conn) fit() (used, fit bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.used, c.usableLocked() && c.capacityLocked() > 0
 }
 
 // usableLocked reports whether a new tunnel may begin, if there is a slot.

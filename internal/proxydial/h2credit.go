@@ -38,7 +38,7 @@ func (c *h2Conn) kept() int64 { return min(c.fullWindow/8, maxSendFrame/2) }
 // learn takes in that n bytes of a tunnel's window are given back when used bytes of it
 // were used.
 func (c *h2Conn) learn(s *stream, n, used int64) {
-	share := c.shareOf()
+	share, prompt, late := c.shareOf(), c.prompt, c.late
 	switch {
 	case used <= share:
 		c.prompt, c.late, c.lateOnce = true, 0, time.Time{}
@@ -52,6 +52,9 @@ func (c *h2Conn) learn(s *stream, n, used int64) {
 		c.prompt, c.late = false, max(c.late, min(n, c.fullWindow))
 		c.wakeWriters()
 		c.pool.wake() // the connection may not be exhausted any more
+	}
+	if c.prompt != prompt || c.late != late {
+		c.noteOwing()
 	}
 }
 
@@ -102,6 +105,8 @@ func (s *stream) letBeyond(limit, kept int64) bool {
 func (s *stream) moves() {
 	s.moved, s.standing, s.extra, s.lent = s.c.heard, false, 0, false
 	s.stood, s.let, s.trickled = time.Time{}, time.Time{}, false
+	s.owing = time.Time{} // it owes again from now on, if it still does
+	s.noteOwing()
 	if s.c.beyond == s {
 		s.c.beyond = nil
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -15,6 +16,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/caddy-egress/egress/internal/h1"
 )
 
 // h2Peer is the server's side of an HTTP/2 connection, frame by frame.
@@ -469,6 +472,28 @@ func TestH2Settings(t *testing.T) {
 		}
 	}
 	tn.Conn.Close()
+}
+
+// TestH2WriteAtOnce: a write that does not wait sends what the window lets out.
+func TestH2WriteAtOnce(t *testing.T) {
+	f := h2Fake(t, func(p *h2Peer) {
+		p.reply(p.acceptStream(), "200")
+		p.linger()
+	}, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 10})
+	tn := mustTunnel(t, newDialer(t, h2Config(f.addr)))
+	s := tn.Conn.(h1.AtOnceWriter)
+	if n, err := s.WriteAtOnce(make([]byte, 4)); n != 4 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	for _, want := range []int{6, 0} {
+		if n, err := s.WriteAtOnce(make([]byte, 100)); n != want || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%d, %v; want %d", n, err, want)
+		}
+	}
+	tn.Conn.Close()
+	if _, err := s.WriteAtOnce(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("closed: %v", err)
+	}
 }
 
 // TestH2NoStreamsAllowed: a proxy that takes no streams is not dialed for ever.

@@ -214,7 +214,11 @@ func (c *h2Conn) onSettings(f *http2.SettingsFrame) error {
 	if f.IsAck() {
 		return nil
 	}
+	capacity, window := c.capacityLocked(), c.peerWindow
 	if err := f.ForeachSetting(c.onSetting); err != nil {
+		return err
+	}
+	if err := c.moveWindows(c.peerWindow - window); err != nil {
 		return err
 	}
 	_ = c.framer.WriteSettingsAck()
@@ -222,7 +226,25 @@ func (c *h2Conn) onSettings(f *http2.SettingsFrame) error {
 		c.everReady = true
 		close(c.settled)
 	}
-	c.pool.wake() // there may be more slots
+	if c.capacityLocked() != capacity {
+		c.pool.wake()
+	}
+	return nil
+}
+
+// moveWindows moves the windows of open streams with that of new ones (RFC 9113 §6.9.2).
+// It is called once for a frame, which can have thousands of values.
+func (c *h2Conn) moveWindows(delta int64) error {
+	if delta == 0 {
+		return nil
+	}
+	for _, s := range c.streams {
+		if s.sendWindow += delta; s.sendWindow > maxWindow {
+			return http2.ConnectionError(http2.ErrCodeFlowControl)
+		}
+		s.noteOwing()
+	}
+	c.wakeWriters()
 	return nil
 }
 
@@ -240,15 +262,7 @@ func (c *h2Conn) onSetting(s http2.Setting) error {
 	case http2.SettingHeaderTableSize:
 		c.henc.SetMaxDynamicTableSize(min(s.Val, 4096))
 	case http2.SettingInitialWindowSize:
-		// It moves the windows of open streams, too (RFC 9113 §6.9.2).
-		delta := int64(s.Val) - c.peerWindow
 		c.peerWindow = int64(s.Val)
-		for _, st := range c.streams {
-			if st.sendWindow += delta; st.sendWindow > maxWindow {
-				return http2.ConnectionError(http2.ErrCodeFlowControl)
-			}
-		}
-		c.wakeWriters()
 	}
 	return nil
 }
@@ -256,6 +270,7 @@ func (c *h2Conn) onSetting(s http2.Setting) error {
 // onGoAway lets no new stream begin. Those the peer will not look at fail at
 // once, and may be repeated elsewhere (RFC 9113 §6.8).
 func (c *h2Conn) onGoAway(f *http2.GoAwayFrame) {
+	began := !c.draining
 	c.draining = true
 	for id, s := range c.streams {
 		if id > f.LastStreamID {
@@ -265,5 +280,7 @@ func (c *h2Conn) onGoAway(f *http2.GoAwayFrame) {
 	if len(c.streams)+c.reserved == 0 {
 		c.finishLocked()
 	}
-	c.pool.wake()
+	if began {
+		c.pool.wake()
+	}
 }

@@ -47,7 +47,10 @@ func (s *stream) shareLeft() int64 {
 // exhausted reports whether so little of the window is left that a further tunnel
 // might stand still.
 func (c *h2Conn) exhausted() bool {
-	return len(c.streams)+c.reserved > 0 && c.sendWindow < max(c.fullWindow-max(c.shareOf(), c.late), 1)
+	if len(c.streams)+c.reserved == 0 { // what is left is for the first one, if anything is
+		return c.sendWindow <= 0
+	}
+	return c.sendWindow < max(c.fullWindow-max(c.shareOf(), c.late), 1)
 }
 
 // windowGiven is called with c.mu held when the peer has enlarged the window of the
@@ -57,7 +60,10 @@ func (c *h2Conn) windowGiven(n int64) error {
 	if c.sendWindow += n; c.sendWindow > maxWindow {
 		return http2.ConnectionError(http2.ErrCodeFlowControl)
 	}
-	c.fullWindow = max(c.fullWindow, c.sendWindow)
+	if c.sendWindow > c.fullWindow {
+		c.fullWindow = c.sendWindow
+		c.noteOwing()
+	}
 	if n <= before { // otherwise it is enlarged, and not given back
 		if c.due == 0 || n < c.due {
 			c.due = n
@@ -109,6 +115,7 @@ func (s *stream) windowGiven(n int64) {
 		s.c.given = s.c.heard
 		s.moves()
 	}
+	s.noteOwing()
 	s.sendable.Broadcast()
 }
 
@@ -197,14 +204,45 @@ func (c *h2Conn) onPong(ping uint64) {
 	}
 }
 
-// standsAlone reports whether a tunnel has stood while the proxy went on to give windows
-// back. A pause of what is behind the proxy, in which all stand, is no fault of one of them.
-func (c *h2Conn) standsAlone(s *stream) bool {
-	last := s.moved
-	if last.IsZero() {
-		last = s.began
+// ought reports whether so much of the tunnel was sent that the proxy, as it is known, would
+// have given something back if the destination had taken it all.
+func (s *stream) ought() bool {
+	switch c := s.c; {
+	case s.unread == 0:
+		return false
+	case s.sendWindow <= 0:
+		return true
+	case c.late > 0:
+		return s.unread >= c.late
+	default:
+		return c.prompt && s.unread >= c.shareOf()
 	}
-	return c.given.Sub(last) >= c.cfg.ShareWait
+}
+
+// noteOwing is called when it may have changed whether the tunnel ought to have been given
+// something back.
+func (s *stream) noteOwing() {
+	switch ought := s.ought(); {
+	case !ought:
+		s.owing = time.Time{}
+	case s.owing.IsZero():
+		s.owing = time.Now()
+	}
+}
+
+// noteOwing is for all tunnels, when more is known of the proxy.
+func (c *h2Conn) noteOwing() {
+	for _, s := range c.streams {
+		s.noteOwing()
+	}
+}
+
+// standsAlone reports whether a tunnel ought to have been given something back for a while
+// in which the proxy went on to give windows back. A pause of what is behind the proxy, in
+// which all stand, is no fault of one of them; nor is it one that a tunnel had nothing to
+// send, or was kept at its share, where the proxy waits for more.
+func (c *h2Conn) standsAlone(s *stream) bool {
+	return !s.owing.IsZero() && c.given.Sub(s.owing) >= c.cfg.ShareWait
 }
 
 // patience is for how long the peer may give nothing back before a tunnel is reset that has

@@ -44,7 +44,7 @@ type stream struct {
 
 	// Its share of the connection's window; see h2share.go and h2credit.go.
 	held     int64     // it holds no more
-	began    time.Time // when it last had held nothing
+	owing    time.Time // since when it ought to have been given something back; or zero
 	moved    time.Time // when it was last seen that the peer took bytes of it
 	standing bool      // it waits for nothing else
 	stood    time.Time // since when, but for what it was let send; or zero
@@ -247,7 +247,13 @@ func (s *stream) takeLocked(p []byte) (int, error) {
 }
 
 // Write sends p. It returns when all is on its way to the socket, or in it.
-func (s *stream) Write(p []byte) (total int, err error) {
+func (s *stream) Write(p []byte) (total int, err error) { return s.write(p, true) }
+
+// WriteAtOnce is Write, but without waiting: where the windows, or what waits for the
+// socket, leave no room it returns os.ErrDeadlineExceeded.
+func (s *stream) WriteAtOnce(p []byte) (int, error) { return s.write(p, false) }
+
+func (s *stream) write(p []byte, wait bool) (total int, err error) {
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -266,6 +272,9 @@ func (s *stream) Write(p []byte) (total int, err error) {
 		}
 		n := min(int64(len(p)), int64(c.peerFrame), s.sendWindow, c.sendWindow, s.shareLeft())
 		if n <= 0 || len(c.out) >= outLimit {
+			if !wait {
+				return total, os.ErrDeadlineExceeded
+			}
 			if c.noteWaiting(s) {
 				continue
 			}
@@ -287,11 +296,9 @@ func (s *stream) sendData(p []byte, end bool) {
 	s.c.control = control
 	s.sendWindow -= int64(len(p))
 	s.unread += int64(len(p))
-	if s.held == 0 {
-		s.began = time.Now()
-	}
 	s.held += int64(len(p))
 	s.c.sendWindow -= int64(len(p))
+	s.noteOwing()
 	s.c.busy = s.c.busy || s != s.c.beyond
 }
 
@@ -428,4 +435,5 @@ var (
 	_ interface{ CloseWrite() error } = (*stream)(nil)
 	_ interface{ Abort() }            = (*stream)(nil)
 	_ h1.AtHandReader                 = (*stream)(nil)
+	_ h1.AtOnceWriter                 = (*stream)(nil)
 )

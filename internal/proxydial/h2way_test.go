@@ -74,6 +74,7 @@ func TestH2PingBehindAnUpload(t *testing.T) {
 				if !errors.Is(err, tc.want) || tc.want == nil && err != nil {
 					t.Errorf("after %v, %d bytes: %v; want %v", time.Since(start), n, err, tc.want)
 				}
+				c.Close() // now, not in the clean-up: the link takes its time with these bytes, too
 				d.Close()
 				defer time.Sleep(time.Minute) // for the link
 				if took := time.Since(start); tc.want != nil && took > time.Minute {

@@ -219,8 +219,8 @@ func (d *Dialer) DialProxy(ctx context.Context, client Client, within time.Durat
 }
 
 // Standby keeps n connections ready: dialed ahead one at a time, only while the
-// proxy is said to be up (SetUp), looked at before use, and replaced when they
-// are taken, die, or have waited for IdleTimeout. For a proxy that speaks
+// proxy is said to be up (SetUp), watched while they wait, and replaced when they
+// are taken, end, or have waited for IdleTimeout. For a proxy that speaks
 // HTTP/2, these are connections with room for another tunnel. It may be called
 // again with another number. With the PROXY protocol, which names one client per
 // connection, any n but 0 is an error.

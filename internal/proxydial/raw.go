@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/layers"
+	"github.com/caddy-egress/egress/internal/timing"
 )
 
 // LongAgo is a deadline in the past.
@@ -55,7 +56,10 @@ func (d *Dialer) handshake(ctx context.Context, conn net.Conn, cfg *tls.Config) 
 	// An exchange must see a body that was cut off, and whether the connection is
 	// still alive, whatever the connection is made of.
 	tc := tls.Client(h1.NoteEOF(conn), cfg)
-	if err := tc.HandshakeContext(handshakeCtx); err != nil {
+	began := time.Now()
+	err := tc.HandshakeContext(handshakeCtx)
+	timing.Of(ctx).Since(timing.TLS, began, err == nil)
+	if err != nil {
 		return nil, preferCtx(handshakeCtx, err)
 	}
 	return tc, nil

@@ -5,6 +5,9 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"time"
+
+	"github.com/caddy-egress/egress/internal/timing"
 )
 
 // Bytes of RFC 1928 and RFC 1929.
@@ -36,7 +39,7 @@ func (d *Dialer) socks(ctx context.Context, conn net.Conn, to Target) (*Tunnel, 
 	ctx, cancel := d.replyContext(ctx)
 	defer cancel()
 	g := watch(ctx, conn)
-	s := socksTalk{conn: conn, cfg: &d.cfg, stage: StageNegotiate}
+	s := socksTalk{conn: conn, cfg: &d.cfg, stage: StageNegotiate, clock: timing.Of(ctx)}
 	err := s.greet()
 	if err == nil {
 		s.stage, s.sent = StageReply, true
@@ -54,6 +57,7 @@ type socksTalk struct {
 	cfg   *Config
 	stage Stage
 	sent  bool
+	clock *timing.Clock
 }
 
 // greet agrees on a method (RFC 1928 §3), and logs in where it is asked to.
@@ -75,8 +79,11 @@ func (s *socksTalk) greet() error {
 	case choice[1] == socksNoAuth:
 		return nil
 	case choice[1] == socksUserPassword && s.cfg.Authenticate:
-		s.stage = StageAuth
-		return s.logIn()
+		s.stage = StageLogin
+		began := time.Now()
+		err := s.logIn()
+		s.clock.Since(timing.Login, began, err == nil)
+		return err
 	case choice[1] == socksNoAcceptable:
 		s.stage = StageAuth
 		return &SOCKSError{SOCKSNoMethod}
@@ -102,6 +109,7 @@ func (s *socksTalk) logIn() error {
 		return malformed("SOCKS login version %d", answer[0])
 	}
 	if answer[1] != 0 {
+		s.stage = StageAuth
 		return &SOCKSError{SOCKSBadCredentials}
 	}
 	return nil

@@ -83,7 +83,15 @@ func TestSOCKS(t *testing.T) {
 		},
 		{
 			name: "login, then the end", cfg: Config{Authenticate: true, User: "u", Password: "pw"}, steps: []socksStep{{socksHelloAuth, "\x05\x02"}, {"\x01\x01u\x02pw", ""}}, closes: true,
-			want: "auth: unexpected EOF", stage: StageAuth, is: io.ErrUnexpectedEOF,
+			want: "login: unexpected EOF", stage: StageLogin, is: io.ErrUnexpectedEOF,
+		},
+		{
+			name: "half of a login", cfg: Config{Authenticate: true, User: "u", Password: "pw"}, steps: []socksStep{{socksHelloAuth, "\x05\x02"}, {"\x01\x01u\x02pw", "\x01"}}, closes: true,
+			want: "login: unexpected EOF", stage: StageLogin, is: io.ErrUnexpectedEOF,
+		},
+		{
+			name: "a login of version 0", cfg: Config{Authenticate: true, User: "u", Password: "pw"}, steps: []socksStep{{socksHelloAuth, "\x05\x02"}, {"\x01\x01u\x02pw", "\x00\x00"}},
+			want: "login: malformed reply: SOCKS login version 0", stage: StageLogin,
 		},
 		{name: "no method", steps: []socksStep{{socksHello, "\x05\xff"}}, want: "auth: socks: no acceptable authentication method", stage: StageAuth, code: SOCKSNoMethod},
 		{name: "a method not offered", steps: []socksStep{{socksHello, "\x05\x02"}}, want: "negotiate: malformed reply: SOCKS method 2, which was not offered", stage: StageNegotiate},

@@ -82,7 +82,7 @@ func TestStandbyDead(t *testing.T) {
 		}
 		f := listen(t, serve)
 		cfg.Dial = dialTo(f.addr)
-		cfg.StandbyRetry = time.Hour
+		cfg.StandbyRetry = time.Millisecond
 		d := newDialer(t, cfg)
 		_ = d.Standby(2)
 		d.SetUp(true)

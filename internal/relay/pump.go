@@ -38,6 +38,7 @@ type pump struct {
 	early    []byte
 	taken    atomic.Int64 // bytes read from the source, early ones included
 	moved    atomic.Int64 // bytes the destination took
+	recent   recent       // bytes read lately
 	through  bool         // the source has ended, and all of it was delivered; guarded by relay.mu
 	pacer    *pacer       // nil without rates
 	pacing   atomic.Bool  // it waits for its rate
@@ -144,8 +145,7 @@ func (p *pump) step(buf []byte) (n int, rerr, werr error) {
 
 // took notes that bytes were read.
 func (p *pump) took(n int) {
-	p.taken.Add(int64(n))
-	p.relay.touch()
+	p.recent.note(p.relay.touch(), p.taken.Add(int64(n))-int64(n))
 }
 
 // holds reports whether bytes were read that the destination has not taken. What

@@ -35,6 +35,9 @@ var reasonNames = [...]string{
 	ReasonOriginError: "origin_error",
 }
 
+// Reasons is one more than the highest reason: the length of a table of them.
+const Reasons = len(reasonNames)
+
 // String returns the word for logs and metrics.
 func (r Reason) String() string {
 	if int(r) < len(reasonNames) {

@@ -12,8 +12,12 @@ import "time"
 // at how far both directions have come (look); if one of them has come further at the
 // end, that counts as bytes that came in then.
 
-// touch notes that bytes came in.
-func (r *Relay) touch() { r.last.Store(int64(time.Since(r.start))) }
+// touch notes that bytes came in, and returns when.
+func (r *Relay) touch() (now time.Duration) {
+	now = time.Since(r.start)
+	r.last.Store(int64(now))
+	return now
+}
 
 // arm sets the timer for the earliest limit, given the time since start.
 // r.mu is held.

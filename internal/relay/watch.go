@@ -66,3 +66,15 @@ func (r *Relay) clientReset() (unread, reset bool) {
 	// A socket that both sides have ended is closed, too.
 	return true, failed || closed && !r.down.through
 }
+
+// ClientBroke tells that the client has reset a stream that is no socket, and so cannot be
+// looked at: the tunnel ends as if a read had said so. It may be called at any time from
+// any goroutine.
+func (r *Relay) ClientBroke(err error) {
+	r.mu.Lock()
+	draining := r.draining != 0
+	r.mu.Unlock()
+	if !draining {
+		r.readFailed(&r.up, err)
+	}
+}

@@ -121,6 +121,10 @@ func (b *Budget) limit() int64 {
 // were not answered yet.
 func (b *Budget) InFlight() (requests, retries int64) { return b.requests.Load(), b.retries.Load() }
 
+// Used is the part of the budget that is taken: with 1, further retries are refused but the
+// first of a request.
+func (b *Budget) Used() float64 { return float64(b.retries.Load()) / float64(b.limit()) }
+
 // Begin and End frame a request.
 func (b *Budget) Begin() { b.requests.Add(1) }
 

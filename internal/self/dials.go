@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"weak"
@@ -90,7 +89,7 @@ func (s *Check) Dialed(conn *net.TCPConn, bound bool) (loop bool) {
 	if list := s.sockets.last(); list == nil || list.listensOn(port) {
 		s.dials.add(conn, l)
 	}
-	return !seen && s.listensHere(to, port, strconv.Itoa(int(port)))
+	return !seen && s.listensHere(to, port)
 }
 
 // IsOwnDial reports whether a request has come over a connection that this process has

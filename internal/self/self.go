@@ -124,18 +124,18 @@ func (s *Check) IsSelf(a netip.Addr, port uint16) bool {
 // old, so that Caddy is asked as well; but where there is a list, a listener that is
 // bound to a name is where the list has it, and not possibly anywhere.
 func (s *Check) listensAt(a netip.Addr, port uint16) bool {
-	p := strconv.Itoa(int(port))
-	if s.listens(net.JoinHostPort(a.String(), p)) {
+	if s.listens(netip.AddrPortFrom(a, port).String()) {
 		return true
 	}
 	if !s.IsLocal(a) {
 		return s.sockets.last().bound(a, port)
 	}
-	return s.listensHere(a, port, p)
+	return s.listensHere(a, port)
 }
 
 // listensHere is listensAt for an address that leads to this machine.
-func (s *Check) listensHere(a netip.Addr, port uint16, p string) bool {
+func (s *Check) listensHere(a netip.Addr, port uint16) bool {
+	p := strconv.Itoa(int(port))
 	list := s.sockets.now(false, s.active())
 	if s.boundWide(a, port, p) || s.boundTo(a, p) {
 		return true

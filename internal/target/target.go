@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// maxInput is the longest authority or host, in bytes, that is looked at. A
+// MaxAuthority is the longest authority or host, in bytes, that is looked at. A
 // name of 253 ASCII bytes takes at most four times that many in UTF-8; the rest
 // is room for a port. Punycode work grows with the square of the length, so the
 // limit comes before it.
-const maxInput = 1100
+const MaxAuthority = 1100
 
 // Target is a destination in canonical form. Two targets mean the same
 // destination exactly when they are equal. The zero value is no destination.
@@ -151,8 +151,8 @@ func parsePort(s string, defaultPort uint16) (uint16, error) {
 // checkBytes refuses what no authority has, before anything else looks at it.
 // Characters beyond ASCII that map to one of these are refused after mapping.
 func checkBytes(s string) error {
-	if len(s) > maxInput {
-		return errorf("longer than %d bytes", maxInput)
+	if len(s) > MaxAuthority {
+		return errorf("longer than %d bytes", MaxAuthority)
 	}
 	for i := range len(s) {
 		switch c := s[i]; {

@@ -18,6 +18,9 @@ type Book struct {
 	// Live are the tunnels that stand.
 	Live List
 
+	// Handler is the handler that the book is of.
+	Handler string
+
 	total   atomic.Int64
 	clients *holdings.Counter[string]
 	users   *holdings.Counter[string]
@@ -32,8 +35,9 @@ func (*Book) Destruct() error { return nil }
 // Books are those of all handlers, and of handlers that are gone and have tunnels.
 var Books = shared.NewPool[*Book]()
 
-func newBook(logger func() *zap.Logger) *Book {
+func newBook(handler string, logger func() *zap.Logger) *Book {
 	return &Book{
+		Handler: handler,
 		clients: holdings.New[string](0),
 		users:   holdings.New[string](0),
 		Live:    List{logger: logger},

@@ -37,7 +37,7 @@ const exitFlush = 500 * time.Millisecond
 // overdue is for how long the process still waits, at exit, for tunnels that should have
 // ended: what ends one whose client takes nothing needs some seconds. Nothing that a
 // client does may keep the process for ever.
-const overdue = 10 * time.Second
+const overdue = 20 * time.Second
 
 // deadline is the end that tunnels have before them. Each runs once.
 type deadline struct {

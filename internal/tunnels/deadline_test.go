@@ -196,7 +196,7 @@ func TestDrain_AwaitsTheLine(t *testing.T) {
 		live, tunnel := &d.book.Live, new(live)
 		live.Enter(after(0))
 		slot := Slot{book: d.book, live: tunnel}
-		live.add(tunnel, 0)
+		live.add(tunnel, nil, 0)
 		written := false
 		go func() {
 			time.Sleep(time.Second)
@@ -220,7 +220,7 @@ func TestDrain_DoesNotWaitForEver(t *testing.T) {
 				live, tunnel := &d.book.Live, new(live)
 				p := after(5 * time.Second)
 				live.Enter(p)
-				live.add(tunnel, 0)
+				live.add(tunnel, nil, 0)
 				tunnel.relay = relay.New(nil, nil, relay.Config{}) // never to be run
 				if exiting {
 					live.Exit(5 * time.Second)

@@ -32,7 +32,7 @@ func policyOf(t testing.TB, rules ...string) *testPolicy {
 	return &testPolicy{Policy{Forbids: forbids, Logger: zap.NewNop()}, access}
 }
 
-func newTestBook() *Book { return newBook(zap.NewNop) }
+func newTestBook() *Book { return newBook(":8080#1", zap.NewNop) }
 
 // testStream is a connection that cannot be closed for writing alone.
 type testStream struct{ net.Conn }
@@ -53,6 +53,12 @@ type testTunnel struct {
 // openTestTunnel opens a tunnel to dest at ip, or, without one, through an upstream.
 func openTestTunnel(t testing.TB, book *Book, dest, ip string) *testTunnel {
 	t.Helper()
+	return openTunnelAsked(t, book, Asked{Target: fixture.Target(t, dest)}, ip, nil)
+}
+
+// openTunnelAsked does so for a request under a policy.
+func openTunnelAsked(t testing.TB, book *Book, asked Asked, ip string, under *Policy) *testTunnel {
+	t.Helper()
 	tun := &testTunnel{slot: Slot{book: book}, done: make(chan relay.Result, 1)}
 	if ip == "" {
 		tun.slot.Upstream = noUpstream{}
@@ -62,7 +68,7 @@ func openTestTunnel(t testing.TB, book *Book, dest, ip string) *testTunnel {
 	origin, farther := net.Pipe()
 	t.Cleanup(func() { far.Close(); farther.Close() })
 	r := relay.New(testStream{client}, testStream{origin}, relay.Config{})
-	tun.slot.Follow(r, fixture.Target(t, dest), netip.MustParseAddr(ip), 30*time.Second)
+	tun.slot.Follow(r, asked, netip.MustParseAddr(ip), under, 30*time.Second)
 	r.Start(func(result relay.Result) {
 		tun.slot.Release()
 		tun.done <- result

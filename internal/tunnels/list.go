@@ -2,12 +2,15 @@ package tunnels
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/auth"
+	"github.com/caddy-egress/egress/internal/orders"
 	"github.com/caddy-egress/egress/internal/relay"
 	"github.com/caddy-egress/egress/internal/target"
 )
@@ -34,55 +37,96 @@ type List struct {
 	empty    chan struct{} // guarded by mu: closed when the last tunnel goes; nil where nobody waits
 }
 
+// Asked is what is remembered of the request for a tunnel, for a later configuration to
+// judge it. It holds nothing of the configuration that it came under.
+type Asked struct {
+	Method       string // of an exchange that was upgraded; empty for CONNECT
+	Target       target.Target
+	Login        *auth.Stored // what the client has proved; nil where we have asked for nothing
+	Client, Peer netip.Addr   // the client, and who has connected, which may be a proxy in front
+	Major, Minor uint8        // the version of HTTP
+	TLS          bool         // towards us
+
+	User string // as logs know it; empty for nobody
+	Via  *Via   // the upstream that it goes through; nil for none
+}
+
+// Via is what is told of the upstream of a tunnel.
+type Via struct{ Group, Upstream, ID string }
+
 // live is a tunnel as access rules see it.
 type live struct {
-	relay  *relay.Relay
-	target target.Target
-	addr   netip.Addr // it is connected to; invalid if through an upstream
+	id    uint64
+	began time.Time
+	relay *relay.Relay
+	asked Asked
+	addr  netip.Addr // it is connected to; invalid if through an upstream
 
 	prev, next *live // guarded by the mu of List
+	mark       bool  // it is no tunnel, but stands where somebody goes over the list
 }
 
 // Follow lists a tunnel that is about to begin, and ends it at once if the rules
 // have changed since it was dialed so that they forbid it, or if the process exits
-// and the time of tunnels is over.
+// and the time of tunnels is over. It was opened under a policy, which may have left the
+// book meanwhile; nil is one that has.
 //
 // It is connected to an address, which is not that of the destination if it goes through
 // an upstream. The delay is what it has left if its handler is gone already.
-func (s *Slot) Follow(r *relay.Relay, dest target.Target, addr netip.Addr, delay time.Duration) {
-	l := &live{relay: r, target: dest}
-	l.target.Host = strings.Clone(l.target.Host) // not the request that it is cut from
+func (s *Slot) Follow(r *relay.Relay, asked Asked, addr netip.Addr, under *Policy, delay time.Duration) {
+	l := &live{id: lastID.Add(1), began: time.Now(), relay: r, asked: asked}
+	l.asked.Target.Host, l.asked.User = strings.Clone(l.asked.Target.Host), strings.Clone(l.asked.User) // not the request that they are cut from
 	if s.Upstream == nil {
 		l.addr = addr
 	}
 	s.live = l
-	p, over := s.book.Live.add(l, delay)
+	p, late, over := s.book.Live.add(l, under, delay)
 	switch {
 	case over:
 		l.drain()
-	case p != nil && p.ends(l):
+	case orders.Of.Emergency() != nil: // since it was asked for
+		r.End(relay.ReasonAdmin)
+	case p != nil && (p.forbids(l) || late && p.refuses(l)):
 		r.End(relay.ReasonPolicy)
 	}
 }
 
-// add lists a tunnel, and returns the policy that is in force, if there is one, and
-// whether the tunnel is to be ended at once. Where no configuration holds the book,
-// the tunnel is ended after a delay.
-func (s *List) add(l *live, delay time.Duration) (inForce *Policy, over bool) {
+// add lists a tunnel, and returns the policy that is in force, if there is one, whether the
+// one that the tunnel was opened under has left, and whether the tunnel is to be ended at
+// once. Where no configuration holds the book, the tunnel is ended after a delay.
+func (s *List) add(l *live, under *Policy, delay time.Duration) (inForce *Policy, late, over bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l.next = s.first; l.next != nil {
-		l.next.prev = l
-	}
-	s.first = l
+	s.insert(l, s.first)
 	s.count++
-	return s.inForce(), s.late(delay)
+	return s.inForce(), !slices.Contains(s.policies, under), s.late(delay)
 }
 
 // remove takes a tunnel off the list.
 func (s *List) remove(l *live) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.unlink(l)
+	if s.count--; s.count == 0 {
+		s.left()
+	}
+}
+
+// insert puts l before another one, which is nil where the list is empty. mu is held.
+func (s *List) insert(l, before *live) {
+	l.prev, l.next = nil, before
+	if before != nil {
+		l.prev, before.prev = before.prev, l
+	}
+	if l.prev != nil {
+		l.prev.next = l
+	} else {
+		s.first = l
+	}
+}
+
+// unlink takes l out. mu is held.
+func (s *List) unlink(l *live) {
 	if l.prev != nil {
 		l.prev.next = l.next
 	} else {
@@ -91,19 +135,40 @@ func (s *List) remove(l *live) {
 	if l.next != nil {
 		l.next.prev = l.prev
 	}
-	if s.count--; s.count == 0 {
-		s.left()
-	}
 }
 
-// all is the list as it is now: to judge many tunnels takes longer than anybody who
-// opens or closes one should wait.
-func (s *List) all() []*live {
+// walked is how many tunnels are looked at while mu is held: to go over many takes longer
+// than anybody who opens or closes one should wait.
+const walked = 512
+
+// each calls f, without mu, for the tunnels that are there now, but for those that go
+// meanwhile. A mark in the list keeps the place.
+func (s *List) each(f func(*live)) {
+	mark, batch := &live{mark: true}, make([]*live, 0, walked)
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	list := make([]*live, 0, s.count)
-	for l := s.first; l != nil; l = l.next {
-		list = append(list, l)
+	s.insert(mark, s.first)
+	for next := mark; next != nil; {
+		batch = batch[:0]
+		for next = mark.next; next != nil && len(batch) < walked; next = next.next {
+			if !next.mark {
+				batch = append(batch, next)
+			}
+		}
+		s.unlink(mark)
+		if next != nil {
+			s.insert(mark, next)
+		}
+		s.mu.Unlock()
+		for _, l := range batch {
+			f(l)
+		}
+		s.mu.Lock()
 	}
+	s.mu.Unlock()
+}
+
+// all is the list as it is now.
+func (s *List) all() (list []*live) {
+	s.each(func(l *live) { list = append(list, l) })
 	return list
 }

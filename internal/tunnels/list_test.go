@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -19,7 +20,7 @@ func TestLiveTunnels_Model(t *testing.T) {
 		for range rapid.IntRange(0, 40).Draw(t, "steps") {
 			if len(want) == 0 || rapid.Bool().Draw(t, "add") {
 				l := new(live)
-				s.add(l, 0)
+				s.add(l, nil, 0)
 				want = append(want, l)
 			} else {
 				i := rapid.IntRange(0, len(want)-1).Draw(t, "which")
@@ -61,5 +62,56 @@ func TestLiveTunnels_Race(t *testing.T) {
 	}
 	if n := len(book.Live.all()); n != 0 {
 		t.Errorf("%d tunnels are still listed", n)
+	}
+}
+
+// Who goes over a long list finds each tunnel once that stands all the time, however many
+// come and go meanwhile, and nothing stays behind.
+func TestList_Each(t *testing.T) {
+	b := newTestBook()
+	list := &b.Live
+	stays := make(map[*live]int)
+	add := func() *live {
+		l := new(live)
+		list.add(l, nil, time.Hour)
+		return l
+	}
+	for range 3*walked + 7 {
+		stays[add()] = 0
+	}
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 200 {
+				list.remove(add())
+			}
+		})
+	}
+	var mu sync.Mutex
+	for range 8 {
+		wg.Go(func() {
+			list.each(func(l *live) {
+				mu.Lock()
+				defer mu.Unlock()
+				if _, ok := stays[l]; ok {
+					stays[l]++
+				}
+			})
+		})
+	}
+	wg.Wait()
+	for _, n := range stays {
+		if n != 8 {
+			t.Fatalf("a tunnel was found %d times by 8", n)
+		}
+	}
+	if n := len(list.all()); n != len(stays) || list.count != n {
+		t.Errorf("%d listed, %d counted, %d there", n, list.count, len(stays))
+	}
+	for l := range stays {
+		list.remove(l)
+	}
+	if list.first != nil || list.deadline != nil {
+		t.Error("something stays behind")
 	}
 }

@@ -20,17 +20,24 @@ type Policy struct {
 	// not known, and not valid. It is nil where tunnels are kept whatever the rules say.
 	Forbids func(target.Target, netip.Addr) bool
 
+	// Refuses reports whether the configuration, whatever its rules say, would not open a
+	// tunnel that was opened under another one. Nil is for never.
+	Refuses func(*Asked) bool
+
 	CloseDelay time.Duration // from when its handler is gone
 	Handler    string        // its identity, for the log
 	Logger     *zap.Logger   // of the rules
 }
 
-// ends reports whether a tunnel has to end. The rules are asked for after the
+// forbids reports whether the rules forbid a tunnel. They are asked for after the
 // tunnel was listed: new ones that come too late for that find the tunnel in the
 // list.
-func (p *Policy) ends(l *live) bool {
-	return p.Forbids != nil && p.Forbids(l.target, l.addr)
+func (p *Policy) forbids(l *live) bool {
+	return p.Forbids != nil && p.Forbids(l.asked.Target, l.addr)
 }
+
+// refuses reports the same of all else that a configuration says.
+func (p *Policy) refuses(l *live) bool { return p.Refuses != nil && p.Refuses(&l.asked) }
 
 // inForce is the policy of the running configuration. mu is held.
 func (s *List) inForce() *Policy {
@@ -67,8 +74,8 @@ func (s *List) Leave(p *Policy, failed bool) {
 		s.logger().Info("handler is gone; its tunnels have a while left",
 			zap.String("handler", p.Handler), zap.Int("tunnels", left), zap.Duration("close_delay", p.CloseDelay))
 	}
-	if now != before {
-		s.apply(now)
+	if now != before && now != nil {
+		s.apply(now, func(l *live) bool { return now.forbids(l) || now.refuses(l) })
 	}
 }
 
@@ -78,23 +85,23 @@ func (s *List) Changed(p *Policy) {
 	now := s.inForce()
 	s.mu.Unlock()
 	if p == now {
-		s.apply(p)
+		s.apply(p, p.forbids)
 	}
 }
 
-// apply ends the tunnels that a policy forbids.
-func (s *List) apply(p *Policy) {
-	if p == nil || p.Forbids == nil {
+// apply ends the tunnels that must not go on under a policy.
+func (s *List) apply(p *Policy, ends func(*live) bool) {
+	if p.Forbids == nil && p.Refuses == nil {
 		return
 	}
 	ended := 0
 	for _, l := range s.all() {
-		if p.ends(l) {
+		if ends(l) {
 			ended++
 			go l.relay.End(relay.ReasonPolicy) // to close TLS can take seconds
 		}
 	}
 	if ended > 0 {
-		p.Logger.Info("tunnels ended that the access rules forbid now", zap.Int("tunnels", ended))
+		p.Logger.Info("tunnels ended that would be refused now", zap.Int("tunnels", ended))
 	}
 }

@@ -33,7 +33,7 @@ func Acquire(key string, logger func() *zap.Logger) (*Use, error) {
 }
 
 func useBook(key string, logger func() *zap.Logger) (*shared.Use[*Book], error) {
-	return Books.Use(key, func() (*Book, error) { return newBook(logger), nil })
+	return Books.Use(key, func() (*Book, error) { return newBook(key, logger), nil })
 }
 
 // take adds a part, and returns the book with the function that gives the part

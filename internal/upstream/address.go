@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	pathpkg "path"
 	"strconv"
@@ -45,12 +46,22 @@ type Address struct {
 	User   *url.Userinfo
 }
 
-// String is the address without credentials, as logs and placeholders show it.
+// String is the address without credentials, as logs, labels and placeholders show it: a URL,
+// in which all that is special, such as # or what is no text, is escaped.
 func (a Address) String() string {
 	if a.Socket != "" {
-		return a.Scheme + unixSuffix + "://" + a.Socket
+		return a.Scheme + unixSuffix + "://" + (&url.URL{Path: a.Socket}).EscapedPath()
 	}
 	return a.Scheme + "://" + net.JoinHostPort(a.Host, strconv.Itoa(int(a.Port)))
+}
+
+// dialed is where it is in Caddy's notation, as reverse_proxy tells it: host:port, or unix/
+// and a path.
+func (a Address) dialed() string {
+	if a.Socket != "" {
+		return "unix/" + a.Socket
+	}
+	return net.JoinHostPort(a.Host, strconv.Itoa(int(a.Port)))
 }
 
 // ParseURL reads scheme://[user[:password]@]host[:port], or
@@ -70,6 +81,9 @@ func ParseURL(s, defaultScheme string) (Address, error) {
 	}
 	u, err := url.Parse(s)
 	if err != nil {
+		if hint := inBrackets(s); hint != "" {
+			return Address{}, fmt.Errorf("an IPv6 address needs brackets: %s", hint)
+		}
 		return Address{}, errors.New("not a URL of the form scheme://user:password@host:port (special characters in the password must be percent-encoded)")
 	}
 	a := Address{Scheme: u.Scheme, User: u.User}
@@ -105,6 +119,45 @@ func (a Address) onSocket(u *url.URL) (Address, error) {
 	}
 	a.Socket = pathpkg.Clean(u.Path)
 	return a, nil
+}
+
+// inBrackets is a URL with an IPv6 address as it should be, without credentials; empty
+// where it has none.
+func inBrackets(s string) string {
+	scheme, rest, _ := strings.Cut(s, "://")
+	host := strings.TrimSuffix(rest[strings.LastIndexByte(rest, '@')+1:], "/")
+	if addr, port, ok := target.PortBehindIPv6(host); ok {
+		return scheme + "://[" + addr + "]:" + port
+	}
+	if a, err := netip.ParseAddr(host); err == nil && a.Is6() {
+		return scheme + "://[" + host + "]"
+	}
+	return ""
+}
+
+// WithoutCredentials is the URL or address of an upstream as it is told to people, and
+// whether there were any credentials in it.
+func WithoutCredentials(text string) (bare string, had bool) {
+	scheme, rest, isURL := strings.Cut(text, "://")
+	if !isURL {
+		scheme, rest = "", text
+	}
+	authority := rest
+	switch {
+	case strings.HasSuffix(scheme, unixSuffix): // a path may have an @
+		authority, _, _ = strings.Cut(rest, "/")
+	case !isURL && strings.HasPrefix(text, "unix/"):
+		authority = ""
+	}
+	at := strings.LastIndexByte(authority, '@')
+	rest = rest[at+1:]
+	if !strings.HasSuffix(scheme, unixSuffix) {
+		rest = strings.TrimSuffix(rest, "/")
+	}
+	if isURL {
+		rest = scheme + "://" + rest
+	}
+	return rest, at >= 0
 }
 
 // ParseLine reads a line of a list of upstreams: a URL, or

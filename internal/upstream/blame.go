@@ -6,8 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/failure"
-	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
 )
@@ -26,9 +26,20 @@ type Verdict struct {
 	Alone      bool             // and no other upstream is asked, which would tell
 	Reached    bool             // the destination was reached, for certain
 	Named      bool             // the upstream says itself that it cannot be reached
+	Login      bool             // it was refused or accepted before the destination was told
+	LoggedIn   bool             // it has accepted a login, whatever came then
+	Absolute   bool             // no tunnel was opened: the exchange left in absolute form
+	Unsafe     bool             // an exchange in absolute form that must not be sent twice
 	Untimed    bool             // the time it took says nothing about the upstream
 	Unsent     bool             // the upstream was sent nothing
 	Overtaken  bool             // another attempt beside it was faster
+
+	// Question is the one about the upstream's own name that has failed; nil: it was
+	// something else.
+	Question *dnscache.Question
+
+	// Err is the error behind Failure, for people; nil where nothing more is known.
+	Err error
 }
 
 // Stands is a path that stands.
@@ -39,6 +50,7 @@ var Stands = Verdict{Kind: health.Success, Reached: true}
 // that leaves no mark on its own errors, does not prove that the origin was reached.
 func JudgeRelayed(status int, absolute bool) Verdict {
 	v := Stands
+	v.Absolute = absolute
 	if absolute {
 		v.Reached = status < http.StatusInternalServerError && status != http.StatusForbidden &&
 			status != http.StatusProxyAuthRequired && status != http.StatusTooManyRequests
@@ -126,9 +138,12 @@ func judgeReply(r *proxydial.Reply) Verdict {
 // Via; and what one destination brings about through several upstreams is believed no more.
 func JudgeAnswer(r *proxydial.Reply, authenticates bool) Verdict {
 	v := judgeReply(r)
+	if refusedByTinyproxy(r) {
+		v = Verdict{Kind: health.AuthFault, Failure: failure.UpstreamAuth}
+	}
 	switch {
 	case v.Kind == health.AuthFault && !authenticates:
-		v.Kind = health.Neutral
+		v = Verdict{Kind: health.Neutral, Failure: failure.UpstreamChallenge}
 	case v.Kind == health.AuthFault:
 		v.Kind = health.Failure
 	case v.Failure == failure.UpstreamPath:
@@ -153,7 +168,7 @@ func judgeNamed(r *proxydial.Reply) (Verdict, bool) {
 	if kind := r.ProxyError(); kind != "" {
 		switch kind {
 		case "proxy_internal_error", "proxy_internal_response", "proxy_configuration_error":
-			return Verdict{Kind: health.Failure, Failure: failure.UpstreamInternal}, true
+			return internalError, true
 		case "connection_limit_reached":
 			return overloaded(r), true
 		case "destination_ip_prohibited", "http_request_denied", "http_request_error":
@@ -163,6 +178,9 @@ func judgeNamed(r *proxydial.Reply) (Verdict, bool) {
 		}
 		if v, ok := judgeItsUpstream(r); ok {
 			return v, true
+		}
+		if kind == failure.NoName.Type && (r.ProxyParam("rcode") == "NXDOMAIN" || r.ProxyParam("details") == failure.NoName.Text) {
+			return named(failure.NoName), true
 		}
 		if f, ok := namedFailures[kind]; ok {
 			return named(f), true
@@ -180,12 +198,17 @@ func judgeNamed(r *proxydial.Reply) (Verdict, bool) {
 		case ok:
 			return named(f), true
 		case name == "ERR_SOCKET_FAILURE":
-			return Verdict{Kind: health.Failure, Failure: failure.UpstreamInternal}, true
+			return internalError, true
 		}
 		return Verdict{Kind: health.SoftFail, Failure: failure.UpstreamGateway}, true
 	}
 	return Verdict{}, false
 }
+
+// internalError is the verdict of an answer with which the upstream says that it is at
+// fault itself. To CONNECT nobody else can have written it; but for which destination it
+// stumbles, a client chooses.
+var internalError = Verdict{Kind: health.Failure, Failure: failure.UpstreamInternal, Relayed: true}
 
 // named is the verdict of an answer that says what is wrong with the destination: the
 // upstream has done its job. That it cannot be reached may still be the fault of a dead
@@ -201,7 +224,7 @@ var unreachableErrnos = map[string]bool{"101": true, "113": true, "51": true, "6
 // an upstream proxy of its own. RFC 9209 has the same error types for that and for
 // failures of the destination; the details tell.
 func judgeItsUpstream(r *proxydial.Reply) (Verdict, bool) {
-	switch f := failure.OfUpstreams(r.ProxyDetails()); f {
+	switch f := failure.OfUpstreams(r.ProxyParam("details")); f {
 	case failure.NoUpstream, failure.UpstreamConnect, failure.UpstreamTimeout, failure.UpstreamTLS:
 		return Verdict{Kind: health.SoftFail, Failure: failure.UpstreamPath}, true
 	case failure.UpstreamGateway, failure.UpstreamSilent, failure.UpstreamPath:
@@ -222,25 +245,14 @@ func MadeByUpstream(r *proxydial.Reply) bool {
 	case http.StatusForbidden, http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return r.Evident()
 	}
-	return false
+	return refusedByTinyproxy(r)
 }
 
-// RelaysOn reports whether the upstream goes on relaying behind a response, as tinyproxy
-// does (seen in 1.11.1) behind one that has no Content-Length or none but 0, or is
-// informational: an origin that keeps its connection open would get the next request on
-// this one, whoever it is for. Nothing is lost by not using it again: where the origin
-// closes, tinyproxy does.
-//
-// An origin can write the same to make connections to its parent be used once. That costs
-// others time; the opposite would cost them their requests.
-func RelaysOn(hd *h1.Head) bool {
-	nearest := ""
-	for i := range hd.Fields {
-		if f := &hd.Fields[i]; f.Name == "Via" && f.Value != "" {
-			nearest = f.Value[strings.LastIndexByte(f.Value, ',')+1:]
-		}
-	}
-	return strings.Contains(nearest, "(tinyproxy/")
+// refusedByTinyproxy reports whether an answer is the 401 with which tinyproxy (seen in
+// 1.11.1) says what others say with 407. Its own pages name it as the server and have no
+// Via, which it adds to all that it relays.
+func refusedByTinyproxy(r *proxydial.Reply) bool {
+	return r.Status == http.StatusUnauthorized && r.Via == "" && strings.HasPrefix(r.Server, "tinyproxy")
 }
 
 // maxRetryAfter keeps a Retry-After from being for ever.

@@ -2,8 +2,13 @@ package upstream
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"syscall"
 	"testing"
@@ -53,7 +58,7 @@ func TestNoTurnForAQuestion_Blame(t *testing.T) {
 		if destination.Chargeable(err) != charged {
 			t.Errorf("%v: the destination is charged: %t", cause, !charged)
 		}
-		verdict := JudgeTunnel(t.Context(), &proxydial.Error{Stage: proxydial.StageDial, Err: err})
+		verdict := judgeTunnel(t.Context(), &proxydial.Error{Stage: proxydial.StageDial, Err: err})
 		if (verdict.Kind != health.Neutral) != charged {
 			t.Errorf("%v: an upstream is judged %v", cause, verdict.Kind)
 		}
@@ -72,6 +77,20 @@ func TestBlame_SquidWithoutAddresses(t *testing.T) {
 	}
 }
 
+// Another proxy that says that a name does not exist is believed: its client has mistyped it.
+// What is charged, and to whom, is as for every name that does not resolve.
+func TestBlame_NoName(t *testing.T) {
+	for status, want := range map[string]*failure.Failure{
+		"p; error=dns_error": failure.DNS, "p; error=dns_error; rcode=SERVFAIL": failure.DNS, "p; error=dns_error; rcode=\"NXDOMAIN\"": failure.NoName,
+		"p; error=dns_error; rcode=NXDOMAIN": failure.NoName, "p; error=dns_error; details=\"" + failure.NoName.Text + "\"": failure.NoName,
+	} {
+		v := judgeReply(&proxydial.Reply{Status: 502, ProxyStatus: status})
+		if v.Failure != want || v.Kind != health.Success || !v.Named || !destination.Chargeable(v.Failure) {
+			t.Errorf("%s: %v, %v", status, v.Kind, v.Failure)
+		}
+	}
+}
+
 // Which codes a SOCKS5 upstream answers with hangs on the destination, but for the one
 // that says that it knows no CONNECT.
 func TestBlame_SOCKSCodes(t *testing.T) {
@@ -86,7 +105,7 @@ func TestBlame_SOCKSCodes(t *testing.T) {
 			kind, f = health.Failure, failure.UpstreamProtocol
 		}
 		err := &proxydial.Error{Stage: proxydial.StageReply, Err: &proxydial.SOCKSError{Code: code}, Sent: true}
-		if v := JudgeTunnel(t.Context(), err); v.Kind != kind || v.Failure != f {
+		if v := judgeTunnel(t.Context(), err); v.Kind != kind || v.Failure != f {
 			t.Errorf("%d: %v, %v", code, v.Kind, v.Failure)
 		}
 	}
@@ -94,7 +113,8 @@ func TestBlame_SOCKSCodes(t *testing.T) {
 
 // A stream that an HTTP/2 upstream resets before its answer is what the end of the
 // connection is over HTTP/1.1, and may be the destination's. That we have broken the
-// protocol is what the upstream says for itself.
+// protocol is what the upstream says for itself; but what is malformed may be what a client
+// has said.
 func TestBlame_StreamReset(t *testing.T) {
 	own := []http2.ErrCode{
 		http2.ErrCodeProtocol, http2.ErrCodeFlowControl, http2.ErrCodeSettingsTimeout, http2.ErrCodeFrameSize,
@@ -102,9 +122,10 @@ func TestBlame_StreamReset(t *testing.T) {
 	}
 	for code := http2.ErrCode(0); code < 20; code++ {
 		err := &proxydial.Error{Stage: proxydial.StageReply, Err: &proxydial.StreamError{Code: code}, Sent: true}
-		v := JudgeTunnel(t.Context(), err)
+		v := judgeTunnel(t.Context(), err)
 		if slices.Contains(own, code) {
-			if v.Kind != health.Failure || v.Relayed || v.Failure != failure.UpstreamProtocol {
+			clients := code == http2.ErrCodeProtocol || code == http2.ErrCodeCompression
+			if v.Kind != health.Failure || v.Relayed != clients || v.Failure != failure.UpstreamProtocol {
 				t.Errorf("%v: %+v", code, v)
 			}
 		} else if v.Kind != health.Failure || !v.Relayed || v.Failure != failure.UpstreamTerminated {
@@ -112,7 +133,7 @@ func TestBlame_StreamReset(t *testing.T) {
 		}
 	}
 	refused := &proxydial.Error{Stage: proxydial.StageReply, Err: &proxydial.StreamError{Code: http2.ErrCodeRefusedStream}, Retryable: true}
-	if v := JudgeTunnel(t.Context(), refused); v.Kind != health.Neutral {
+	if v := judgeTunnel(t.Context(), refused); v.Kind != health.Neutral {
 		t.Errorf("refused: %+v", v)
 	}
 }
@@ -176,5 +197,77 @@ func TestBlame_DetailsOfAnOrigin(t *testing.T) {
 	}
 	if v := JudgeAnswer(reply, false); v.Kind != health.Success {
 		t.Errorf("to an exchange: %v, %v", v.Kind, v.Failure)
+	}
+}
+
+// TestJudgeTunnel_Login: only an answer that says so is a refusal of the credentials. A
+// SOCKS upstream that breaks off in the login fails, as at any other time.
+func TestJudgeTunnel_Login(t *testing.T) {
+	for _, err := range []error{
+		io.ErrUnexpectedEOF, syscall.ECONNRESET, os.ErrDeadlineExceeded, &proxydial.MalformedError{Reason: "SOCKS login version 0"},
+	} {
+		e := &proxydial.Error{Stage: proxydial.StageLogin, Err: err}
+		if v := judgeTunnel(t.Context(), e); v.Kind != health.Failure && v.Kind != health.ConnectFailure || v.Failure == failure.UpstreamAuth || v.Relayed {
+			t.Errorf("%v: %+v", err, v)
+		}
+		if err := checkError(e); errors.Is(err, health.ErrUnauthorized) || !errors.Is(err, health.ErrUnreachable) {
+			t.Errorf("a check: %v", err)
+		}
+	}
+}
+
+// A challenge to us is never what the origin is told to have said, and costs an upstream
+// that we send no credentials nothing: what the client is told says which it is.
+func TestBlame_Challenges(t *testing.T) {
+	for name, tc := range map[string]struct {
+		reply         proxydial.Reply
+		authenticates bool
+		made          bool
+		kind          health.Kind
+		failure       *failure.Failure
+	}{
+		"407, with credentials":                  {proxydial.Reply{Status: 407}, true, true, health.Failure, failure.UpstreamAuth},
+		"407, without":                           {proxydial.Reply{Status: 407}, false, true, health.Neutral, failure.UpstreamChallenge},
+		"401 of tinyproxy, with":                 {proxydial.Reply{Status: 401, Server: "tinyproxy/1.11.1"}, true, true, health.Failure, failure.UpstreamAuth},
+		"401 of tinyproxy, without":              {proxydial.Reply{Status: 401, Server: "tinyproxy/1.11.1"}, false, true, health.Neutral, failure.UpstreamChallenge},
+		"401 of an origin, relayed":              {proxydial.Reply{Status: 401, Server: "tinyproxy/1.11.1", Via: "1.1 tinyproxy (tinyproxy/1.11.1)"}, true, false, 0, nil},
+		"401 of an origin behind something else": {proxydial.Reply{Status: 401, Server: "nginx"}, true, false, 0, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if made := MadeByUpstream(&tc.reply); made != tc.made {
+				t.Fatalf("made by the upstream: %v", made)
+			}
+			if !tc.made {
+				return
+			}
+			v := JudgeAnswer(&tc.reply, tc.authenticates)
+			if v.Kind != tc.kind || v.Failure != tc.failure || !v.Relayed {
+				t.Errorf("%v, %v, relayed: %v", v.Kind, v.Failure, v.Relayed)
+			}
+		})
+	}
+}
+
+// What goes wrong in the TLS handshake with an upstream is told apart: a certificate, time,
+// and the rest.
+func TestJudgeTunnel_TLS(t *testing.T) {
+	for _, tc := range []struct {
+		err     error
+		failure *failure.Failure
+	}{
+		{&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, failure.UpstreamCertificate},
+		{x509.HostnameError{Certificate: new(x509.Certificate), Host: "x"}, failure.UpstreamCertificate},
+		{context.DeadlineExceeded, failure.UpstreamTLSTimeout},
+		{io.EOF, failure.UpstreamTLS},
+		{tls.AlertError(42), failure.UpstreamTLS},
+	} {
+		e := &proxydial.Error{Stage: proxydial.StageTLS, Err: tc.err}
+		if v := judgeTunnel(t.Context(), e); v.Kind != health.ConnectFailure || v.Failure != tc.failure {
+			t.Errorf("%v: %v, %v", tc.err, v.Kind, v.Failure)
+		}
+	}
+	e := &proxydial.Error{Stage: proxydial.StageTLS, Err: errors.New("tls: failed to verify certificate")}
+	if text := e.Error(); text != "upstream proxy: tls: failed to verify certificate" {
+		t.Error(text)
 	}
 }

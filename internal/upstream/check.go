@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -15,6 +16,8 @@ import (
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
+	"github.com/caddy-egress/egress/internal/shared"
+	"github.com/caddy-egress/egress/internal/timing"
 )
 
 // This file contains the active checks of upstream proxies: what is asked of them,
@@ -46,6 +49,7 @@ func (g *Group) prepareChecks() error {
 // checkerConfig is what the settings mean to the checker.
 func (g *Group) checkerConfig() health.CheckerConfig {
 	cfg := health.DefaultCheckerConfig()
+	cfg.Identity = g.checkID()
 	cfg.Interval = g.cfg.Checks.Interval
 	cfg.FastInterval = min(cfg.FastInterval, cfg.Interval)
 	cfg.MaxInterval = max(cfg.MaxInterval, cfg.Interval)
@@ -53,10 +57,16 @@ func (g *Group) checkerConfig() health.CheckerConfig {
 	cfg.Timeout = g.cfg.Checks.Timeout
 	cfg.Rise, cfg.Fall = g.cfg.Checks.Passes, g.cfg.Checks.Fails
 	cfg.ProvesAuth = g.cfg.Checks.Type == CheckConnect || g.cfg.Checks.Type == CheckHTTP
-	cfg.Check, cfg.CheckSelf = g.check, g.checkSelf
+	cfg.Heir = func(m *health.Member) bool { return m.Value.(*Member).Health.checking.Load() > 1 }
+	cfg.Prepare, cfg.Check, cfg.CheckSelf = g.lookUpTarget, g.check, g.checkSelf
 	cfg.OnSpared = func(m *health.Member, err error) {
 		g.cfg.Logger.Warn("no check target is reached through the last upstream in rotation, which answers itself: it stays",
 			zap.String("upstream", m.Value.(*Member).Name), zap.Error(err))
+	}
+	cfg.OnResult = func(m *health.Member, r health.CheckResult) {
+		h := m.Value.(*Member).Health
+		h.counts.checks[min(r.Outcome, health.CheckOutcomes-1)].Add(1)
+		h.answer(r)
 	}
 	cfg.OnTransition = func(m *health.Member, t health.Transition) { g.tellOne(m.Value.(*Member), t) }
 	for i := range g.cfg.Checks.Targets {
@@ -65,17 +75,32 @@ func (g *Group) checkerConfig() health.CheckerConfig {
 	return cfg
 }
 
+// checkID is the same for checks that ask the same and expect the same. Behind a handshake
+// with a target, that hangs on what requests trust.
+func (g *Group) checkID() string {
+	c, trust := g.cfg.Checks, ""
+	targets := make([]string, len(c.Targets))
+	for i := range c.Targets {
+		targets[i] = c.Targets[i].Text
+		if c.Targets[i].TLS {
+			trust = g.cfg.Transport
+		}
+	}
+	return shared.Digest(c.Type, targets, c.Timeout, c.ExpectStatus, c.ExpectBody, c.Headers, trust)
+}
+
 // Start begins with what a configuration does by itself: checks, connections dialed
 // ahead, events.
 func (g *Group) Start() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed || !g.events.start() {
+	if g.closed || !g.events.Start() {
 		return
 	}
 	for _, m := range g.members {
 		m.start()
 	}
+	g.tellBegin()
 	if g.cfg.Checks == nil {
 		return
 	}
@@ -87,19 +112,44 @@ func (g *Group) Start() {
 	g.checker = checker
 }
 
-// checkNow has a member checked at once.
-func (g *Group) checkNow(m *Member) {
-	g.mu.Lock()
-	checker := g.checker
-	g.mu.Unlock()
-	if checker != nil {
-		checker.CheckNow(&m.ref)
+// targetTold is the key in the context of a check of what the upstream is told of its
+// target, where that is looked up here.
+type targetTold struct{}
+
+// lookUpTarget finds out what a socks5 upstream is told of a target: that is no matter of
+// the upstream's. That a target has no address is told once, until it has one.
+func (g *Group) lookUpTarget(ctx context.Context, hm *health.Member, text string) (context.Context, error) {
+	m, t := hm.Value.(*Member), g.targets[text]
+	if t == nil || !m.TakesAddrs() || t.Dest.IsAddr() {
+		return ctx, nil
 	}
+	told := m.Conns.tell(t.Dest, &m.Conns.unreached)
+	_, err := told.Next(ctx)
+	if err == nil {
+		g.unknown.Delete(text)
+		return context.WithValue(ctx, targetTold{}, told), nil
+	}
+	if ctx.Err() != nil {
+		return ctx, err
+	}
+	if _, told := g.unknown.LoadOrStore(text, true); !told {
+		g.cfg.Logger.Warn("target of health checks cannot be looked up: socks5 upstreams are not checked with it and stay what they are",
+			zap.String("target", text), zap.Error(err))
+	}
+	return ctx, err
 }
 
-// check makes one check.
+// check makes one check, and takes its times.
 func (g *Group) check(ctx context.Context, hm *health.Member, text string) error {
 	m := hm.Value.(*Member)
+	ctx, clock := timing.With(ctx)
+	err := g.checkOne(ctx, m, text)
+	times := clock.Times()
+	m.Health.timings.Store(&times)
+	return err
+}
+
+func (g *Group) checkOne(ctx context.Context, m *Member, text string) error {
 	switch g.cfg.Checks.Type {
 	case CheckTCP:
 		conn, err := m.Conns.dial(ctx)
@@ -110,7 +160,13 @@ func (g *Group) check(ctx context.Context, hm *health.Member, text string) error
 	case CheckTLS:
 		return checkError(m.Conns.Dialer.CheckTLS(ctx))
 	}
-	t := g.targets[text]
+	return g.checkTarget(ctx, m, g.targets[text])
+}
+
+// checkTarget asks for a target, through the upstream.
+func (g *Group) checkTarget(ctx context.Context, m *Member, t *CheckTarget) (err error) {
+	began := time.Now()
+	defer func() { timing.Of(ctx).SinceRest(began, err == nil) }()
 	conn, err := m.checkPath(ctx, t)
 	if err != nil {
 		return checkError(err)
@@ -127,7 +183,11 @@ func (g *Group) check(ctx context.Context, hm *health.Member, text string) error
 	if t.URL == nil {
 		return nil
 	}
-	return g.cfg.Checks.get(ctx, conn, t, m)
+	err = g.cfg.Checks.get(ctx, conn, t, m)
+	if ctx.Err() != nil && errors.Is(err, net.ErrClosed) {
+		return fmt.Errorf("no answer to the request within %s: %w", g.cfg.Checks.Timeout, context.Cause(ctx)) // closed above
+	}
+	return err
 }
 
 // checkSelf finds out whether the upstream itself can be connected to.
@@ -157,14 +217,11 @@ func (m *Member) checkPath(ctx context.Context, t *CheckTarget) (net.Conn, error
 		return conn, err
 	}
 	to := proxydial.Target{Host: t.Dest.Host, Port: t.Dest.Port, Addr: t.Dest.Addr, Header: m.Group.cfg.Via}
-	if m.Spec.Addr.Scheme == SOCKS5 && !t.Dest.IsAddr() {
-		addr, err := m.Conns.lookup(ctx, t.Dest.Host)
-		if err != nil {
-			return nil, err
-		}
-		to.Addr = addr
+	told, _ := ctx.Value(targetTold{}).(*dial.Told)
+	if told != nil {
+		to.Addr = told.Addr()
 	}
-	tunnel, err := m.Conns.Dialer.DialTunnel(ctx, to, proxydial.Client{})
+	tunnel, err := m.DialTunnel(ctx, to, told, proxydial.Client{})
 	if err != nil {
 		return nil, err
 	}
@@ -220,8 +277,8 @@ func (c *Checks) get(ctx context.Context, conn net.Conn, t *CheckTarget, m *Memb
 	}
 	defer resp.Body.Close()
 	switch {
-	case resp.StatusCode == http.StatusProxyAuthRequired && t.overProxy(m):
-		return fmt.Errorf("%w: status 407", health.ErrUnauthorized)
+	case t.overProxy(m) && refusesCheck(resp):
+		return fmt.Errorf("%w: status %d", health.ErrUnauthorized, resp.StatusCode)
 	case c.ExpectStatus < 10 && resp.StatusCode/100 != c.ExpectStatus, c.ExpectStatus >= 100 && resp.StatusCode != c.ExpectStatus:
 		return fmt.Errorf("status %d", resp.StatusCode)
 	case c.ExpectBody == "":
@@ -235,6 +292,13 @@ func (c *Checks) get(ctx context.Context, conn net.Conn, t *CheckTarget, m *Memb
 		return fmt.Errorf("body does not match %q", c.ExpectBody)
 	}
 	return nil
+}
+
+// refusesCheck reports whether an answer in absolute form says that the upstream refuses our
+// credentials. Behind a Via it may be the target's, relayed.
+func refusesCheck(r *http.Response) bool {
+	reply := proxydial.Reply{Status: r.StatusCode, Server: r.Header.Get("Server"), Via: r.Header.Get("Via")}
+	return reply.Status == http.StatusProxyAuthRequired && reply.Via == "" || refusedByTinyproxy(&reply)
 }
 
 // readFinalResponse reads responses up to the final one: informational ones tell nothing

@@ -9,6 +9,7 @@ import (
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/destination"
 	"github.com/caddy-egress/egress/internal/dial"
+	"github.com/caddy-egress/egress/internal/events"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/selection"
@@ -17,6 +18,7 @@ import (
 // Config is what a group is made of. All of it is mandatory, but where it says so.
 type Config struct {
 	Name      string             // of the group, for people
+	Handler   string             // that has it, for people
 	Policy    selection.Policy   // that chooses among the members
 	Balancing Balancing          // and what follows when one fails
 	Health    health.GroupConfig // passive health of the members
@@ -26,13 +28,13 @@ type Config struct {
 	Static []*Spec
 	// File is the path of a list of members; empty for none.
 	File string
-	// Scheme is that of the lines in File that have none.
+	// Scheme is that of the lines in File that have none, and of what Sources tell.
 	Scheme string
-	// Source tells where the members are that come and go; nil for none. It is asked until
-	// Context ends.
-	Source func() ([]Address, error)
-	// At completes a member of File or Source. It is called from several goroutines.
-	At func(Address) (*Spec, error)
+	// Sources tell where the members are that come and go; empty for none. They are asked
+	// until Context ends.
+	Sources []Source
+	// At completes a member of File or Sources. It is called from several goroutines.
+	At func(Address, Rank) (*Spec, error)
 
 	// State is what is known of the group from before.
 	State *State
@@ -51,7 +53,7 @@ type Config struct {
 	WarnOfSources func(*dial.Sources)
 
 	// Events take what changes; they are asked for no event before Start.
-	Events Events
+	Events events.Sink
 	// Context ends with the configuration.
 	Context context.Context
 	Logger  *zap.Logger
@@ -66,12 +68,4 @@ type Balancing struct {
 	TryInterval    time.Duration // between two attempts; 0 for none
 	AttemptTimeout time.Duration // of one attempt to connect
 	Hedge          float64       // quantile of the time to connect after which a second one is tried beside; 0 for never
-}
-
-// Events emits events to whoever has subscribed.
-type Events interface {
-	// Wanted reports whether anybody has subscribed to an event.
-	Wanted(name string) bool
-	// Emit calls the subscribers, which may take their time.
-	Emit(name string, data map[string]any)
 }

@@ -1,10 +1,12 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/dial"
@@ -12,12 +14,14 @@ import (
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/proxydial"
+	"github.com/caddy-egress/egress/internal/timing"
+	"github.com/caddy-egress/egress/internal/tracing"
 )
 
 // connect makes the connections of an upstream: none is opened yet, but for those
 // on standby.
 func (g *Group) connect(s *Spec) (*Conns, error) {
-	c := &Conns{lookup: g.cfg.Dialer.ForUpstreams().LookupUnchecked}
+	c := &Conns{tell: g.cfg.Dialer.ForUpstreams().TellUnchecked}
 	var err error
 	if c.dial, err = g.dialFunc(s, c); err != nil {
 		return nil, err
@@ -60,6 +64,24 @@ func (g *Group) connect(s *Spec) (*Conns, error) {
 	return c, c.Dialer.Standby(s.Standby)
 }
 
+// dialSocket connects to a unix socket, as a span.
+func dialSocket(ctx context.Context, path string) (net.Conn, error) {
+	ctx, span := tracing.Start(ctx, "egress.dial")
+	defer span.End()
+	span.Set(tracing.PeerAddress, path)
+	began := time.Now()
+	d := net.Dialer{Control: descriptors.KeepReserve}
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err != nil && descriptors.MakeRoom(err) {
+		conn, err = d.DialContext(ctx, "unix", path)
+	}
+	timing.Of(ctx).Since(timing.Connect, began, err == nil)
+	if err != nil && span.On() {
+		span.Fail(cmp.Or(failure.Of(err).Type, tracing.Canceled))
+	}
+	return conn, err
+}
+
 // dialFunc connects to the address of an upstream, and tells c where from. It must not
 // hold on to the group: the connections outlive its configuration.
 func (g *Group) dialFunc(s *Spec, c *Conns) (func(context.Context) (net.Conn, error), error) {
@@ -69,12 +91,7 @@ func (g *Group) dialFunc(s *Spec, c *Conns) (func(context.Context) (net.Conn, er
 			if here.OwnsPath(path) {
 				return nil, fmt.Errorf("%w: this server listens on %s", failure.Loop, path)
 			}
-			d := net.Dialer{Control: descriptors.KeepReserve}
-			conn, err := d.DialContext(ctx, "unix", path)
-			if err != nil && descriptors.MakeRoom(err) {
-				return d.DialContext(ctx, "unix", path)
-			}
-			return conn, err
+			return dialSocket(ctx, path)
 		}, nil
 	}
 	d, err := g.cfg.Dialer.ForUpstreams().Leaving(s.PreferIP, s.LocalAddresses, s.LocalAddressPick, s.Interface)

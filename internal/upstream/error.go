@@ -44,7 +44,7 @@ func (e *Error) OwnFault() bool {
 // does better.
 func IsOwnFault(f *failure.Failure) bool {
 	switch f {
-	case failure.UpstreamGateway, failure.UpstreamSilent, failure.UpstreamPath, failure.UpstreamLimit, failure.UpstreamAuth:
+	case failure.UpstreamGateway, failure.UpstreamSilent, failure.UpstreamPath, failure.UpstreamLimit, failure.UpstreamAuth, failure.UpstreamChallenge:
 		return true
 	}
 	return false
@@ -59,8 +59,8 @@ func (e *Error) Elsewhere() bool {
 	return e.Verdict.Kind != health.Cancelled
 }
 
-// JudgeTunnel judges an attempt to open a tunnel through an upstream.
-func JudgeTunnel(ctx context.Context, err error) Verdict {
+// judgeTunnel judges an attempt to open a tunnel through an upstream that nothing is known of.
+func judgeTunnel(ctx context.Context, err error) Verdict {
 	if err == nil {
 		return Stands
 	}
@@ -75,15 +75,35 @@ func JudgeTunnel(ctx context.Context, err error) Verdict {
 		return v
 	}
 	if e.Stage == proxydial.StageAuth {
-		return Verdict{Kind: health.AuthFault, Failure: failure.UpstreamAuth}
+		_, answered := errors.AsType[*proxydial.ReplyError](err)
+		return Verdict{Kind: health.AuthFault, Failure: failure.UpstreamAuth, Login: !answered}
 	}
 	if reply, ok := errors.AsType[*proxydial.ReplyError](err); ok {
 		return judgeReply(&reply.Reply)
 	}
 	if socks, ok := errors.AsType[*proxydial.SOCKSError](err); ok {
-		return judgeSOCKS(socks.Code)
+		v := judgeSOCKS(socks.Code)
+		v.LoggedIn = v.Kind != health.AuthFault
+		return v
 	}
-	return judgeStage(e)
+	v := judgeStage(e)
+	v.Question = dnscache.QuestionOf(err)
+	return v
+}
+
+// JudgeTunnel judges an attempt to open a tunnel through the member. A challenge of one that
+// is sent no credentials is told as such; and what goes wrong behind a PROXY protocol header
+// may be for the client that it names.
+func (m *Member) JudgeTunnel(ctx context.Context, err error) Verdict {
+	v := judgeTunnel(ctx, err)
+	if _, answered := errors.AsType[*proxydial.ReplyError](err); answered && v.Kind == health.AuthFault && !m.Authenticates() {
+		v.Failure = failure.UpstreamChallenge
+	}
+	if e, ok := errors.AsType[*proxydial.Error](err); ok && m.Spec.ProxyProtocol != "" && e.Stage > proxydial.StageProxyProtocol &&
+		(v.Kind == health.ConnectFailure || v.Kind == health.Failure) {
+		v.Kind, v.Relayed = health.Failure, true
+	}
+	return v
 }
 
 // judgeOwnLimit finds out whether it was this machine that could not go on.
@@ -111,11 +131,11 @@ func judgeStage(e *proxydial.Error) Verdict {
 	case e.Stage <= proxydial.StageProxyProtocol:
 		return Verdict{Kind: health.ConnectFailure, Failure: failure.UpstreamConnect}
 	case e.Stage == proxydial.StageTLS && e.Timeout():
-		return Verdict{Kind: health.ConnectFailure, Failure: failure.UpstreamTimeout}
+		return Verdict{Kind: health.ConnectFailure, Failure: failure.UpstreamTLSTimeout}
+	case e.Stage == proxydial.StageTLS && failure.Of(e) == failure.Certificate:
+		return Verdict{Kind: health.ConnectFailure, Failure: failure.UpstreamCertificate}
 	case e.Stage == proxydial.StageTLS:
 		return Verdict{Kind: health.ConnectFailure, Failure: failure.UpstreamTLS}
-	case e.Stage == proxydial.StageAuth:
-		return Verdict{Kind: health.AuthFault, Failure: failure.UpstreamAuth}
 	case e.Timeout() && e.Stage == proxydial.StageReply:
 		return Verdict{Kind: health.ReplyTimeout, Failure: failure.UpstreamSilent}
 	case e.Timeout():
@@ -126,7 +146,10 @@ func judgeStage(e *proxydial.Error) Verdict {
 		// There are proxies that close where they cannot reach the destination.
 		return Verdict{Kind: health.Failure, Failure: failure.UpstreamTerminated, Relayed: e.Stage == proxydial.StageReply}
 	}
-	return Verdict{Kind: health.Failure, Failure: failure.UpstreamProtocol}
+	// A stream is reset for what the request says as well, in which the client has a part.
+	reset, ok := errors.AsType[*proxydial.StreamError](e)
+	clients := ok && (reset.Code == http2.ErrCodeProtocol || reset.Code == http2.ErrCodeCompression)
+	return Verdict{Kind: health.Failure, Failure: failure.UpstreamProtocol, Relayed: clients}
 }
 
 // isStreamEnd reports whether the upstream has reset the stream of the request, which over
@@ -156,7 +179,7 @@ func judgeSOCKS(code proxydial.SOCKSCode) Verdict {
 	case proxydial.SOCKSRefused:
 		return named(failure.Refused)
 	case proxydial.SOCKSNoMethod, proxydial.SOCKSBadCredentials:
-		return Verdict{Kind: health.AuthFault, Failure: failure.UpstreamAuth}
+		return Verdict{Kind: health.AuthFault, Failure: failure.UpstreamAuth, Login: true}
 	case proxydial.SOCKSCommandNotSupported:
 		return Verdict{Kind: health.Failure, Failure: failure.UpstreamProtocol} // it does not know CONNECT
 	}

@@ -14,7 +14,7 @@ import (
 func (g *Group) Policy() selection.Policy { return g.cfg.Policy }
 
 // HasSource reports whether members come from a dynamic source.
-func (g *Group) HasSource() bool { return g.cfg.Source != nil }
+func (g *Group) HasSource() bool { return len(g.cfg.Sources) > 0 }
 
 // Members are the members in the order of the configuration.
 func (g *Group) Members() []*Member {
@@ -24,16 +24,6 @@ func (g *Group) Members() []*Member {
 		out[i] = m.Value.(*Member)
 	}
 	return out
-}
-
-// Resolving is how many of the members are given addresses instead of names.
-func (g *Group) Resolving() (n int) {
-	for _, m := range g.Members() {
-		if m.Spec.Addr.Scheme == SOCKS5 {
-			n++
-		}
-	}
-	return n
 }
 
 // LeavesByTransport reports whether there are members that are dialed from where the
@@ -71,12 +61,19 @@ func (g *Group) Foresee(choice func() *selection.Choice, use Use) (f Foresight, 
 			f.Out = append(f.Out, m.Value.(*Member))
 		}
 	}
-	if m := g.health.ProbeDue(now, !repeatable(choice(), use), takesProbe(use)); m != nil {
+	s := choice()
+	client := clientOf(s)
+	g.passOver(s, now, client)
+	if m := g.health.ProbeDue(now, !repeatable(s, use), client, func(m *health.Member) bool {
+		return takesProbe(use)(m) && !s.Excludes(m.Value.(*Member).key)
+	}); m != nil {
 		f.Next, f.Probe = []*Member{m.Value.(*Member)}, true
 		return f, nil
 	}
-	if f.Next = g.next(choice(), v, use); len(f.Next) == 0 {
-		return f, g.whyNobody()
+	s = choice()
+	g.passOver(s, now, client)
+	if f.Next = g.next(s, v, use); len(f.Next) == 0 {
+		return f, g.whyNobody(now, client, s.Destination)
 	}
 	return f, nil
 }
@@ -113,6 +110,3 @@ func (g *Group) HedgeAfter() time.Duration {
 
 // Connected tells how long it took to connect through the group.
 func (g *Group) Connected(took time.Duration) { g.cfg.State.connect.Add(took) }
-
-// Started reports whether the group has begun with its checks and events.
-func (g *Group) Started() bool { return g.events.started.Load() }

@@ -10,10 +10,13 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/destination"
+	"github.com/caddy-egress/egress/internal/events"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/filewatch"
 	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/orders"
 	"github.com/caddy-egress/egress/internal/retry"
+	"github.com/caddy-egress/egress/internal/shared"
 )
 
 // This file contains the life of a group of upstream proxies: how it comes to its
@@ -26,21 +29,31 @@ type Group struct {
 
 	cfg     Config
 	targets map[string]*CheckTarget
+	unknown sync.Map // names of targets that cannot be looked up
 	health  *health.Group
 	checker *health.Checker // nil without active checks, and before they begin
-	events  eventQueue
+	events  *events.Queue
+
+	resolution atomic.Uint32 // see Resolution
 
 	view    atomic.Pointer[groupView]
 	frozen  atomic.Pointer[groupView] // of a group whose configuration has gone
 	watcher *filewatch.Watcher        // nil without a file
 	stop    chan struct{}
 
+	beginning chan struct{} // closed once there were members, or every source was asked
+	begun     func()        // closes it
+
+	recalled []*shared.Use[*Told] // what the sources told last
+
 	mu      sync.Mutex // guards checker, and what follows: changes of members
 	closed  bool
 	members map[string]*Member // by identity
 	static  []*Spec
-	listed  []*Spec // of the file
-	dynamic []*Spec
+	listed  []*Spec          // of the file
+	dynamic [][]*Spec        // of each source
+	unasked int              // sources that have not answered or failed yet
+	early   map[string]error // by source: what became of it before Start
 }
 
 // New makes a group with the members that are known now. It dials nobody and follows
@@ -51,11 +64,14 @@ func New(cfg Config) (*Group, error) {
 		Budget:  retry.NewBudget(cfg.Balancing.RetryBudget, max(cfg.Balancing.Retries, 0)),
 		cfg:     cfg,
 		health:  health.NewGroup(cfg.Health),
-		events:  eventQueue{to: cfg.Events},
+		events:  events.To(cfg.Events),
 		stop:    make(chan struct{}),
 		members: make(map[string]*Member),
 		static:  cfg.Static,
+
+		beginning: make(chan struct{}),
 	}
+	g.begun = sync.OnceFunc(func() { close(g.beginning) })
 	if err := g.loadMembers(); err != nil {
 		g.Close()
 		return nil, err
@@ -76,25 +92,22 @@ func (g *Group) Destinations() *destination.Path { return g.cfg.Destinations }
 // loadMembers finds the members that are known at provision.
 func (g *Group) loadMembers() error {
 	if g.cfg.File != "" {
-		g.watcher = filewatch.New(g.cfg.File)
+		g.watcher = filewatch.New(g.cfg.File, g.cfg.Logger)
 		listed, err := g.readFile()
 		if err != nil {
 			return err
 		}
 		g.listed = listed
+		g.tellSource(g.cfg.File, nil)
 	}
-	if len(g.static)+len(g.listed) == 0 && g.cfg.Source == nil {
-		return fmt.Errorf("file: %s has no upstreams", g.cfg.File)
+	if len(g.static)+len(g.listed)+len(g.cfg.Sources) == 0 {
+		return g.noneListed()
 	}
-	if told := g.cfg.State.source.Load(); told != nil {
-		// A reload: until the source has answered again, its members of before are
-		// those that there are.
-		dynamic, err := g.dynamicSpecs(*told)
-		if err != nil {
-			return err
-		}
-		g.dynamic = dynamic
+	if err := g.recallSources(); err != nil {
+		return err
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	return g.apply()
 }
 
@@ -103,20 +116,23 @@ func (g *Group) Follow() {
 	if g.watcher != nil {
 		g.watcher.Start(g.reloadFile)
 	}
-	if g.cfg.Source != nil {
-		go g.followSource()
+	for i := range g.cfg.Sources {
+		go g.followSource(i)
 	}
 }
 
 // apply makes the members what the sources say they are. Members that stay are not
 // touched. One that is named twice is an error where it is written twice in the
-// configuration, and counts once otherwise.
+// configuration, and counts once otherwise. g.mu is held.
 func (g *Group) apply() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	if g.closed {
 		return nil
 	}
+	lists := append([][]*Spec{g.static, g.listed}, g.dynamic...)
+	keys := keysOf(lists...)
+	identities.giving.Lock()
+	defer identities.giving.Unlock()
+	known := identify(g.Name, lists)
 	next := make(map[string]*Member)
 	ordered := make([]*health.Member, 0, len(g.members))
 	var fresh []*Member
@@ -128,10 +144,10 @@ func (g *Group) apply() error {
 			}
 			return nil
 		}
-		m := g.members[id]
-		if m == nil || !m.Spec.same(s) {
+		m, key := g.members[id], keys.take(s)
+		if m == nil || m.key != key || !m.Spec.same(s) {
 			var err error
-			if m, err = g.newMember(s, id); err != nil {
+			if m, err = g.newMember(s, id, known[id], key); err != nil {
 				return fmt.Errorf("%s: %w", s.Addr, err)
 			}
 			fresh = append(fresh, m)
@@ -140,7 +156,7 @@ func (g *Group) apply() error {
 		ordered = append(ordered, &m.ref)
 		return nil
 	}
-	for i, list := range [][]*Spec{g.static, g.listed, g.dynamic} {
+	for i, list := range lists {
 		for _, s := range list {
 			if err := add(s, i == 0); err != nil {
 				releaseAll(fresh)
@@ -158,6 +174,19 @@ func (g *Group) apply() error {
 		}
 	}
 	g.members = next
+	resolution := ByNobody
+	for _, m := range next {
+		if m.TakesAddrs() {
+			resolution |= Here
+		} else {
+			resolution |= ByUpstream
+		}
+	}
+	g.resolution.Store(uint32(resolution))
+	orders.Of.Look()
+	if len(next) > 0 {
+		g.begun()
+	}
 	return nil
 }
 
@@ -195,54 +224,97 @@ func (g *Group) Close() {
 		checker.Stop()
 	}
 	// Requests that came before may still choose among those that there are now.
+	g.cfg.State.told.leave(g)
 	if g.health != nil {
 		g.frozen.Store(g.look(time.Now()))
 		g.health.Close()
 	}
 	releaseAll(members)
+	for _, told := range g.recalled {
+		_ = told.Release() // forgetting it does not fail
+	}
 }
 
 // whyNobody says why no member can be used, for the log: a member may be out for
 // several reasons, and counts under the first.
-func (g *Group) whyNobody() error {
-	var maint, down, auth, open, full, tried int
-	members := g.health.Members()
-	for _, m := range members {
-		switch s := m.Upstream.Status(); {
-		case s.Admin != health.Ready:
-			maint++
-		case s.Active == health.Down:
-			down++
-		case s.AuthFault:
-			auth++
-		case s.Circuit != health.Closed:
-			open++
-		case m.Value.(*Member).full():
-			full++
-		default:
-			tried++
-		}
+func (g *Group) whyNobody(now time.Time, client health.Client, destination string) error {
+	o := g.countOut(now, client, destination)
+	full, kept := o[outFull], o[outForClient]
+	return &NobodyError{Group: g.Name, why: o.String(), limit: full > 0 && full+o[outTried] == o.sum(), Withheld: kept > 0}
+}
+
+// Why a member cannot be used; out counts members by that.
+const (
+	outAdmin = iota
+	outDown
+	outAuth
+	outOpen
+	outFull
+	outForClient
+	outForHost
+	outTried
+	outReasons
+)
+
+type out [outReasons]int
+
+func (g *Group) countOut(now time.Time, client health.Client, destination string) (o out) {
+	keeps := g.health.Keeping(now, client, health.Destination(destination))
+	for _, m := range g.health.Members() {
+		o[m.Value.(*Member).whyOut(keeps(m))]++
 	}
+	return o
+}
+
+func (m *Member) whyOut(kept health.Kept) int {
+	switch s := m.Health.Status(); {
+	case s.Admin != health.Ready:
+		return outAdmin
+	case s.Active == health.Down:
+		return outDown
+	case s.AuthFault:
+		return outAuth
+	case s.Circuit != health.Closed:
+		return outOpen
+	case m.full():
+		return outFull
+	}
+	switch kept {
+	case health.KeptClient:
+		return outForClient
+	case health.KeptHost:
+		return outForHost
+	}
+	return outTried
+}
+
+func (o out) sum() (n int) {
+	for _, of := range o {
+		n += of
+	}
+	return n
+}
+
+func (o out) String() string {
 	var why []string
-	for _, reason := range []struct {
-		n    int
-		text string
-	}{
-		{maint, "taken out by the operator"},
-		{down, "down by active check"},
-		{auth, "refusing our credentials"},
-		{open, "with an open circuit"},
-		{full, "at their limit"},
-		{tried, "tried already"},
+	for reason, text := range [outReasons]string{
+		outAdmin:     "taken out by the operator",
+		outDown:      "down by active check",
+		outAuth:      "refusing our credentials",
+		outOpen:      "with an open circuit",
+		outFull:      "at their limit",
+		outForClient: "refusing our credentials for much that this client asks for",
+		outForHost:   "refusing our credentials for this destination",
+		outTried:     "tried already",
 	} {
-		if reason.n > 0 {
-			why = append(why, fmt.Sprintf("%d %s", reason.n, reason.text))
+		if o[reason] > 0 {
+			why = append(why, fmt.Sprintf("%d %s", o[reason], text))
 		}
 	}
-	if len(members) == 0 {
-		why = []string{"it has no members"}
+	if len(why) == 0 {
+		return "it has no members"
 	}
-	return &NobodyError{Group: g.Name, why: strings.Join(why, ", "), limit: full > 0 && full+tried == len(members)}
+	return strings.Join(why, ", ")
 }
 
 // NobodyError refuses a request because no member of its group can be used.
@@ -250,6 +322,10 @@ type NobodyError struct {
 	Group string
 	why   string
 	limit bool // none is out of order: they are busy
+
+	// Withheld: there are members that serve others, and refuse our credentials for what
+	// this one asks for.
+	Withheld bool
 }
 
 // Failure is what it means for the request.

@@ -1,19 +1,23 @@
 package upstream
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/caddy-egress/egress/internal/dial"
+	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/selection"
 )
 
@@ -28,7 +32,9 @@ func mustNew(t *testing.T, cfg Config) *Group {
 	t.Helper()
 	cfg.Name, cfg.Logger, cfg.Context, cfg.State = "default", zap.NewNop(), t.Context(), new(State)
 	cfg.Policy, cfg.Health = new(selection.EWMA), health.GroupConfig{UpstreamConfig: health.DefaultUpstreamConfig()}
-	cfg.Dialer = new(dial.Dialer)
+	if cfg.Dialer == nil {
+		cfg.Dialer = new(dial.Dialer)
+	}
 	cfg.Events = noEvents{}
 	for i, s := range cfg.Static {
 		s.Weight, s.Addr = 1, Address{Scheme: HTTP, Host: "127.0.0.1", Port: uint16(i + 1)}
@@ -94,6 +100,48 @@ func TestNobodyIsLeft(t *testing.T) {
 	if failure.Of(err) != failure.NoUpstream || err.Error() != "no upstream of group 'default' is available: 1 with an open circuit, 1 at their limit" {
 		t.Errorf("%v: %v", failure.Of(err), err)
 	}
+}
+
+// A question about the name of an upstream that fails is one failure of it, whoever waited
+// for the answer. Where the answer is remembered for long, it is one failure a second.
+func TestOwnNameCountsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t, &Spec{}, &Spec{})
+		m := g.Members()[0]
+		burst := func(q *dnscache.Question) {
+			err := &proxydial.Error{Stage: proxydial.StageDial, Err: q.Because(errors.New("server failure"))}
+			v := judgeTunnel(t.Context(), err)
+			if v.Kind != health.ConnectFailure {
+				t.Fatalf("judged as %v", v.Kind)
+			}
+			for range 20 {
+				g.Observe(Attempt{Member: m, started: time.Now()}, v, 1)
+			}
+		}
+		for i := range 5 {
+			if s := m.Health.Status().Circuit; s != health.Closed {
+				t.Fatalf("%s after %d questions", s, i)
+			}
+			burst(new(dnscache.Question))
+		}
+		if s := m.Health.Status().Circuit; s != health.Open {
+			t.Errorf("%s after five questions", s)
+		}
+
+		m = g.Members()[1]
+		q := new(dnscache.Question)
+		for i := range 4 {
+			burst(q)
+			if s := m.Health.Status(); s.Circuit != health.Closed || s.Spared {
+				t.Fatalf("%s after %d seconds", s.Circuit, i)
+			}
+			time.Sleep(time.Second)
+		}
+		burst(q)
+		if s := m.Health.Status(); !s.Spared {
+			t.Error("five failures, and the last one does not count")
+		}
+	})
 }
 
 // Two that ask for the last slot at once do not refuse each other.

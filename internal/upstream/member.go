@@ -32,14 +32,14 @@ type Member struct {
 
 // newMember makes a member, or takes up the state that one of the same identity has
 // left. It is called with the lock of the group held.
-func (g *Group) newMember(s *Spec, healthID string) (*Member, error) {
-	m := &Member{Group: g, Spec: s, Name: s.Addr.String(), key: hashKey(healthID), fields: s.proxyFields()}
+func (g *Group) newMember(s *Spec, healthID string, of identity, key uint64) (*Member, error) {
+	m := &Member{Group: g, Spec: s, Name: s.Addr.String(), key: key, fields: s.proxyFields()}
 	var err error
 	m.connsUse, err = SharedConns.Use(s.connsID(g.Name, g.cfg.Transport), func() (*Conns, error) { return g.connect(s) })
 	if err != nil {
 		return nil, err
 	}
-	m.healthUse, err = SharedHealth.Use(healthID, func() (*Health, error) { return new(Health), nil })
+	m.healthUse, err = SharedHealth.Use(healthID, func() (*Health, error) { return newHealth(of, healthID), nil })
 	if err != nil {
 		_ = m.connsUse.Release()
 		return nil, err
@@ -49,23 +49,61 @@ func (g *Group) newMember(s *Spec, healthID string) (*Member, error) {
 	if g.cfg.Checks != nil {
 		m.Health.checking.Add(1)
 	}
-	if g.events.started.Load() {
+	if g.events.Started() {
 		m.start()
 	}
 	return m, nil
 }
 
 // start lets connections be dialed ahead, if any are wanted.
-func (m *Member) start() { m.Conns.Dialer.SetUp(m.Health.Available()) }
+func (m *Member) start() { m.Health.follow(m) }
 
 // release gives the state back. What is under way through the member goes on.
 func (m *Member) release() {
+	m.Health.unfollow(m)
 	if m.Group.cfg.Checks != nil {
 		if t, last := m.Health.endChecks(); last && t.Upstream != nil {
-			m.Conns.Dialer.SetUp(t.To.InRotation())
+			m.Health.cameOrWent()
 		}
 	}
 	_, _ = m.connsUse.Release(), m.healthUse.Release()
+}
+
+// memberKeys finds the keys of the members of a group, by which sticky policies and circuits
+// of destinations know them. A key is that of the address, so that another password moves
+// nothing. Of those at one address, the user is part of it; and what differs in neither, in
+// the order in which they are written. Keys hang on the configuration alone, so that all
+// instances with the same one choose the same member.
+type memberKeys struct {
+	users map[string]map[string]bool // by address
+	taken map[uint64]bool
+}
+
+func keysOf(lists ...[]*Spec) memberKeys {
+	k := memberKeys{users: make(map[string]map[string]bool), taken: make(map[uint64]bool)}
+	for _, s := range slices.Concat(lists...) {
+		addr := s.Addr.String()
+		if k.users[addr] == nil {
+			k.users[addr] = make(map[string]bool, 1)
+		}
+		k.users[addr][s.user()] = true
+	}
+	return k
+}
+
+// take returns the key of the next member.
+func (k *memberKeys) take(s *Spec) uint64 {
+	id := s.Addr.String()
+	if len(k.users[id]) > 1 {
+		id += "\x00" + s.user()
+	}
+	for key := hashKey(id); ; key = hashKey(id) {
+		if !k.taken[key] {
+			k.taken[key] = true
+			return key
+		}
+		id += "\x00"
+	}
 }
 
 func hashKey(id string) uint64 {
@@ -95,13 +133,6 @@ func (m *Member) setFields(header http.Header) {
 		header.Add(f.Name, f.Value)
 	}
 }
-
-// Single reports whether the connections to the upstream carry one exchange each (see
-// RelaysOn).
-func (m *Member) Single() bool { return m.Health.single.Load() }
-
-// SetSingle notes that they do.
-func (m *Member) SetSingle() { m.Health.single.Store(true) }
 
 // full reports whether the member cannot take another request for its limits.
 func (m *Member) full() bool { return m.Full(Exchange) || m.Full(Tunnel) }
@@ -141,6 +172,9 @@ func (m *Member) Leave(of Opening) { m.Health.openings.leave(of) }
 func (m *Member) Report(now time.Time) health.Report {
 	return m.Health.Report(now, m.Group.health.Config())
 }
+
+// ID is what people and programs know the member by.
+func (m *Member) ID() string { return m.Health.id }
 
 // Key implements selection.Member.
 func (m *Member) Key() uint64 { return m.key }

@@ -7,7 +7,9 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/retry"
 	"github.com/caddy-egress/egress/selection"
 )
@@ -62,12 +64,33 @@ func (v *groupView) tiers(use Use) [][]selection.Member {
 }
 
 // Attempt is the way out of one attempt of a request: through a member, or directly. The
-// zero value is direct.
+// zero value is direct. What is told of it first is what counts; it is moved, and not
+// copied.
 type Attempt struct {
 	*Member // nil where it is direct
 	probe   health.Token
+	client  health.Client
 	started time.Time
+	told    bool
+	reached bool
 }
+
+// Tell tells the group how the attempt went, if nothing was told of it.
+func (a *Attempt) Tell(v Verdict, destination uint64) {
+	if a.Member != nil && !a.told {
+		a.told, a.reached = true, v.Reached
+		a.Group.Observe(*a, v, destination)
+	}
+}
+
+// Told reports whether the group was told how the attempt went.
+func (a *Attempt) Told() bool { return a.told }
+
+// Reached reports whether it was told that the destination was reached.
+func (a *Attempt) Reached() bool { return a.reached }
+
+// HandOver leaves the telling to a copy that was just made.
+func (a *Attempt) HandOver() { a.told = true }
 
 // Direct reports whether the attempt leaves past all upstreams.
 func (a *Attempt) Direct() bool { return a.Member == nil }
@@ -80,14 +103,20 @@ func (a *Attempt) Absolute(https bool) bool { return a.Member != nil && !https &
 // tried. The first attempt may be the probe that a member with an open circuit is
 // waiting for.
 func (g *Group) Pick(s *selection.Choice, use Use) (Attempt, error) {
-	now := time.Now()
+	now, client := time.Now(), clientOf(s)
+	g.passOver(s, now, client)
 	if s.Tried() == 0 {
 		probe := g.health.TryProbe
 		if !repeatable(s, use) || g.health.LeaveProbe(now, s.Destination) {
 			probe = g.health.TryOverdueProbe
 		}
-		if m, token, ok := probe(now, takesProbe(use)); ok {
-			p := Attempt{Member: m.Value.(*Member), probe: token, started: now}
+		takes := takesProbe(use)
+		if s.PassesOver() {
+			room := takes
+			takes = func(m *health.Member) bool { return room(m) && !s.Excludes(m.Value.(*Member).key) }
+		}
+		if m, token, ok := probe(now, client, takes); ok {
+			p := Attempt{Member: m.Value.(*Member), probe: token, client: client, started: now}
 			s.MarkTriedKey(p.key)
 			return p, nil
 		}
@@ -97,11 +126,28 @@ func (g *Group) Pick(s *selection.Choice, use Use) (Attempt, error) {
 		s.Members = tier
 		if i := g.cfg.Policy.Select(s); i >= 0 {
 			s.MarkTried(i)
-			return Attempt{Member: memberOf(tier[i]), started: now}, nil
+			return Attempt{Member: memberOf(tier[i]), client: client, started: now}, nil
 		}
 	}
-	return Attempt{}, g.whyNobody()
+	return Attempt{}, g.whyNobody(now, client, s.Destination)
 }
+
+// passOver leaves out the members that keep the client away.
+func (g *Group) passOver(s *selection.Choice, now time.Time, client health.Client) {
+	if !health.AnyKeptAway(now) {
+		return // the usual case
+	}
+	kept := g.health.Keeping(now, client, health.Destination(s.Destination))
+	for _, m := range g.health.Members() {
+		if kept(m) != health.NotKept {
+			s.PassOver(m.Value.(*Member).key)
+		}
+	}
+}
+
+// clientOf is who a request is from, for the health of the members: its user, or its
+// client's address where there is none.
+func clientOf(s *selection.Choice) health.Client { return health.ClientOf(s.User, s.ClientIP) }
 
 // repeatable reports whether a request can go elsewhere when an upstream has taken it
 // and failed. One with a body is not counted on: it may be longer than what is kept of
@@ -160,11 +206,17 @@ func memberOf(m selection.Member) *Member {
 // Observe tells the health of the group how an attempt ended, and the operator
 // what follows from it.
 func (g *Group) Observe(p Attempt, v Verdict, destination uint64) {
-	started := p.started
+	now, started := time.Now(), p.started
 	if v.Untimed {
 		started = time.Time{}
 	}
-	out := g.health.Observe(time.Now(), &p.ref, health.Observation{
+	if v.Login {
+		destination = 0
+	}
+	if v.Question != nil && !p.Health.unknown.charge(v.Question, now) {
+		v.Kind = health.Neutral // it failed once, for all who waited
+	}
+	out := g.health.Observe(now, &p.ref, health.Observation{
 		Kind:        v.Kind,
 		Destination: destination,
 		RetryAfter:  v.RetryAfter,
@@ -172,17 +224,28 @@ func (g *Group) Observe(p Attempt, v Verdict, destination uint64) {
 		Alone:       v.Alone,
 		Reached:     v.Reached,
 		Named:       v.Named,
+		LoggedIn:    v.LoggedIn,
+		Anonymous:   v.Kind == health.AuthFault && !p.Authenticates(),
+		Absolute:    v.Absolute,
+		Unsafe:      v.Unsafe,
+		Refused:     v.Kind == health.Failure && v.Failure == failure.UpstreamAuth,
 		Unsent:      v.Unsent,
 		Overtaken:   v.Overtaken,
 		Started:     started,
 		Probe:       p.probe,
+		Client:      p.client,
 	})
+	p.Health.counts.results[min(v.Kind, health.Kinds-1)].Add(1)
+	p.Health.noteFault(now, &v)
 	g.tell(out.Transitions, p.Member)
+	if out.Doubt == health.Suspect {
+		g.tellSuspect(p.Member, out.Ask)
+	}
 	switch out.Ask {
 	case health.AskCheck:
 		g.checkNow(p.Member)
-	case health.AskWarn:
-		g.cfg.Logger.Warn("upstream answers, but reaches none of several destinations; a health_check would tell why",
+	case health.AskTell:
+		g.cfg.Logger.Warn("upstream refuses our credentials again and again for destinations that it has not reached: they may be wrong, or these sites not allowed",
 			zap.String("upstream", p.Name))
 	}
 }
@@ -210,11 +273,12 @@ func (g *Group) tell(transitions []health.Transition, observed *Member) {
 }
 
 func (g *Group) tellOne(m *Member, t health.Transition) {
-	m.Conns.Dialer.SetUp(t.To.InRotation())
+	m.Health.cameOrWent()
 	event := t.Event()
 	if event == health.EventNone {
 		return
 	}
+	m.Health.counts.transition(event)
 	level, message := zapcore.InfoLevel, "upstream is healthy again"
 	switch event {
 	case health.EventAuthFailed:
@@ -227,13 +291,35 @@ func (g *Group) tellOne(m *Member, t health.Transition) {
 		level, message = zapcore.WarnLevel, "upstream fails its checks: out of rotation"
 	}
 	fields := []zap.Field{zap.String("upstream", m.Name), zap.String("reason", string(t.Reason))}
-	if r := m.Report(time.Now()); r.LastError != nil && t.Reason == health.ReasonCheckFailed {
-		fields = append(fields, zap.Error(r.LastError))
+	data := map[string]any{"group": g.Name, "upstream": m.Name, "reason": string(t.Reason)}
+	if text := m.lastError(event, t.Reason); text != "" {
+		fields = append(fields, zap.String("error", text))
+		data["error"] = text
 	}
 	if c := g.cfg.Logger.Check(level, message); c != nil {
 		c.Write(fields...)
 	}
-	g.events.add(string(event), map[string]any{"group": g.Name, "upstream": m.Name, "reason": string(t.Reason)})
+	g.events.Add(string(event), data)
+}
+
+// lastError is what has gone wrong last, where a member leaves the rotation: of checks where
+// these have found it out, otherwise of requests.
+func (m *Member) lastError(event health.Event, why health.Reason) string {
+	switch event {
+	case health.EventHealthy, health.EventCircuitClosed:
+		return ""
+	}
+	r := m.Report(time.Now())
+	if r.LastError != nil && (why == health.ReasonCheckFailed || why == health.ReasonSuspicion) {
+		return plaintext.Short(r.LastError.Error(), maxFault)
+	}
+	if f := m.Health.fault.Load(); f != nil {
+		return f.Text
+	}
+	if r.LastError != nil {
+		return plaintext.Short(r.LastError.Error(), maxFault)
+	}
+	return ""
 }
 
 // NotCounting takes time off the latency that the attempt will tell: what took it was none

@@ -36,6 +36,9 @@ type Spec struct {
 	Header http.Header // in canonical form
 }
 
+// MaxWeight bounds Spec.Weight, so that sums of weights stay small numbers.
+const MaxWeight = 10_000
+
 // Login is a user with their password.
 type Login struct{ User, Password string }
 
@@ -44,6 +47,14 @@ type TLS struct {
 	ID               string // of the settings, and of what was in the files that they name
 	Config           *tls.Config
 	HandshakeTimeout time.Duration // 0 for the default
+}
+
+// user is who logs in; empty for nobody.
+func (s *Spec) user() string {
+	if s.Login == nil {
+		return ""
+	}
+	return s.Login.User
 }
 
 // HasSource reports whether the upstream says where it is dialed from.

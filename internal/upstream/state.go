@@ -3,31 +3,70 @@ package upstream
 import (
 	"context"
 	"net"
-	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/caddy-egress/egress/internal/dial"
+	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/origin"
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/quantile"
 	"github.com/caddy-egress/egress/internal/shared"
+	"github.com/caddy-egress/egress/internal/target"
+	"github.com/caddy-egress/egress/internal/timing"
 )
 
 // This file contains what outlives a configuration: of an upstream proxy its health under
 // one name and its connections under another, so that a change of settings that concerns
-// only one of them leaves the other; and what is known of a group.
+// only one of them leaves the other; and what is known of a group. (What its sources told is
+// in dynamic.go.)
 
 // Health is the health of an upstream in a group: circuit, results of checks, latency,
 // counters. It stays as long as address and credentials do.
 type Health struct {
 	health.Upstream
 
+	identity  identity
+	id        string // what people and programs know it by
+	detach    func() // from what the operator orders
+	followers followers
+
+	via atomic.Uint32 // what is known of the one that it adds (see NoteRelay)
+
 	slots    sync.Mutex   // held while a tunnel is counted against a limit
 	checking atomic.Int32 // configurations that check it
 	openings openings
-	single   atomic.Bool // its connections carry one exchange each (see RelaysOn)
+	single   atomic.Bool // its connections carry one exchange each (see Single)
+	unknown  unknown
+	counts   counts
+	known    time.Time             // since when
+	fault    atomic.Pointer[Fault] // the last one; nil for none
+
+	asked   atomic.Bool                                 // somebody has it checked now
+	waits   atomic.Pointer[awaited]                     // for the next result; nil for nobody
+	timings atomic.Pointer[[timing.Parts]time.Duration] // of the last check; nil before it
+}
+
+// unknown is what was charged to an upstream whose own name could not be looked up.
+type unknown struct {
+	mu       sync.Mutex
+	question *dnscache.Question // guarded by mu
+	at       time.Time          // guarded by mu
+}
+
+// charge reports whether a question that has failed is charged: once, whoever waited for
+// its answer. Where that is remembered for longer than a failure is, as that there is no
+// such name, it is charged again.
+func (u *unknown) charge(q *dnscache.Question, now time.Time) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if q == u.question && now.Sub(u.at) < dnscache.FailureTTL {
+		return false
+	}
+	u.question, u.at = q, now
+	return true
 }
 
 // endChecks is called when a configuration that checked the upstream lets it go.
@@ -40,8 +79,17 @@ func (h *Health) endChecks() (t health.Transition, last bool) {
 	return h.ForgetChecks(), true
 }
 
+func newHealth(of identity, healthID string) *Health {
+	h := &Health{known: time.Now()}
+	h.enter(of, healthID)
+	return h
+}
+
 // Destruct forgets it.
-func (*Health) Destruct() error { return nil }
+func (h *Health) Destruct() error {
+	h.leave()
+	return nil
+}
 
 // Conns are the connections to an upstream: pooled ones for exchanges, and those of its
 // dialer for tunnels. They stay as long as every setting does that matters to them.
@@ -50,8 +98,10 @@ type Conns struct {
 	Dialer *proxydial.Dialer // for tunnels
 	From   *dial.Sources     // that they leave from; nil for a unix socket
 
-	dial   func(context.Context) (net.Conn, error) // to the upstream's address
-	lookup func(context.Context, string) (netip.Addr, error)
+	dial func(context.Context) (net.Conn, error)           // to the upstream's address
+	tell func(target.Target, *dial.FailedAddrs) *dial.Told // of a target of checks
+
+	unreached dial.FailedAddrs // of destinations, through the upstream
 }
 
 // Destruct lets go of what is idle when no configuration uses the upstream any
@@ -70,6 +120,6 @@ var (
 // State is what is known of a group. The zero value knows nothing. It is safe for
 // concurrent use.
 type State struct {
-	connect quantile.Estimator        // of the time it takes to connect through the group, for hedging
-	source  atomic.Pointer[[]Address] // what the dynamic source of the group told last
+	connect quantile.Estimator // of the time it takes to connect through the group, for hedging
+	told    told
 }

@@ -2,6 +2,7 @@ package words
 
 import (
 	"math"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -10,18 +11,31 @@ import (
 // NoLimit is what the configuration says for "off".
 const NoLimit = -1
 
-// Delay reads a duration that may be 0.
+// Shortest is the shortest duration that can be meant: a lower one is the number of a
+// configuration in JSON, which counts nanoseconds.
+const Shortest = time.Millisecond
+
+// Longest is the longest duration that makes sense anywhere: a year.
+const Longest = 365 * 24 * time.Hour
+
+// Delay reads a duration that may be 0, or the word off for that.
 func Delay(d *caddyfile.Dispenser, to **caddy.Duration) error {
 	word, arg, err := One(d)
 	if err != nil {
 		return err
 	}
+	if arg == off {
+		arg = "0"
+	}
 	v, err := caddy.ParseDuration(arg)
 	if err != nil {
-		return d.Errf("bad %s '%s': %v", word, arg, err)
+		return d.Errf("bad %s '%s': %s", word, arg, notDuration(arg))
 	}
-	if v < 0 {
+	switch {
+	case v < 0:
 		return d.Errf("bad %s '%s': must not be negative", word, arg)
+	case v > Longest:
+		return d.Errf("bad %s '%s': must be at most a year", word, arg)
 	}
 	value := caddy.Duration(v)
 	*to = &value
@@ -34,7 +48,7 @@ func ByteRate(d *caddyfile.Dispenser, to *int64) error {
 	if err != nil {
 		return err
 	}
-	if arg == "off" {
+	if arg == off {
 		*to = NoLimit
 		return nil
 	}

@@ -1,7 +1,10 @@
 package words
 
 import (
+	"fmt"
+	"math"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,9 +17,21 @@ import (
 	"github.com/caddy-egress/egress/internal/plaintext"
 )
 
+// Opening is how a block opens, with the words that stand in it.
+type Opening struct {
+	Text  string
+	Words map[string]func() error
+}
+
 // Block reads a block of words, each with its own function. A word that is not
 // among repeatable may stand once.
 func Block(d *caddyfile.Dispenser, name string, parse map[string]func() error, repeatable ...string) error {
+	return BlockAmong(nil, d, name, parse, repeatable...)
+}
+
+// BlockAmong is Block where there are other blocks, which are asked for when a word
+// is unknown: it may belong to one of them.
+func BlockAmong(others func() []Opening, d *caddyfile.Dispenser, name string, parse map[string]func() error, repeatable ...string) error {
 	seen := make(map[string]bool, len(parse))
 	word := ""
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
@@ -26,7 +41,7 @@ func Block(d *caddyfile.Dispenser, name string, parse map[string]func() error, r
 		word = d.Val()
 		f, ok := parse[word]
 		if !ok {
-			return d.Errf("unrecognized subdirective '%s' of %s%s", word, name, Suggest(word, parse))
+			return d.Errf("unrecognized subdirective '%s' of %s%s", plaintext.Printable(word), name, hint(word, parse, others))
 		}
 		if seen[word] && !slices.Contains(repeatable, word) {
 			return d.Errf("'%s' stands twice in %s", word, name)
@@ -56,6 +71,18 @@ func Text(d *caddyfile.Dispenser, to *string) error {
 	}
 	*to = arg
 	return err
+}
+
+// Checked reads the only argument of a word, which may not be empty and must pass check.
+func Checked(d *caddyfile.Dispenser, to *string, check func(string) error) error {
+	word := d.Val()
+	if err := Text(d, to); err != nil {
+		return err
+	}
+	if err := check(*to); err != nil && !HasPlaceholder(*to) {
+		return d.Errf("bad %s '%s': %v", word, plaintext.Escaped(*to), err)
+	}
+	return nil
 }
 
 // OneOf reads an argument that is one of the choices.
@@ -110,77 +137,132 @@ func ReplaceStrings(d *caddyfile.Dispenser, to *[]string) error {
 	return Strings(d, to)
 }
 
-// Duration reads a positive duration, or the word off where there is one.
-func Duration(d *caddyfile.Dispenser, to *caddy.Duration, off string) error {
+// off is the word for nothing, and the argument off of the functions below where it has
+// that meaning. Any other argument off says why it has none.
+const off = "off"
+
+// notOff is the error of the word off where it has no meaning.
+func notOff(d *caddyfile.Dispenser, word, why string) error {
+	if why != "" {
+		why = ": " + why
+	}
+	return d.Errf("%s cannot be off%s", word, why)
+}
+
+// Duration reads a positive duration, or the word off.
+func Duration(d *caddyfile.Dispenser, to *caddy.Duration, whyNotOff string) error {
+	return DurationFrom(d, to, Shortest, whyNotOff)
+}
+
+// DurationFrom reads a duration from low on, or the word off.
+func DurationFrom(d *caddyfile.Dispenser, to *caddy.Duration, low time.Duration, whyNotOff string) error {
 	word, arg, err := One(d)
 	if err != nil {
 		return err
 	}
-	if off != "" && arg == off {
+	switch {
+	case arg == off && whyNotOff != off:
+		return notOff(d, word, whyNotOff)
+	case arg == off:
 		*to = NoLimit
 		return nil
 	}
 	v, err := caddy.ParseDuration(arg)
 	if err != nil {
-		return d.Errf("bad %s '%s': %v", word, arg, err)
+		return d.Errf("bad %s '%s': %s%s", word, arg, notDuration(arg), orOff(whyNotOff))
 	}
-	if v < time.Microsecond {
-		return d.Errf("bad %s '%s': must be positive%s", word, arg, orOff(off))
+	switch {
+	case v <= 0:
+		return d.Errf("bad %s '%s': must be positive%s", word, arg, orOff(whyNotOff))
+	case v < low:
+		return d.Errf("bad %s '%s': must be at least %s%s", word, arg, low, orOff(whyNotOff))
+	case v > Longest:
+		return d.Errf("bad %s '%s': must be at most a year%s", word, arg, orOff(whyNotOff))
 	}
 	*to = caddy.Duration(v)
 	return nil
 }
 
-// Count reads a number from 1 on, or the word off where there is one.
-func Count(d *caddyfile.Dispenser, to *int, off string) error {
+// amount is a number, and the name of a unit behind it or nothing.
+var amount = regexp.MustCompile(`^([0-9]+)([a-z]*)$`)
+
+// notDuration says how a text that is no duration would be one.
+func notDuration(text string) string {
+	m := amount.FindStringSubmatch(text)
+	if m == nil {
+		return "not a duration; write 10s"
+	}
+	unit := "s"
+	for _, known := range [...]string{"ms milliseconds", "m minutes", "h hours", "d days"} {
+		short, name, _ := strings.Cut(known, " ")
+		if m[2] != "" && strings.HasPrefix(name, m[2]) {
+			unit = short
+		}
+	}
+	return "not a duration; write " + m[1] + unit
+}
+
+// Count reads a number from 1 on, or the word off.
+func Count(d *caddyfile.Dispenser, to *int, whyNotOff string) error {
+	return AtLeast(d, to, 1, whyNotOff)
+}
+
+// AtLeast reads a number from low on, or the word off.
+func AtLeast(d *caddyfile.Dispenser, to *int, low int, whyNotOff string) error {
+	return number(d, to, low, math.MaxInt, whyNotOff, fmt.Sprintf("at least %d", low))
+}
+
+// Number reads a number from low to high, or the word off.
+func Number(d *caddyfile.Dispenser, to *int, low, high int, whyNotOff string) error {
+	return number(d, to, low, high, whyNotOff, fmt.Sprintf("between %d and %d", low, high))
+}
+
+func number(d *caddyfile.Dispenser, to *int, low, high int, whyNotOff, must string) error {
 	word, arg, err := One(d)
 	if err != nil {
 		return err
 	}
-	if off != "" && arg == off {
+	switch {
+	case arg == off && whyNotOff != off:
+		return notOff(d, word, whyNotOff)
+	case arg == off:
 		*to = NoLimit
 		return nil
 	}
 	n, err := strconv.Atoi(arg)
 	if err != nil {
-		return d.Errf("bad %s '%s': not a number", word, arg)
-	}
-	if n < 1 {
-		return d.Errf("bad %s '%s': must be at least 1%s", word, arg, orOff(off))
-	}
-	*to = n
-	return nil
-}
-
-// Number reads a number from low to high.
-func Number(d *caddyfile.Dispenser, to *int, low, high int) error {
-	word, arg, err := One(d)
-	if err != nil {
-		return err
-	}
-	n, err := strconv.Atoi(arg)
-	if err != nil {
-		return d.Errf("bad %s '%s': not a number", word, arg)
+		return d.Errf("bad %s '%s': not a number%s", word, arg, orOff(whyNotOff))
 	}
 	if n < low || n > high {
-		return d.Errf("bad %s '%s': must be between %d and %d", word, arg, low, high)
+		return d.Errf("bad %s '%s': must be %s%s", word, arg, must, orOff(whyNotOff))
 	}
 	*to = n
 	return nil
 }
 
-// Fraction reads a part of the whole, as a percentage (20%) or a fraction (0.2).
-func Fraction(d *caddyfile.Dispenser, to **float64) error {
+// Fraction reads a part of the whole, as a percentage (20%) or a fraction (0.2), or the
+// word off for 0.
+func Fraction(d *caddyfile.Dispenser, to **float64, whyNotOff string) error {
 	word, arg, err := One(d)
 	if err != nil {
 		return err
+	}
+	switch {
+	case arg == off && whyNotOff != off:
+		return notOff(d, word, whyNotOff)
+	case arg == off:
+		*to = new(float64)
+		return nil
 	}
 	text, percent := strings.CutSuffix(arg, "%")
 	v, err := strconv.ParseFloat(text, 64)
 	if percent {
 		v /= 100
 	}
-	if err != nil || !IsShare(v) {
+	switch {
+	case err == nil && !percent && v > 1 && v <= 100:
+		return d.Errf("bad %s '%s': not a share; write %s%%", word, arg, arg)
+	case err != nil || !IsShare(v):
 		return d.Errf("bad %s '%s': not a share from 0%% to 100%%", word, arg)
 	}
 	*to = &v
@@ -203,12 +285,15 @@ func Status(d *caddyfile.Dispenser, to *int) error {
 	return nil
 }
 
-// HeaderField reads a field and its value.
-func HeaderField(d *caddyfile.Dispenser, to *http.Header) error {
+// HeaderField reads a field and its value, which must pass check.
+func HeaderField(d *caddyfile.Dispenser, to *http.Header, check func(name string, values ...string) error) error {
 	word := d.Val()
 	args := d.RemainingArgs()
 	if len(args) != 2 {
 		return d.Errf("%s wants a field and a value, got %d arguments", word, len(args))
+	}
+	if err := check(args[0], args[1]); err != nil && !HasPlaceholder(args[0]) && !HasPlaceholder(args[1]) {
+		return d.Errf("%s: %v", word, err)
 	}
 	if *to == nil {
 		*to = make(http.Header)
@@ -217,22 +302,28 @@ func HeaderField(d *caddyfile.Dispenser, to *http.Header) error {
 	return nil
 }
 
-func orOff(off string) string {
-	if off == "" {
+func orOff(whyNotOff string) string {
+	if whyNotOff != off {
 		return ""
 	}
-	return ", or " + off
+	return ", or off"
 }
 
-// Size reads a size in bytes, with a unit if there is one (64KiB).
-func Size(d *caddyfile.Dispenser, to *int64) error {
+// Size reads a size in bytes from low to high, with a unit if there is one (64KiB).
+func Size(d *caddyfile.Dispenser, to *int64, low, high int64, whyNotOff string) error {
 	word, arg, err := One(d)
 	if err != nil {
 		return err
 	}
+	if arg == off {
+		return notOff(d, word, whyNotOff)
+	}
 	n, ok := parseSize(arg)
 	if !ok {
 		return d.Errf("bad %s '%s': not a size", word, arg)
+	}
+	if n < low || n > high {
+		return d.Errf("bad %s '%s': must be between %d and %d bytes", word, arg, low, high)
 	}
 	*to = n
 	return nil

@@ -225,3 +225,41 @@ func writeConfig(dir, name string, lines []string) (string, error) {
 	path := filepath.Join(dir, name)
 	return path, os.WriteFile(path, []byte(strings.Join(append(lines, ""), "\n")), 0o644)
 }
+
+// PrometheusOptions are what a Prometheus is to scrape.
+type PrometheusOptions struct {
+	Target string   // host:port
+	Path   string   // of the metrics there
+	Rules  []string // files
+}
+
+// StartPrometheus starts a Prometheus that scrapes and evaluates five times a second.
+func StartPrometheus(ctx context.Context, dir string, o PrometheusOptions) (*Peer, error) {
+	return program{name: "prometheus", debian: "prometheus", command: o.command}.start(ctx, dir)
+}
+
+func (o PrometheusOptions) command(dir string, port int, _ testcert.Files) ([]string, error) {
+	rules := ""
+	for _, file := range o.Rules {
+		rules += fmt.Sprintf("  - %q\n", file)
+	}
+	config := fmt.Sprintf(`global:
+  scrape_interval: 200ms
+  scrape_timeout: 200ms
+  evaluation_interval: 200ms
+rule_files:
+%sscrape_configs:
+  - job_name: caddy
+    metrics_path: %s
+    static_configs:
+      - targets: [%q]
+`, rules, o.Path, o.Target)
+	file := filepath.Join(dir, "prometheus.yml")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		return nil, err
+	}
+	return []string{
+		"--config.file=" + file, "--storage.tsdb.path=" + filepath.Join(dir, "data"), "--log.level=error",
+		fmt.Sprintf("--web.listen-address=127.0.0.1:%d", port),
+	}, nil
+}

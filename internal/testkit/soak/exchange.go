@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"strconv"
 
 	"github.com/caddy-egress/egress/internal/pattern"
@@ -68,13 +70,23 @@ func (l *lab) exchange(ctx context.Context, c *client, q request) outcome {
 }
 
 func (l *lab) newRequest(ctx context.Context, q request) (*http.Request, error) {
-	_, port, _ := net.SplitHostPort(l.target(q, l.origin.httpAddr, l.links.origin))
+	listener := l.origin.httpAddr
+	if q.rude != polite {
+		listener = l.origin.rudeAddr
+	}
+	_, port, _ := net.SplitHostPort(l.target(q, listener, l.links.origin))
 	url := fmt.Sprintf("http://%s:%s/x/%s?size=%d", q.host(), port, q.id(), q.size)
 	if q.chunked {
 		url += "&chunked=true"
 	}
 	if q.pause {
 		url += "&pause=true"
+	}
+	if q.rude != polite {
+		url += fmt.Sprintf("&rude=%d", q.rude)
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+			Got1xxResponse: func(int, textproto.MIMEHeader) error { return nil }, // or a few are too many
+		})
 	}
 	var body io.Reader
 	if q.upload > 0 {

@@ -47,7 +47,9 @@ func (l *lab) do(q request) outcome {
 	ctx, cancel := context.WithTimeout(context.Background(), l.patience)
 	defer cancel()
 	var o outcome
-	if q.method == http.MethodConnect {
+	if q.rude == malformedHead {
+		o = l.malformed(ctx, q)
+	} else if q.method == http.MethodConnect {
 		o = l.tunnel(ctx, l.client(q), q)
 	} else {
 		o = l.exchange(ctx, l.client(q), q)
@@ -62,7 +64,7 @@ type tally struct {
 
 	mu          sync.Mutex
 	requests    int
-	whole       int
+	whole       int // or ended as a rude origin, or client, must make them end
 	skipped     int
 	lanes       map[string]map[string]int // by lane and class
 	reasons     map[string]int            // of those that were not whole
@@ -84,7 +86,7 @@ const maxSamples = 20
 
 func (t *tally) add(l *lab, q request, o outcome) {
 	reason := ""
-	if o.class != whole && !t.strict {
+	if !q.rude.ends(o) && !t.strict {
 		if reason = l.explain(q, o); reason == "" {
 			time.Sleep(notedLate)
 			reason = l.explain(q, o)
@@ -99,7 +101,7 @@ func (t *tally) add(l *lab, q request, o outcome) {
 	t.lanes[lane][o.class]++
 	t.requests++
 	switch {
-	case o.class == whole:
+	case q.rude.ends(o):
 		t.whole++
 		if took := o.end.Sub(o.start); q.clean() && took > t.slowest {
 			t.slowest, t.slowestOf = took, q

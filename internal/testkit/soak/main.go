@@ -11,9 +11,9 @@
 //
 // In the mode faults, links between client, proxy, upstream proxies and origins add
 // latency, drip, cut into pieces, break, truncate (TLS without close_notify, too),
-// half-close, swallow, and slip in garbage. In the mode soak nothing fails but what
-// is killed: one of the two upstream programs at a time. In both, the configuration
-// is reloaded under load.
+// half-close, swallow, and slip in garbage; and some origins and clients know no
+// manners. In the mode soak nothing fails but what is killed: one of the two upstream
+// programs at a time. In both, the configuration is reloaded under load.
 //
 // It exits with 1 if a promise is broken:
 //

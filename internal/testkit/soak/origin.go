@@ -15,8 +15,8 @@ import (
 	"github.com/caddy-egress/egress/internal/pattern"
 )
 
-// origin is the far end of everything: an HTTP server, and one that echoes, in
-// clear and within TLS.
+// origin is the far end of everything: an HTTP server, one that echoes, in clear and
+// within TLS, and one that knows no manners (rude.go).
 //
 //   - METHOD /x/id?size=n answers with a body of that size that begins with the
 //     id, in chunks with &chunked=true, and with a pause in it with &pause=true.
@@ -25,17 +25,17 @@ import (
 //     that nobody has noticed.
 //   - GET /gather/run/n is answered when n requests of the run are there.
 type origin struct {
-	httpAddr, echoAddr, tlsAddr string
+	httpAddr, echoAddr, tlsAddr, rudeAddr string
 
 	server    *http.Server
 	listeners []net.Listener
 	wg        sync.WaitGroup
 	broken    *violations
 
-	mu     sync.Mutex
-	posts  map[string]int // by id: how often it was seen
-	waits  map[string]*gate
-	echoes map[net.Conn]struct{}
+	mu    sync.Mutex
+	posts map[string]int // by id: how often it was seen
+	waits map[string]*gate
+	raw   map[net.Conn]struct{} // connections of no HTTP server
 }
 
 type gate struct {
@@ -48,13 +48,13 @@ func startOrigin(cert tls.Certificate, broken *violations) (*origin, error) {
 		broken: broken,
 		posts:  make(map[string]int),
 		waits:  make(map[string]*gate),
-		echoes: make(map[net.Conn]struct{}),
+		raw:    make(map[net.Conn]struct{}),
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/x/{id}", o.exchange)
 	mux.HandleFunc("GET /gather/{run}/{n}", o.gather)
 	o.server = &http.Server{Handler: mux, ErrorLog: log.New(io.Discard, "", 0), IdleTimeout: 30 * time.Second}
-	for _, addr := range []*string{&o.httpAddr, &o.echoAddr, &o.tlsAddr} {
+	for _, addr := range []*string{&o.httpAddr, &o.echoAddr, &o.tlsAddr, &o.rudeAddr} {
 		ln, err := net.Listen("tcp4", "127.0.0.1:0")
 		if err != nil {
 			o.stop()
@@ -65,8 +65,9 @@ func startOrigin(cert tls.Certificate, broken *violations) (*origin, error) {
 	}
 	config := &tls.Config{Certificates: []tls.Certificate{cert}}
 	o.wg.Go(func() { _ = o.server.Serve(o.listeners[0]) })
-	o.wg.Go(func() { o.echo(o.listeners[1], func(c net.Conn) net.Conn { return c }) })
-	o.wg.Go(func() { o.echo(o.listeners[2], func(c net.Conn) net.Conn { return tls.Server(c, config) }) })
+	o.wg.Go(func() { o.accept(o.listeners[1], echo) })
+	o.wg.Go(func() { o.accept(o.listeners[2], func(c net.Conn) { echo(tls.Server(c, config)) }) })
+	o.wg.Go(func() { o.accept(o.listeners[3], o.serveRudely) })
 	return o, nil
 }
 
@@ -76,7 +77,7 @@ func (o *origin) stop() {
 		_ = ln.Close()
 	}
 	o.mu.Lock()
-	for c := range o.echoes {
+	for c := range o.raw {
 		_ = c.Close()
 	}
 	o.mu.Unlock()
@@ -85,15 +86,7 @@ func (o *origin) stop() {
 
 func (o *origin) exchange(w http.ResponseWriter, r *http.Request) {
 	id := r.PathValue("id")
-	if r.Method == http.MethodPost {
-		o.mu.Lock()
-		o.posts[id]++
-		n := o.posts[id]
-		o.mu.Unlock()
-		if n > 1 {
-			o.broken.add("POST %s was seen %d times by the origin", id, n)
-		}
-	}
+	o.countPost(r.Method, id)
 	size, err := strconv.ParseInt(r.FormValue("size"), 10, 64)
 	if err != nil || size < 0 {
 		http.Error(w, "bad size", http.StatusBadRequest)
@@ -152,26 +145,44 @@ func (o *origin) gather(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// echo sends back what comes, and ends when that ends.
-func (o *origin) echo(ln net.Listener, wrap func(net.Conn) net.Conn) {
+// countPost notes that a request has reached an origin.
+func (o *origin) countPost(method, id string) {
+	if method != http.MethodPost {
+		return
+	}
+	o.mu.Lock()
+	o.posts[id]++
+	n := o.posts[id]
+	o.mu.Unlock()
+	if n > 1 {
+		o.broken.add("POST %s was seen %d times by the origin", id, n)
+	}
+}
+
+// accept serves connections until the listener is closed. stop ends those that are left.
+func (o *origin) accept(ln net.Listener, serve func(net.Conn)) {
 	for {
-		raw, err := ln.Accept()
+		c, err := ln.Accept()
 		if err != nil {
 			return
 		}
 		o.mu.Lock()
-		o.echoes[raw] = struct{}{}
+		o.raw[c] = struct{}{}
 		o.mu.Unlock()
 		o.wg.Go(func() {
-			c := wrap(raw)
-			_, _ = io.Copy(c, struct{ io.Reader }{c})
+			serve(c)
 			_ = c.Close()
-			_ = raw.Close()
 			o.mu.Lock()
-			delete(o.echoes, raw)
+			delete(o.raw, c)
 			o.mu.Unlock()
 		})
 	}
+}
+
+// echo sends back what comes, and ends when that ends.
+func echo(c net.Conn) {
+	_, _ = io.Copy(c, struct{ io.Reader }{c})
+	_ = c.Close()
 }
 
 // errWrongBytes are bytes that belong to another body, or to none.

@@ -32,6 +32,7 @@ type request struct {
 	upload        int64  // size of the request body
 	uploadChunked bool
 	last          bool // the client's connection is not to be used again
+	rude          rudeness
 
 	// Of a tunnel.
 	tls       bool // TLS between client and origin
@@ -64,6 +65,17 @@ func (p plan) request(n int64) request {
 		q.upload = someSize(r, 512<<10)
 		q.uploadChunked = r.IntN(3) == 0
 	}
+	if p.faults && r.IntN(10) == 0 {
+		q.rude = rudeness(1 + r.IntN(int(rudeKinds)-1))
+		q.badOrigin, q.chunked, q.pause = false, false, false
+		q.size = min(q.size, 64<<10)
+		if q.method == http.MethodHead {
+			q.method = http.MethodGet
+		}
+		if q.rude == malformedHead {
+			q.client, q.badClient, q.method, q.upload, q.uploadChunked = "h1", false, http.MethodGet, 0, false
+		}
+	}
 	return q
 }
 
@@ -91,11 +103,17 @@ func (q request) lane() string {
 	if q.badOrigin {
 		s += " ~"
 	}
-	return s + " > origin"
+	if s += " > origin"; q.rude != polite {
+		s += " (" + q.rude.String() + ")"
+	}
+	return s
 }
 
 func (q request) String() string {
 	s := fmt.Sprintf("#%d %s %s of %d bytes, %s", q.number, q.client, q.method, q.size, q.lane())
+	if q.rude != polite {
+		s += ", " + q.rude.String()
+	}
 	if q.upload > 0 {
 		s += fmt.Sprintf(", upload of %d", q.upload)
 	}

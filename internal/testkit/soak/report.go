@@ -28,7 +28,7 @@ func (r *result) report(out io.Writer) {
 		{"exchanges through upstreams", count(int(r.start.exchanges)), count(int(r.end.exchanges))},
 		{"tunnels through upstreams", count(int(r.start.tunnels)), count(int(r.end.tunnels))},
 		{"requests", "0", count(t.requests)},
-		{"  whole", "0", count(t.whole)},
+		{"  whole, or refused as they must be", "0", count(t.whole)},
 		{"  not sent, too many under way", "0", count(t.skipped)},
 		{"  failed, explained", "0", count(sum(t.reasons))},
 		{"  failed, unexplained", "0", count(t.unknown)},

@@ -245,3 +245,32 @@ func TestParse(t *testing.T) {
 		}
 	}
 }
+
+// What is rude must be made up for, or be told of; passing it on is no way to end.
+func TestRudenessEnds(t *testing.T) {
+	for kind, right := range map[rudeness]string{
+		polite: whole, interimStorm: whole, youngClose: whole,
+		brokenChunk: "502 http_protocol_error", halfHead: "502 http_response_incomplete",
+		malformedHead: "400 http_request_error",
+	} {
+		for _, class := range []string{whole, broken, noAnswer, timedOut, "502 http_protocol_error", "502 http_response_incomplete", "400 http_request_error", "503 connection_limit_reached"} {
+			want := class == right || strings.HasPrefix(right, "502") && strings.HasPrefix(class, "502")
+			if got := kind.ends(outcome{class: class}); got != want {
+				t.Errorf("%v that ended as %q is right: %v", kind, class, got)
+			}
+		}
+	}
+	seen := make(map[rudeness]int)
+	for n := range int64(5000) {
+		q := plan{seed: 3, faults: true}.request(n)
+		if seen[q.rude]++; q.rude != polite && q.badOrigin {
+			t.Fatalf("%v: a link that fails would excuse it", q)
+		}
+		if q := (plan{seed: 3}).request(n); q.rude != polite {
+			t.Fatalf("%v without faults", q)
+		}
+	}
+	if len(seen) != int(rudeKinds) {
+		t.Errorf("of %d kinds only %v", rudeKinds, seen)
+	}
+}

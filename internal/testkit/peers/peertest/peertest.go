@@ -36,6 +36,12 @@ func Microsocks(t testing.TB, o peers.MicrosocksOptions) *peers.Peer {
 	return start(t, peers.StartMicrosocks, o)
 }
 
+// Prometheus starts a Prometheus.
+func Prometheus(t testing.TB, o peers.PrometheusOptions) *peers.Peer {
+	t.Helper()
+	return start(t, peers.StartPrometheus, o)
+}
+
 // Again starts a peer anew that was stopped or killed, on the port it had.
 func Again(t testing.TB, p *peers.Peer) *peers.Peer {
 	t.Helper()

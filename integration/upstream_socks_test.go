@@ -1,0 +1,137 @@
+package integration
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/caddy-egress/egress/internal/dnscache/dnstest"
+)
+
+// newSOCKSRefusing starts a SOCKS5 proxy that connects to `to`, but says that it cannot reach
+// an address that begins with one of some prefixes. take returns what it was asked for.
+func newSOCKSRefusing(t *testing.T, to string, prefixes ...string) (up *rawOrigin, take func() []string) {
+	t.Helper()
+	var mu sync.Mutex
+	var asked []string
+	up = newRawOrigin(t, func(oc *originConn) {
+		read := func(n int) []byte {
+			b := make([]byte, n)
+			if _, err := io.ReadFull(oc.br, b); err != nil {
+				runtime.Goexit()
+			}
+			return b
+		}
+		read(int(read(2)[1]))
+		oc.send("\x05\x00")
+		size := map[byte]int{1: net.IPv4len, 4: net.IPv6len}[read(4)[3]]
+		host := net.IP(read(size)).String()
+		read(2)
+		mu.Lock()
+		asked = append(asked, host)
+		mu.Unlock()
+		if slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(host, p) }) {
+			oc.send("\x05\x04\x00\x01\x00\x00\x00\x00\x00\x00")
+			return
+		}
+		tunnelTo(oc, to, "\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
+	})
+	return up, func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		list := asked
+		asked = nil
+		return list
+	}
+}
+
+// forgetful is an origin that answers everything, however much that is.
+func forgetful(t *testing.T) *rawOrigin {
+	return newRawOrigin(t, func(oc *originConn) {
+		for {
+			oc.request()
+			oc.send(okResponse)
+		}
+	})
+}
+
+// A socks5 upstream that cannot reach one address of a destination is told another one,
+// whatever kind of request it is. That is charged neither to the upstream nor to the
+// destination, and is remembered of the address.
+func TestUpstreamSOCKS_OtherAddress(t *testing.T) {
+	checkLeaks(t)
+	origin := forgetful(t)
+	up, take := newSOCKSRefusing(t, origin.addr, "2001:db8:", "127.9.")
+	var hosts strings.Builder
+	for i := range 20 {
+		fmt.Fprintf(&hosts, "hosts_override dual%d.test 127.0.0.1 2001:db8::%d\nhosts_override two%d.test 127.9.0.%d 127.0.0.1\n", i, i+1, i, i+1)
+	}
+	p := start(t, mode{access: true}, setup{egress: "allow_unauthenticated\nhosts proxy.test\nacl {\n allow 127.0.0.0/8 2001:db8::/32\n}\n" +
+		"transport {\n keepalive off\n " + hosts.String() + "}\nupstream socks5://" + up.addr})
+	c := p.client(t, "h1")
+	for _, tc := range []struct{ form, first string }{{"dual%d.test:80", "2001:db8::"}, {"two%d.test:80", "127.9.0."}} {
+		for i := range 20 {
+			dest := fmt.Sprintf(tc.form, i)
+			for n, want := range [][]string{{tc.first + fmt.Sprint(i+1), "127.0.0.1"}, {"127.0.0.1"}} {
+				c.get(t, "http://"+dest+"/").expect(t, 200, "ok")
+				if asked := take(); i < 9 && !slices.Equal(asked, want) { // beyond, hexadecimal digits
+					t.Errorf("%s, request %d: the upstream is asked for %v, want %v", dest, n, asked, want)
+				}
+			}
+			resp, tun := c.connect(t, dest, "", nil)
+			if resp.StatusCode != 200 {
+				t.Fatal(resp.Status)
+			}
+			tun.Close()
+			take()
+		}
+	}
+}
+
+// In a group in which some members are told addresses, and others names, what is allowed
+// does not hang on which one is chosen; and a name that cannot be looked up here is left to
+// those that resolve names themselves.
+func TestUpstreamSOCKS_BothKinds(t *testing.T) {
+	checkLeaks(t)
+	origin := forgetful(t)
+	byAddr, _ := newSOCKSUpstream(t, origin.addr)
+	byName, asked := newSOCKSUpstream(t, origin.addr)
+	s := dnstest.Start(t)
+	s.Set("inside.test", dnstest.Records{Addrs: addresses("10.1.2.3"), TTL: 60})
+	s.Set("mixed.test", dnstest.Records{Addrs: addresses("127.0.0.1", "10.1.2.3"), TTL: 60})
+	s.Set("good.test", dnstest.Records{Addrs: addresses("127.0.0.1"), TTL: 60})
+	p := start(t, mode{access: true}, setup{egress: "allow_unauthenticated\nhosts proxy.test\nacl {\n allow 127.0.0.0/8\n}\n" +
+		"destination_circuit off\ntransport {\n resolvers " + s.Addr + "\n}\n" +
+		"upstream socks5://" + byAddr.addr + "\nupstream socks5h://" + byName.addr})
+	c := p.client(t, "h1")
+	for range 20 {
+		c.get(t, "http://good.test/").expect(t, 200, "ok")
+		for _, name := range []string{"inside.test", "mixed.test"} {
+			expectError(t, c.get(t, "http://"+name+"/").Response, 403, "destination_ip_prohibited")
+			resp, _ := c.connect(t, name+":80", "", nil)
+			expectError(t, resp, 403, "destination_ip_prohibited")
+		}
+		c.get(t, "http://nowhere.test/").expect(t, 200, "ok")
+		resp, tun := c.connect(t, "nowhere.test:80", "", nil)
+		if resp.StatusCode != 200 {
+			t.Fatal(resp.Status)
+		}
+		tun.Close()
+		for {
+			select {
+			case got := <-asked:
+				if strings.Contains(got, "inside") || strings.Contains(got, "mixed") {
+					t.Errorf("the upstream is asked for %s", got)
+				}
+				continue
+			default:
+			}
+			break
+		}
+	}
+}

@@ -1,0 +1,108 @@
+package dial
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+
+	"github.com/caddy-egress/egress/internal/descriptors"
+	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/target"
+)
+
+// This file contains what an upstream is told of a destination that it does not resolve
+// itself: its addresses, one after the other, each of which may be reached.
+
+// Told is a destination, and which of its addresses an upstream was told. It is for one
+// tunnel, and for one goroutine at a time.
+type Told struct {
+	dialer *Dialer
+	to     Hop
+	failed *FailedAddrs // which the upstream could not reach lately
+	tried  []netip.Addr
+}
+
+// Tell begins to tell an upstream of dest. failed is what it is known not to reach.
+func (d *Dialer) Tell(dest target.Target, failed *FailedAddrs) *Told {
+	return &Told{dialer: d, to: d.hopTo(dest), failed: failed}
+}
+
+// TellUnchecked is Tell for a destination that the operator has written: no rule is about
+// it.
+func (d *Dialer) TellUnchecked(dest target.Target, failed *FailedAddrs) *Told {
+	anywhere := func(netip.Addr) error { return nil }
+	return &Told{dialer: d, to: Hop{host: dest.Host, addr: dest.Addr, port: dest.Port, check: anywhere}, failed: failed}
+}
+
+// Addr is the address that was told last; not valid where none was.
+func (t *Told) Addr() netip.Addr {
+	if len(t.tried) == 0 {
+		return netip.Addr{}
+	}
+	return t.tried[len(t.tried)-1]
+}
+
+// Count is how many addresses were told.
+func (t *Told) Count() int { return len(t.tried) }
+
+// Reached notes that the last address was reached through the upstream, or was not: then
+// it is told last for a while.
+func (t *Told) Reached(reached bool) {
+	a := netip.AddrPortFrom(t.Addr(), t.to.port)
+	if reached {
+		t.failed.Clear(a)
+	} else {
+		t.failed.Mark(a)
+	}
+}
+
+// errWasTold keeps an address from being told twice.
+var errWasTold = errors.New("the upstream was told this address")
+
+// Next is the address to tell next: the first that is known and may be reached. Addresses
+// of the other family are not waited for, but are next where there are any. Idle
+// connections are closed where there was no descriptor to ask with, as for a dial.
+func (t *Told) Next(ctx context.Context) (netip.Addr, error) {
+	a, err := t.next(ctx)
+	if err != nil && descriptors.MakeRoom(err) {
+		a, err = t.next(ctx)
+	}
+	if err == nil {
+		t.tried = append(t.tried, a)
+	}
+	return a, err
+}
+
+func (t *Told) next(parent context.Context) (netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(parent, t.dialer.Timeout)
+	defer cancel()
+	to, order := t.to, t.dialer.Order
+	to.check = func(a netip.Addr) error {
+		if slices.Contains(t.tried, a) {
+			return errWasTold
+		}
+		return t.to.check(a)
+	}
+	if last := t.Addr(); last.IsValid() && !order.only {
+		order.First = 1 - dnscache.FamilyOf(last)
+	}
+	list := newCandidates(order, t.failed, to)
+	for arrivals := t.dialer.Names.resolve(ctx, to.host, order, list, t.dialer.Recorder); ; {
+		if a, ok := list.next(); ok {
+			return a, nil
+		}
+		if arrivals == nil {
+			return netip.Addr{}, list.failure(ctx)
+		}
+		select {
+		case answer, ok := <-arrivals:
+			if !ok {
+				arrivals = nil
+			}
+			list.add(answer)
+		case <-ctx.Done():
+			return netip.Addr{}, list.failure(ctx)
+		}
+	}
+}

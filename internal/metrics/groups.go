@@ -1,0 +1,48 @@
+package metrics
+
+import (
+	"maps"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// This file contains which groups a handler has, so that what was counted of a group that no
+// configuration has any more, with its last request and tunnel, is forgotten: names may change
+// at each reload.
+
+// enter tells of the groups of a configuration that counts here.
+func (r *Recorder) enter(groups []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, g := range groups {
+		r.groups[g]++
+	}
+}
+
+// leave tells that a configuration, and all that it has begun, is gone.
+func (r *Recorder) leave(groups []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, g := range groups {
+		if r.groups[g]--; r.groups[g] == 0 {
+			delete(r.groups, g)
+			r.forget(g)
+		}
+	}
+}
+
+// forget drops what was counted of a group. r.mu is held.
+func (r *Recorder) forget(group string) {
+	ways := maps.Clone(*r.ways.Load())
+	maps.DeleteFunc(ways, func(w way, _ *series) bool { return w.group == group })
+	r.ways.Store(&ways)
+	for i := range r.last {
+		if s := r.last[i].Load(); s != nil && s.group == group {
+			r.last[i].CompareAndSwap(s, nil)
+		}
+	}
+	for _, f := range families {
+		f.DeletePartialMatch(prometheus.Labels{"handler": r.handler, "group": group})
+	}
+	others.forget(r.handler, group)
+}
