@@ -24,6 +24,7 @@ const (
 	doors            // how clients come in
 	views            // what is told
 	desks            // what people ask a running Caddy
+	declared         // parts of a configuration, with their words
 	roof             // configuration, and the door that Caddy opens
 	outside          // programs, benchmarks, tests of the whole
 	equipment        // what only tests, bench and soak import
@@ -102,6 +103,9 @@ var house = map[string]room{
 	"admin/commands": {floor: desks, beside: []string{"admin", "admin/top"}, caddy: true},
 	"admin/top":      {floor: desks, beside: []string{"admin"}},
 	"status":         {floor: desks, beside: []string{"admin"}, caddy: true},
+
+	"internal/reach": {floor: declared, caddy: true},
+	"upstreams":      {floor: declared, beside: []string{"internal/reach"}, never: []string{"internal/core", "admin"}, caddy: true},
 
 	"": {floor: roof, caddy: true},
 

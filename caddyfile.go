@@ -9,6 +9,7 @@ import (
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/self"
 	"github.com/caddy-egress/egress/internal/words"
+	"github.com/caddy-egress/egress/upstreams"
 )
 
 func init() {
@@ -202,10 +203,10 @@ func (h *Handler) unmarshalCaddyfile(d *caddyfile.Dispenser, matchers matcherTok
 	d.Next() // directive name
 	at := *d
 	for _, u := range d.RemainingArgs() {
-		if err := validUpstreamURL(u); err != nil {
+		if err := upstreams.ValidURL(u); err != nil {
 			return d.Errf("upstream: %v", err)
 		}
-		h.group(defaultGroup).add(&Upstream{URL: u, at: &at})
+		h.group(defaultGroup).Add(u, &at)
 	}
 	if err := block(d, "egress", h.words(d, matchers), "basic_auth", "ports", "hosts", "admin_address", "acl", "route", "upstream", "upstreams"); err != nil {
 		return err
@@ -235,7 +236,7 @@ func (h *Handler) words(d *caddyfile.Dispenser, matchers matcherToken) map[strin
 		"admin_address":         func() error { return h.unmarshalAdminAddress(d) },
 		"destination_circuit":   func() error { return h.unmarshalCircuit(d) },
 		"route":                 func() error { return h.unmarshalRoute(d, matchers) },
-		"upstream":              func() error { return h.group(defaultGroup).unmarshalUpstream(d) },
+		"upstream":              func() error { return h.group(defaultGroup).UnmarshalUpstream(d, grammarBlocks) },
 		"upstreams":             func() error { return h.unmarshalGroup(d, groups) },
 		"transport":             func() error { return h.unmarshalTransport(d) },
 		"tunnel":                func() error { return h.unmarshalTunnel(d) },
@@ -244,6 +245,36 @@ func (h *Handler) words(d *caddyfile.Dispenser, matchers matcherToken) map[strin
 		"hide_via":              func() error { return words.Flag(d, &h.HideVia) },
 		"hide_trace":            func() error { return words.Flag(d, &h.HideTrace) },
 	}
+}
+
+// group returns the group of the given name, which is made where it is missing.
+func (h *Handler) group(name string) *upstreams.Group {
+	if h.Groups == nil {
+		h.Groups = make(map[string]*upstreams.Group)
+	}
+	g := h.Groups[name]
+	if g == nil {
+		g = new(upstreams.Group)
+		h.Groups[name] = g
+	}
+	return g
+}
+
+// unmarshalGroup reads a block `upstreams <group> { … }`. seen are the groups
+// that have had one.
+func (h *Handler) unmarshalGroup(d *caddyfile.Dispenser, seen map[string]bool) error {
+	_, name, err := words.One(d)
+	if err != nil {
+		return err
+	}
+	if err := checkGroupName(name); err != nil {
+		return d.Errf("upstreams: %v", err)
+	}
+	if seen[name] {
+		return d.Errf("the group '%s' stands twice", name)
+	}
+	seen[name] = true
+	return h.group(name).Unmarshal(d, grammarBlocks)
 }
 
 func (h *Handler) unmarshalName(d *caddyfile.Dispenser) error {
@@ -347,7 +378,7 @@ func (h *Handler) unmarshalCircuit(d *caddyfile.Dispenser) error {
 		return err
 	}
 	settled := c.withDefaults()
-	return errorAt(&at, settled.validate())
+	return words.At(&at, settled.validate())
 }
 
 // circuitOff is why words of the circuit cannot be off.

@@ -33,14 +33,14 @@ func (h *Handler) unmarshalBasicAuth(d *caddyfile.Dispenser) error {
 		return d.Errf("basic_auth user '%s': %v", plaintext.Escaped(user.Username), err)
 	}
 	h.auth().Basic = append(h.auth().Basic, user)
-	return errorAt(d, h.checkAuth())
+	return words.At(d, h.checkAuth())
 }
 
 func (h *Handler) unmarshalUnauthenticated(d *caddyfile.Dispenser) error {
 	if err := words.Flag(d, &h.AllowUnauthenticated); err != nil {
 		return err
 	}
-	return errorAt(d, h.checkAuth())
+	return words.At(d, h.checkAuth())
 }
 
 func (h *Handler) unmarshalSession(d *caddyfile.Dispenser) error {

@@ -21,6 +21,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/logging"
 
 	"github.com/caddy-egress/egress/internal/words"
+	"github.com/caddy-egress/egress/upstreams"
 )
 
 // grammar is the Caddyfile grammar in the doc comment of UnmarshalCaddyfile:
@@ -98,12 +99,16 @@ func TestGrammarIsComplete(t *testing.T) {
 	}
 }
 
-// parserWords are the keys of the maps of words in caddyfile*.go.
+// parserWords are the keys of the maps of words.
 func parserWords(t *testing.T) map[string]bool {
 	t.Helper()
-	names, err := filepath.Glob("caddyfile*.go")
-	if err != nil || len(names) < 3 {
-		t.Fatal(names, err)
+	var names []string
+	for _, pattern := range []string{"caddyfile*.go", "upstreams/words*.go", "internal/reach/*.go"} {
+		some, err := filepath.Glob(pattern)
+		if err != nil || len(some) < 2 {
+			t.Fatal(some, err)
+		}
+		names = append(names, some...)
 	}
 	words := make(map[string]bool)
 	add := func(e ast.Expr) {
@@ -156,8 +161,8 @@ func TestFieldsAreCovered(t *testing.T) {
 var configTypes = []reflect.Type{
 	reflect.TypeFor[Handler](), reflect.TypeFor[Auth](), reflect.TypeFor[BasicUser](), reflect.TypeFor[ACLRule](),
 	reflect.TypeFor[DestinationCircuit](), reflect.TypeFor[Transport](), reflect.TypeFor[KeepAlive](), reflect.TypeFor[Tunnel](),
-	reflect.TypeFor[Session](), reflect.TypeFor[Route](), reflect.TypeFor[UpstreamGroup](), reflect.TypeFor[Upstream](), reflect.TypeFor[Credentials](),
-	reflect.TypeFor[LoadBalancing](), reflect.TypeFor[HealthChecks](), reflect.TypeFor[ActiveHealthChecks](), reflect.TypeFor[UpstreamCircuit](),
+	reflect.TypeFor[Session](), reflect.TypeFor[Route](), reflect.TypeFor[upstreams.Group](), reflect.TypeFor[upstreams.Upstream](), reflect.TypeFor[upstreams.Credentials](),
+	reflect.TypeFor[upstreams.LoadBalancing](), reflect.TypeFor[upstreams.HealthChecks](), reflect.TypeFor[upstreams.ActiveHealthChecks](), reflect.TypeFor[upstreams.Circuit](),
 	reflect.TypeFor[Resolver](),
 }
 

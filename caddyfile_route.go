@@ -10,8 +10,10 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 
+	"github.com/caddy-egress/egress/internal/exchange"
 	"github.com/caddy-egress/egress/internal/matchers"
 	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/reach"
 	"github.com/caddy-egress/egress/internal/words"
 )
 
@@ -105,7 +107,9 @@ func (r *Route) words(d *caddyfile.Dispenser) map[string]func() error {
 		"header_up":   func() error { return headerOp(d, r.requestOps()) },
 		"header_down": func() error { return headerOp(d, r.responseOps()) },
 	}
-	addSourceWords(d, source{&r.LocalAddresses, &r.LocalAddressPick, &r.Interface, &r.PreferIP}, parse)
+	reach.SourceWords(d, grammarBlocks, reach.Source{
+		Addresses: &r.LocalAddresses, Pick: &r.LocalAddressPick, Device: &r.Interface, Preference: &r.PreferIP,
+	}, parse)
 	return parse
 }
 
@@ -161,7 +165,7 @@ func headerOp(d *caddyfile.Dispenser, ops *headers.HeaderOps) error {
 	if len(args) < 1 || len(args) > 3 {
 		return d.Errf("%s wants a field, and a value or a regular expression with its replacement; got %d arguments", word, len(args))
 	}
-	if name := strings.TrimLeft(args[0], "+-?>"); !settable(name) {
+	if name := strings.TrimLeft(args[0], "+-?>"); !exchange.Settable(name) {
 		return d.Errf("%s: the field %s cannot be changed", word, plaintext.Escaped(name))
 	}
 	value, replacement := "", (*string)(nil)

@@ -1,30 +1,23 @@
 package egress
 
 import (
-	"crypto/tls"
 	"fmt"
-	"maps"
 	"slices"
 
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
-	"github.com/caddyserver/caddy/v2/modules/caddytls"
 
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/reach"
 	"github.com/caddy-egress/egress/internal/words"
 )
 
-// This file contains the words of the blocks `transport` and `tunnel`, and those about TLS
-// and addresses that `transport` shares with upstreams and routes.
+// This file contains the words of the blocks `transport` and `tunnel`, see internal/reach for
+// those about TLS and addresses.
 
-// Why words cannot be off.
-const (
-	untilAnswered = "a peer that is silent would be waited for without an end"
-	keepNone      = "write keepalive off to keep no connection"
-)
+// keepNone is why words about idle connections cannot be off.
+const keepNone = "write keepalive off to keep no connection"
 
 func (h *Handler) unmarshalTransport(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
@@ -37,12 +30,12 @@ func (h *Handler) unmarshalTransport(d *caddyfile.Dispenser) error {
 
 func (t *Transport) words(d *caddyfile.Dispenser) map[string]func() error {
 	parse := map[string]func() error{
-		"dial_timeout": func() error { return words.Duration(d, &t.DialTimeout, untilAnswered) },
+		"dial_timeout": func() error { return words.Duration(d, &t.DialTimeout, words.UntilAnswered) },
 		"dial_fallback_delay": func() error {
 			return words.Duration(d, &t.FallbackDelay, "write a long one to try the addresses of a name one after the other")
 		},
-		"response_header_timeout": func() error { return words.Duration(d, &t.ResponseHeaderTimeout, untilAnswered) },
-		"expect_continue_timeout": func() error { return words.Duration(d, &t.ExpectContinueTimeout, untilAnswered) },
+		"response_header_timeout": func() error { return words.Duration(d, &t.ResponseHeaderTimeout, words.UntilAnswered) },
+		"expect_continue_timeout": func() error { return words.Duration(d, &t.ExpectContinueTimeout, words.UntilAnswered) },
 		"response_idle_timeout":   func() error { return words.Duration(d, &t.ResponseIdleTimeout, "off") },
 		"max_conn_lifetime":       func() error { return words.Duration(d, &t.MaxConnLifetime, "off") },
 		"pending_timeout": func() error {
@@ -60,7 +53,7 @@ func (t *Transport) words(d *caddyfile.Dispenser) map[string]func() error {
 		},
 	}
 	t.addKeepAliveWords(d, parse)
-	addTLSWords(d, &t.TLS, parse)
+	reach.TLSWords(d, &t.TLS, parse)
 	t.addNameWords(d, parse)
 	return parse
 }
@@ -86,64 +79,6 @@ func (t *Transport) addKeepAliveWords(d *caddyfile.Dispenser, parse map[string]f
 	parse["keepalive_idle_conns_per_host"] = func() error { return words.Count(d, &keepAlive().MaxIdleConnsPerHost, keepNone) }
 }
 
-// addTLSWords adds the words of reverse_proxy's transport that make sense
-// towards origins and upstreams alike.
-func addTLSWords(d *caddyfile.Dispenser, to **reverseproxy.TLSConfig, parse map[string]func() error) {
-	tls := func() *reverseproxy.TLSConfig {
-		if *to == nil {
-			*to = new(reverseproxy.TLSConfig)
-		}
-		return *to
-	}
-	parse["tls_timeout"] = func() error { return words.Duration(d, &tls().HandshakeTimeout, untilAnswered) }
-	parse["tls_insecure_skip_verify"] = func() error { return words.Flag(d, &tls().InsecureSkipVerify) }
-	parse["tls_curves"] = func() error { return words.Parsed(d, &tls().Curves, parseCurve) }
-	parse["tls_client_auth"] = func() error {
-		switch args := d.RemainingArgs(); len(args) {
-		case 1:
-			if args[0] == "" {
-				return d.Err("tls_client_auth: the name of the managed certificate is empty")
-			}
-			tls().ClientCertificateAutomate = args[0]
-		case 2:
-			if args[0] == "" || args[1] == "" {
-				return d.Err("tls_client_auth: the certificate or the key file has no name")
-			}
-			tls().ClientCertificateFile, tls().ClientCertificateKeyFile = args[0], args[1]
-		default:
-			return d.Err("tls_client_auth wants a certificate and a key file, or the name of a managed certificate")
-		}
-		return nil
-	}
-	parse["tls_trust_pool"] = func() error {
-		if !d.NextArg() {
-			return d.ArgErr()
-		}
-		name := d.Val()
-		if err := words.Module(d, "tls.ca_pool.source", "tls_trust_pool"); err != nil {
-			return err
-		}
-		module, err := caddyfile.UnmarshalModule(d, "tls.ca_pool.source."+name)
-		if err != nil {
-			return err
-		}
-		if _, ok := module.(caddytls.CA); !ok {
-			return d.Errf("tls_trust_pool: module '%s' is no source of certificates", name)
-		}
-		tls().CARaw = caddyconfig.JSONModuleObject(module, "provider", name, nil)
-		return nil
-	}
-}
-
-// parseCurve finds a curve of reverse_proxy's transport.
-func parseCurve(name string) (tls.CurveID, error) {
-	id, ok := caddytls.SupportedCurves[name]
-	if !ok {
-		return 0, fmt.Errorf("one of %v", slices.Sorted(maps.Keys(caddytls.SupportedCurves)))
-	}
-	return id, nil
-}
-
 // addNameWords adds the words about names and addresses.
 func (t *Transport) addNameWords(d *caddyfile.Dispenser, parse map[string]func() error) {
 	parse["resolvers"] = func() error {
@@ -152,7 +87,7 @@ func (t *Transport) addNameWords(d *caddyfile.Dispenser, parse map[string]func()
 			return err
 		}
 		parse := make(map[string]func() error)
-		addTLSWords(d, &t.Resolver.TLS, parse)
+		reach.TLSWords(d, &t.Resolver.TLS, parse)
 		delete(parse, "tls_timeout") // the time for an answer bounds the handshake
 		at := *d
 		if err := words.Block(d, "resolvers", parse); err != nil || slices.ContainsFunc(t.Resolver.Addresses, words.HasPlaceholder) {
@@ -182,7 +117,9 @@ func (t *Transport) addNameWords(d *caddyfile.Dispenser, parse map[string]func()
 		t.HostsOverride[args[0]] = args[1:]
 		return nil
 	}
-	addSourceWords(d, source{&t.LocalAddresses, &t.LocalAddressPick, &t.Interface, &t.PreferIP}, parse)
+	reach.SourceWords(d, grammarBlocks, reach.Source{
+		Addresses: &t.LocalAddresses, Pick: &t.LocalAddressPick, Device: &t.Interface, Preference: &t.PreferIP,
+	}, parse)
 }
 
 // checkOverridden refuses the name of a hosts_override, as far as placeholders let it be seen.
@@ -197,52 +134,6 @@ func (t *Transport) checkOverridden(name string) error {
 		}
 	}
 	return nil
-}
-
-// source is where connections leave from, and to which addresses.
-type source struct {
-	addresses                *[]string
-	pick, device, preference *string
-}
-
-// addSourceWords adds the words about where connections leave from, and to which addresses.
-func addSourceWords(d *caddyfile.Dispenser, s source, parse map[string]func() error) {
-	parse["local_address"] = func() error { return s.unmarshalAddresses(d) }
-	parse["interface"] = func() error { return words.Checked(d, s.device, dial.CheckInterface) }
-	parse["prefer_ip"] = func() error {
-		if err := words.OneOf(d, s.preference, "4", "6", "4_only", "6_only"); err != nil {
-			return err
-		}
-		return s.check(d, "prefer_ip")
-	}
-}
-
-// check refuses the addresses, alone or with the preference, as far as placeholders let
-// them be seen.
-func (s source) check(d *caddyfile.Dispenser, word string) error {
-	if slices.ContainsFunc(*s.addresses, words.HasPlaceholder) {
-		return nil
-	}
-	if err := dial.CheckAddresses(*s.addresses, *s.preference); err != nil {
-		return d.Errf("%s: %v", word, err)
-	}
-	return nil
-}
-
-func (s source) unmarshalAddresses(d *caddyfile.Dispenser) error {
-	if err := words.Parsed(d, s.addresses, dial.ParseAddress); err != nil {
-		return err
-	}
-	if err := s.check(d, "local_address"); err != nil {
-		return err
-	}
-	return block(d, "local_address", pickWords(d, s.pick))
-}
-
-func pickWords(d *caddyfile.Dispenser, pick *string) map[string]func() error {
-	return map[string]func() error{
-		"pick": func() error { return words.OneOf(d, pick, dial.PickRoundRobin, dial.PickUserHash) },
-	}
 }
 
 func (h *Handler) unmarshalTunnel(d *caddyfile.Dispenser) error {

@@ -201,11 +201,11 @@ func effective(t *testing.T, text string) string {
 	}
 	all := []any{h.transport, h.tunnel, h.circuit}
 	for name, g := range h.groups {
-		healthConfig, err := h.Groups[name].healthConfig(false)
+		healthConfig, err := h.Groups[name].Health(false)
 		if err != nil {
 			t.Fatal(err)
 		}
-		checks, err := h.Groups[name].checks()
+		checks, err := h.Groups[name].Checks()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -3,23 +3,18 @@ package egress
 import (
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
-	"github.com/caddy-egress/egress/internal/caddyserver"
 	"github.com/caddy-egress/egress/internal/core"
-	"github.com/caddy-egress/egress/internal/health"
-	"github.com/caddy-egress/egress/internal/orders"
+	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/shared"
-	"github.com/caddy-egress/egress/internal/sources"
 	"github.com/caddy-egress/egress/internal/upstream"
-	"github.com/caddy-egress/egress/selection"
+	"github.com/caddy-egress/egress/upstreams"
 )
 
-// This file contains how groups of upstream proxies are made of their settings, and when
-// they begin.
+// This file contains how groups of upstream proxies are made of their settings.
 
 // provisionGroups sets up the groups of upstream proxies.
 func (h *Handler) provisionGroups(ctx caddy.Context) error {
@@ -33,26 +28,30 @@ func (h *Handler) provisionGroups(ctx caddy.Context) error {
 	return nil
 }
 
-func (h *Handler) provisionGroup(ctx caddy.Context, name string, cfg *UpstreamGroup) error {
+// checkGroupName refuses what cannot be the name of a group.
+func checkGroupName(name string) error {
+	switch {
+	case name == core.ExitDirect || name == core.ExitDeny:
+		return fmt.Errorf("'%s' cannot be the name of a group: it means something else in routes", name)
+	case name == "" || plaintext.HasControl(name):
+		return errors.New("a group needs a name")
+	}
+	return nil
+}
+
+func (h *Handler) provisionGroup(ctx caddy.Context, name string, cfg *upstreams.Group) error {
 	if err := checkGroupName(name); err != nil {
 		return err
 	}
 	if cfg == nil {
 		return errors.New("is null")
 	}
-	if err := cfg.validate(); err != nil {
-		return err
-	}
-	lb := cfg.LoadBalancing.withDefaults()
-	if err := lb.validate(); err != nil {
-		return err
-	}
 	exit, err := h.useGroupExit(name, cfg)
 	if err != nil {
 		return err
 	}
 	h.groupExits[name] = exit // from here on Cleanup releases it
-	config, err := h.groupConfig(ctx, name, cfg, &lb)
+	config, err := h.groupConfig(ctx, name, cfg)
 	if err != nil {
 		return err
 	}
@@ -64,15 +63,12 @@ func (h *Handler) provisionGroup(ctx caddy.Context, name string, cfg *UpstreamGr
 	return nil
 }
 
-// groupConfig is what the settings of a group mean.
-func (h *Handler) groupConfig(ctx caddy.Context, name string, cfg *UpstreamGroup, lb *LoadBalancing) (*upstream.Config, error) {
+// groupConfig is what the settings of a group mean, and what those of the handler mean for it.
+func (h *Handler) groupConfig(ctx caddy.Context, name string, cfg *upstreams.Group) (*upstream.Config, error) {
 	exit := h.groupExits[name].Value
 	c := &upstream.Config{
 		Name:          name,
 		Handler:       h.place(),
-		Balancing:     lb.engine(),
-		File:          cfg.File,
-		Scheme:        cfg.Scheme,
 		State:         &exit.group,
 		Destinations:  exit.circuits.Path(name, h.logger.Named("health")),
 		Dialer:        h.proxy.Direct.Dialer,
@@ -87,30 +83,10 @@ func (h *Handler) groupConfig(ctx caddy.Context, name string, cfg *UpstreamGroup
 	if c.Events, err = eventSink(ctx); err != nil {
 		return nil, err
 	}
-	c.Policy, err = selection.Load(ctx, lb, "SelectionPolicyRaw", lb.SelectionPolicyRaw, new(selection.EWMA))
-	if err != nil {
-		return nil, fmt.Errorf("load_balancing.selection_policy: %w", err)
-	}
-	if c.Sources, err = sources.Load(ctx, cfg.DynamicRaw); err != nil {
-		return nil, err
-	}
-	if c.Health, err = cfg.healthConfig(h.fallsBack(name)); err != nil {
-		return nil, err
-	}
-	specs, err := newSpecs(ctx, cfg)
-	if err != nil {
-		return nil, err
-	}
-	c.At = func(addr upstream.Address, rank upstream.Rank) (*upstream.Spec, error) {
-		return specs.at(&Upstream{Priority: rank.Priority, Weight: rank.Weight}, addr)
-	}
-	if c.Static, err = specs.all(); err != nil {
-		return nil, err
-	}
-	if h.Transport.trustsOrigins() && cfg.trustsByDefault(specs, c.Static) {
+	plain, err := cfg.Settle(ctx, c, h.fallsBack(name))
+	if plain && h.Transport.trustsOrigins() {
 		c.Logger.Warn("the TLS settings of transport are for origins only, and an https upstream has none of its own; write tls_trust_pool and the like in the upstream or its group")
 	}
-	c.Checks, err = cfg.checks()
 	return c, err
 }
 
@@ -127,19 +103,6 @@ func (t *Transport) trustsOrigins() bool {
 		c.ClientCertificateFile != "" || c.ClientCertificateAutomate != ""
 }
 
-// trustsByDefault reports whether there is an https upstream without TLS settings.
-func (g *UpstreamGroup) trustsByDefault(specs *specs, static []*upstream.Spec) bool {
-	if g.Scheme == upstream.HTTPS && g.TLS == nil && (g.File != "" || len(g.DynamicRaw) > 0) {
-		return true
-	}
-	for i, s := range static {
-		if s.Addr.Scheme == upstream.HTTPS && specs.tlsOf(g.Upstreams[i], s.Addr) == nil {
-			return true
-		}
-	}
-	return false
-}
-
 // fallsBack reports whether a route has another way than this group, over which
 // destinations can be seen to answer.
 func (h *Handler) fallsBack(name string) bool {
@@ -149,73 +112,6 @@ func (h *Handler) fallsBack(name string) bool {
 		}
 	}
 	return false
-}
-
-// healthConfig is what the settings mean for the health of the members.
-func (g *UpstreamGroup) healthConfig(otherPath bool) (health.GroupConfig, error) {
-	c := g.Circuit.withDefaults()
-	if err := c.validate(); err != nil {
-		return health.GroupConfig{}, err
-	}
-	slowStart := g.SlowStart
-	setDefault(&slowStart, caddy.Duration(30*time.Second))
-	cfg := health.GroupConfig{OtherPath: otherPath, UpstreamConfig: health.DefaultUpstreamConfig()}
-	cfg.ConsecutiveFailures = c.ConsecutiveFailures
-	cfg.MinSuccessRate = *c.MinSuccessRate
-	cfg.Window = time.Duration(c.Window)
-	cfg.MinSamples = c.MinSamples
-	cfg.OpenFor = time.Duration(c.OpenFor)
-	cfg.MaxOpenFor = time.Duration(c.MaxOpenFor)
-	cfg.MaxEjected = *c.MaxEjected
-	cfg.PanicBelow = *c.PanicBelow
-	cfg.SlowStart = max(time.Duration(slowStart), 0)
-	if err := cfg.UpstreamConfig.Validate(); err != nil {
-		return cfg, fmt.Errorf("circuit.%w", err)
-	}
-	return cfg, nil
-}
-
-// startPoll is how often is looked whether the configuration runs, until it does.
-const startPoll = 5 * time.Millisecond
-
-// awaitStart begins with the checks once the configuration runs: what they find can be
-// emitted from then on, and one that is only validated checks nobody. The events app
-// tells the start to those who subscribe, but takes subscriptions without a lock, while
-// health checks of reverse_proxy, which begin when they are provisioned, may emit.
-func (h *Handler) awaitStart(ctx caddy.Context) {
-	app, _ := caddyserver.Of(ctx)
-	if app == nil {
-		return
-	}
-	go func() {
-		ticker := time.NewTicker(startPoll)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-ticker.C:
-			}
-			if runs(app) {
-				h.events.Start()
-				h.startGroups()
-				orders.Of.Settle()
-				return
-			}
-		}
-	}()
-}
-
-// runs reports whether the configuration with an HTTP app is the one that runs.
-func runs(app caddy.App) bool {
-	running, err := caddy.ActiveContext().AppIfConfigured("http")
-	return err == nil && running == any(app)
-}
-
-func (h *Handler) startGroups() {
-	for _, g := range h.groups {
-		g.Start()
-	}
 }
 
 // closeGroups ends the groups, and gives back what is known of them.

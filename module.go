@@ -34,6 +34,7 @@ import (
 	"github.com/caddy-egress/egress/internal/target"
 	"github.com/caddy-egress/egress/internal/upstream"
 	_ "github.com/caddy-egress/egress/status" // registers the handler egress_status
+	"github.com/caddy-egress/egress/upstreams"
 )
 
 func init() {
@@ -144,7 +145,7 @@ type Handler struct {
 	// Groups are the upstream proxies, in groups by name. `direct` and `deny`
 	// cannot be names. A group to which no route leads is an error. Default:
 	// none.
-	Groups map[string]*UpstreamGroup `json:"groups,omitempty"`
+	Groups map[string]*upstreams.Group `json:"groups,omitempty"`
 
 	// DestinationCircuit is the passive health of destinations. Default: on,
 	// with the defaults of its fields.
@@ -290,11 +291,11 @@ func (h *Handler) readSettings(caddy.Context) error {
 
 // provisionNames sets the names of the proxy and its site.
 func (h *Handler) provisionNames(caddy.Context) error {
-	setDefault(&h.ServerName, "caddy")
+	settings.Default(&h.ServerName, "caddy")
 	if err := checkServerName(h.ServerName); err != nil {
 		return fmt.Errorf("server_name: %q is %w", h.ServerName, err)
 	}
-	setDefault(&h.Forwarded, "for")
+	settings.Default(&h.Forwarded, "for")
 	switch h.Forwarded {
 	case "off", "for", "full":
 	default:

@@ -19,6 +19,8 @@ import (
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/filewatch"
 	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/reach"
+	"github.com/caddy-egress/egress/internal/settings"
 	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/target"
 )
@@ -65,9 +67,9 @@ type Resolver struct {
 
 // setNameDefaults fills in the defaults of the settings about names.
 func (t *Transport) setNameDefaults() {
-	setDefault(&t.PreferIP, "6")
+	settings.Default(&t.PreferIP, "6")
 	if len(t.LocalAddresses) > 0 {
-		setDefault(&t.LocalAddressPick, dial.PickRoundRobin)
+		settings.Default(&t.LocalAddressPick, dial.PickRoundRobin)
 	}
 }
 
@@ -117,7 +119,7 @@ func (r *Resolver) validateTLS(servers []dnscache.Server) error {
 	case r.TLS.HandshakeTimeout != 0:
 		return fmt.Errorf("transport.resolver.tls.handshake_timeout: a server has %s for an answer, the handshake included", dnscache.TryTimeout)
 	}
-	return checkTLSSettings(r.TLS, "transport.resolver.tls", "a server")
+	return reach.CheckTLS(r.TLS, "transport.resolver.tls", "a server")
 }
 
 // errUnsecured refuses TLS settings that nothing uses.

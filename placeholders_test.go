@@ -8,12 +8,11 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 
 	"github.com/caddy-egress/egress/internal/settings"
 	"github.com/caddy-egress/egress/internal/testkit/fixture"
-	"github.com/caddy-egress/egress/internal/upstream"
+	"github.com/caddy-egress/egress/upstreams"
 )
 
 // How the strings of the configuration take placeholders. Every one of them is in one
@@ -150,7 +149,7 @@ func TestPlaceholders_EveryString(t *testing.T) {
 
 // The error of one that has no value names the field.
 func TestPlaceholders_Place(t *testing.T) {
-	h := &Handler{Groups: map[string]*UpstreamGroup{"p": {Upstreams: []*Upstream{{Header: map[string][]string{"X-A": {"ok", "{http.request.host}"}}}}}}}
+	h := &Handler{Groups: map[string]*upstreams.Group{"p": {Upstreams: []*upstreams.Upstream{{Header: map[string][]string{"X-A": {"ok", "{http.request.host}"}}}}}}}
 	if err := settings.ReplacePlaceholders(h); err == nil || !strings.HasPrefix(err.Error(), "groups.p.upstreams[0].header.X-A[1]: {http.request.host} has no value") {
 		t.Error(err)
 	}
@@ -163,29 +162,5 @@ func TestAuth_Placeholders(t *testing.T) {
 	a := newAuth(t, BasicUser{"{env.EGRESS_TEST_USER}", "{env.EGRESS_TEST_PASSWORD}"})
 	if user, _, _ := a.authenticate(fixture.BasicLogin("bob", "p{x}w")); user != "bob" {
 		t.Error("bob cannot log in")
-	}
-}
-
-// So do the credentials of upstreams, and URLs, which refuse what they do not know.
-func TestUpstream_Placeholders(t *testing.T) {
-	t.Setenv("EGRESS_TEST_USER", "bob")
-	t.Setenv("EGRESS_TEST_URL", "http://parent.example:3128")
-	repl := caddy.NewReplacer()
-	mine := &Credentials{"{env.EGRESS_TEST_USER}", "{env.EGRESS_TEST_USER}{x}"}
-	for _, g := range []*UpstreamGroup{{Credentials: mine}, {Upstreams: []*Upstream{{Credentials: mine}}}} {
-		u := &Upstream{}
-		if len(g.Upstreams) > 0 {
-			*u = *g.Upstreams[0]
-		}
-		u.URL = "{env.EGRESS_TEST_URL}"
-		g.Upstreams = []*Upstream{u}
-		all, err := (&specs{group: g, repl: repl}).all()
-		if s := all[0]; err != nil || s.Addr.String() != "http://parent.example:3128" || *s.Login != (upstream.Login{User: "bob", Password: "bob{x}"}) {
-			t.Errorf("%v, %v", s, err)
-		}
-	}
-	bad := &UpstreamGroup{Upstreams: []*Upstream{{URL: "http://{http.request.host}"}}}
-	if _, err := (&specs{group: bad, repl: repl}).all(); err == nil {
-		t.Error("a placeholder without a value is taken for a URL")
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/caddy-egress/egress/internal/self"
 	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/upstream"
+	"github.com/caddy-egress/egress/upstreams"
 )
 
 // poolID names the settings that a pool belongs to, beside what was in the files that
@@ -137,14 +138,14 @@ func (h *Handler) acquireDirect(t *Transport) (err error) {
 
 // useGroupExit loads the state of the exit through a group. It must be called before the
 // modules of the group are loaded, which empties their JSON.
-func (h *Handler) useGroupExit(name string, c *UpstreamGroup) (*exitUse, error) {
+func (h *Handler) useGroupExit(name string, c *upstreams.Group) (*exitUse, error) {
 	return useExit(h.circuit, h.place(), h.reach, h.ResolveNames,
 		name, c.Upstreams, c.File, c.DynamicRaw, c.Scheme, c.Credentials, c.TLS)
 }
 
-// reach are the settings that decide which destinations can be reached, and in which
+// reachable are the settings that decide which destinations can be reached, and in which
 // time: those on connections that stand, and on how many there may be, are not.
-type reach struct {
+type reachable struct {
 	DialTimeout, FallbackDelay caddy.Duration
 	TLS                        *reverseproxy.TLSConfig
 	Resolver                   *Resolver
@@ -157,7 +158,7 @@ type reach struct {
 
 // reach must be called before TLS modules are loaded, which empties their JSON.
 func (t *Transport) reach() (string, error) {
-	return shared.DigestOf(reach{
+	return shared.DigestOf(reachable{
 		t.DialTimeout, t.FallbackDelay, t.TLS, t.Resolver, t.HostsOverride, t.PreferIP,
 		t.LocalAddresses, t.LocalAddressPick, t.Interface,
 	})

@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/caddyserver"
 	"github.com/caddy-egress/egress/internal/core"
+	"github.com/caddy-egress/egress/internal/exchange"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/matchers"
 	"github.com/caddy-egress/egress/internal/plaintext"
@@ -231,7 +232,7 @@ func checkHeaderOps(h *headers.Handler) error {
 }
 
 func checkFieldName(name string) error {
-	if !settable(name) {
+	if !exchange.Settable(name) {
 		return fmt.Errorf("the field %s cannot be changed", plaintext.Escaped(name))
 	}
 	return nil

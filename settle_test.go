@@ -246,8 +246,7 @@ func regroup(t *testing.T, h *Handler, logger *zap.Logger) *upstream.Group {
 	ctx, cancel := caddy.NewContext(base)
 	t.Cleanup(cancel)
 	cfg := h.Groups["default"]
-	lb := cfg.LoadBalancing.withDefaults()
-	config, err := h.groupConfig(ctx, "default", cfg, &lb)
+	config, err := h.groupConfig(ctx, "default", cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

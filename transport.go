@@ -12,6 +12,8 @@ import (
 
 	"github.com/caddy-egress/egress/internal/connpool"
 	"github.com/caddy-egress/egress/internal/descriptors"
+	"github.com/caddy-egress/egress/internal/reach"
+	"github.com/caddy-egress/egress/internal/settings"
 	"github.com/caddy-egress/egress/internal/words"
 )
 
@@ -182,43 +184,35 @@ var reusePolicies = []string{reuseNever, reuseRecent, reuseAlways}
 // longer it was idle, the likelier its peer closes it just now.
 const recentIdle = 2 * time.Second
 
-// setDefault gives v its default where nothing was set.
-func setDefault[T comparable](v *T, def T) {
-	var zero T
-	if *v == zero {
-		*v = def
-	}
-}
-
 // withDefaults returns the settings with their defaults filled in.
 func (t *Transport) withDefaults() Transport {
 	out := Transport{}
 	if t != nil {
 		out = *t
 	}
-	setDefault(&out.DialTimeout, caddy.Duration(10*time.Second))
-	setDefault(&out.FallbackDelay, caddy.Duration(250*time.Millisecond))
-	setDefault(&out.ResponseHeaderTimeout, caddy.Duration(5*time.Minute))
-	setDefault(&out.ResponseIdleTimeout, caddy.Duration(15*time.Minute))
-	setDefault(&out.ExpectContinueTimeout, caddy.Duration(time.Second))
-	setDefault(&out.MaxResponseHeader, 64<<10)
-	setDefault(&out.MaxConnLifetime, caddy.Duration(10*time.Minute))
-	setDefault(&out.MaxConnsPerHost, 64)
-	setDefault(&out.ReuseUnsafe, reuseRecent)
-	setDefault(&out.MaxPending, 4096)
-	setDefault(&out.MaxPendingPerHost, 128)
-	setDefault(&out.PendingTimeout, caddy.Duration(5*time.Second))
+	settings.Default(&out.DialTimeout, caddy.Duration(10*time.Second))
+	settings.Default(&out.FallbackDelay, caddy.Duration(250*time.Millisecond))
+	settings.Default(&out.ResponseHeaderTimeout, caddy.Duration(5*time.Minute))
+	settings.Default(&out.ResponseIdleTimeout, caddy.Duration(15*time.Minute))
+	settings.Default(&out.ExpectContinueTimeout, caddy.Duration(time.Second))
+	settings.Default(&out.MaxResponseHeader, 64<<10)
+	settings.Default(&out.MaxConnLifetime, caddy.Duration(10*time.Minute))
+	settings.Default(&out.MaxConnsPerHost, 64)
+	settings.Default(&out.ReuseUnsafe, reuseRecent)
+	settings.Default(&out.MaxPending, 4096)
+	settings.Default(&out.MaxPendingPerHost, 128)
+	settings.Default(&out.PendingTimeout, caddy.Duration(5*time.Second))
 	ka, tlsCfg := KeepAlive{}, reverseproxy.TLSConfig{}
 	if out.KeepAlive != nil {
 		ka = *out.KeepAlive
 	}
-	setDefault(&ka.IdleConnTimeout, caddy.Duration(55*time.Second))
-	setDefault(&ka.MaxIdleConns, 1024)
-	setDefault(&ka.MaxIdleConnsPerHost, 32)
+	settings.Default(&ka.IdleConnTimeout, caddy.Duration(55*time.Second))
+	settings.Default(&ka.MaxIdleConns, 1024)
+	settings.Default(&ka.MaxIdleConnsPerHost, 32)
 	if out.TLS != nil {
 		tlsCfg = *out.TLS
 	}
-	setDefault(&tlsCfg.HandshakeTimeout, caddy.Duration(10*time.Second))
+	settings.Default(&tlsCfg.HandshakeTimeout, caddy.Duration(10*time.Second))
 	out.KeepAlive, out.TLS = &ka, &tlsCfg
 	out.setNameDefaults()
 	return out
@@ -296,20 +290,7 @@ func (t *Transport) validateSizes() error {
 	if t.TLS.ServerName != "" {
 		return errors.New("transport.tls.server_name: an origin's certificate is always checked against the name that the client asked for")
 	}
-	return checkTLSSettings(t.TLS, "transport.tls", "a request")
-}
-
-// checkTLSSettings refuses those settings of reverse_proxy's transport that make no
-// sense here towards anybody. name is that of the settings, and TLS is spoken where
-// the scheme of what says so.
-func checkTLSSettings(c *reverseproxy.TLSConfig, name, what string) error {
-	switch {
-	case len(c.ExceptPorts) > 0:
-		return fmt.Errorf("%s.except_ports: the scheme of %s decides about TLS", name, what)
-	case c.Renegotiation != "":
-		return fmt.Errorf("%s.renegotiation: not supported", name)
-	}
-	return nil
+	return reach.CheckTLS(t.TLS, "transport.tls", "a request")
 }
 
 // poolConfig is what the settings mean for the pool.

@@ -10,6 +10,7 @@ import (
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/matchers"
 	"github.com/caddy-egress/egress/internal/relay"
+	"github.com/caddy-egress/egress/internal/settings"
 	"github.com/caddy-egress/egress/internal/target"
 	"github.com/caddy-egress/egress/internal/tunnels"
 	"github.com/caddy-egress/egress/internal/words"
@@ -87,9 +88,9 @@ func (t *Tunnel) withDefaults() Tunnel {
 	if t != nil {
 		out = *t
 	}
-	setDefault(&out.IdleTimeout, caddy.Duration(15*time.Minute))
-	setDefault(&out.HalfCloseTimeout, caddy.Duration(time.Minute))
-	setDefault(&out.OnPolicyChange, policyKeep)
+	settings.Default(&out.IdleTimeout, caddy.Duration(15*time.Minute))
+	settings.Default(&out.HalfCloseTimeout, caddy.Duration(time.Minute))
+	settings.Default(&out.OnPolicyChange, policyKeep)
 	if out.CloseDelay == nil {
 		delay := caddy.Duration(30 * time.Second)
 		out.CloseDelay = &delay

@@ -15,10 +15,10 @@ import (
 	"github.com/caddy-egress/egress/internal/tracing"
 )
 
-// HopByHop reports whether a field is about one connection only and is never
+// hopByHop reports whether a field is about one connection only and is never
 // forwarded, in either direction (RFC 9110 §7.6.1, §11.7). TE and Trailer are
 // looked at separately.
-func HopByHop(name string) bool {
+func hopByHop(name string) bool {
 	switch name {
 	case "Connection", "Proxy-Connection", "Keep-Alive", "Transfer-Encoding", "Te", "Upgrade",
 		"Proxy-Authorization", "Proxy-Authenticate", "Proxy-Authentication-Info", "Http2-Settings":
@@ -169,7 +169,7 @@ func (t *Exchange) appendEndToEnd(b []byte) ([]byte, error) {
 	own := t.ProxyFields()
 	lines := 0
 	for name, values := range header {
-		if HopByHop(name) || name == "Content-Length" || name == "Host" || name == "Max-Forwards" || name == EarlyData || options.has(name) || own[name] != nil {
+		if hopByHop(name) || name == "Content-Length" || name == "Host" || name == "Max-Forwards" || name == EarlyData || options.has(name) || own[name] != nil {
 			continue
 		}
 		if lines += len(values); lines > h1.MaxFields {

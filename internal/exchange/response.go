@@ -34,7 +34,7 @@ func (t *Exchange) setFields(header http.Header, hd *h1.Head, extra []h1.Field) 
 	}
 	for i := range hd.Fields {
 		f := &hd.Fields[i]
-		if HopByHop(f.Name) || f.Name == "Content-Length" || f.Name == "Trailer" || options.has(f.Name) {
+		if hopByHop(f.Name) || f.Name == "Content-Length" || f.Name == "Trailer" || options.has(f.Name) {
 			continue
 		}
 		add(f)

@@ -67,7 +67,7 @@ func changeTrailer(trailer http.Header, change func(http.Header, *http.Request),
 // allowedInTrailer reports whether a field may come after the body: not one that
 // frames, routes, authenticates or describes the content (RFC 9110 §6.5.1).
 func allowedInTrailer(name string) bool {
-	if HopByHop(name) || essential(name) {
+	if hopByHop(name) || essential(name) {
 		return false
 	}
 	switch name {

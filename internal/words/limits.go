@@ -11,6 +11,9 @@ import (
 // NoLimit is what the configuration says for "off".
 const NoLimit = -1
 
+// UntilAnswered is why a time for an answer cannot be off.
+const UntilAnswered = "a peer that is silent would be waited for without an end"
+
 // Shortest is the shortest duration that can be meant: a lower one is the number of a
 // configuration in JSON, which counts nanoseconds.
 const Shortest = time.Millisecond

@@ -26,7 +26,7 @@ var Elsewhere = map[string]string{
 
 // hint is what stands behind an unknown word: what to write instead, the blocks that
 // it belongs to, or the known word that is most like it.
-func hint(word string, known map[string]func() error, others func() []Opening) string {
+func hint(word string, known map[string]func() error, others Grammar) string {
 	if instead, ok := Elsewhere[word]; ok {
 		return " (write " + instead + ")"
 	}

@@ -23,15 +23,18 @@ type Opening struct {
 	Words map[string]func() error
 }
 
+// Grammar are all blocks, as they open. It is asked for when a word is unknown, which may
+// belong to another block; nil where there is none.
+type Grammar func() []Opening
+
 // Block reads a block of words, each with its own function. A word that is not
 // among repeatable may stand once.
 func Block(d *caddyfile.Dispenser, name string, parse map[string]func() error, repeatable ...string) error {
-	return BlockAmong(nil, d, name, parse, repeatable...)
+	return Grammar(nil).Block(d, name, parse, repeatable...)
 }
 
-// BlockAmong is Block where there are other blocks, which are asked for when a word
-// is unknown: it may belong to one of them.
-func BlockAmong(others func() []Opening, d *caddyfile.Dispenser, name string, parse map[string]func() error, repeatable ...string) error {
+// Block is the function Block within the grammar.
+func (g Grammar) Block(d *caddyfile.Dispenser, name string, parse map[string]func() error, repeatable ...string) error {
 	seen := make(map[string]bool, len(parse))
 	word := ""
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
@@ -41,7 +44,7 @@ func BlockAmong(others func() []Opening, d *caddyfile.Dispenser, name string, pa
 		word = d.Val()
 		f, ok := parse[word]
 		if !ok {
-			return d.Errf("unrecognized subdirective '%s' of %s%s", plaintext.Printable(word), name, hint(word, parse, others))
+			return d.Errf("unrecognized subdirective '%s' of %s%s", plaintext.Printable(word), name, hint(word, parse, g))
 		}
 		if seen[word] && !slices.Contains(repeatable, word) {
 			return d.Errf("'%s' stands twice in %s", word, name)
@@ -52,6 +55,14 @@ func BlockAmong(others func() []Opening, d *caddyfile.Dispenser, name string, pa
 		}
 	}
 	return nil
+}
+
+// At is the error of settings that do not go together, with the line at which d is.
+func At(d *caddyfile.Dispenser, err error) error {
+	if err == nil {
+		return nil
+	}
+	return d.WrapErr(err)
 }
 
 // One reads the only argument of a word.

@@ -1,14 +1,13 @@
-package egress
+package upstreams
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/settings"
 	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/internal/words"
 )
@@ -65,9 +64,9 @@ func (l *LoadBalancing) withDefaults() LoadBalancing {
 	if l != nil {
 		out = *l
 	}
-	setDefault(&out.Retries, 2)
-	setDefault(&out.TryDuration, caddy.Duration(15*time.Second))
-	setDefault(&out.AttemptTimeout, caddy.Duration(5*time.Second))
+	settings.Default(&out.Retries, 2)
+	settings.Default(&out.TryDuration, caddy.Duration(15*time.Second))
+	settings.Default(&out.AttemptTimeout, caddy.Duration(5*time.Second))
 	if out.RetryBudget == nil {
 		share := 0.2
 		out.RetryBudget = &share
@@ -100,91 +99,4 @@ func (l *LoadBalancing) engine() upstream.Balancing {
 		TryDuration: time.Duration(l.TryDuration), TryInterval: time.Duration(l.TryInterval),
 		AttemptTimeout: time.Duration(l.AttemptTimeout), Hedge: l.Hedge,
 	}
-}
-
-// UpstreamCircuit is the passive health of upstreams: what requests meet on
-// their way. A member is charged only with what is its own fault (see docs/health.md
-// for the table): a destination that is dead, a refusal by policy and a
-// client that leaves never count.
-type UpstreamCircuit struct {
-	// ConsecutiveFailures is how many failures in a row open the circuit of
-	// a member. Default: 5.
-	ConsecutiveFailures int `json:"consecutive_failures,omitempty"`
-
-	// MinSuccessRate is the share of successes in Window below which the
-	// circuit opens, where there are MinSamples. From 0 to 1. Default: 0.5.
-	MinSuccessRate *float64 `json:"min_success_rate,omitempty"`
-
-	// Window is the time over which successes and failures are counted.
-	// Default: 30s.
-	Window caddy.Duration `json:"window,omitempty"`
-
-	// MinSamples is how many results there must be in Window for the rate to
-	// mean anything. Default: 20.
-	MinSamples int `json:"min_samples,omitempty"`
-
-	// OpenFor is the first pause of a member. The next one is twice as long,
-	// the third three times; the count goes down again with health.
-	// Default: 10s.
-	OpenFor caddy.Duration `json:"open_for,omitempty"`
-
-	// MaxOpenFor is the longest pause. Default: 5m, or open_for where that is
-	// longer.
-	MaxOpenFor caddy.Duration `json:"max_open_for,omitempty"`
-
-	// MaxEjected is the share of the group that may be out by circuit at the
-	// same time; a failure beyond it leaves the member in. The last member is
-	// never out. From 0 to 1. Default: 0.5.
-	MaxEjected *float64 `json:"max_ejected,omitempty"`
-
-	// PanicBelow is the share of available members below which circuits are
-	// ignored: sending requests to members that failed lately is better than
-	// drowning the few that are left. Members that are down by active check
-	// stay out. From 0 to 1. Default: 0.5.
-	PanicBelow *float64 `json:"panic_below,omitempty"`
-}
-
-func (c *UpstreamCircuit) withDefaults() UpstreamCircuit {
-	out := UpstreamCircuit{}
-	if c != nil {
-		out = *c
-	}
-	setDefault(&out.ConsecutiveFailures, 5)
-	setDefault(&out.Window, caddy.Duration(30*time.Second))
-	setDefault(&out.MinSamples, 20)
-	setDefault(&out.OpenFor, caddy.Duration(10*time.Second))
-	setDefault(&out.MaxOpenFor, max(caddy.Duration(5*time.Minute), out.OpenFor))
-	for _, share := range []**float64{&out.MinSuccessRate, &out.MaxEjected, &out.PanicBelow} {
-		if *share == nil {
-			half := 0.5
-			*share = &half
-		}
-	}
-	return out
-}
-
-func (c *UpstreamCircuit) validate() error {
-	switch {
-	case c.ConsecutiveFailures < 1:
-		return fmt.Errorf("circuit.consecutive_failures: %d is below 1", c.ConsecutiveFailures)
-	case c.MinSamples < 1:
-		return fmt.Errorf("circuit.min_samples: %d is below 1", c.MinSamples)
-	case c.Window < 0:
-		return errors.New("circuit.window: must be positive")
-	case c.Window < caddy.Duration(health.MinWindow):
-		return fmt.Errorf("circuit.window: %s is shorter than %s", time.Duration(c.Window), health.MinWindow)
-	case c.OpenFor < 0:
-		return errors.New("circuit.open_for: must be positive")
-	case c.MaxOpenFor < c.OpenFor:
-		return fmt.Errorf("circuit.max_open_for: %s is shorter than open_for (%s)", time.Duration(c.MaxOpenFor), time.Duration(c.OpenFor))
-	}
-	for _, s := range []struct {
-		name  string
-		value float64
-	}{{"min_success_rate", *c.MinSuccessRate}, {"max_ejected", *c.MaxEjected}, {"panic_below", *c.PanicBelow}} {
-		if !words.IsShare(s.value) {
-			return fmt.Errorf("circuit.%s: %v is not between 0 and 1", s.name, s.value)
-		}
-	}
-	return nil
 }

@@ -1,4 +1,4 @@
-package egress
+package upstreams
 
 import (
 	"errors"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/reach"
 	"github.com/caddy-egress/egress/internal/upstream"
 	"github.com/caddy-egress/egress/internal/words"
 	"github.com/caddy-egress/egress/selection"
@@ -24,38 +25,25 @@ const (
 	nobodyOut = "write circuit { max_ejected 0% } to leave all upstreams in rotation"
 )
 
-// group returns the group of the given name, which is made where it is missing.
-func (h *Handler) group(name string) *UpstreamGroup {
-	if h.Groups == nil {
-		h.Groups = make(map[string]*UpstreamGroup)
-	}
-	g := h.Groups[name]
-	if g == nil {
-		g = new(UpstreamGroup)
-		h.Groups[name] = g
-	}
-	return g
-}
-
-// unmarshalUpstream reads an upstream into a group.
-func (g *UpstreamGroup) unmarshalUpstream(d *caddyfile.Dispenser) error {
+// UnmarshalUpstream reads the word upstream into the group.
+func (g *Group) UnmarshalUpstream(d *caddyfile.Dispenser, in words.Grammar) error {
 	at := *d
 	u := &Upstream{at: &at}
 	if !d.NextArg() {
 		return d.Err("upstream wants a URL")
 	}
 	u.URL = d.Val()
-	if err := validUpstreamURL(u.URL); err != nil {
+	if err := ValidURL(u.URL); err != nil {
 		return d.Errf("upstream: %v", err)
 	}
 	if d.NextArg() {
 		return d.Errf("unexpected argument '%s': upstream takes one URL", plaintext.Escaped(d.Val()))
 	}
-	g.add(u)
-	return block(d, "upstream", u.words(d), "header")
+	g.Upstreams = append(g.Upstreams, u)
+	return in.Block(d, "upstream", u.words(d, in), "header")
 }
 
-func (u *Upstream) words(d *caddyfile.Dispenser) map[string]func() error {
+func (u *Upstream) words(d *caddyfile.Dispenser, in words.Grammar) map[string]func() error {
 	parse := map[string]func() error{
 		"weight":      func() error { return words.Number(d, &u.Weight, 1, upstream.MaxWeight, "leave the upstream out") },
 		"priority":    func() error { return words.Number(d, &u.Priority, 0, 1_000_000, "0 is the first") },
@@ -70,14 +58,16 @@ func (u *Upstream) words(d *caddyfile.Dispenser) map[string]func() error {
 		"proxy_protocol": func() error { return proxyProtocol(d, &u.ProxyProtocol) },
 		"header":         func() error { return words.HeaderField(d, &u.Header, checkField) },
 	}
-	addSourceWords(d, source{&u.LocalAddresses, &u.LocalAddressPick, &u.Interface, &u.PreferIP}, parse)
+	reach.SourceWords(d, in, reach.Source{
+		Addresses: &u.LocalAddresses, Pick: &u.LocalAddressPick, Device: &u.Interface, Preference: &u.PreferIP,
+	}, parse)
 	addUpstreamTLSWords(d, &u.TLS, parse)
 	return parse
 }
 
-// validUpstreamURL checks a URL of the Caddyfile, as far as its placeholders let
+// ValidURL checks a URL of the Caddyfile, as far as its placeholders let
 // it be seen.
-func validUpstreamURL(s string) error {
+func ValidURL(s string) error {
 	if s == "" {
 		return errors.New("the URL is empty")
 	}
@@ -96,7 +86,7 @@ func validUpstreamURL(s string) error {
 
 // addUpstreamTLSWords adds the words for TLS towards upstreams.
 func addUpstreamTLSWords(d *caddyfile.Dispenser, to **reverseproxy.TLSConfig, parse map[string]func() error) {
-	addTLSWords(d, to, parse)
+	reach.TLSWords(d, to, parse)
 	parse["tls_server_name"] = func() error {
 		if *to == nil {
 			*to = new(reverseproxy.TLSConfig)
@@ -105,34 +95,22 @@ func addUpstreamTLSWords(d *caddyfile.Dispenser, to **reverseproxy.TLSConfig, pa
 	}
 }
 
-// unmarshalGroup reads a block `upstreams <group> { … }`. seen are the groups
-// that have had one.
-func (h *Handler) unmarshalGroup(d *caddyfile.Dispenser, seen map[string]bool) error {
-	_, name, err := words.One(d)
-	if err != nil {
-		return err
-	}
-	if err := checkGroupName(name); err != nil {
-		return d.Errf("upstreams: %v", err)
-	}
-	if seen[name] {
-		return d.Errf("the group '%s' stands twice", name)
-	}
-	seen[name] = true
+// Unmarshal reads the block of the group, which opens at d.
+func (g *Group) Unmarshal(d *caddyfile.Dispenser, in words.Grammar) error {
 	at := *d
-	h.group(name).at = &at
-	return block(d, "upstreams", h.group(name).words(d), "upstream", "health_headers")
+	g.at = &at
+	return in.Block(d, "upstreams", g.words(d, in), "upstream", "health_headers")
 }
 
-func (g *UpstreamGroup) words(d *caddyfile.Dispenser) map[string]func() error {
+func (g *Group) words(d *caddyfile.Dispenser, in words.Grammar) map[string]func() error {
 	parse := map[string]func() error{
-		"upstream":    func() error { return g.unmarshalUpstream(d) },
+		"upstream":    func() error { return g.UnmarshalUpstream(d, in) },
 		"file":        func() error { return words.Text(d, &g.File) },
 		"dynamic":     func() error { return g.unmarshalDynamic(d) },
 		"scheme":      func() error { return words.OneOf(d, &g.Scheme, upstream.Schemes...) },
 		"credentials": func() error { return credentials(d, &g.Credentials) },
 		"slow_start":  func() error { return words.Duration(d, &g.SlowStart, "off") },
-		"circuit":     func() error { return g.unmarshalCircuit(d) },
+		"circuit":     func() error { return g.unmarshalCircuit(d, in) },
 	}
 	addUpstreamTLSWords(d, &g.TLS, parse)
 	g.addBalancingWords(d, parse)
@@ -140,7 +118,7 @@ func (g *UpstreamGroup) words(d *caddyfile.Dispenser) map[string]func() error {
 	return parse
 }
 
-func (g *UpstreamGroup) unmarshalDynamic(d *caddyfile.Dispenser) error {
+func (g *Group) unmarshalDynamic(d *caddyfile.Dispenser) error {
 	if !d.NextArg() {
 		return d.ArgErr()
 	}
@@ -160,7 +138,7 @@ func (g *UpstreamGroup) unmarshalDynamic(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-func (g *UpstreamGroup) addBalancingWords(d *caddyfile.Dispenser, parse map[string]func() error) {
+func (g *Group) addBalancingWords(d *caddyfile.Dispenser, parse map[string]func() error) {
 	lb := func() *LoadBalancing {
 		if g.LoadBalancing == nil {
 			g.LoadBalancing = new(LoadBalancing)
@@ -181,7 +159,7 @@ func (g *UpstreamGroup) addBalancingWords(d *caddyfile.Dispenser, parse map[stri
 		lb().TryInterval = *pause
 		return nil
 	}
-	parse["attempt_timeout"] = func() error { return words.Duration(d, &lb().AttemptTimeout, untilAnswered) }
+	parse["attempt_timeout"] = func() error { return words.Duration(d, &lb().AttemptTimeout, words.UntilAnswered) }
 	parse["retry_budget"] = func() error { return words.Fraction(d, &lb().RetryBudget, "off") }
 	parse["hedge"] = func() error {
 		lb().Hedge = 0.95
@@ -200,24 +178,24 @@ func (g *UpstreamGroup) addBalancingWords(d *caddyfile.Dispenser, parse map[stri
 	}
 }
 
-func (g *UpstreamGroup) unmarshalCircuit(d *caddyfile.Dispenser) error {
+func (g *Group) unmarshalCircuit(d *caddyfile.Dispenser, in words.Grammar) error {
 	if d.NextArg() {
 		if d.Val() == "off" {
 			return d.Errf("circuit cannot be off: %s", nobodyOut)
 		}
 		return d.Errf("unexpected argument '%s': circuit takes a block", plaintext.Escaped(d.Val()))
 	}
-	c := new(UpstreamCircuit)
+	c := new(Circuit)
 	g.Circuit = c
 	at := *d
-	if err := block(d, "circuit", c.words(d)); err != nil {
+	if err := in.Block(d, "circuit", c.words(d)); err != nil {
 		return err
 	}
 	settled := c.withDefaults()
-	return errorAt(&at, settled.validate())
+	return words.At(&at, settled.validate())
 }
 
-func (c *UpstreamCircuit) words(d *caddyfile.Dispenser) map[string]func() error {
+func (c *Circuit) words(d *caddyfile.Dispenser) map[string]func() error {
 	return map[string]func() error{
 		"consecutive_failures": func() error { return words.Count(d, &c.ConsecutiveFailures, nobodyOut) },
 		"min_success_rate":     func() error { return words.Fraction(d, &c.MinSuccessRate, "off") },
@@ -260,4 +238,13 @@ func credentials(d *caddyfile.Dispenser, to **Credentials) error {
 	}
 	*to = c
 	return nil
+}
+
+// Openings are the blocks of these words.
+func Openings() []words.Opening {
+	return []words.Opening{
+		{Text: "upstreams <group>", Words: new(Group).words(nil, nil)},
+		{Text: "upstream <url>", Words: new(Upstream).words(nil, nil)},
+		{Text: "circuit", Words: new(Circuit).words(nil)},
+	}
 }

@@ -1,4 +1,4 @@
-package egress
+package upstreams
 
 import (
 	"cmp"
@@ -13,7 +13,9 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-egress/egress/internal/dial"
+	"github.com/caddy-egress/egress/internal/exchange"
 	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/reach"
 	"github.com/caddy-egress/egress/internal/settings"
 	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/upstream"
@@ -26,12 +28,12 @@ import (
 // several goroutines: by then all that they need was made.
 type specs struct {
 	ctx   caddy.Context
-	group *UpstreamGroup
+	group *Group
 	repl  *caddy.Replacer
 	tls   map[*reverseproxy.TLSConfig]*upstream.TLS // loading modules empties their JSON, so each is made once
 }
 
-func newSpecs(ctx caddy.Context, g *UpstreamGroup) (*specs, error) {
+func newSpecs(ctx caddy.Context, g *Group) (*specs, error) {
 	s := &specs{ctx: ctx, group: g, repl: caddy.NewReplacer(), tls: make(map[*reverseproxy.TLSConfig]*upstream.TLS)}
 	if _, err := s.makeTLS(g.TLS); err != nil {
 		return nil, err
@@ -92,12 +94,12 @@ func (s *specs) complete(u *Upstream, addr upstream.Address) (*upstream.Spec, er
 	if err := u.checkSuits(addr); err != nil {
 		return nil, fmt.Errorf("%s: %w", addr, err)
 	}
-	setDefault(&spec.Weight, 1)
-	setDefault(&spec.MaxPending, 128)
+	settings.Default(&spec.Weight, 1)
+	settings.Default(&spec.MaxPending, 128)
 	if spec.ProxyProtocol != "" {
-		setDefault(&spec.MaxTunnelsPerConn, 1)
+		settings.Default(&spec.MaxTunnelsPerConn, 1)
 	}
-	setDefault(&spec.MaxTunnelsPerConn, 100)
+	settings.Default(&spec.MaxTunnelsPerConn, 100)
 	if err := cmp.Or(u.checkShared(), validateSpec(spec, s.tlsOf(u, addr))); err != nil {
 		return nil, fmt.Errorf("%s: %w", addr, err)
 	}
@@ -218,7 +220,7 @@ func validateReach(s *upstream.Spec, tlsSettings *reverseproxy.TLSConfig) error 
 		return err
 	}
 	if tlsSettings != nil {
-		return checkTLSSettings(tlsSettings, "tls", "the URL")
+		return reach.CheckTLS(tlsSettings, "tls", "the URL")
 	}
 	return nil
 }
@@ -244,7 +246,7 @@ func canonicalHeader(s *upstream.Spec) error {
 // checkField refuses a field of a request that the operator cannot set to the values, which
 // may be secrets.
 func checkField(name string, values ...string) error {
-	if !httpguts.ValidHeaderFieldName(name) || !settable(name) {
+	if !httpguts.ValidHeaderFieldName(name) || !exchange.Settable(name) {
 		return fmt.Errorf("'%s' cannot be set", plaintext.Escaped(name))
 	}
 	for _, v := range values {

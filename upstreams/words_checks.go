@@ -1,4 +1,4 @@
-package egress
+package upstreams
 
 import (
 	"net/http"
@@ -15,7 +15,7 @@ import (
 
 // This file contains the words of the Caddyfile for the checks of a group.
 
-func (g *UpstreamGroup) addHealthWords(d *caddyfile.Dispenser, parse map[string]func() error) {
+func (g *Group) addHealthWords(d *caddyfile.Dispenser, parse map[string]func() error) {
 	active := func() *ActiveHealthChecks {
 		if g.HealthChecks == nil {
 			g.HealthChecks = &HealthChecks{Active: new(ActiveHealthChecks)}
@@ -85,7 +85,7 @@ func (g *UpstreamGroup) addHealthWords(d *caddyfile.Dispenser, parse map[string]
 }
 
 // noteHealthWords has the words about the checks remember where they stand, for checkHealth.
-func (g *UpstreamGroup) noteHealthWords(d *caddyfile.Dispenser, parse map[string]func() error) {
+func (g *Group) noteHealthWords(d *caddyfile.Dispenser, parse map[string]func() error) {
 	for _, word := range [...]string{
 		"health_status", "health_body", "health_headers", "health_interval", "health_timeout", "health_passes", "health_fails",
 	} {
@@ -98,7 +98,7 @@ func (g *UpstreamGroup) noteHealthWords(d *caddyfile.Dispenser, parse map[string
 }
 
 // checkHealth refuses words about checks that there are not, or that are of another type.
-func (g *UpstreamGroup) checkHealth() error {
+func (g *Group) checkHealth() error {
 	for _, at := range g.healthWords {
 		word := at.Val()
 		switch c := g.HealthChecks.Active; {
