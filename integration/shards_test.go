@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"testing"
 )
 
 // Caddy is one per process, so its tests run one after the other, and most of them
@@ -38,8 +39,9 @@ func sharded() bool {
 	return all
 }
 
-// runShards runs all tests, and returns the exit code. The output of one process is
-// shown as it comes, that of the others behind it.
+// runShards runs all tests, and returns the exit code. With -v the output of one process is
+// shown as it comes, that of the others behind it; else only that of those that failed. The
+// last lines name what failed: whoever sees the end only sees that.
 func runShards() int {
 	list, err := exec.Command(os.Args[0], "-test.list", ".").Output()
 	if err != nil {
@@ -61,21 +63,38 @@ func runShards() int {
 	for i := range shards {
 		cmd := exec.Command(os.Args[0], append(args, "-test.run=^("+strings.Join(names[i], "|")+")$")...)
 		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", shardVar, i+1))
-		out := io.Writer(os.Stdout)
-		if i > 0 {
-			out = &output[i]
+		out := io.Writer(&output[i])
+		if i == 0 && testing.Verbose() {
+			out = io.MultiWriter(os.Stdout, out)
 		}
 		cmd.Stdout, cmd.Stderr = out, out
 		running.Go(func() { failed[i] = cmd.Run() })
 	}
 	running.Wait()
+	for i := range shards {
+		if testing.Verbose() && i > 0 || !testing.Verbose() && failed[i] != nil {
+			os.Stdout.Write(output[i].Bytes())
+		}
+	}
 	code := 0
 	for i := range shards {
-		_, _ = output[i].WriteTo(os.Stdout)
 		if failed[i] != nil {
 			fmt.Printf("process %d of %d: %v\n", i+1, shards, failed[i])
+			fmt.Print(strings.Join(failures(output[i].String()), ""))
 			code = 1
 		}
 	}
 	return code
+}
+
+// failures are the lines of the output of tests that say what failed.
+func failures(output string) (lines []string) {
+	for line := range strings.Lines(output) {
+		for _, begins := range []string{"--- FAIL", "panic: ", "fatal error: ", "WARNING: DATA RACE", "testing: race"} {
+			if strings.HasPrefix(strings.TrimLeft(line, " "), begins) {
+				lines = append(lines, line)
+			}
+		}
+	}
+	return lines
 }
