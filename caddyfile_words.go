@@ -21,13 +21,13 @@ func block(d *caddyfile.Dispenser, name string, parse map[string]func() error, r
 // grammarBlocks are the blocks as they open, with the words in each. They are those of
 // the parser, which reads nothing here.
 func grammarBlocks() []words.Opening {
-	own := []words.Opening{
+	return slices.Concat([]words.Opening{
 		{Text: "egress", Words: new(Handler).words(nil, nil)},
 		{Text: "acl", Words: new(Handler).aclWords(nil)},
 		{Text: "destination_circuit", Words: new(DestinationCircuit).words(nil)},
 		{Text: "route", Words: new(Route).words(nil)},
+	}, upstreams.Openings(), []words.Opening{
 		{Text: "transport", Words: new(Transport).words(nil)},
 		{Text: "tunnel", Words: new(Tunnel).words(nil)},
-	}
-	return slices.Concat(own, upstreams.Openings(), reach.Openings())
+	}, reach.Openings())
 }

@@ -54,7 +54,7 @@ func dialRaw(t *testing.T, addr string, config *tls.Config) *rawConn {
 	if config != nil {
 		conn = tls.Client(conn, config)
 	}
-	_ = conn.SetDeadline(time.Now().Add(patience))
+	_ = conn.SetDeadline(time.Now().Add(longPatience))
 	t.Cleanup(func() { conn.Close() })
 	return &rawConn{Conn: conn, t: t, br: bufio.NewReader(conn)}
 }

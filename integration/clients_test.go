@@ -83,7 +83,7 @@ type client struct {
 // client makes a client of a kind. What it opens is closed at the test's end.
 func (p *proxy) client(t *testing.T, kind string) *client {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	ctx, cancel := context.WithTimeout(context.Background(), longPatience)
 	t.Cleanup(cancel)
 	c := &client{kind: kind, p: p, ctx: ctx}
 	switch kind {

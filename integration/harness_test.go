@@ -35,6 +35,9 @@ import (
 // for a machine that has much else to do: only a test that fails takes that long.
 const patience = 30 * time.Second
 
+// longPatience is how long a connection of a test lives, over which there are many steps.
+const longPatience = 6 * patience
+
 // openLoopback opens the addresses the origins of these tests listen on; the
 // default denies close them.
 const openLoopback = "acl {\n allow 127.0.0.0/8 ::1\n}\n"

@@ -93,7 +93,7 @@ func TestTunnel_BehindProxyProtocol(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { conn.Close() })
-		_ = conn.SetDeadline(time.Now().Add(patience))
+		_ = conn.SetDeadline(time.Now().Add(longPatience))
 		if kind == "h1tls" {
 			if _, err := io.WriteString(conn, header); err != nil {
 				t.Fatal(err)
