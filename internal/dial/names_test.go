@@ -476,7 +476,7 @@ func TestNoTurnForAQuestion(t *testing.T) {
 		dest := target.Target{Host: "origin.test", Port: 443}
 		for what, connect := range map[string]func() error{
 			"dial":   func() error { _, err := d.connect(t.Context(), d.hopTo(dest)); return err },
-			"lookup": func() error { _, err := d.Tell(dest, new(FailedAddrs)).Next(t.Context()); return err },
+			"lookup": func() error { _, err := d.Tell(dest, new(Through)).Next(t.Context()); return err },
 			"check":  func() error { return d.CheckNames(t.Context(), dest) },
 		} {
 			for turns, want := range map[int]*failure.Failure{1: failure.Limit, 2: failure.Limit, 3: failure.DNSTimeout} {
@@ -518,7 +518,7 @@ func TestLookupTakesTheFirstUsable(t *testing.T) {
 				d.Order = Orders[tc.prefer]
 				d.forget(&tc.b)
 				begin := time.Now()
-				got, err := d.Tell(target.Target{Host: "origin.test", Port: 443}, new(FailedAddrs)).Next(t.Context())
+				got, err := d.Tell(target.Target{Host: "origin.test", Port: 443}, new(Through)).Next(t.Context())
 				if err != nil || got.String() != tc.want {
 					t.Errorf("%v, %v", got, err)
 				}
@@ -526,7 +526,7 @@ func TestLookupTakesTheFirstUsable(t *testing.T) {
 					t.Errorf("after %s, want %s", took, tc.at)
 				}
 				d.forget(&tc.b)
-				if got, err := d.ForUpstreams().TellUnchecked(target.Target{Host: "origin.test", Port: 443}, new(FailedAddrs)).Next(t.Context()); err != nil || !got.IsValid() {
+				if got, err := d.ForUpstreams().TellUnchecked(target.Target{Host: "origin.test", Port: 443}, new(Through)).Next(t.Context()); err != nil || !got.IsValid() {
 					t.Errorf("unchecked: %v, %v", got, err)
 				}
 			})

@@ -74,7 +74,7 @@ func TestLookupsAreRecorded(t *testing.T) {
 						t.Errorf("told %q, want %q", got, want)
 					}
 				}
-				if _, _ = d.ForUpstreams().TellUnchecked(target.Target{Host: "origin.test", Port: 443}, new(FailedAddrs)).Next(t.Context()); len(r.take()) > 0 {
+				if _, _ = d.ForUpstreams().TellUnchecked(target.Target{Host: "origin.test", Port: 443}, new(Through)).Next(t.Context()); len(r.take()) > 0 {
 					t.Error("look-ups of upstreams are those of no handler")
 				}
 			})

@@ -17,26 +17,35 @@ import (
 // Told is a destination, and which of its addresses an upstream was told. It is for one
 // tunnel, and for one goroutine at a time.
 type Told struct {
-	dialer *Dialer
-	to     Hop
-	failed *FailedAddrs // which the upstream could not reach lately
-	tried  []netip.Addr
+	dialer  *Dialer
+	to      Hop
+	through *Through
+	tried   []netip.Addr
+	reached netip.Addr // through the upstream; not valid where none was
 }
 
-// Tell begins to tell an upstream of dest. failed is what it is known not to reach.
-func (d *Dialer) Tell(dest target.Target, failed *FailedAddrs) *Told {
-	return &Told{dialer: d, to: d.hopTo(dest), failed: failed}
+// Tell begins to tell an upstream of dest. through is what it is known to reach.
+func (d *Dialer) Tell(dest target.Target, through *Through) *Told {
+	return &Told{dialer: d, to: d.hopTo(dest), through: through}
 }
 
 // TellUnchecked is Tell for a destination that the operator has written: no rule is about
 // it.
-func (d *Dialer) TellUnchecked(dest target.Target, failed *FailedAddrs) *Told {
+func (d *Dialer) TellUnchecked(dest target.Target, through *Through) *Told {
 	anywhere := func(netip.Addr) error { return nil }
-	return &Told{dialer: d, to: Hop{host: dest.Host, addr: dest.Addr, port: dest.Port, check: anywhere}, failed: failed}
+	return &Told{dialer: d, to: Hop{host: dest.Host, addr: dest.Addr, port: dest.Port, check: anywhere}, through: through}
 }
 
-// Addr is the address that was told last; not valid where none was.
+// Addr is the address that was reached, or else that was told last; not valid where none
+// was.
 func (t *Told) Addr() netip.Addr {
+	if t.reached.IsValid() {
+		return t.reached
+	}
+	return t.last()
+}
+
+func (t *Told) last() netip.Addr {
 	if len(t.tried) == 0 {
 		return netip.Addr{}
 	}
@@ -46,21 +55,17 @@ func (t *Told) Addr() netip.Addr {
 // Count is how many addresses were told.
 func (t *Told) Count() int { return len(t.tried) }
 
-// Reached notes that the last address was reached through the upstream, or was not: then
-// it is told last for a while.
-func (t *Told) Reached(reached bool) {
-	a := netip.AddrPortFrom(t.Addr(), t.to.port)
-	if reached {
-		t.failed.Clear(a)
-	} else {
-		t.failed.Mark(a)
-	}
+// Reached notes that an address was reached through the upstream.
+func (t *Told) Reached(a netip.Addr) {
+	t.reached = a
+	t.through.Reached(netip.AddrPortFrom(a, t.to.port))
 }
 
 // errWasTold keeps an address from being told twice.
 var errWasTold = errors.New("the upstream was told this address")
 
-// Next is the address to tell next: the first that is known and may be reached. Addresses
+// Next is the address to tell next: the first that is known and may be reached, of the
+// family that the upstream reaches. Addresses
 // of the other family are not waited for, but are next where there are any. Idle
 // connections are closed where there was no descriptor to ask with, as for a dial.
 func (t *Told) Next(ctx context.Context) (netip.Addr, error) {
@@ -78,16 +83,19 @@ func (t *Told) next(parent context.Context) (netip.Addr, error) {
 	ctx, cancel := context.WithTimeout(parent, t.dialer.Timeout)
 	defer cancel()
 	to, order := t.to, t.dialer.Order
+	if len(t.tried) == 0 {
+		order = t.through.order(order)
+	}
 	to.check = func(a netip.Addr) error {
 		if slices.Contains(t.tried, a) {
 			return errWasTold
 		}
 		return t.to.check(a)
 	}
-	if last := t.Addr(); last.IsValid() && !order.only {
+	if last := t.last(); last.IsValid() && !order.only {
 		order.First = 1 - dnscache.FamilyOf(last)
 	}
-	list := newCandidates(order, t.failed, to)
+	list := newCandidates(order, &t.through.failed, to)
 	for arrivals := t.dialer.Names.resolve(ctx, to.host, order, list, t.dialer.Recorder); ; {
 		if a, ok := list.next(); ok {
 			return a, nil

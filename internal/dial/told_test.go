@@ -31,9 +31,9 @@ func TestTold(t *testing.T) {
 		d.Order = Orders[tc.prefer]
 		d.forget(split{v4, v6})
 		d.warm("origin.test")
-		failed := new(FailedAddrs)
+		failed := new(Through)
 		for _, a := range tc.failed {
-			failed.Mark(netip.AddrPortFrom(a, 443))
+			failed.Failed(netip.AddrPortFrom(a, 443))
 		}
 		var got []netip.Addr
 		told := d.Tell(target.Target{Host: "origin.test", Port: 443}, failed)
@@ -61,8 +61,8 @@ func TestTold_Remembers(t *testing.T) {
 		d.Order = Orders["6"]
 		d.forget(split{addrs("192.0.2.1"), addrs("2001:db8::1")})
 		d.warm("origin.test")
-		failed := new(FailedAddrs)
-		first := func(failed *FailedAddrs) (*Told, string) {
+		failed := new(Through)
+		first := func(failed *Through) (*Told, string) {
 			t.Helper()
 			told := d.Tell(target.Target{Host: "origin.test", Port: 443}, failed)
 			a, err := told.Next(t.Context())
@@ -75,18 +75,18 @@ func TestTold_Remembers(t *testing.T) {
 		if a != "2001:db8::1" {
 			t.Errorf("first %s", a)
 		}
-		told.Reached(false)
+		failed.Failed(netip.AddrPortFrom(told.Addr(), 443))
 		if _, a := first(failed); a != "192.0.2.1" {
 			t.Errorf("behind a failure %s", a)
 		}
-		if _, a := first(new(FailedAddrs)); a != "2001:db8::1" || d.Names.failed.Has(netip.MustParseAddrPort("[2001:db8::1]:443")) {
+		if _, a := first(new(Through)); a != "2001:db8::1" || d.Names.failed.Has(netip.MustParseAddrPort("[2001:db8::1]:443")) {
 			t.Error("another upstream, or a dial, is kept from the address")
 		}
-		told.Reached(true)
+		told.Reached(told.Addr())
 		if _, a := first(failed); a != "2001:db8::1" {
 			t.Errorf("behind a success %s", a)
 		}
-		told.Reached(false)
+		failed.Failed(netip.AddrPortFrom(told.Addr(), 443))
 		time.Sleep(failedFor)
 		d.warm("origin.test")
 		if _, a := first(failed); a != "2001:db8::1" {
@@ -103,7 +103,7 @@ func TestTold_SilentFamily(t *testing.T) {
 		d := newDialer(t, nil, "allow 192.0.2.0/24")
 		d.Order = Orders["6"]
 		d.forget(&delayed{{0, addrs("192.0.2.1", "192.0.2.2"), nil}, {time.Hour, nil, nil}})
-		told := d.Tell(target.Target{Host: "origin.test", Port: 443}, new(FailedAddrs))
+		told := d.Tell(target.Target{Host: "origin.test", Port: 443}, new(Through))
 		begin := time.Now()
 		for _, want := range []string{"192.0.2.1", "192.0.2.2"} {
 			if a, err := told.Next(t.Context()); err != nil || a.String() != want {

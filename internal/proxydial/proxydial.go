@@ -55,6 +55,9 @@ type Target struct {
 	// Header is added to this CONNECT, beside the fields of the configuration
 	// and with the same rules. It must not be changed, and is not used for SOCKS.
 	Header []h1.Field
+	// Asked is called when a SOCKS proxy has been asked, and only its answer is waited for.
+	// Nil is nothing.
+	Asked func()
 }
 
 // Tunnel is a connection to a destination.

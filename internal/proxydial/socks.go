@@ -123,6 +123,9 @@ func (s *socksTalk) request(to Target) error {
 	if _, err := s.conn.Write(m); err != nil {
 		return err
 	}
+	if to.Asked != nil {
+		to.Asked()
+	}
 	return readSOCKSReply(s.conn)
 }
 

@@ -123,7 +123,7 @@ func (g *Group) lookUpTarget(ctx context.Context, hm *health.Member, text string
 	if t == nil || !m.TakesAddrs() || t.Dest.IsAddr() {
 		return ctx, nil
 	}
-	told := m.Conns.tell(t.Dest, &m.Conns.unreached)
+	told := m.Conns.tell(t.Dest, &m.Conns.through)
 	_, err := told.Next(ctx)
 	if err == nil {
 		g.unknown.Delete(text)

@@ -55,11 +55,11 @@ func TestCheckWithoutAddress(t *testing.T) {
 	m := g.Members()[0]
 	m.Spec.Addr.Scheme = SOCKS5
 	failing := true
-	m.Conns.tell = func(target.Target, *dial.FailedAddrs) *dial.Told {
+	m.Conns.tell = func(target.Target, *dial.Through) *dial.Told {
 		if failing {
-			return fixedNames().TellUnchecked(dest, new(dial.FailedAddrs))
+			return fixedNames().TellUnchecked(dest, new(dial.Through))
 		}
-		return fixedNames("192.0.2.1").TellUnchecked(target.Target{Host: "origin.test", Port: 443}, new(dial.FailedAddrs))
+		return fixedNames("192.0.2.1").TellUnchecked(target.Target{Host: "origin.test", Port: 443}, new(dial.Through))
 	}
 	var err error
 	m.Conns.dial = func(context.Context) (net.Conn, error) { return nil, errors.New("closed port") }

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -99,12 +100,19 @@ func (m *Member) JudgeTunnel(ctx context.Context, err error) Verdict {
 	if _, answered := errors.AsType[*proxydial.ReplyError](err); answered && v.Kind == health.AuthFault && !m.Authenticates() {
 		v.Failure = failure.UpstreamChallenge
 	}
+	if _, one := errors.AsType[*familyError](err); one && mayBeFamily(v) {
+		return Verdict{Kind: health.Neutral, Failure: cmp.Or(ofFamily[v.Failure], v.Failure), LoggedIn: v.LoggedIn}
+	}
 	if e, ok := errors.AsType[*proxydial.Error](err); ok && m.Spec.ProxyProtocol != "" && e.Stage > proxydial.StageProxyProtocol &&
 		(v.Kind == health.ConnectFailure || v.Kind == health.Failure) {
 		v.Kind, v.Relayed = health.Failure, true
 	}
 	return v
 }
+
+// ofFamily is what failures are called of which only the address family is known to be the
+// reason: an upstream that closes does so for that.
+var ofFamily = map[*failure.Failure]*failure.Failure{failure.UpstreamTerminated: failure.UpstreamGateway, failure.UpstreamProtocol: failure.UpstreamGateway}
 
 // judgeOwnLimit finds out whether it was this machine that could not go on.
 func judgeOwnLimit(err error) (Verdict, bool) {

@@ -98,10 +98,10 @@ type Conns struct {
 	Dialer *proxydial.Dialer // for tunnels
 	From   *dial.Sources     // that they leave from; nil for a unix socket
 
-	dial func(context.Context) (net.Conn, error)           // to the upstream's address
-	tell func(target.Target, *dial.FailedAddrs) *dial.Told // of a target of checks
+	dial func(context.Context) (net.Conn, error)       // to the upstream's address
+	tell func(target.Target, *dial.Through) *dial.Told // of a target of checks
 
-	unreached dial.FailedAddrs // of destinations, through the upstream
+	through dial.Through // what is known of what the upstream reaches
 }
 
 // Destruct lets go of what is idle when no configuration uses the upstream any

@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/netip"
 	"syscall"
+	"time"
 
 	"github.com/caddy-egress/egress/internal/dial"
+	"github.com/caddy-egress/egress/internal/dnscache"
+	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/target"
 )
@@ -31,46 +35,51 @@ func (g *Group) Resolution() Resolution { return Resolution(g.resolution.Load())
 // TakesAddrs reports whether the member is told addresses instead of names.
 func (m *Member) TakesAddrs() bool { return m.Spec.Addr.Scheme == SOCKS5 }
 
-// maxTold is how many addresses of a destination an upstream is told for one tunnel.
-const maxTold = 3
-
 // Tell begins to tell a member that takes addresses of dest, as d has it: those last that
 // could not be reached through it lately.
 func (m *Member) Tell(d *dial.Dialer, dest target.Target) *dial.Told {
-	return d.Tell(dest, &m.Conns.unreached)
+	return d.Tell(dest, &m.Conns.through)
 }
 
-// DialTunnel asks the upstream for a tunnel. One that takes addresses is told another one
-// where it cannot reach the first, as long as ctx lasts: of the other address family, if
-// there is one. That it cannot reach all of them says nothing about the upstream. told has
-// been asked for the address in to; it is nil where no others may be told.
-//
-// Where it reaches none, the error is the first, unless a later one says more.
+// DialTunnel asks the upstream for a tunnel. One that takes addresses is told others where
+// it does not reach the first, as long as ctx lasts (see telling). told has been asked for
+// the address in to; it is nil where no others may be told.
 func (m *Member) DialTunnel(ctx context.Context, to proxydial.Target, told *dial.Told, client proxydial.Client) (*proxydial.Tunnel, error) {
-	var failed error
-	for {
-		tunnel, err := m.Conns.Dialer.DialTunnel(ctx, to, client)
-		if told == nil {
-			return tunnel, err
-		}
-		if err == nil {
-			told.Reached(true)
-			return tunnel, nil
-		}
-		if failed == nil || decides(err) {
-			failed = err
-		}
-		if !isUnreached(err) {
-			return nil, failed
-		}
-		told.Reached(false)
-		if told.Count() == maxTold || ctx.Err() != nil {
-			return nil, failed
-		}
-		if to.Addr, err = told.Next(ctx); err != nil {
-			return nil, failed
-		}
+	switch {
+	case told != nil:
+		return m.tell(ctx, to, told, client)
+	case !to.Addr.IsValid():
+		return m.Conns.Dialer.DialTunnel(ctx, to, client)
 	}
+	began := time.Now()
+	tunnel, err := m.Conns.Dialer.DialTunnel(ctx, to, client)
+	if err != nil {
+		return nil, m.oneFamily(ctx, dnscache.FamilyOf(to.Addr.Unmap()), began, err)
+	}
+	m.Conns.through.Reached(netip.AddrPortFrom(to.Addr, to.Port))
+	return tunnel, nil
+}
+
+// familyError is the failure of addresses of one family, while the upstream reaches those
+// of the other one. That is charged to nobody.
+type familyError struct{ error }
+
+func (e *familyError) Unwrap() error { return e.error }
+
+// oneFamily is the error of an attempt that began at a moment, and in which the upstream was
+// told addresses of one family.
+func (m *Member) oneFamily(ctx context.Context, family dnscache.Family, began time.Time, err error) error {
+	if !mayBeFamily(judgeTunnel(ctx, err)) || !m.Conns.through.OnlyOther(family, began) {
+		return err
+	}
+	m.Conns.through.Missed(family)
+	return &familyError{err}
+}
+
+// mayBeFamily reports whether a verdict is about what the upstream was told, and not about
+// the upstream or the host.
+func mayBeFamily(v Verdict) bool {
+	return v.Kind == health.SoftFail || v.Kind == health.ReplyTimeout || v.Kind == health.Failure && v.Relayed
 }
 
 // isUnreached reports whether an attempt to open a tunnel has failed for the address that
