@@ -69,7 +69,7 @@ type Tunnel struct {
 	// OnPolicyChange is what becomes of tunnels that stand when the access
 	// rules change, be it in a file or by a reload that keeps this handler. `close` ends those that the new rules forbid, by name, port
 	// or the address they are connected to, also those that were opened under
-	// `keep`. Of a tunnel through an upstream proxy no address is known: the
+	// `keep`. Of a tunnel through an upstream proxy that is told names no address is known: the
 	// rules on names and ports decide, and on the address where the client
 	// named one. On a reload those end too whose user is gone, has another password or
 	// has to log in now, and those that the routes deny, as far as that is known.

@@ -25,7 +25,7 @@ type Tunnel struct {
 	User     string    `json:"user,omitempty" doc:"Whose it is; absent for nobody."`
 	Client   string    `json:"client" doc:"The IP address of the client, as Caddy's {client_ip} has it."`
 	Target   string    `json:"target" doc:"The host and port that were asked for."`
-	RemoteIP string    `json:"remote_ip,omitempty" doc:"The address that it is connected to; absent through an upstream."`
+	RemoteIP string    `json:"remote_ip,omitempty" doc:"The address of the destination that it leads to; absent where an upstream was told a name."`
 	Group    string    `json:"group,omitempty" doc:"The group of its upstream."`
 	Upstream string    `json:"upstream,omitempty" doc:"The URL of its upstream without credentials; absent where it is direct."`
 	ViaID    string    `json:"upstream_id,omitempty" doc:"What the upstream is known by."`

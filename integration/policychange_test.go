@@ -177,6 +177,34 @@ func TestPolicyChange_Upstream(t *testing.T) {
 	}
 }
 
+// Of a tunnel for which an upstream was told one of several addresses, that one counts.
+func TestPolicyChange_ToldAddress(t *testing.T) {
+	checkLeaks(t)
+	list := filepath.Join(t.TempDir(), "denied")
+	replaceFile(t, list, "127.9.9.9\n") // of the first rule: it is passed over from the beginning
+	origin := newEchoOrigin(t)
+	up, asked := newSOCKSUpstream(t, origin.addr)
+	p := start(t, mode{access: true}, setup{egress: withRules(list, "close") +
+		"transport {\n hosts_override two.test 127.9.9.9 127.0.0.1\n}\nupstream socks5://" + up.addr + "\n"})
+	tun := p.client(t, "h1").open(t, "two.test:443")
+	if got := <-asked; got != "ip:127.0.0.1:443" {
+		t.Errorf("the upstream is told %s", got)
+	}
+	alive(t, tun, "a tunnel to an address that is allowed")
+	rules := 0
+	change := func(text string) {
+		t.Helper()
+		rules++
+		replaceFile(t, list, text)
+		p.logs.awaitLines(t, "rules", 2*rules, func(l logLine) bool { return l.str("msg") == "access rules changed" })
+	}
+	change("127.9.9.9\n127.9.9.8\n")
+	alive(t, tun, "the tunnel, behind a change")
+	change("127.0.0.1\n")
+	ended(t, tun, "the tunnel whose address is denied now")
+	tun.Close()
+}
+
 // A reload with other rules ends the tunnels that they forbid, also those that were
 // opened when nothing was to be ended, by the first rules and by later ones; a
 // reload that fails, or that says keep, ends none.

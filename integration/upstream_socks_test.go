@@ -16,6 +16,11 @@ import (
 // newSOCKSRefusing starts a SOCKS5 proxy that connects to `to`, but says that it cannot reach
 // an address that begins with one of some prefixes. take returns what it was asked for.
 func newSOCKSRefusing(t *testing.T, to string, prefixes ...string) (up *rawOrigin, take func() []string) {
+	return newSOCKSWithout(t, to, "\x05\x04\x00\x01\x00\x00\x00\x00\x00\x00", prefixes...)
+}
+
+// newSOCKSWithout is newSOCKSRefusing with another answer; "" is none.
+func newSOCKSWithout(t *testing.T, to, answer string, prefixes ...string) (up *rawOrigin, take func() []string) {
 	t.Helper()
 	var mu sync.Mutex
 	var asked []string
@@ -36,7 +41,11 @@ func newSOCKSRefusing(t *testing.T, to string, prefixes ...string) (up *rawOrigi
 		asked = append(asked, host)
 		mu.Unlock()
 		if slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(host, p) }) {
-			oc.send("\x05\x04\x00\x01\x00\x00\x00\x00\x00\x00")
+			if answer == "" {
+				_, _ = io.Copy(io.Discard, oc.br)
+				return
+			}
+			oc.send(answer)
 			return
 		}
 		tunnelTo(oc, to, "\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
@@ -62,7 +71,7 @@ func forgetful(t *testing.T) *rawOrigin {
 
 // A socks5 upstream that cannot reach one address of a destination is told another one,
 // whatever kind of request it is. That is charged neither to the upstream nor to the
-// destination, and is remembered of the address.
+// destination, and is remembered of the address, and of the family where none is reached.
 func TestUpstreamSOCKS_OtherAddress(t *testing.T) {
 	checkLeaks(t)
 	origin := forgetful(t)
@@ -79,6 +88,9 @@ func TestUpstreamSOCKS_OtherAddress(t *testing.T) {
 			dest := fmt.Sprintf(tc.form, i)
 			for n, want := range [][]string{{tc.first + fmt.Sprint(i+1), "127.0.0.1"}, {"127.0.0.1"}} {
 				c.get(t, "http://"+dest+"/").expect(t, 200, "ok")
+				if i > 0 && tc.form == "dual%d.test:80" {
+					want = []string{"127.0.0.1"} // the family is not reached
+				}
 				if asked := take(); i < 9 && !slices.Equal(asked, want) { // beyond, hexadecimal digits
 					t.Errorf("%s, request %d: the upstream is asked for %v, want %v", dest, n, asked, want)
 				}
@@ -133,5 +145,113 @@ func TestUpstreamSOCKS_BothKinds(t *testing.T) {
 			}
 			break
 		}
+	}
+}
+
+// manyHosts are names with addresses of both families, and of one: dualN, fourN and sixN.test.
+func manyHosts(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "hosts_override dual%d.test 127.0.1.%d 2001:db8::%d\n", i, i+1, i+1)
+		fmt.Fprintf(&b, "hosts_override four%d.test 127.0.2.%d\nhosts_override six%d.test 2001:db8:1::%d\n", i, i+1, i, i+1)
+	}
+	return b.String()
+}
+
+// Upstreams that are silent for one address family, or refuse it, serve dual-stack names over
+// the other one, and stay in rotation; so do those of which names of that family alone, and
+// its addresses, are asked besides.
+func TestUpstreamSOCKS_SilentFamily(t *testing.T) {
+	const four, six, refused = "127.", "2001:db8:", "\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00"
+	for _, tc := range []struct {
+		name, prefer, without, answer string
+		members                       int
+	}{
+		{"IPv6 is silent, one member", "6", six, "", 1},
+		{"IPv6 is silent, two members", "6", six, "", 2},
+		{"IPv4 is silent, two members", "4", four, "", 2},
+		{"IPv6 is refused, two members", "6", six, refused, 2},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			checkLeaks(t)
+			origin := forgetful(t)
+			var ups string
+			for range tc.members {
+				up, _ := newSOCKSWithout(t, origin.addr, tc.answer, tc.without)
+				ups += " upstream socks5://" + up.addr + "\n"
+			}
+			p := start(t, mode{access: true}, measured("allow_unauthenticated\nhosts proxy.test\nacl {\n allow 127.0.0.0/8 2001:db8::/32\n}\n"+
+				"transport {\n keepalive off\n prefer_ip "+tc.prefer+"\n "+manyHosts(40)+"}\n"+
+				"upstreams default {\n lb_policy round_robin\n attempt_timeout 2s\n"+ups+"}\n"))
+			c := p.client(t, "h1")
+			dual := 0
+			work := func(n int) {
+				t.Helper()
+				for range n {
+					c.get(t, fmt.Sprintf("http://dual%d.test/", dual)).expect(t, 200, "ok")
+					c.open(t, fmt.Sprintf("dual%d.test:80", dual+1)).Close()
+					dual += 2
+				}
+			}
+			work(6)
+			only, literal := "six%d.test:80", "[2001:db8:2::%d]:80"
+			if tc.without == four {
+				only, literal = "four%d.test:80", "127.0.3.%d:80"
+			}
+			others := p.client(t, "h2")
+			var asked sync.WaitGroup
+			for i := range 4 {
+				for _, form := range []string{only, literal} {
+					asked.Go(func() {
+						if status, err := others.tryConnect(fmt.Sprintf(form, i+1)); err == nil && status == 200 {
+							t.Errorf("%s is reached", form)
+						}
+					})
+				}
+			}
+			asked.Wait()
+			work(6)
+			for name, value := range p.scrape(t) {
+				switch {
+				case strings.HasPrefix(name, "upstreams_healthy"):
+					if value != 2 { // of both servers
+						t.Errorf("%s is %g", name, value)
+					}
+				case strings.HasPrefix(name, "upstream_requests_total"):
+					if !strings.Contains(name, `"success"`) && !strings.Contains(name, `"neutral"`) && value != 0 {
+						t.Errorf("%s is %g", name, value)
+					}
+				}
+			}
+		})
+	}
+}
+
+// An upstream that is silent for both families leaves the rotation.
+func TestUpstreamSOCKS_SilentForBoth(t *testing.T) {
+	checkLeaks(t)
+	origin := forgetful(t)
+	dead, _ := newSOCKSWithout(t, origin.addr, "", "127.", "2001:db8:")
+	good, _ := newSOCKSWithout(t, origin.addr, "", "2001:db8:")
+	p := start(t, mode{access: true}, measured("allow_unauthenticated\nhosts proxy.test\nacl {\n allow 127.0.0.0/8 2001:db8::/32\n}\n"+
+		"transport {\n keepalive off\n "+manyHosts(40)+"}\n"+
+		"upstreams default {\n lb_policy round_robin\n attempt_timeout 500ms\n upstream socks5://"+dead.addr+"\n upstream socks5://"+good.addr+"\n}\n"))
+	c := p.client(t, "h1")
+	healthy := func(up *rawOrigin) bool {
+		for name, value := range p.scrape(t) {
+			if strings.HasPrefix(name, "upstreams_healthy") && strings.Contains(name, up.addr) {
+				return value == 2
+			}
+		}
+		return false
+	}
+	for i := range 40 {
+		c.open(t, fmt.Sprintf("dual%d.test:80", i)).Close()
+		if !healthy(dead) {
+			break
+		}
+	}
+	if healthy(dead) || !healthy(good) {
+		t.Errorf("in rotation: %t and %t", healthy(dead), healthy(good))
 	}
 }

@@ -3,6 +3,7 @@ package core
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 
 	"github.com/caddy-egress/egress/internal/failure"
@@ -19,6 +20,7 @@ type Tunnel struct {
 	r     *Request
 	slot  tunnels.Slot // what it holds
 	conn  net.Conn     // the far end
+	told  netip.Addr   // of the destination, that an upstream was told; not valid for none
 	early []byte       // came behind the answer of an upstream
 	span  tracing.Span // until it is begun
 }
@@ -68,8 +70,17 @@ func (t *Tunnel) Relay(client relay.Stream, early []byte) *relay.Relay {
 	cfg.UpRates, cfg.DownRates = t.slot.Rates(t.r.Proxy.RatePerTunnel)
 	cfg.EarlyUp, cfg.EarlyDown = early, t.early
 	rel := relay.New(client, relay.StreamOf(t.conn), cfg)
-	t.slot.Follow(rel, t.r.asked(), t.r.Outcome.Remote, t.r.Proxy.Policy, t.r.Proxy.CloseDelay)
+	t.slot.Follow(rel, t.r.asked(), t.destination(), t.r.Proxy.Policy, t.r.Proxy.CloseDelay)
 	return rel
+}
+
+// destination is the address of the destination that the tunnel leads to, as far as it is
+// known: through an upstream, that which it was told.
+func (t *Tunnel) destination() netip.Addr {
+	if t.slot.Upstream == nil {
+		return t.r.Outcome.Remote
+	}
+	return t.told
 }
 
 // asked is what is remembered of the request.

@@ -148,6 +148,9 @@ func (t *Request) openVia(tun *Tunnel) error {
 	tun.slot.Upstream = won.path.Health
 	t.Outcome.Reused = won.tunnel.Reused
 	tun.conn, tun.early = won.tunnel.Conn, won.tunnel.Early
+	if won.to.told != nil {
+		tun.told = won.to.told.Addr()
+	}
 	return nil
 }
 

@@ -38,6 +38,7 @@ func (t *Tunnel) Through() (done func(), err error) {
 // Switch makes the connection of the exchange, which has brought a 101, the far end of the
 // tunnel. The pool counts it no more.
 func (t *Tunnel) Switch(l *origin.Lease) error {
+	t.told = l.Conn().Told
 	conn, early, err := l.Conn().Detach()
 	if err != nil {
 		l.Discard()

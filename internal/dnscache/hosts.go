@@ -19,8 +19,9 @@ import (
 )
 
 const (
-	// hostsCheck is how often the hosts file is looked at.
-	hostsCheck = 5 * time.Second
+	// hostsCheck is how often the hosts file is looked at: as often as that, so that a
+	// change is seen by whoever asks when it has settled.
+	hostsCheck = hostsSettle
 
 	// hostsSettle is how long it must be left alone before it is read again: whoever
 	// writes it in pieces shall have finished.
@@ -165,7 +166,8 @@ func (h *hosts) readFirst(r *firstRead) {
 }
 
 // current is the content of the file, read again if it has changed since it was
-// last looked at; nil if it was never read. Whoever comes while another looks gets the
+// last looked at, so that whoever asks a second after the last change sees it; nil if it was
+// never read. Whoever comes while another looks gets the
 // content from before, which also stays where the file cannot be read, and until it was
 // left alone for a moment.
 func (h *hosts) current(now time.Time) *hostsFile {
@@ -177,10 +179,10 @@ func (h *hosts) current(now time.Time) *hostsFile {
 	if file = h.file.Load(); now.UnixNano() < file.due.Load() {
 		return file // somebody has looked just now
 	}
-	next, settled, err := h.look(file)
+	next, settles, err := h.look(file)
 	wait := hostsCheck
-	if !settled {
-		wait = hostsSettle
+	if settles > 0 {
+		wait = settles
 	} else {
 		h.tellGone(file, next, err)
 	}
@@ -192,31 +194,35 @@ func (h *hosts) current(now time.Time) *hostsFile {
 	return next
 }
 
-// look is what the file holds now, which is last where it has not changed. It is not
-// settled, and nil, where the file has changed since the last look: somebody may be
-// writing it. Needs h.looking.
-func (h *hosts) look(last *hostsFile) (next *hostsFile, settled bool, err error) {
+// look is what the file holds now, which is last where it has not changed. It is nil where
+// somebody may be writing it, and settles after a while: it was written just now, or has
+// changed since the last look and does not tell when. Needs h.looking.
+func (h *hosts) look(last *hostsFile) (next *hostsFile, settles time.Duration, err error) {
 	before := h.seen
 	if h.seen, err = h.state(); err != nil {
-		return nil, true, err
+		return nil, 0, err
 	}
-	switch {
-	case h.seen.same(last.fileState):
-		return last, true, nil
-	case !h.seen.same(before):
-		return nil, false, nil
+	if h.seen.same(last.fileState) {
+		return last, 0, nil
+	}
+	if age := time.Since(h.seen.modTime); !h.seen.missing && age >= 0 {
+		if age < hostsSettle {
+			return nil, hostsSettle - age, nil
+		}
+	} else if !h.seen.same(before) {
+		return nil, hostsSettle, nil
 	}
 	next, err = h.read(h.seen)
 	if now, _ := h.state(); !now.same(h.seen) {
-		return nil, false, nil
+		return nil, hostsSettle, nil
 	}
 	if err != nil {
-		return nil, true, err
+		return nil, 0, err
 	}
 	if last.some && !next.some && !next.missing {
-		return nil, true, ErrHostsFileEmpty
+		return nil, 0, ErrHostsFileEmpty
 	}
-	return next, true, nil
+	return next, 0, nil
 }
 
 // tellGone tells that a file which was read is there no more, or cannot be read, and that

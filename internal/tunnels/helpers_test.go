@@ -60,15 +60,17 @@ func openTestTunnel(t testing.TB, book *Book, dest, ip string) *testTunnel {
 func openTunnelAsked(t testing.TB, book *Book, asked Asked, ip string, under *Policy) *testTunnel {
 	t.Helper()
 	tun := &testTunnel{slot: Slot{book: book}, done: make(chan relay.Result, 1)}
-	if ip == "" {
+	var addr netip.Addr
+	if ip != "" {
+		addr = netip.MustParseAddr(ip)
+	} else {
 		tun.slot.Upstream = noUpstream{}
-		ip = "10.9.9.9" // the upstream's
 	}
 	client, far := net.Pipe()
 	origin, farther := net.Pipe()
 	t.Cleanup(func() { far.Close(); farther.Close() })
 	r := relay.New(testStream{client}, testStream{origin}, relay.Config{})
-	tun.slot.Follow(r, asked, netip.MustParseAddr(ip), under, 30*time.Second)
+	tun.slot.Follow(r, asked, addr, under, 30*time.Second)
 	r.Start(func(result relay.Result) {
 		tun.slot.Release()
 		tun.done <- result

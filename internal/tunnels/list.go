@@ -60,7 +60,7 @@ type live struct {
 	began time.Time
 	relay *relay.Relay
 	asked Asked
-	addr  netip.Addr // it is connected to; invalid if through an upstream
+	addr  netip.Addr // of the destination; invalid where it is not known
 
 	prev, next *live // guarded by the mu of List
 	mark       bool  // it is no tunnel, but stands where somebody goes over the list
@@ -71,14 +71,12 @@ type live struct {
 // and the time of tunnels is over. It was opened under a policy, which may have left the
 // book meanwhile; nil is one that has.
 //
-// It is connected to an address, which is not that of the destination if it goes through
-// an upstream. The delay is what it has left if its handler is gone already.
+// addr is the address of the destination that it leads to: that it is connected to, or that
+// an upstream was told. It is not valid where an upstream was told a name. The delay is what
+// it has left if its handler is gone already.
 func (s *Slot) Follow(r *relay.Relay, asked Asked, addr netip.Addr, under *Policy, delay time.Duration) {
-	l := &live{id: lastID.Add(1), began: time.Now(), relay: r, asked: asked}
+	l := &live{id: lastID.Add(1), began: time.Now(), relay: r, asked: asked, addr: addr}
 	l.asked.Target.Host, l.asked.User = strings.Clone(l.asked.Target.Host), strings.Clone(l.asked.User) // not the request that they are cut from
-	if s.Upstream == nil {
-		l.addr = addr
-	}
 	s.live = l
 	p, late, over := s.book.Live.add(l, under, delay)
 	switch {

@@ -16,7 +16,7 @@ import (
 // It is not changed once it has entered.
 type Policy struct {
 	// Forbids reports whether the rules, as they are now, forbid a tunnel to a
-	// destination that is connected to an address. Through an upstream the address is
+	// destination that leads to an address. Where an upstream was told a name, the address is
 	// not known, and not valid. It is nil where tunnels are kept whatever the rules say.
 	Forbids func(target.Target, netip.Addr) bool
 

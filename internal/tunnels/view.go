@@ -60,7 +60,8 @@ func (e Entry) Rates() (up, down float64) { return e.relay.Rates() }
 // End ends it.
 func (e Entry) End(reason relay.Reason) { e.relay.End(reason) }
 
-// Remote is the address that it is connected to; not valid through an upstream.
+// Remote is the address of the destination that it leads to; not valid where an upstream was
+// told a name.
 func (e Entry) Remote() netip.Addr { return e.addr }
 
 // HTTPMajor is the version of HTTP that it was asked for in.
