@@ -255,3 +255,49 @@ func TestUpstreamSOCKS_SilentForBoth(t *testing.T) {
 		t.Errorf("in rotation: %t and %t", healthy(dead), healthy(good))
 	}
 }
+
+// In such a group, a resolver that does not answer keeps nobody from the members that resolve
+// names themselves. Where none of these can be used, it is waited for after all, and what it
+// says then holds.
+func TestUpstreamSOCKS_BothKinds_LateNames(t *testing.T) {
+	checkLeaks(t)
+	origin := forgetful(t)
+	byAddr, _ := newSOCKSUpstream(t, origin.addr)
+	for _, tc := range []struct {
+		name  string
+		works bool   // the member that resolves names
+		addr  string // that is told in the end
+		want  int
+	}{
+		{"it is left to the other member", true, "127.0.0.1", 200},
+		{"the other member fails", false, "127.0.0.1", 200},
+		{"the other member fails, and the address is denied", false, "10.1.2.3", 502},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			served := make(chan struct{})
+			once := sync.OnceFunc(func() { close(served) })
+			byName := newForwarder(t, "by name")
+			if !tc.works {
+				byName = newFakeUpstream(t, func(oc *originConn, _ *originRequest) bool {
+					once()
+					oc.send("HTTP/1.1 503 Service Unavailable\r\nProxy-Status: fake; error=proxy_internal_error\r\nContent-Length: 0\r\n\r\n")
+					return false
+				})
+			}
+			s := dnstest.Start(t)
+			s.Set("late.test", dnstest.Records{Addrs: addresses(tc.addr), TTL: 60, Wait: served})
+			p := start(t, mode{access: true}, setup{egress: "allow_unauthenticated\nhosts proxy.test\nacl {\n allow 127.0.0.0/8\n}\n" +
+				"transport {\n keepalive off\n dial_timeout 1m\n resolvers " + s.Addr + " " + s.Addr + "\n}\n" +
+				"upstream socks5://" + byAddr.addr + "\nupstream http://" + byName.addr})
+			resp := p.client(t, "h1").get(t, "http://late.test/")
+			if tc.works {
+				once()
+				resp.expect(t, 200, "by name")
+				return
+			}
+			if resp.StatusCode != tc.want {
+				t.Errorf("%s %v", resp.Status, resp.Header)
+			}
+		})
+	}
+}

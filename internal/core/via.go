@@ -285,7 +285,7 @@ func (t *Request) OwnAnswer(hd *h1.Head) error {
 // HasAnotherWay reports whether the attempt that is about to fail with e can be
 // followed by one through another member, or by the fallback of the route.
 func (t *Request) HasAnotherWay(e *upstream.Error) bool {
-	if t.WouldRetry(e) && t.Ways.To.Group.HasAnother(t.Ways.selection, t.Use) {
+	if t.WouldRetry(e) && t.hasAnother() {
 		return true
 	}
 	return t.Ways.fallback != nil && t.fallbackTakes(e)

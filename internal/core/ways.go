@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/destination"
-	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
@@ -29,6 +28,7 @@ type Ways struct {
 	passed    *passedBy // nil where no member is passed over
 	tries     int32     // of members of the group
 	byName    bool      // only members that resolve the name may be asked
+	late      bool      // since it could not be resolved here in time
 }
 
 // beginWays starts with the target of the route.
@@ -54,52 +54,6 @@ func (t *Request) enter() error {
 	t.Ways.report = g.Destinations().About(t.Target, t.HTTPS)
 	g.Budget.Begin()
 	return nil
-}
-
-// CheckBehind applies the rules to a destination that leaves through a group: by its name,
-// and, where the operator wants that, by its addresses as we see them. Where every member is
-// told an address, that one is checked when it is looked up.
-func (t *Request) CheckBehind() error {
-	t.Ways.byName = false
-	switch d := t.Proxy.Direct.Dialer; {
-	case t.Proxy.ResolveNames:
-		return d.CheckNames(t.HTTP.Context(), t.Target)
-	case t.Ways.To.Group.Resolution() == upstream.Here:
-		return t.Proxy.Access.Now().CheckUnresolved(t.Target)
-	case t.Ways.To.Group.Resolution() == upstream.ByBoth:
-		return t.checkByBoth(d)
-	default:
-		return d.CheckUnresolved(t.Target)
-	}
-}
-
-// checkByBoth is CheckBehind where some members are told addresses, and others names: what
-// is allowed must not hang on which one is chosen. A name that cannot be looked up here is
-// left to those that resolve it.
-func (t *Request) checkByBoth(d *dial.Dialer) error {
-	if err := d.CheckUnresolved(t.Target); err != nil || t.Target.IsAddr() {
-		return err
-	}
-	err := d.CheckNames(t.HTTP.Context(), t.Target)
-	if err == nil {
-		return nil
-	}
-	switch failure.Of(err) {
-	case failure.DNS, failure.DNSTimeout, failure.NoName:
-		t.Ways.byName = true
-		return nil
-	}
-	return err
-}
-
-// passOverResolved passes over the members that would have to be told an address, which is
-// not known.
-func (w *Ways) passOverResolved(s *selection.Choice) {
-	for _, m := range w.To.Group.Members() {
-		if m.TakesAddrs() {
-			s.PassOver(m.Key())
-		}
-	}
 }
 
 // leaveGroup ends what enter has begun, with the result of the request there. An
@@ -224,6 +178,11 @@ func (t *Request) chooseWay() error {
 		}
 	}
 	p, err := t.pick(g)
+	if err != nil && t.Ways.late {
+		if err = t.AwaitNames(err); err == nil {
+			p, err = t.pick(g)
+		}
+	}
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/dnscache"
@@ -153,6 +154,11 @@ func (c *candidates) late(err error) error {
 		}
 	}
 	return err
+}
+
+// waits reports whether there are questions without an answer.
+func (c *candidates) waits() bool {
+	return slices.ContainsFunc(c.flights[:], func(fl *dnscache.Flight) bool { return fl != nil && !fl.Over() })
 }
 
 // noTurn reports whether a question was never put.

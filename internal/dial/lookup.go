@@ -24,6 +24,12 @@ func (d *Dialer) hopTo(dest target.Target) Hop {
 // as long as one DNS server may take: resolvers that never answer for one family are
 // common, and their silence says nothing about the addresses that are known.
 func (d *Dialer) collect(ctx context.Context, to Hop, order FamilyOrder) (*candidates, error) {
+	return d.collectWithin(ctx, to, order, nil)
+}
+
+// collectWithin is collect where nobody waits any longer once over is ready to be received
+// from: what is known by then is all there is.
+func (d *Dialer) collectWithin(ctx context.Context, to Hop, order FamilyOrder, over <-chan time.Time) (*candidates, error) {
 	list := newCandidates(order, d.Names.failed, to)
 	if to.addr.IsValid() {
 		list.add(dnscache.Answer{Addrs: []netip.Addr{to.addr}})
@@ -44,6 +50,8 @@ func (d *Dialer) collect(ctx context.Context, to Hop, order FamilyOrder) (*candi
 			}
 			list.add(answer)
 		case <-late:
+			return list, nil
+		case <-over:
 			return list, nil
 		case <-ctx.Done():
 			return nil, list.failure(ctx)

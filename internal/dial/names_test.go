@@ -561,3 +561,39 @@ func TestCheckNames_SilentFamily(t *testing.T) {
 		})
 	}
 }
+
+// Who does not wait for all of the answers goes by those that are there in time: a refusal of
+// one address counts, and without any answer nothing was checked.
+func TestCheckNamesWithin(t *testing.T) {
+	const ms = time.Millisecond
+	for _, tc := range []struct {
+		name string
+		b    delayed
+		late bool
+		want *failure.Failure
+		at   time.Duration
+	}{
+		{"both in time", delayed{{100 * ms, addrs("192.0.2.1"), nil}, {200 * ms, addrs("2001:db8::1"), nil}}, false, nil, 200 * ms},
+		{"none in time", delayed{{time.Hour, nil, nil}, {time.Hour, nil, nil}}, true, nil, 500 * ms},
+		{"IPv6 is silent", delayed{{100 * ms, addrs("192.0.2.1"), nil}, {time.Hour, nil, nil}}, false, nil, 500 * ms},
+		{"IPv4 is refused, IPv6 is silent", delayed{{100 * ms, addrs("127.0.0.1"), nil}, {time.Hour, nil, nil}}, false, failure.DeniedAddress, 500 * ms},
+		{"IPv4 has none, IPv6 is silent", delayed{{0, nil, nil}, {time.Hour, nil, nil}}, true, nil, 500 * ms},
+		{"there is none", delayed{{100 * ms, nil, nil}, {100 * ms, nil, nil}}, false, failure.Of(&net.DNSError{IsNotFound: true}), 100 * ms},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				defer time.Sleep(time.Minute) // until questions that nobody waits for are over
+				d := newDialer(t, nil, "allow 192.0.2.0/24 2001:db8::/32")
+				d.forget(&tc.b)
+				begin := time.Now()
+				late, err := d.CheckNamesWithin(t.Context(), target.Target{Host: "origin.test", Port: 443}, 500*ms)
+				if took := time.Since(begin); late != tc.late || took != tc.at {
+					t.Errorf("late: %t, after %s", late, took)
+				}
+				if tc.want == nil && err != nil || tc.want != nil && (err == nil || failure.Of(err) != tc.want) {
+					t.Errorf("%v", err)
+				}
+			})
+		})
+	}
+}

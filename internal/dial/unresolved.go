@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/caddy-egress/egress/internal/descriptors"
 	"github.com/caddy-egress/egress/internal/dnscache"
@@ -57,35 +58,51 @@ func (d *Dialer) checkFixed(dest target.Target) error {
 // its addresses may not be reached: which of them the upstream takes, and of which
 // family, is not ours to say.
 func (d *Dialer) CheckNames(ctx context.Context, dest target.Target) error {
+	_, err := d.CheckNamesWithin(ctx, dest, 0)
+	return err
+}
+
+// CheckNamesWithin is CheckNames for who does not wait for all of the answers: late says that
+// there was none in time, and nothing was checked but what costs no question. What comes
+// later is known to the next. With 0, all are waited for.
+func (d *Dialer) CheckNamesWithin(ctx context.Context, dest target.Target, wait time.Duration) (late bool, err error) {
 	if dest.IsAddr() {
-		return d.Access.Now().CheckAddr(dest, dest.Addr)
+		return false, d.Access.Now().CheckAddr(dest, dest.Addr)
 	}
 	if err := d.checkFixed(dest); err != nil {
-		return err
+		return false, err
 	}
-	err := d.checkNames(ctx, dest)
+	late, err = d.checkNames(ctx, dest, wait)
 	if err != nil && descriptors.MakeRoom(err) {
-		return d.checkNames(ctx, dest)
+		return d.checkNames(ctx, dest, wait)
 	}
-	return err
+	return late, err
 }
 
 // errMoreAddrs is why a name is refused of which some addresses cannot be checked.
 var errMoreAddrs = failure.DeniedAddress.Because(fmt.Errorf("it has more than %d addresses of one family, and not all can be checked", dnscache.MaxAddrs))
 
-func (d *Dialer) checkNames(parent context.Context, dest target.Target) error {
+func (d *Dialer) checkNames(parent context.Context, dest target.Target, wait time.Duration) (late bool, err error) {
 	ctx, cancel := context.WithTimeout(parent, d.Timeout)
 	defer cancel()
-	list, err := d.collect(ctx, d.hopTo(dest), d.Order.Both())
+	var over <-chan time.Time
+	if wait > 0 {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		over = timer.C
+	}
+	list, err := d.collectWithin(ctx, d.hopTo(dest), d.Order.Both(), over)
 	switch {
 	case err != nil:
-		return err
+		return false, err
 	case list.refused != nil:
-		return list.refused
+		return false, list.refused
 	case list.more:
-		return errMoreAddrs
-	case list.len() == 0:
-		return list.failure(ctx)
+		return false, errMoreAddrs
+	case list.len() > 0:
+		return false, nil
+	case list.waits():
+		return true, nil
 	}
-	return nil
+	return false, list.failure(ctx)
 }

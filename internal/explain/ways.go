@@ -168,9 +168,13 @@ func (out *Path) through(t *Rehearsal, g *upstream.Group) error {
 		return paused
 	}
 	var nobody error
-	out.Group, nobody = t.explainGroup(g)
-	if nobody != nil {
-		return nobody
+	if out.Group, nobody = t.explainGroup(g); nobody != nil {
+		if err := t.AwaitNames(nobody); err != nil {
+			return err
+		}
+		if out.Group, nobody = t.explainGroup(g); nobody != nil {
+			return nobody
+		}
 	}
 	return t.holdingLimit()
 }
