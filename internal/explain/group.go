@@ -49,6 +49,10 @@ type Upstream struct {
 	// its own.
 	Source *Source `json:"source,omitempty"`
 
+	// ToldLast is the address family that is told last, since the upstream does not reach
+	// it: IPv4 or IPv6. Only upstreams that are told addresses have one.
+	ToldLast string `json:"told_last,omitempty"`
+
 	// Details are missing where the configuration is not running.
 	Details *State `json:"details,omitempty"`
 }
@@ -138,6 +142,7 @@ func (t *Rehearsal) explainMember(m *upstream.Member, now time.Time, pickable bo
 	return Upstream{
 		Upstream: m.Name, Priority: m.Spec.Priority, Weight: m.Spec.Weight,
 		State: s.words(), Limits: memberLimits(m, t.Use, true), Source: t.explainSourceTo(m), Details: s,
+		ToldLast: m.ToldLast(),
 	}
 }
 

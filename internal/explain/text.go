@@ -169,6 +169,9 @@ func (u *Upstream) text() string {
 	if u.Source != nil {
 		text += "; from " + u.Source.String()
 	}
+	if u.ToldLast != "" {
+		text += "; told of " + u.ToldLast + " last"
+	}
 	if s != nil && s.Latency > 0 {
 		text += "; latency " + time.Duration(s.Latency*float64(time.Second)).Round(10*time.Microsecond).String()
 	}

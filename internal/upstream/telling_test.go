@@ -109,6 +109,9 @@ func TestDialTunnel_SilentFamily(t *testing.T) {
 				for range 10 {
 					next("then", 0)
 				}
+				if last := m.ToldLast(); tc.prefer == "6" && last != "IPv6" || tc.name[:6] == "IPv4 i" && last != "IPv4" {
+					t.Errorf("%q is told last", last)
+				}
 				for n := range 5 {
 					for _, host := range []string{fmt.Sprintf(alone, 50+n), s.literal(tc.works)} {
 						if _, _, v := m.open(t, d, host, tc.within); v.Kind != health.Neutral || v.Failure != failure.UpstreamSilent && v.Failure != failure.UpstreamGateway {

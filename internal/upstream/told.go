@@ -41,6 +41,17 @@ func (m *Member) Tell(d *dial.Dialer, dest target.Target) *dial.Told {
 	return d.Tell(dest, &m.Conns.through)
 }
 
+// ToldLast is the address family of which the member is told last, since it does not reach it;
+// empty for none.
+func (m *Member) ToldLast() string {
+	for _, f := range []dnscache.Family{dnscache.IPv4, dnscache.IPv6} {
+		if m.TakesAddrs() && m.Conns.through.ToldLast(f) {
+			return f.String()
+		}
+	}
+	return ""
+}
+
 // DialTunnel asks the upstream for a tunnel. One that takes addresses is told others where
 // it does not reach the first, as long as ctx lasts (see telling). told has been asked for
 // the address in to; it is nil where no others may be told.
