@@ -318,3 +318,30 @@ func TestDialTunnel_ClientLeaves(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// A check by name passes over the family that works, well within its time, and is quick from
+// then on.
+func TestCheck_SilentFamily(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const text = "dual1.test:443"
+		g := mustNew(t, Config{Static: []*Spec{{}}, Checks: &Checks{
+			Type: CheckConnect, Interval: time.Hour, Timeout: 3 * time.Second, Passes: 1, Fails: 1,
+			Targets: []CheckTarget{{Text: text, Dest: target.Target{Host: "dual1.test", Port: 443}}},
+		}})
+		m := familyServer(socksSuccess, "-").member(t, g)
+		m.Conns.tell = manyNames("6").TellUnchecked
+		for _, want := range []time.Duration{time.Second, 0} {
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			ctx, err := g.lookUpTarget(ctx, &m.ref, text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			if err := g.check(ctx, &m.ref, text); err != nil || time.Since(began) != want {
+				t.Errorf("%v after %s", err, time.Since(began))
+			}
+			cancel()
+		}
+		synctest.Wait()
+	})
+}
