@@ -64,10 +64,10 @@ func (t *Told) Reached(a netip.Addr) {
 // errWasTold keeps an address from being told twice.
 var errWasTold = errors.New("the upstream was told this address")
 
-// Next is the address to tell next: the first that is known and may be reached, of the
-// family that the upstream reaches. Addresses
-// of the other family are not waited for, but are next where there are any. Idle
-// connections are closed where there was no descriptor to ask with, as for a dial.
+// Next is the address to tell next: the first that is known and may be reached, of the family
+// that the upstream reaches, if it is known to reach only one. Addresses of the other family
+// are not waited for, but are next where there are any. Idle connections are closed where there
+// was no descriptor to ask with, as for a dial.
 func (t *Told) Next(ctx context.Context) (netip.Addr, error) {
 	a, err := t.next(ctx)
 	if err != nil && descriptors.MakeRoom(err) {
