@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -92,8 +94,8 @@ func hasBody(r *http.Request) bool {
 // maxBody is far more than any request head that Caddy takes.
 const maxBody = 1 << 20
 
-// decode reads the body, which is one JSON object that says nothing twice. what is what it
-// stands for.
+// decode reads the body into a struct: one JSON object that says nothing twice. what is what
+// it stands for.
 func (c *call) decode(what string, into any) error {
 	bad := func(err error) error { return apiError(http.StatusBadRequest, fmt.Errorf("%s: %w", what, err)) }
 	text, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxBody))
@@ -108,19 +110,32 @@ func (c *call) decode(what string, into any) error {
 	if _, err := body.Token(); err != io.EOF {
 		return bad(errors.New("something follows the JSON object"))
 	}
-	if err := oneObject(text); err != nil {
+	if err := checkFields(text, fieldNames(reflect.TypeOf(into).Elem())); err != nil {
 		return bad(err)
 	}
 	return nil
 }
 
-// oneObject checks that valid JSON is an object without a field that stands in it twice. Case
-// makes no difference, as for who decodes it.
-func oneObject(text []byte) error {
+// fieldNames are the names of the fields of a struct in JSON.
+func fieldNames(t reflect.Type) []string {
+	properties := make(schema)
+	(&describer{components: make(schema)}).fields(t, properties, new([]string))
+	return slices.Collect(maps.Keys(properties))
+}
+
+// checkFields checks that valid JSON is an object whose fields have names from a list, and
+// that no object in it has a field twice. encoding/json would take `State` and `ſtate` for
+// `state` as well, and the last one of several.
+func checkFields(text []byte, names []string) error {
 	d := json.NewDecoder(bytes.NewReader(text))
 	if t, _ := d.Token(); t != json.Delim('{') {
 		return errors.New("it is not a JSON object")
 	}
+	return checkObject(d, names)
+}
+
+// checkObject checks an object of which the bracket has been read; names is nil for any.
+func checkObject(d *json.Decoder, names []string) error {
 	known := make(map[string]bool)
 	for d.More() {
 		t, err := d.Token()
@@ -128,16 +143,42 @@ func oneObject(text []byte) error {
 			return err
 		}
 		name, _ := t.(string)
-		if known[strings.ToLower(name)] {
+		if names != nil && !slices.Contains(names, name) {
+			if i := slices.IndexFunc(names, func(n string) bool { return strings.EqualFold(n, name) }); i >= 0 {
+				return fmt.Errorf("field '%s' is unknown; write '%s'", plaintext.Printable(name), names[i])
+			}
+			return fmt.Errorf("field '%s' is unknown", plaintext.Printable(name)) // unless decoding has refused it
+		}
+		if known[name] {
 			return fmt.Errorf("field '%s' stands twice", plaintext.Printable(name))
 		}
-		known[strings.ToLower(name)] = true
-		var value json.RawMessage
-		if err := d.Decode(&value); err != nil {
+		known[name] = true
+		if err := checkValue(d); err != nil {
 			return err
 		}
 	}
-	return nil
+	_, err := d.Token() // the bracket
+	return err
+}
+
+// checkValue checks the objects in a value.
+func checkValue(d *json.Decoder) error {
+	t, err := d.Token()
+	switch {
+	case err != nil:
+		return err
+	case t == json.Delim('{'):
+		return checkObject(d, nil)
+	case t != json.Delim('['):
+		return nil
+	}
+	for d.More() {
+		if err := checkValue(d); err != nil {
+			return err
+		}
+	}
+	_, err = d.Token()
+	return err
 }
 
 // errValue is a value that a parameter may not have; what it may be is said by the parameter.
