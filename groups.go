@@ -7,6 +7,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/caddy-egress/egress/internal/caddyserver"
 	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/plaintext"
 	"github.com/caddy-egress/egress/internal/shared"
@@ -78,6 +79,9 @@ func (h *Handler) groupConfig(ctx caddy.Context, name string, cfg *upstreams.Gro
 		WarnOfSources: h.warnAboutSources,
 		Context:       ctx,
 		Logger:        h.logger.Named("upstreams").With(zap.String("group", name)),
+	}
+	if app, _ := caddyserver.Of(ctx); app != nil {
+		c.Configuration = app
 	}
 	var err error
 	if c.Events, err = eventSink(ctx); err != nil {

@@ -154,9 +154,10 @@ func endFields(c *orders.Change, was *orders.Given) []zap.Field {
 	return []zap.Field{zap.String("by", cmp.Or(c.By, "its time was over")), zap.String("ordered_by", was.By), zap.String("ordered_for", was.Reason)}
 }
 
-// keep ends the answer to a change: it holds, but may not have been saved. ended is that it
-// takes an order back.
-func keep(unsaved error, ended bool) *bool {
+// keep ends the answer to a change: it holds, and all has been done that follows, but it may
+// not have been saved, which is waited for. ended is that it takes an order back.
+func keep(saving orders.Saving, ended bool) *bool {
+	unsaved := saving()
 	stored := unsaved == nil
 	switch {
 	case unsaved == nil:

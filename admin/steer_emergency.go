@@ -42,10 +42,8 @@ func orderEmergency(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = orders.Of.SetEmergency(&orders.Emergency{Given: given}, given.By)
-	o := orderOf(&given)
-	o.Stored = keep(err, false)
-	state := EmergencyState{On: true, Order: &o}
+	saving := orders.Of.SetEmergency(&orders.Emergency{Given: given}, given.By)
+	state := EmergencyState{On: true}
 	if asked.EndTunnels {
 		books, err := c.books()
 		if err != nil {
@@ -58,14 +56,16 @@ func orderEmergency(c *call) (any, error) {
 		})
 		state.Ended = &n
 	}
+	o := orderOf(&given)
+	o.Stored = keep(saving, false)
+	state.Order = &o
 	return &state, nil
 }
 
 func endEmergency(c *call) (any, error) {
-	changed, err := orders.Of.SetEmergency(nil, c.who())
 	state := EmergencyState{}
-	if changed {
-		state.Order = &Order{By: c.who(), Since: time.Now(), Stored: keep(err, true)}
+	if saving := orders.Of.SetEmergency(nil, c.who()); saving != nil {
+		state.Order = &Order{By: c.who(), Since: time.Now(), Stored: keep(saving, true)}
 	}
 	return &state, nil
 }

@@ -57,7 +57,7 @@ func changeUpstream(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	o, changed, unsaved, err := orders.Of.Change(c.path["id"], start, func(o *orders.Order) error {
+	o, saving, err := orders.Of.Change(c.path["id"], start, func(o *orders.Order) error {
 		o.Given = given
 		return asked.change(o)
 	})
@@ -65,8 +65,8 @@ func changeUpstream(c *call) (any, error) {
 		return nil, err
 	}
 	answer := upstreamOrderOf(c.path["id"], &o)
-	if changed {
-		answer.Stored = keep(unsaved, o.ChangesNothing())
+	if saving != nil {
+		answer.Stored = keep(saving, o.ChangesNothing())
 	}
 	return &answer, nil
 }

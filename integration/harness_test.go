@@ -245,13 +245,16 @@ func load(t testing.TB, text string) {
 // process, and would go on into the next test, and its storage.
 func takeBackOrders() {
 	for id := range orders.Of.Upstreams() {
-		_, _, _, _ = orders.Of.Change(id, orders.Order{}, func(o *orders.Order) error {
+		_, saving, _ := orders.Of.Change(id, orders.Order{}, func(o *orders.Order) error {
 			o.Admin, o.Weight = health.Ready, 1
 			return nil
 		})
+		if saving != nil {
+			_ = saving()
+		}
 	}
-	if orders.Of.Emergency() != nil {
-		_, _ = orders.Of.SetEmergency(nil, "a test")
+	if saving := orders.Of.SetEmergency(nil, "a test"); saving != nil {
+		_ = saving()
 	}
 }
 

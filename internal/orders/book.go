@@ -19,15 +19,17 @@ type Book struct {
 	told      func(Change)          // guarded by mu
 	untold    []Change              // until a configuration runs; guarded by mu
 	keeping   keeping               // guarded by mu
-	saving    sync.Mutex            // so that the last state is saved last; taken before mu
 }
 
 // Attached is an upstream that is there. Its methods must not call the book.
 type Attached interface {
 	// Obey is called with what holds for the upstream, at once and whenever that changes.
 	Obey(Order)
-	// Holder tells which of several accounts it is.
-	Holder() Holder
+	// Holder tells which of several accounts it is, and whether the configuration that runs
+	// has it.
+	Holder() (of Holder, runs bool)
+	// HasRun reports whether a configuration with it runs, or has run.
+	HasRun() bool
 }
 
 // Of is that of this process.
@@ -75,13 +77,14 @@ func (b *Book) detach(id string, a Attached) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	all := slices.DeleteFunc(b.attached[id], func(o Attached) bool { return o == a })
-	if len(all) > 0 {
-		b.attached[id] = all
+	if b.attached[id] = all; len(all) == 0 {
+		delete(b.attached, id)
+	}
+	if slices.ContainsFunc(all, Attached.HasRun) {
 		b.look(id)
 		return
 	}
-	delete(b.attached, id)
-	if o, ok := b.upstreams[id]; ok {
+	if o, ok := b.upstreams[id]; ok && a.HasRun() {
 		b.tell(Change{ID: id, Order: &o, Left: true})
 	}
 }
@@ -99,16 +102,25 @@ func (b *Book) Look() {
 // look is called with mu held.
 func (b *Book) look(id string) {
 	o, ordered := b.upstreams[id]
-	all := b.attached[id]
-	if !ordered || len(all) == 0 {
+	if !ordered {
 		return
 	}
-	if holder := all[len(all)-1].Holder(); holder != o.Holder {
+	if holder, ok := b.holder(id); ok && holder != o.Holder {
 		o.Holder = holder
 		b.upstreams[id] = o
 		b.unsaved(id, o.Since)
 		b.saveLater(0)
 	}
+}
+
+// holder is the upstream with an ID in the configuration that runs. mu is held.
+func (b *Book) holder(id string) (h Holder, ok bool) {
+	for _, a := range slices.Backward(b.attached[id]) {
+		if h, ok = a.Holder(); ok {
+			return h, true
+		}
+	}
+	return Holder{}, false
 }
 
 // holding is what holds for an upstream. mu is held.
@@ -129,9 +141,9 @@ func (b *Book) Tell(told func(Change)) {
 
 // Change changes what is ordered of an upstream, which is start where nothing is. An order
 // under which it is as configured takes the one before back. It returns the order that was
-// asked for, and whether anything has changed. unsaved is that it holds, but was not saved;
-// err is that of change, with which nothing is changed.
-func (b *Book) Change(id string, start Order, change func(*Order) error) (o Order, changed bool, unsaved, err error) {
+// asked for, and of a change how it is saved; saving is nil where nothing has changed. err is
+// that of change, with which nothing is changed.
+func (b *Book) Change(id string, start Order, change func(*Order) error) (o Order, saving Saving, err error) {
 	b.mu.Lock()
 	before, had := b.upstreams[id]
 	if o = start; had {
@@ -139,10 +151,10 @@ func (b *Book) Change(id string, start Order, change func(*Order) error) (o Orde
 	}
 	if err := change(&o); err != nil {
 		b.mu.Unlock()
-		return o, false, nil, err
+		return o, nil, err
 	}
-	if all := b.attached[id]; len(all) > 0 {
-		o.Holder = all[len(all)-1].Holder()
+	if holder, ok := b.holder(id); ok {
+		o.Holder = holder
 	}
 	o.Since = after(o.Since, before.Since)
 	made := Change{ID: id, Order: &o, By: o.By}
@@ -157,17 +169,16 @@ func (b *Book) Change(id string, start Order, change func(*Order) error) (o Orde
 		made.Order, made.Ended = &before, true
 	default:
 		b.mu.Unlock()
-		return o, false, nil, nil
+		return o, nil, nil
 	}
 	b.changed(made, o.Since)
 	b.mu.Unlock()
-	return o, true, b.save(), nil
+	return o, b.save(), nil
 }
 
 // SetEmergency orders the emergency, or with nil takes it back. by is who has done so. It
-// reports whether there was anything to take back; unsaved is that the change holds, but was
-// not saved.
-func (b *Book) SetEmergency(e *Emergency, by string) (changed bool, unsaved error) {
+// returns how that is saved: nil where there was nothing to take back.
+func (b *Book) SetEmergency(e *Emergency, by string) Saving {
 	b.mu.Lock()
 	before := b.emergency.Load()
 	at := time.Now()
@@ -192,11 +203,11 @@ func (b *Book) SetEmergency(e *Emergency, by string) (changed bool, unsaved erro
 			b.unsaved("", at) // one that is in storage is older
 		}
 		b.mu.Unlock()
-		return false, nil
+		return nil
 	}
 	b.changed(made, at)
 	b.mu.Unlock()
-	return true, b.save()
+	return b.save()
 }
 
 // after is a time, but behind another one: what was ordered later has to be seen as such.

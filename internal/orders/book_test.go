@@ -28,14 +28,24 @@ func drain(who string) func(*Order) error {
 // set replaces what is ordered of an upstream.
 func set(t *testing.T, b *Book, id string, o Order) {
 	t.Helper()
-	if _, _, _, err := b.Change(id, asConfigured, func(was *Order) error { *was = o; return nil }); err != nil {
+	_, saving, err := b.Change(id, asConfigured, func(was *Order) error { *was = o; return nil })
+	if err != nil {
 		t.Error(err)
 	}
+	_ = wait(saving)
+}
+
+// wait is what became of a change in storage.
+func wait(saving Saving) error {
+	if saving == nil {
+		return nil
+	}
+	return saving()
 }
 
 func emergency(t *testing.T, b *Book, g Given) {
 	t.Helper()
-	if _, err := b.SetEmergency(&Emergency{g}, g.By); err != nil {
+	if err := wait(b.SetEmergency(&Emergency{g}, g.By)); err != nil {
 		t.Error(err)
 	}
 }
@@ -53,7 +63,8 @@ func (o *obeying) Obey(now Order) {
 	o.now = now
 }
 
-func (o *obeying) Holder() Holder { return o.holder }
+func (o *obeying) Holder() (Holder, bool) { return o.holder, true }
+func (o *obeying) HasRun() bool           { return true }
 
 // An order holds for whoever is attached, ends by itself, and each change is told once.
 func TestBook(t *testing.T) {
@@ -121,10 +132,10 @@ func TestBook_Emergency(t *testing.T) {
 		var b Book
 		var told atomic.Int32
 		b.Tell(func(Change) { told.Add(1) })
-		if changed, err := b.SetEmergency(nil, "x"); changed || err != nil || told.Load() != 0 {
+		if saving := b.SetEmergency(nil, "x"); saving != nil || told.Load() != 0 {
 			t.Error("there was none to take back")
 		}
-		_, _ = b.SetEmergency(&Emergency{by("x", time.Minute)}, "x")
+		b.SetEmergency(&Emergency{by("x", time.Minute)}, "x")
 		if e := b.Emergency(); e == nil || e.By != "x" {
 			t.Error(e)
 		}

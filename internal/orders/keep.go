@@ -33,14 +33,23 @@ type Storage interface {
 type keeping struct {
 	provisioned []Storage           // of configurations that run, or may come to run
 	storage     Storage             // of the configuration that has run last; nil: none has
+	taken       map[string]taking   // by name, while none has run: what was taken up
 	moved       bool                // storage is another one than before, and was not read
-	left        []leaving           // storages that there were before
+	left        []*leaving          // storages that there were before
 	unsaved     map[string]unsaving // by ID; "" for the emergency
 	number      int                 // of the last unsaving
+	saving      bool                // somebody does
+	waiting     []chan error        // for the next time that it is done
 	pause       time.Duration       // after the last failure
 	again       *time.Timer         // to the next attempt
 	failed      func(error)
 	failing     bool
+}
+
+// taking is what was taken up from a storage before its configuration runs.
+type taking struct {
+	at    map[string]time.Time // when that was given, by ID
+	users int                  // that have come for it, and were not withdrawn
 }
 
 // unsaving is a change that was not saved.
@@ -53,10 +62,12 @@ type unsaving struct {
 type leaving struct {
 	storage Storage
 	made    map[string]time.Time // when the last change of them was made
+	told    bool                 // that they are still there
 }
 
 const (
-	saveWithin = 10 * time.Second // bounds how long a change waits for storage
+	saveWithin = 10 * time.Second // bounds how long storage has for a change
+	waitWithin = 5 * time.Second  // bounds how long somebody waits for that
 	firstPause = time.Second      // after which it is tried again, and then after twice as long
 	maxPause   = time.Minute
 )
@@ -73,35 +84,58 @@ func (b *Book) Failed(failed func(error)) {
 }
 
 // Keep has orders kept in the storage of a configuration, once that runs, until withdraw is
-// called and there is another one. As long as there is none, the orders that it has are taken
-// up at once. The error is that they cannot be read.
+// called and there is another one. As long as none has run, the orders that it has hold at
+// once; if it is withdrawn before it runs, they do not any more. The error is that they cannot
+// be read.
 func (b *Book) Keep(ctx context.Context, s Storage) (withdraw func(), err error) {
+	name := s.Name()
 	b.mu.Lock()
 	kept := b.keeping.storage
 	b.mu.Unlock()
-	if kept == nil || kept.Name() != s.Name() {
-		data, err := s.Load(ctx)
-		var was *saved
-		if err == nil {
-			was, err = parseSaved(data)
+	was := new(saved)
+	if kept == nil || kept.Name() != name {
+		if was, err = load(ctx, s); err != nil {
+			return nil, fmt.Errorf("'%s': %w; repair it, or remove it to begin without", name, err)
 		}
-		if err != nil {
-			return nil, fmt.Errorf("'%s': %w; repair it, or remove it to begin without", s.Name(), err)
-		}
-		b.mu.Lock()
-		if b.keeping.storage == nil {
-			b.takeUp(was)
-		}
-		b.mu.Unlock()
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.keeping.provisioned = append(b.keeping.provisioned, s)
+	k := &b.keeping
+	if k.storage == nil {
+		t := k.taken[name]
+		if t.users++; t.at == nil {
+			t.at = make(map[string]time.Time)
+		}
+		maps.Copy(t.at, b.takeUp(was))
+		if k.taken == nil {
+			k.taken = make(map[string]taking)
+		}
+		k.taken[name] = t
+	}
+	k.provisioned = append(k.provisioned, s)
 	return func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		b.keeping.provisioned = slices.DeleteFunc(b.keeping.provisioned, func(o Storage) bool { return o == s })
+		k.provisioned = slices.DeleteFunc(k.provisioned, func(o Storage) bool { return o == s })
+		t, ok := k.taken[name]
+		if t.users--; !ok || t.users > 0 {
+			if ok {
+				k.taken[name] = t
+			}
+			return
+		}
+		delete(k.taken, name)
+		b.giveUp(t.at)
 	}, nil
+}
+
+// load reads what a storage has.
+func load(ctx context.Context, s Storage) (*saved, error) {
+	data, err := s.Load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return parseSaved(data)
 }
 
 // Settle is called when a configuration has begun to run: orders are where it keeps them, and
@@ -130,20 +164,28 @@ func (b *Book) adopt() {
 		return
 	}
 	k.moved = before != nil // the first one has been taken up
+	for name, t := range k.taken {
+		if name != k.storage.Name() {
+			b.giveUp(t.at)
+		}
+	}
+	k.taken = nil
+	k.left = slices.DeleteFunc(k.left, func(l *leaving) bool {
+		if l.storage.Name() != k.storage.Name() {
+			return false
+		}
+		for id, at := range l.made { // what was taken back meanwhile is not taken up again
+			b.unsaved(id, at)
+		}
+		return true
+	})
+	b.allUnsaved()
 	made := make(map[string]time.Time)
 	for id, u := range k.unsaved {
 		made[id] = u.at
 	}
-	for id, o := range b.upstreams {
-		made[id] = o.Since
-		b.unsaved(id, o.Since)
-	}
-	if e := b.emergency.Load(); e != nil {
-		made[""] = e.Since
-		b.unsaved("", e.Since)
-	}
 	if before != nil && len(made) > 0 {
-		k.left = append(k.left, leaving{before, made})
+		k.left = append(k.left, &leaving{storage: before, made: made})
 	}
 }
 
@@ -157,20 +199,90 @@ func (b *Book) unsaved(id string, at time.Time) {
 	k.unsaved[id] = unsaving{at, k.number}
 }
 
+// allUnsaved notes all orders. mu is held.
+func (b *Book) allUnsaved() {
+	for id, o := range b.upstreams {
+		b.unsaved(id, o.Since)
+	}
+	if e := b.emergency.Load(); e != nil {
+		b.unsaved("", e.Since)
+	}
+}
+
 // knowsNewer reports whether there was a change after a time that was not saved. mu is held.
 func (b *Book) knowsNewer(id string, than time.Time) bool {
 	u, ok := b.keeping.unsaved[id]
 	return ok && !than.After(u.at)
 }
 
-// save saves what was not saved. Where that fails, it is tried again.
-func (b *Book) save() error {
-	b.saving.Lock()
-	defer b.saving.Unlock()
+// Saving is a change that holds, on its way to storage. It waits until that has it, for a
+// while, and returns why it has not; it is tried again then.
+type Saving func() error
+
+// save saves what was not saved.
+func (b *Book) save() Saving {
+	done := make(chan error, 1)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	k := &b.keeping
+	if k.waiting = append(k.waiting, done); !k.saving {
+		k.saving = true
+		go b.saveAll()
+	}
+	return func() error {
+		slow := time.NewTimer(waitWithin)
+		defer slow.Stop()
+		select {
+		case err := <-done:
+			return err
+		case <-slow.C:
+			return b.isSlow(done)
+		}
+	}
+}
+
+// isSlow is what somebody gets who waits no longer: storage may never answer.
+func (b *Book) isSlow(done chan error) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	k := &b.keeping
+	k.waiting = slices.DeleteFunc(k.waiting, func(c chan error) bool { return c == done })
+	select {
+	case err := <-done:
+		return err
+	default:
+	}
+	k.failing = true
+	if k.storage == nil {
+		return ErrNotKept
+	}
+	return fmt.Errorf("'%s': no answer within %s", k.storage.Name(), waitWithin)
+}
+
+// saveAll saves until nobody waits for it: one after the other, so that the last state is
+// saved last.
+func (b *Book) saveAll() {
+	for {
+		b.mu.Lock()
+		waiting := b.keeping.waiting
+		b.keeping.waiting = nil
+		b.keeping.saving = len(waiting) > 0
+		b.mu.Unlock()
+		if len(waiting) == 0 {
+			return
+		}
+		err := b.saveOnce()
+		for _, done := range waiting {
+			done <- err
+		}
+	}
+}
+
+// saveOnce saves what was not saved. Where that fails, it is tried again.
+func (b *Book) saveOnce() error {
 	b.mu.Lock()
 	b.adopt()
-	s, left := b.keeping.storage, b.keeping.left
-	b.keeping.left = nil
+	s, left := b.keeping.storage, slices.Clone(b.keeping.left)
 	b.mu.Unlock()
 	if s == nil {
 		return ErrNotKept
@@ -179,25 +291,41 @@ func (b *Book) save() error {
 	defer cancel()
 	err := b.readMoved(ctx, s)
 	var wrote merged
-	if err == nil && b.isUnsaved() {
+	if err == nil && (b.isUnsaved() || len(left) > 0) {
 		err = s.Change(ctx, func(data []byte) (_ []byte, err error) {
-			wrote, err = b.merge(data)
+			wrote, err = b.merge(data, len(left) > 0)
 			return wrote.data, err
 		})
 	}
 	if err != nil {
 		err = fmt.Errorf("'%s': %w", s.Name(), err)
+	} else {
+		b.clear(ctx, left, wrote.writing)
 	}
-	b.hasSaved(wrote.changes, left, err)
-	if err != nil {
-		return err
-	}
+	b.hasSaved(wrote.changes, err)
+	return err
+}
+
+// clear takes the orders that are kept elsewhere now out of the storages that there were
+// before.
+func (b *Book) clear(ctx context.Context, left []*leaving, writing string) {
 	for _, l := range left {
-		if err := l.clear(ctx, wrote.writing); err != nil {
-			b.tellFailed(fmt.Errorf("orders that are kept elsewhere now are still in '%s': %w", l.storage.Name(), err))
+		cleared, err := l.clear(ctx, writing)
+		if err != nil {
+			if !l.told {
+				b.tellFailed(fmt.Errorf("orders that are kept elsewhere now are still in '%s': %w", l.storage.Name(), err))
+			}
+			l.told = true
+			continue
 		}
+		b.mu.Lock()
+		b.keeping.left = slices.DeleteFunc(b.keeping.left, func(o *leaving) bool { return o == l })
+		if cleared { // if it was one place after all, in which another process has written: look again
+			b.allUnsaved()
+			b.saveLater(0)
+		}
+		b.mu.Unlock()
 	}
-	return nil
 }
 
 // readMoved takes up what is in a storage that is another one than before.
@@ -208,11 +336,7 @@ func (b *Book) readMoved(ctx context.Context, s Storage) error {
 	if !moved {
 		return nil
 	}
-	data, err := s.Load(ctx)
-	if err != nil {
-		return err
-	}
-	was, err := parseSaved(data)
+	was, err := load(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -236,8 +360,9 @@ type merged struct {
 	changes map[string]unsaving
 }
 
-// merge makes what is to be in storage of what is there.
-func (b *Book) merge(data []byte) (m merged, err error) {
+// merge makes what is to be in storage of what is there. With name, that can be told from what
+// is anywhere else.
+func (b *Book) merge(data []byte, name bool) (m merged, err error) {
 	is, err := parseSaved(data)
 	if err != nil {
 		return m, err
@@ -245,29 +370,33 @@ func (b *Book) merge(data []byte) (m merged, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	m.changes = maps.Clone(b.keeping.unsaved)
-	if b.put(is) {
-		if m.data, err = json.Marshal(is); err != nil || bytes.Equal(m.data, data) {
-			m.data = nil
-		} else {
-			is.Written = rand.Text()
-			m.data, err = json.Marshal(is)
-		}
+	changed := b.put(is)
+	if changed {
+		m.data, err = json.Marshal(is)
+		changed = err == nil && !bytes.Equal(m.data, data)
+		m.data = nil
+	}
+	if err == nil && (changed || name && is.Written == "") {
+		is.Written = rand.Text()
+		m.data, err = json.Marshal(is)
 	}
 	m.writing = is.Written
 	return m, err
 }
 
 // hasSaved notes what was saved, or that nothing was.
-func (b *Book) hasSaved(written map[string]unsaving, left []leaving, err error) {
+func (b *Book) hasSaved(written map[string]unsaving, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	k := &b.keeping
+	if err == nil && len(k.left) == 0 {
+		k.pause = 0
+	} else if k.again == nil {
+		k.pause = min(max(2*k.pause, firstPause), maxPause)
+		b.saveLater(k.pause)
+	}
 	if err != nil {
-		k.left, k.failing = append(left, k.left...), true
-		if k.again == nil {
-			k.pause = min(max(2*k.pause, firstPause), maxPause)
-			b.saveLater(k.pause)
-		}
+		k.failing = true
 		return
 	}
 	for id, u := range written {
@@ -275,7 +404,7 @@ func (b *Book) hasSaved(written map[string]unsaving, left []leaving, err error) 
 			delete(k.unsaved, id)
 		}
 	}
-	k.moved, k.pause = false, 0
+	k.moved = false
 	if k.failing && k.failed != nil {
 		k.failed(nil)
 	}
@@ -300,7 +429,7 @@ func (b *Book) saveBehind() {
 	b.mu.Lock()
 	failing := b.keeping.failing
 	b.mu.Unlock()
-	if err := b.save(); err != nil && !failing && !errors.Is(err, ErrNotKept) {
+	if err := b.save()(); err != nil && !failing && !errors.Is(err, ErrNotKept) {
 		b.tellFailed(err)
 	}
 }
@@ -315,12 +444,14 @@ func (b *Book) tellFailed(err error) {
 
 // clear takes the orders that have gone elsewhere out of a storage, unless it is the place
 // where they have gone, under another name.
-func (l *leaving) clear(ctx context.Context, writing string) error {
-	return l.storage.Change(ctx, func(data []byte) ([]byte, error) {
+func (l *leaving) clear(ctx context.Context, writing string) (cleared bool, err error) {
+	err = l.storage.Change(ctx, func(data []byte) ([]byte, error) {
 		is, err := parseSaved(data)
 		if err != nil || is.Written == writing || !is.takeOut(l.made) {
 			return nil, err
 		}
+		cleared = true
 		return json.Marshal(is)
 	})
+	return cleared, err
 }

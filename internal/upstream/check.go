@@ -97,6 +97,7 @@ func (g *Group) Start() {
 	if g.closed || !g.events.Start() {
 		return
 	}
+	g.begin()
 	for _, m := range g.members {
 		m.start()
 	}

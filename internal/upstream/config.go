@@ -18,7 +18,7 @@ import (
 // Config is what a group is made of. All of it is mandatory, but where it says so.
 type Config struct {
 	Name      string             // of the group, for people
-	Handler   string             // that has it, for people
+	Handler   string             // that has it: its name or its place
 	Policy    selection.Policy   // that chooses among the members
 	Balancing Balancing          // and what follows when one fails
 	Health    health.GroupConfig // passive health of the members
@@ -36,6 +36,9 @@ type Config struct {
 	// At completes a member of File or Sources. It is called from several goroutines.
 	At func(Address, Rank) (*Spec, error)
 
+	// Configuration is the same for all groups of one configuration of Caddy, and for no others.
+	// nil where none is known.
+	Configuration any
 	// State is what is known of the group from before.
 	State *State
 	// Destinations are those that were asked for through the group.

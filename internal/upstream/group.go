@@ -48,7 +48,8 @@ type Group struct {
 
 	mu      sync.Mutex // guards checker, and what follows: changes of members
 	closed  bool
-	members map[string]*Member // by identity
+	members map[string]*Member // by health ID
+	held    map[*Health]bool   // those of the members; guarded by identities.mu
 	static  []*Spec
 	listed  []*Spec          // of the file
 	dynamic [][]*Spec        // of each source
@@ -128,17 +129,75 @@ func (g *Group) apply() error {
 	if g.closed {
 		return nil
 	}
-	lists := append([][]*Spec{g.static, g.listed}, g.dynamic...)
-	keys := keysOf(lists...)
 	identities.giving.Lock()
 	defer identities.giving.Unlock()
-	known := identify(g.Name, lists)
-	next := make(map[string]*Member)
-	ordered := make([]*health.Member, 0, len(g.members))
-	var fresh []*Member
+	next, err := g.nextMembers()
+	if err != nil {
+		return err
+	}
+	before, was := g.before(), g.health.Members()
+	g.hold(next.healths())
+	g.renumber(before, next.healths())
+	if err := g.health.SetMembers(next.ordered); err != nil {
+		g.hold(healthsOf(was))
+		releaseAll(next.fresh)
+		return err
+	}
+	for _, m := range next.fresh {
+		if g.events.Started() {
+			m.start()
+		}
+	}
+	for id, m := range g.members {
+		if next.byID[id] != m {
+			m.release()
+		}
+	}
+	g.members = next.byID
+	resolution := ByNobody
+	for _, m := range g.members {
+		if m.TakesAddrs() {
+			resolution |= Here
+		} else {
+			resolution |= ByUpstream
+		}
+	}
+	g.resolution.Store(uint32(resolution))
+	if g.runs() {
+		orders.Of.Look()
+	}
+	if len(g.members) > 0 {
+		g.begun()
+	}
+	return nil
+}
+
+// nextMembers are members that come to be those of a group.
+type nextMembers struct {
+	byID    map[string]*Member // by health ID
+	ordered []*health.Member
+	fresh   []*Member // that are not members yet
+}
+
+func (n *nextMembers) healths() []*Health { return healthsOf(n.ordered) }
+
+func healthsOf(members []*health.Member) []*Health {
+	all := make([]*Health, len(members))
+	for i, m := range members {
+		all[i] = m.Value.(*Member).Health
+	}
+	return all
+}
+
+// nextMembers makes the members that the sources tell of. g.mu is held, and
+// identities.giving.
+func (g *Group) nextMembers() (*nextMembers, error) {
+	lists := append([][]*Spec{g.static, g.listed}, g.dynamic...)
+	keys := keysOf(lists...)
+	next := &nextMembers{byID: make(map[string]*Member), ordered: make([]*health.Member, 0, len(g.members))}
 	add := func(s *Spec, unique bool) error {
 		id := s.healthID(g.Name)
-		if next[id] != nil {
+		if next.byID[id] != nil {
 			if unique {
 				return fmt.Errorf("upstreams: %s stands twice", s.Addr)
 			}
@@ -147,47 +206,24 @@ func (g *Group) apply() error {
 		m, key := g.members[id], keys.take(s)
 		if m == nil || m.key != key || !m.Spec.same(s) {
 			var err error
-			if m, err = g.newMember(s, id, known[id], key); err != nil {
+			if m, err = g.newMember(s, id, key); err != nil {
 				return fmt.Errorf("%s: %w", s.Addr, err)
 			}
-			fresh = append(fresh, m)
+			next.fresh = append(next.fresh, m)
 		}
-		next[id] = m
-		ordered = append(ordered, &m.ref)
+		next.byID[id] = m
+		next.ordered = append(next.ordered, &m.ref)
 		return nil
 	}
 	for i, list := range lists {
 		for _, s := range list {
 			if err := add(s, i == 0); err != nil {
-				releaseAll(fresh)
-				return err
+				releaseAll(next.fresh)
+				return nil, err
 			}
 		}
 	}
-	if err := g.health.SetMembers(ordered); err != nil {
-		releaseAll(fresh)
-		return err
-	}
-	for id, m := range g.members {
-		if next[id] != m {
-			m.release()
-		}
-	}
-	g.members = next
-	resolution := ByNobody
-	for _, m := range next {
-		if m.TakesAddrs() {
-			resolution |= Here
-		} else {
-			resolution |= ByUpstream
-		}
-	}
-	g.resolution.Store(uint32(resolution))
-	orders.Of.Look()
-	if len(next) > 0 {
-		g.begun()
-	}
-	return nil
+	return next, nil
 }
 
 // Current is a copy of the members by identity; of no group, none.
@@ -200,6 +236,7 @@ func (g *Group) Current() map[string]*Member {
 	return maps.Clone(g.members)
 }
 
+// releaseAll releases members. identities.giving is held.
 func releaseAll(members []*Member) {
 	for _, m := range members {
 		m.release()
@@ -229,7 +266,10 @@ func (g *Group) Close() {
 		g.frozen.Store(g.look(time.Now()))
 		g.health.Close()
 	}
+	identities.giving.Lock()
+	g.letGo()
 	releaseAll(members)
+	identities.giving.Unlock()
 	for _, told := range g.recalled {
 		_ = told.Release() // forgetting it does not fail
 	}

@@ -37,7 +37,9 @@ func mustNew(t *testing.T, cfg Config) *Group {
 	}
 	cfg.Events = noEvents{}
 	for i, s := range cfg.Static {
-		s.Weight, s.Addr = 1, Address{Scheme: HTTP, Host: "127.0.0.1", Port: uint16(i + 1)}
+		if s.Weight = 1; s.Addr.Port == 0 {
+			s.Addr = Address{Scheme: HTTP, Host: "127.0.0.1", Port: uint16(i + 1)}
+		}
 	}
 	g, err := New(cfg)
 	if err != nil {

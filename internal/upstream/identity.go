@@ -10,7 +10,8 @@ import (
 
 // This file contains what people and programs know an upstream by: the same over reloads, in
 // every handler, and whatever becomes of its password and of other upstreams. What is ordered
-// of an upstream is ordered under that name.
+// of an upstream is ordered under that name. (How accounts that differ in nothing that may be
+// told get their numbers is in numbers.go.)
 
 // account is who is logged in where, in the groups of one name.
 type account struct{ group, addr, user string }
@@ -21,166 +22,176 @@ func (s *Spec) account(group string) account { return account{group, s.Addr.Stri
 // a number beside.
 func (a account) id(number int) string { return shared.Digest(a.group, a.addr, a.user, number)[:12] }
 
-// identity is an upstream of an account.
-type identity struct {
-	account
-	number int
-	mark   string // of its login: see markOf
+// maxNumber is more than the accounts of one user at one address that anybody has.
+const maxNumber = 64
+
+// IsAccount reports whether an ID is that of a user's account at an address, in the groups of
+// one name; addr is as Address writes it.
+func IsAccount(id, group, addr, user string) bool {
+	a := account{group, addr, user}
+	for n := range maxNumber {
+		if a.id(n) == id {
+			return true
+		}
+	}
+	return false
 }
 
 // markOf tells the logins of one user at one address apart, from one process to the next. It
 // is in storage: too short to find a password by.
 func markOf(healthID string) string { return healthID[:4] }
 
+// identity is what an upstream of an account is known by. What is not said to be anything else
+// is guarded by identities.mu, and written with identities.giving held.
+type identity struct {
+	account        // never changes
+	mark    string // of its login: see markOf; never changes
+
+	number  int // not yet given where detach is nil
+	detach  func()
+	holders []*Group // that have it, the last one behind
+
+	settled  bool   // it keeps its number
+	ran      bool   // a configuration with it has run
+	replaces []int  // numbers of those in whose places it stands, ascending
+	handler  string // the first one that has it, until it is settled
+	position int    // among the upstreams there
+}
+
+// place is where a group is.
+type place struct {
+	configuration any // nil also for that of none that is known
+	group         string
+	handler       string
+}
+
+func (g *Group) place() place { return place{g.cfg.Configuration, g.Name, g.cfg.Handler} }
+
 // identities are the upstreams in use in this process.
 var identities = struct {
-	giving sync.Mutex // held while upstreams are given numbers, until they have them
+	giving sync.Mutex // held while members come and go, and until they have their numbers
 
-	mu sync.Mutex
-	of map[account]map[*Health]string // their health ID; guarded by mu
-}{of: make(map[account]map[*Health]string)}
+	mu      sync.Mutex
+	of      map[account][]*Health // guarded by mu
+	groups  map[place]*Group      // that have members or had any, and are not closed; guarded by mu
+	running any                   // the configuration that runs, or has run last; guarded by mu
+}{of: make(map[account][]*Health), groups: make(map[place]*Group)}
 
-// identify finds the identities of upstreams by their health ID. One that is in use keeps its
-// number, and one of which something is ordered has it again after a restart. Another password
-// gets the number of one that is not there any more, and the lowest otherwise, but for one
-// whose order was given to another of several. giving is held.
-func identify(group string, lists [][]*Spec) map[string]identity {
-	wanted := make(map[account][]string)
-	out := make(map[string]identity)
-	for _, list := range lists {
-		for _, s := range list {
-			id := s.healthID(group)
-			if _, known := out[id]; !known {
-				a := s.account(group)
-				out[id] = identity{account: a, mark: markOf(id)}
-				wanted[a] = append(wanted[a], id)
-			}
-		}
-	}
-	ordered := newHolders()
-	for a, ids := range wanted {
-		for i, n := range a.number(ids, ordered) {
-			of := out[ids[i]]
-			of.number = n
-			out[ids[i]] = of
-		}
-	}
-	return out
-}
-
-// number gives the upstreams of an account their numbers.
-func (a account) number(ids []string, ordered holders) []int {
-	const none = -1
-	numbers, taken, inUse := make([]int, len(ids)), make(map[int]bool), make(map[int]bool)
-	for i := range numbers {
-		numbers[i] = none
-	}
-	give := func(i, n int) { numbers[i], taken[n] = n, true }
-	at := make(map[string]int, len(ids))
-	for i, id := range ids {
-		at[id] = i
-	}
+// enter has the health counted among those of its account. It gets its number when its group
+// holds it.
+func (h *Health) enter(of account, healthID string) {
+	h.identity.account, h.identity.mark = of, markOf(healthID)
 	identities.mu.Lock()
-	for h, id := range identities.of[a] {
-		inUse[h.identity.number] = true
-		if i, ok := at[id]; ok {
-			give(i, h.identity.number)
-		}
-	}
-	identities.mu.Unlock()
-	held := ordered.of(a)
-	for n, h := range held {
-		if i := slices.IndexFunc(ids, func(id string) bool { return markOf(id) == h.Mark }); i >= 0 && numbers[i] == none && !taken[n] {
-			give(i, n)
-		}
-	}
-	followed := make([]int, 0, len(inUse)) // whose password has changed
-	for n := range inUse {
-		if !taken[n] {
-			followed = append(followed, n)
-		}
-	}
-	slices.Sort(followed)
-	next := 0
-	for i := range numbers {
-		if numbers[i] != none {
-			continue
-		}
-		if len(followed) > 0 {
-			give(i, followed[0])
-			followed = followed[1:]
-			continue
-		}
-		for h, ok := held[next]; taken[next] || ok && !h.Alone; h, ok = held[next] {
-			next++
-		}
-		give(i, next)
-	}
-	return numbers
+	defer identities.mu.Unlock()
+	identities.of[of] = append(identities.of[of], h)
 }
 
-// holders are those whom orders were given to.
-type holders struct {
-	orders  map[string]orders.Order // by ID
-	numbers []int                   // that there are
-}
-
-func newHolders() holders {
-	h := holders{orders: orders.Of.Upstreams()}
-	for _, o := range h.orders {
-		if !slices.Contains(h.numbers, o.Holder.Number) {
-			h.numbers = append(h.numbers, o.Holder.Number)
-		}
-	}
-	return h
-}
-
-// of are those of an account, by their number.
-func (h *holders) of(a account) map[int]orders.Holder {
-	var found map[int]orders.Holder
-	for _, n := range h.numbers {
-		if o, ok := h.orders[a.id(n)]; ok {
-			if found == nil {
-				found = make(map[int]orders.Holder)
-			}
-			found[n] = o.Holder
-		}
-	}
-	return found
-}
-
-// enter has the health known by its identity, and obey what is ordered.
-func (h *Health) enter(of identity, healthID string) {
-	h.identity, h.id = of, of.id(of.number)
-	identities.mu.Lock()
-	if identities.of[of.account] == nil {
-		identities.of[of.account] = make(map[*Health]string)
-	}
-	identities.of[of.account][h] = healthID
-	identities.mu.Unlock()
-	h.detach = orders.Of.Attach(h.id, h)
-}
-
-// leave ends what enter has begun.
+// leave ends what enter has begun. giving is held.
 func (h *Health) leave() {
 	identities.mu.Lock()
-	all := identities.of[h.identity.account]
-	if delete(all, h); len(all) == 0 {
-		delete(identities.of, h.identity.account)
+	a := h.identity.account
+	all := slices.DeleteFunc(identities.of[a], func(o *Health) bool { return o == h })
+	if identities.of[a] = all; len(all) == 0 {
+		delete(identities.of, a)
+	}
+	detach := h.identity.detach
+	identities.mu.Unlock()
+	if detach != nil {
+		detach()
+	}
+}
+
+// hold makes the upstreams of the group others, which have been used already and are in the
+// order of its lists. giving is held.
+func (g *Group) hold(next []*Health) {
+	identities.mu.Lock()
+	defer identities.mu.Unlock()
+	at := g.place()
+	identities.groups[at] = g
+	is := make(map[*Health]bool, len(next))
+	for i, h := range next {
+		is[h] = true
+		id := &h.identity
+		if !g.held[h] {
+			id.holders = append(id.holders, g)
+		}
+		if !id.settled && (len(id.holders) == 1 || at.handler <= id.handler) {
+			id.handler, id.position = at.handler, i
+		}
+	}
+	for h := range g.held {
+		if !is[h] {
+			h.identity.dropHolder(g)
+		}
+	}
+	g.held = is
+}
+
+func (id *identity) dropHolder(g *Group) {
+	if i := slices.Index(id.holders, g); i >= 0 {
+		id.holders = slices.Delete(id.holders, i, i+1)
+	}
+}
+
+// letGo ends what hold has begun. giving is held.
+func (g *Group) letGo() {
+	g.hold(nil)
+	identities.mu.Lock()
+	defer identities.mu.Unlock()
+	if at := g.place(); identities.groups[at] == g {
+		delete(identities.groups, at)
+	}
+	for at := range identities.groups {
+		if at.configuration == identities.running {
+			return
+		}
+	}
+	identities.running = nil // or it would be kept in memory
+}
+
+// begin notes that the configuration of the group runs: from now on its upstreams keep what
+// they are known by, and those of the one before count no more.
+func (g *Group) begin() {
+	identities.giving.Lock()
+	defer identities.giving.Unlock()
+	identities.mu.Lock()
+	of := g.cfg.Configuration
+	identities.running = of
+	var accounts []account
+	for a, all := range identities.of {
+		if slices.ContainsFunc(all, func(h *Health) bool { return !h.identity.settled }) {
+			accounts = append(accounts, a)
+		}
 	}
 	identities.mu.Unlock()
-	h.detach()
+	all := newHolders()
+	for _, a := range accounts {
+		a.giveNumbers(all, of, true)
+	}
+	orders.Of.Look()
+}
+
+// runs reports whether the configuration of the group is the one that runs.
+func (g *Group) runs() bool {
+	identities.mu.Lock()
+	defer identities.mu.Unlock()
+	return g.cfg.Configuration == identities.running
 }
 
 // Holder implements orders.Attached.
-func (h *Health) Holder() orders.Holder {
+func (h *Health) Holder() (of orders.Holder, runs bool) {
 	identities.mu.Lock()
 	defer identities.mu.Unlock()
-	alone := true
-	for o := range identities.of[h.identity.account] {
-		alone = alone && o.identity.number == h.identity.number
-	}
-	return orders.Holder{Number: h.identity.number, Mark: h.identity.mark, Alone: alone}
+	id := &h.identity
+	others := slices.ContainsFunc(identities.of[id.account], func(o *Health) bool { return o != h && o.stays(identities.running) })
+	return orders.Holder{Number: id.number, Mark: id.mark, Alone: !others}, h.stays(identities.running)
+}
+
+// HasRun implements orders.Attached.
+func (h *Health) HasRun() bool {
+	identities.mu.Lock()
+	defer identities.mu.Unlock()
+	return h.identity.ran
 }
 
 // Interface guards

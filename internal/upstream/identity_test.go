@@ -42,7 +42,7 @@ func drain(t *testing.T, m *Member) {
 	t.Helper()
 	id := m.ID()
 	order := func(admin health.Admin) {
-		if _, _, _, err := orders.Of.Change(id, orders.Order{Weight: 1}, func(o *orders.Order) error { o.Admin = admin; return nil }); err != nil {
+		if _, _, err := orders.Of.Change(id, orders.Order{Weight: 1}, func(o *orders.Order) error { o.Admin = admin; return nil }); err != nil {
 			t.Error(err)
 		}
 	}

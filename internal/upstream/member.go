@@ -31,15 +31,15 @@ type Member struct {
 }
 
 // newMember makes a member, or takes up the state that one of the same identity has
-// left. It is called with the lock of the group held.
-func (g *Group) newMember(s *Spec, healthID string, of identity, key uint64) (*Member, error) {
+// left. It is called with the lock of the group held, and identities.giving.
+func (g *Group) newMember(s *Spec, healthID string, key uint64) (*Member, error) {
 	m := &Member{Group: g, Spec: s, Name: s.Addr.String(), key: key, fields: s.proxyFields()}
 	var err error
 	m.connsUse, err = SharedConns.Use(s.connsID(g.Name, g.cfg.Transport), func() (*Conns, error) { return g.connect(s) })
 	if err != nil {
 		return nil, err
 	}
-	m.healthUse, err = SharedHealth.Use(healthID, func() (*Health, error) { return newHealth(of, healthID), nil })
+	m.healthUse, err = SharedHealth.Use(healthID, func() (*Health, error) { return newHealth(s.account(g.Name), healthID), nil })
 	if err != nil {
 		_ = m.connsUse.Release()
 		return nil, err
@@ -49,9 +49,6 @@ func (g *Group) newMember(s *Spec, healthID string, of identity, key uint64) (*M
 	if g.cfg.Checks != nil {
 		m.Health.checking.Add(1)
 	}
-	if g.events.Started() {
-		m.start()
-	}
 	return m, nil
 }
 
@@ -59,6 +56,7 @@ func (g *Group) newMember(s *Spec, healthID string, of identity, key uint64) (*M
 func (m *Member) start() { m.Health.follow(m) }
 
 // release gives the state back. What is under way through the member goes on.
+// identities.giving is held.
 func (m *Member) release() {
 	m.Health.unfollow(m)
 	if m.Group.cfg.Checks != nil {
@@ -174,7 +172,7 @@ func (m *Member) Report(now time.Time) health.Report {
 }
 
 // ID is what people and programs know the member by.
-func (m *Member) ID() string { return m.Health.id }
+func (m *Member) ID() string { return *m.Health.id.Load() }
 
 // Key implements selection.Member.
 func (m *Member) Key() uint64 { return m.key }

@@ -29,8 +29,7 @@ type Health struct {
 	health.Upstream
 
 	identity  identity
-	id        string // what people and programs know it by
-	detach    func() // from what the operator orders
+	id        atomic.Pointer[string] // what people and programs know it by
 	followers followers
 
 	via atomic.Uint32 // what is known of the one that it adds (see NoteRelay)
@@ -79,7 +78,7 @@ func (h *Health) endChecks() (t health.Transition, last bool) {
 	return h.ForgetChecks(), true
 }
 
-func newHealth(of identity, healthID string) *Health {
+func newHealth(of account, healthID string) *Health {
 	h := &Health{known: time.Now()}
 	h.enter(of, healthID)
 	return h
