@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -77,6 +78,68 @@ func TestAdmin_OrdersOfAccounts(t *testing.T) {
 	var none list
 	if a.get(t, "orders", &none); len(none.Items) != 0 {
 		t.Errorf("%+v", none)
+	}
+}
+
+// Handlers that have groups of one name with different accounts of one user at one address: no
+// two share an id, and what is ordered of one stays with it, over reloads, in which Caddy comes
+// to the handlers in any order, and restarts.
+func TestAdmin_OrdersOfHandlers(t *testing.T) {
+	p := reserve(t)
+	up := newScriptedUpstream(t, "one")
+	t.Parallel()
+	setup := func(clear, tls string) processSetup {
+		return processSetup{egress: accounts(up, clear), secure: accounts(up, tls)}
+	}
+	p.start(t, setup("u:a", "u:b"))
+	a := adminAPI{p.admin}
+	type entry struct {
+		ID, State string
+		Handlers  []string
+	}
+	ids := func(when string) map[string]string { // by handler
+		t.Helper()
+		var all []entry
+		a.get(t, "upstreams", &all)
+		found := make(map[string]string)
+		for _, u := range all {
+			for _, h := range u.Handlers {
+				found[h] = u.ID + " " + u.State
+			}
+		}
+		if len(all) != 2 || len(found) != 2 || all[0].ID == all[1].ID {
+			t.Fatalf("%s: %+v", when, all)
+		}
+		return found
+	}
+	expect := func(when string, want map[string]string) {
+		t.Helper()
+		if got := ids(when); !maps.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", when, got, want)
+		}
+	}
+	id, _, _ := strings.Cut(ids("at first")["tls"], " ")
+	a.order(t, "PATCH", "upstreams/"+id, `{"state":"drain"}`, nil)
+	want := ids("ordered")
+	if want["tls"] != id+" drain" || !strings.HasSuffix(want["clear"], " up") {
+		t.Fatalf("%v", want)
+	}
+	swapped := map[string]string{"clear": want["tls"], "tls": want["clear"]}
+	for range 4 {
+		p.load(t, setup("u:a", "u:b"))
+		expect("a reload", want)
+	}
+	p.load(t, setup("u:b", "u:a"))
+	expect("swapped", swapped)
+	p.load(t, setup("u:a", "u:b"))
+	expect("swapped back", want)
+	p.load(t, setup("u:a", "u:c"))
+	expect("another password", want)
+	for range 2 {
+		p.signal(t, syscall.SIGTERM)
+		p.exit(t)
+		p = p.again(t, setup("u:a", "u:c"))
+		expect("a restart", want)
 	}
 }
 

@@ -124,8 +124,8 @@ func TestCommands_Accounts(t *testing.T) {
 	if strings.HasSuffix(all[0].URL, "#2") { // they are numbered by their ids
 		first, second, states = second, first, "drain up"
 	}
-	for _, command := range []string{"drain http://u2:hunter3@" + up.addr, "kill --upstream http://u2:hunter3@" + up.addr, "tunnels --upstream u2:hunter3@" + up.addr} {
-		c.run(command, 2, "is more than one upstream; say which by its id:", first, second)
+	for _, command := range []string{"drain http://u3:hunter3@" + up.addr, "kill --upstream http://u3:hunter3@" + up.addr, "tunnels --upstream u3:hunter3@" + up.addr} {
+		c.run(command, 2, "user 'u3' has no account at '", first, second)
 	}
 	c.run("orders", 0, "no orders")
 	c.run("drain "+up.url()+"#2 --reason disk", 0, up.url()+"#2 in group default: drain: disk")
@@ -137,6 +137,10 @@ func TestCommands_Accounts(t *testing.T) {
 	p.load(t, processSetup{egress: accounts(other, "u1:hunter2")})
 	c.run("orders", 0, "(no handler has it now)")
 	c.run("kill --dry-run --upstream http://u1:hunter2@"+other.addr, 2, "no tunnel is selected")
+	a.get(t, "upstreams", &all)
+	c.run("drain http://u2:hunter2@"+other.addr, 2, "user 'u2' has no account at 'http://"+other.addr+"'; there are: "+all[0].ID+" (http://"+other.addr+" in group default)")
+	c.run("drain u1:hunter2@"+other.addr, 0, other.url()+" in group default: drain")
+	c.run("ready http://u1:anything@"+other.addr, 0, "ready")
 	c.run("ready "+second, 0, "ready")
 	c.run("orders", 0, "no orders")
 	p.signal(t, syscall.SIGTERM)

@@ -53,6 +53,7 @@ type processSetup struct {
 	global string // global options
 	site   string // further directives of the sites
 	egress string // further lines of the egress block; "none" for no block
+	secure string // the same of the site with TLS; "" for egress
 	plain  string // the address in clear, "" for the first one
 	env    []string
 }
@@ -113,12 +114,12 @@ func (p *process) start(t *testing.T, s processSetup) {
 // tests have it. The handlers have names.
 func (p *process) caddyfile(t *testing.T, s processSetup) string {
 	t.Helper()
-	site := func(name string) string {
-		if s.egress == "none" {
+	site := func(name, more string) string {
+		if more == "none" {
 			return "log\nrespond gone\n"
 		}
-		egress := usual + s.egress
-		if strings.Contains(s.egress, "basic_auth") {
+		egress := usual + more
+		if strings.Contains(more, "basic_auth") {
 			egress = strings.Replace(egress, "allow_unauthenticated\n", "", 1)
 		}
 		return "log\n" + s.site + "egress {\n name " + name + "\n" + egress + "}\n"
@@ -138,7 +139,7 @@ https://:%s {
 	tls %s %s
 	%s
 }
-`, global, port(cmp.Or(s.plain, p.plain)), site("clear"), port(p.secure), cert, key, site("tls"))
+`, global, port(cmp.Or(s.plain, p.plain)), site("clear", s.egress), port(p.secure), cert, key, site("tls", cmp.Or(s.secure, s.egress)))
 }
 
 // signal sends the process a signal.

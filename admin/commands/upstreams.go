@@ -157,23 +157,28 @@ func storedText(o *admin.Order) string {
 const maxListed = 20
 
 // findUpstream returns the id of the upstream that a text means: by its id, else by its URL,
-// else by its address. What is only ordered about can be meant as well. Users are not told by
-// the API: a URL with one is refused where several share it.
+// else by its address. What is only ordered about can be meant as well. A URL with a user
+// means the account of that user, which the id tells: neither side sends credentials.
 func findUpstream(a *asking, text string) (id string, err error) {
 	all, err := knownUpstreams(a)
 	if err != nil {
 		return "", err
 	}
-	name, credentials := upstream.WithoutCredentials(text)
+	name, user, credentials := upstream.CutCredentials(text)
+	named := func(u *admin.Upstream) bool { return u.Address == name || strings.HasSuffix(u.URL, "://"+name) }
 	ways := []func(*admin.Upstream) bool{
 		func(u *admin.Upstream) bool { return u.ID == name },
 		func(u *admin.Upstream) bool { return u.URL == name },
-		func(u *admin.Upstream) bool { return u.Address == name || strings.HasSuffix(u.URL, "://"+name) },
+		named,
 	}
 	if credentials {
-		ways = []func(*admin.Upstream) bool{func(u *admin.Upstream) bool {
+		named = func(u *admin.Upstream) bool {
 			shared, _, _ := strings.Cut(u.URL, "#")
 			return shared == name || strings.HasSuffix(shared, "://"+name)
+		}
+		ways = []func(*admin.Upstream) bool{func(u *admin.Upstream) bool {
+			shared, _, _ := strings.Cut(u.URL, "#")
+			return named(u) && upstream.IsAccount(u.ID, u.Group, shared, user)
 		}}
 	}
 	for _, means := range ways {
@@ -185,6 +190,9 @@ func findUpstream(a *asking, text string) (id string, err error) {
 		default:
 			return "", notFound("'%s' is more than one upstream; say which by its id:%s", plaintext.Short(name, maxProblem), listed(meant))
 		}
+	}
+	if there := distinct(all, named); credentials && len(there) > 0 {
+		return "", notFound("user '%s' has no account at '%s'; there are:%s", plaintext.Short(user, maxProblem), plaintext.Short(name, maxProblem), listed(there))
 	}
 	if len(all) == 0 {
 		return "", notFound("there is no upstream '%s': no handler has a group of upstreams", plaintext.Short(name, maxProblem))

@@ -138,6 +138,12 @@ func inBrackets(s string) string {
 // WithoutCredentials is the URL or address of an upstream as it is told to people, and
 // whether there were any credentials in it.
 func WithoutCredentials(text string) (bare string, had bool) {
+	bare, _, had = CutCredentials(text)
+	return bare, had
+}
+
+// CutCredentials is WithoutCredentials, and the user of these credentials.
+func CutCredentials(text string) (bare, user string, had bool) {
 	scheme, rest, isURL := strings.Cut(text, "://")
 	if !isURL {
 		scheme, rest = "", text
@@ -150,6 +156,12 @@ func WithoutCredentials(text string) (bare string, had bool) {
 		authority = ""
 	}
 	at := strings.LastIndexByte(authority, '@')
+	if at >= 0 {
+		user, _, _ = strings.Cut(authority[:at], ":")
+		if plain, err := url.PathUnescape(user); err == nil {
+			user = plain
+		}
+	}
 	rest = rest[at+1:]
 	if !strings.HasSuffix(scheme, unixSuffix) {
 		rest = strings.TrimSuffix(rest, "/")
@@ -157,7 +169,7 @@ func WithoutCredentials(text string) (bare string, had bool) {
 	if isURL {
 		rest = scheme + "://" + rest
 	}
-	return rest, at >= 0
+	return rest, user, at >= 0
 }
 
 // ParseLine reads a line of a list of upstreams: a URL, or
