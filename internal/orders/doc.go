@@ -4,8 +4,8 @@
 // alone, and the storage of the configuration that runs has them for the next start. Each may
 // have an end, at which it is taken back by itself.
 //
-// book.go has the orders that hold, keep.go where they are saved and when, saved.go what is
-// there, which other processes may change.
+// book.go has the orders that hold, keep.go where they are kept, save.go how they get there, and
+// saved.go what is there, which other processes may change.
 //
 // It knows the words for the state of an upstream, and storage by an interface. It must
 // never import upstreams, handlers or Caddy.
