@@ -33,12 +33,11 @@ type Health struct {
 	detach    func() // from what the operator orders
 	followers followers
 
-	via atomic.Uint32 // what is known of the one that it adds (see NoteRelay)
+	relay relay // what its responses have told of it
 
 	slots    sync.Mutex   // held while a tunnel is counted against a limit
 	checking atomic.Int32 // configurations that check it
 	openings openings
-	single   atomic.Bool // its connections carry one exchange each (see Single)
 	unknown  unknown
 	counts   counts
 	known    time.Time             // since when
@@ -99,6 +98,7 @@ type Conns struct {
 	From   *dial.Sources     // that they leave from; nil for a unix socket
 
 	dial func(context.Context) (net.Conn, error)           // to the upstream's address
+	here func(context.Context) bool                        // it runs on this machine
 	tell func(target.Target, *dial.FailedAddrs) *dial.Told // of a target of checks
 
 	unreached dial.FailedAddrs // of destinations, through the upstream
@@ -117,9 +117,8 @@ var (
 	SharedConns  = shared.NewPool[*Conns]()
 )
 
-// State is what is known of a group. The zero value knows nothing. It is safe for
-// concurrent use.
+// State is what is known of a group with these members. The zero value knows nothing. It is
+// safe for concurrent use.
 type State struct {
 	connect quantile.Estimator // of the time it takes to connect through the group, for hedging
-	told    told
 }
