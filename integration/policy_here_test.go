@@ -28,11 +28,11 @@ func TestPolicy_LoopsThroughParentHere(t *testing.T) {
 							for _, own := range []string{p.plain, p.secure} {
 								target := host + ":" + port(own)
 								if resp := c.get(t, "http://"+target+"/"); !refused(resp.StatusCode) {
-									t.Errorf("%s: %d", target, resp.StatusCode)
+									t.Fatalf("%s: %d", target, resp.StatusCode)
 								}
 								resp, tun := c.connect(t, target, "", nil)
 								if !refused(resp.StatusCode) {
-									t.Errorf("CONNECT %s: %d", target, resp.StatusCode)
+									t.Fatalf("CONNECT %s: %d", target, resp.StatusCode)
 								}
 								tun.Close()
 							}

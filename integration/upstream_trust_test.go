@@ -20,19 +20,24 @@ type forgingParent struct {
 	*fakeUpstream
 	held    chan string // paths of requests that wait
 	release chan struct{}
+	last    chan struct{} // releases those for /hold/last
 
 	mu       sync.Mutex
 	poisoned map[*originConn]bool // guarded by mu
 }
 
 func newForgingParent(t *testing.T, poison string) *forgingParent {
-	f := &forgingParent{held: make(chan string, 4), release: make(chan struct{}), poisoned: make(map[*originConn]bool)}
+	f := &forgingParent{held: make(chan string, 4), release: make(chan struct{}), last: make(chan struct{}), poisoned: make(map[*originConn]bool)}
 	f.fakeUpstream = newFakeUpstream(t, func(oc *originConn, r *originRequest) bool {
 		f.mu.Lock()
 		poisoned := f.poisoned[oc]
 		f.poisoned[oc] = poisoned || strings.Contains(r.target, "/bad")
 		f.mu.Unlock()
-		if strings.Contains(r.target, "/hold") {
+		switch {
+		case strings.Contains(r.target, "/hold/last"):
+			f.held <- r.target
+			oc.hold(f.last)
+		case strings.Contains(r.target, "/hold"):
 			f.held <- r.target
 			oc.hold(f.release)
 		}
@@ -56,16 +61,18 @@ func TestUpstream_ForgedViaIdle(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		parent := newForgingParent(t, poison)
 		p := start(t, m, setup{egress: group("", parent.addr)})
-		var done sync.WaitGroup
+		var done, last sync.WaitGroup
 		for range 3 { // each on a connection of its own
 			done.Go(func() { p.client(t, "h1").get(t, "http://bad.test/hold/bad").expect(t, 204, "") })
 		}
-		done.Go(func() { p.client(t, "h1").get(t, "http://good.test/hold").expect(t, 200, "ok") })
+		last.Go(func() { p.client(t, "h1").get(t, "http://good.test/hold/last").expect(t, 200, "ok") })
 		for range 4 {
 			await(t, parent.held, "a request that waits")
 		}
 		close(parent.release)
-		done.Wait()
+		done.Wait() // they are kept
+		close(parent.last)
+		last.Wait() // and should not have been
 		for range 4 {
 			p.client(t, "h1").get(t, "http://good.test/").expect(t, 200, "ok")
 		}
