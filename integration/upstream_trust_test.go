@@ -21,13 +21,14 @@ type forgingParent struct {
 	held    chan string // paths of requests that wait
 	release chan struct{}
 	last    chan struct{} // releases those for /hold/last
+	again   chan struct{} // and those for /hold/again
 
 	mu       sync.Mutex
 	poisoned map[*originConn]bool // guarded by mu
 }
 
 func newForgingParent(t *testing.T, poison string) *forgingParent {
-	f := &forgingParent{held: make(chan string, 4), release: make(chan struct{}), last: make(chan struct{}), poisoned: make(map[*originConn]bool)}
+	f := &forgingParent{held: make(chan string, 4), release: make(chan struct{}), last: make(chan struct{}), again: make(chan struct{}), poisoned: make(map[*originConn]bool)}
 	f.fakeUpstream = newFakeUpstream(t, func(oc *originConn, r *originRequest) bool {
 		f.mu.Lock()
 		poisoned := f.poisoned[oc]
@@ -37,6 +38,9 @@ func newForgingParent(t *testing.T, poison string) *forgingParent {
 		case strings.Contains(r.target, "/hold/last"):
 			f.held <- r.target
 			oc.hold(f.last)
+		case strings.Contains(r.target, "/hold/again"):
+			f.held <- r.target
+			oc.hold(f.again)
 		case strings.Contains(r.target, "/hold"):
 			f.held <- r.target
 			oc.hold(f.release)
@@ -72,10 +76,15 @@ func TestUpstream_ForgedViaIdle(t *testing.T) {
 		close(parent.release)
 		done.Wait() // they are kept
 		close(parent.last)
-		last.Wait() // and should not have been
-		for range 4 {
-			p.client(t, "h1").get(t, "http://good.test/").expect(t, 200, "ok")
+		last.Wait()   // and should not have been
+		for range 4 { // at once, so that one connection is not enough
+			done.Go(func() { p.client(t, "h1").get(t, "http://good.test/hold/again").expect(t, 200, "ok") })
 		}
+		for range 4 {
+			await(t, parent.held, "a request that waits")
+		}
+		close(parent.again)
+		done.Wait()
 	})
 }
 
