@@ -51,7 +51,7 @@ var house = map[string]room{
 	"internal/filewatch":  {floor: engines},
 	"internal/events":     {floor: engines},
 	"internal/firstmatch": {floor: engines},
-	"internal/h1":         {floor: engines},
+	"internal/h1":         {floor: engines, beside: []string{"internal/layers"}},
 	"internal/health":     {floor: engines},
 	"internal/holdings":   {floor: engines},
 	"internal/layers":     {floor: engines},

@@ -43,13 +43,12 @@ func (h *Handler) provisionEvents(ctx caddy.Context) error {
 // outlives the handler in what its requests hold.
 func (h *Handler) tellLimits(caddy.Context) error {
 	queue, place, logger := h.events, h.place(), h.logger
-	h.proxy.Limited.Reached = func(limit string, client core.Client) {
+	return h.proxy.Limited.Tell(place, func(limit string, client core.Client) {
 		user, ip := client.User(), client.IP()
 		logger.Warn("limit reached: requests are refused",
 			zap.String("handler", place), zap.String("limit", limit), zap.String("user", user), zap.String("client", ip))
 		queue.Add("limit_reached", map[string]any{"handler": place, "limit": limit, "user": user, "client": ip})
-	}
-	return nil
+	})
 }
 
 // tellOf emits events that are about a handler.

@@ -23,11 +23,10 @@ func checkLength(r *http.Request) error {
 	case r.ProtoAtLeast(1, 1) || values != nil || r.ContentLength != 0:
 		return nil
 	}
-	switch r.Method {
-	case http.MethodPost, http.MethodPut, http.MethodPatch:
-		return failure.Request.Because(errNoLength)
+	if r.Method == http.MethodConnect || safeMethod(r.Method) {
+		return nil // a body would mean nothing
 	}
-	return nil
+	return failure.Request.Because(errNoLength)
 }
 
 // checkLengths compares the Content-Length of a request on HTTP/2 or HTTP/3 with what the

@@ -395,7 +395,7 @@ func (h *Handler) Cleanup() error {
 		h.proxy.Access.Stop()
 	}
 	if h.proxy.Limited != nil {
-		h.proxy.Limited.Flush(h.logger)
+		h.proxy.Limited.End(h.logger)
 	}
 	h.releaseTunnels()
 	h.recorder.Release()

@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"time"
@@ -211,7 +212,7 @@ func forbiddenTunnels(d *dial.Dialer, onChange string) func(target.Target, netip
 		if addr.IsValid() {
 			return d.Check(dest, addr) != nil
 		}
-		return d.CheckUnresolved(dest) != nil
+		return d.CheckUnresolved(context.Background(), dest, nil) != nil
 	}
 }
 

@@ -64,19 +64,21 @@ func checkUpstream(c *call) (any, error) {
 			continue
 		case errors.Is(err, upstream.ErrChecking):
 			return nil, apiError(http.StatusConflict, fmt.Errorf("%w; ask again when it has ended", err))
+		case errors.Is(err, upstream.ErrLeft):
+			return nil, apiError(http.StatusNotFound, err)
 		case errors.Is(err, context.Canceled):
 			return nil, apiError(http.StatusServiceUnavailable, err) // nobody reads it
 		case err != nil:
 			return nil, apiError(http.StatusGatewayTimeout, err)
 		}
-		return h.checkedOf(id, checked), nil
+		return checkedOf(id, checked), nil
 	}
 	return nil, noUpstream(id)
 }
 
-func (h *selected) checkedOf(id string, c *upstream.Checked) *CheckedUpstream {
+func checkedOf(id string, c *upstream.Checked) *CheckedUpstream {
 	out := &CheckedUpstream{
-		ID: id, Handler: h.place, Type: c.Type, Outcome: c.Outcome.String(), Counts: c.Counts, Why: c.Why,
+		ID: id, Handler: c.Handler, Type: c.Type, Outcome: c.Outcome.String(), Counts: c.Counts, Why: c.Why,
 		Started: c.Started, Seconds: secondsOf(c.Took), Timing: timingsOf(&c.Times),
 		Group: c.Member.Group, Upstream: c.Member.Name, State: c.Member.State,
 	}

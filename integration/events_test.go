@@ -139,6 +139,29 @@ func TestEvents_Group(t *testing.T) {
 	}
 }
 
+// That a group can serve again is told also where a reload has mended it: it has other members
+// now.
+func TestEvents_GroupMendedByReload(t *testing.T) {
+	p := reserve(t)
+	broken, whole := newScriptedUpstream(t, "broken"), newScriptedUpstream(t, "whole")
+	broken.down()
+	t.Parallel()
+	setup := func(u *scriptedUpstream) processSetup {
+		return processSetup{egress: groupOf("health_check tcp\nhealth_interval 100ms\nhealth_fails 1\nhealth_passes 1\n", u)}
+	}
+	ofClear := func(data map[string]any) bool { return data["handler"] == "clear" }
+	p.start(t, setup(broken))
+	url := "http://" + p.admin + "/egress/events?recent=true"
+	events := follow(t, url, "")
+	events.wait("group_down", ofClear)
+	p.load(t, setup(whole))
+	events.end()
+	events = follow(t, url, "")
+	if _, data := events.wait("group_up", ofClear); data["group"] != "default" || fmt.Sprint(data["in_rotation"]) != "1" {
+		t.Errorf("%v", data)
+	}
+}
+
 // That a list of rules was taken or not is told, once for each change of the file.
 func TestEvents_Rules(t *testing.T) {
 	checkLeaks(t)

@@ -216,6 +216,35 @@ func TestExchange_HTTP10_RFC9112_9_3(t *testing.T) {
 	})
 }
 
+// What follows an HTTP/1.0 request without a length may be a body that nobody has seen (RFC
+// 9112 §6.1): a request that changes something does not leave without it.
+func TestExchange_HTTP10Chunked_RFC9112_6_1(t *testing.T) {
+	eachMode(t, func(t *testing.T, m mode) {
+		p := startUsual(t, m)
+		origin := newRawOrigin(t, func(oc *originConn) {
+			for {
+				r := oc.request()
+				oc.ok(r.method + " " + r.body)
+			}
+		})
+		eachH1(t, func(t *testing.T, kind string) {
+			for _, method := range []string{"POST", "PUT", "PATCH", "DELETE", "REPORT", "PROPFIND", "X-OWN"} {
+				head := method + " " + origin.url("/") + " HTTP/1.0\r\n"
+				resp := p.dialH1(t, kind).roundTrip(method, head+"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
+				expectError(t, resp.Response, 400, "http_request_error")
+				resp = p.dialH1(t, kind).roundTrip(method, head+"Content-Length: 5\r\n\r\nhello")
+				if resp.StatusCode != 200 || resp.body != method+" hello" {
+					t.Errorf("%s: %d %q", method, resp.StatusCode, resp.body)
+				}
+				resp = p.dialH1(t, kind).roundTrip(method, head+"Content-Length: 0\r\n\r\n")
+				if resp.StatusCode != 200 || resp.body != method+" " {
+					t.Errorf("%s without a body: %d %q", method, resp.StatusCode, resp.body)
+				}
+			}
+		})
+	})
+}
+
 // Platform trap 1 with more behind the refusal than anybody would read: the
 // client, which sends while it reads, gets its answer, and of what it sends
 // nothing is taken for a request.

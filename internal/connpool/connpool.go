@@ -299,11 +299,18 @@ func (p *Pool[K, C]) Retire() {
 	p.stopJanitor() // its timer would keep the pool, and all that Dial refers to, from being garbage
 }
 
+// Drop closes the idle connections that unfit names. It is called with a lock held, as Accept
+// is. One that is leased, or being given back, is for Accept to refuse.
+func (p *Pool[K, C]) Drop(unfit func(K, C) bool) { p.closeThose(Discarded, unfit) }
+
 // closeIdle closes the connections that are idle now.
-func (p *Pool[K, C]) closeIdle() {
+func (p *Pool[K, C]) closeIdle() { p.closeThose(Retired, nil) }
+
+// closeThose closes the connections that are idle now and that unfit names, nil for all.
+func (p *Pool[K, C]) closeThose(reason Reason, unfit func(K, C) bool) {
 	for h := range p.hosts(nil) {
 		h.mu.Lock()
-		stale := h.takeAll()
+		stale := h.takeAll(reason, unfit)
 		p.unlock(h)
 		p.after(stale)
 	}

@@ -78,10 +78,14 @@ func (h *host[K, C]) takeExpired(now time.Duration) (stale []*Lease[K, C], next 
 	return stale, next
 }
 
-// takeAll takes all idle connections to be closed. Needs h.mu.
-func (h *host[K, C]) takeAll() (stale []*Lease[K, C]) {
-	for h.idle.back != nil {
-		stale = append(stale, h.condemn(h.idle.back.item, Retired))
+// takeAll takes the idle connections to be closed that unfit names, nil for all. Needs h.mu.
+func (h *host[K, C]) takeAll(reason Reason, unfit func(K, C) bool) (stale []*Lease[K, C]) {
+	for n := h.idle.front; n != nil; {
+		l := n.item
+		n = n.next
+		if unfit == nil || unfit(h.key, l.conn) {
+			stale = append(stale, h.condemn(l, reason))
+		}
 	}
 	return stale
 }
@@ -226,5 +230,5 @@ func (h *host[K, C]) shut() []*Lease[K, C] {
 			dials.front.item.giveUp()
 		}
 	}
-	return h.takeAll()
+	return h.takeAll(Retired, nil)
 }

@@ -20,26 +20,26 @@ const namesWait = 500 * time.Millisecond
 // told an address, that one is checked when it is looked up.
 func (t *Request) CheckBehind() error {
 	t.Ways.byName, t.Ways.late = false, false
-	switch d := t.Proxy.Direct.Dialer; {
+	switch d, g := t.Proxy.Direct.Dialer, t.Ways.To.Group; {
 	case t.Proxy.ResolveNames:
-		return d.CheckNames(t.HTTP.Context(), t.Target)
-	case t.Ways.To.Group.Resolution() == upstream.Here:
+		return d.CheckNames(t.HTTP.Context(), t.Target, g)
+	case g.Resolution() == upstream.Here && !t.Target.IsAddr():
 		return t.Proxy.Access.Now().CheckUnresolved(t.Target)
-	case t.Ways.To.Group.Resolution() == upstream.ByBoth:
-		return t.checkByBoth(d)
+	case g.Resolution() == upstream.ByBoth:
+		return t.checkByBoth(d, g)
 	default:
-		return d.CheckUnresolved(t.Target)
+		return d.CheckUnresolved(t.HTTP.Context(), t.Target, g)
 	}
 }
 
 // checkByBoth is CheckBehind where some members are told addresses, and others names: what
 // is allowed must not hang on which one is chosen. A name that cannot be looked up here is
 // left to those that resolve it, which wait for that a moment only.
-func (t *Request) checkByBoth(d *dial.Dialer) error {
-	if err := d.CheckUnresolved(t.Target); err != nil || t.Target.IsAddr() {
+func (t *Request) checkByBoth(d *dial.Dialer, g *upstream.Group) error {
+	if err := d.CheckUnresolved(t.HTTP.Context(), t.Target, g); err != nil || t.Target.IsAddr() {
 		return err
 	}
-	late, err := d.CheckNamesWithin(t.HTTP.Context(), t.Target, namesWait)
+	late, err := d.CheckNamesWithin(t.HTTP.Context(), t.Target, g, namesWait)
 	if err == nil {
 		t.Ways.byName, t.Ways.late = late, late
 		return nil
@@ -60,7 +60,7 @@ func (t *Request) AwaitNames(nobody error) error {
 		return nobody
 	}
 	t.Ways.late = false
-	if err := t.Proxy.Direct.CheckNames(t.HTTP.Context(), t.Target); err != nil {
+	if err := t.Proxy.Direct.CheckNames(t.HTTP.Context(), t.Target, t.Ways.To.Group); err != nil {
 		if failure.Of(err).Blame == failure.BlamePolicy {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"github.com/caddy-egress/egress/internal/destination"
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/layers"
 	"github.com/caddy-egress/egress/internal/target"
 )
 
@@ -51,7 +52,7 @@ func (d *Direct) probe(ctx context.Context, dest target.Target, useTLS bool, rep
 	case <-ctx.Done():
 		go func() {
 			if r := <-dialed; r.err == nil {
-				_ = r.conn.Close()
+				_ = layers.Close(r.conn)
 			}
 		}()
 		return nil, ctx.Err()

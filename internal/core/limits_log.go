@@ -14,6 +14,7 @@ import (
 	"github.com/caddy-egress/egress/internal/dnscache"
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/origin"
+	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/tunnels"
 	"github.com/caddy-egress/egress/internal/upstream"
 )
@@ -30,26 +31,46 @@ const limitQuiet = 10 * time.Second
 
 // LimitLog lets one line a second through for each reason. Its zero value is ready.
 type LimitLog struct {
-	// Reached, where it is not nil, is told of a limit that refuses after it has refused
-	// nobody for a while, and whom it refuses. It must not block.
-	Reached func(limit string, client Client)
+	reached func(limit string, client Client) // nil for nobody
+	use     *shared.Use[*refusals]
 
 	samples sync.Map // sample → *sampleState; as many as there are reasons
-	refused sync.Map // string → *atomic.Int64, unix time in nanoseconds; as many as LimitOf knows
+}
+
+// refusals are when limits of a handler have refused a request last. They outlive a
+// configuration: a limit that refuses is not reached anew by a reload.
+type refusals struct {
+	last sync.Map // string → *atomic.Int64, unix time in nanoseconds; as many as LimitOf knows
+}
+
+// Destruct forgets them.
+func (*refusals) Destruct() error { return nil }
+
+// sharedRefusals are those of this process, by the place of the handler.
+var sharedRefusals = shared.NewPool[*refusals]()
+
+// Tell has reached told of a limit of the handler at a place that refuses after it has refused
+// nobody for a while, and whom it refuses. It must not block. End ends it, but for requests
+// that are under way.
+func (l *LimitLog) Tell(place string, reached func(limit string, client Client)) (err error) {
+	l.use, err = sharedRefusals.Use(place, func() (*refusals, error) { return new(refusals), nil })
+	l.reached = reached
+	return err
 }
 
 // tell tells of a limit that has refused a request, unless it did so a moment ago.
 func (l *LimitLog) tell(limit string, client Client, now time.Time) {
-	if limit == "" || l.Reached == nil {
+	if limit == "" || l.reached == nil {
 		return
 	}
-	v, found := l.refused.Load(limit)
+	refused := &l.use.Value.last
+	v, found := refused.Load(limit)
 	if !found {
-		v, _ = l.refused.LoadOrStore(limit, new(atomic.Int64))
+		v, _ = refused.LoadOrStore(limit, new(atomic.Int64))
 	}
 	last, at := v.(*atomic.Int64), now.UnixNano()
 	if before := last.Swap(at); before == 0 || at-before >= int64(limitQuiet) {
-		l.Reached(limit, client)
+		l.reached(limit, client)
 	}
 }
 
@@ -93,8 +114,9 @@ func (s *sampleState) flush(of sample, logger *zap.Logger) {
 	}
 }
 
-// Flush tells of all that was withheld: the logger is about to end.
-func (l *LimitLog) Flush(logger *zap.Logger) {
+// End tells of all that was withheld: the logger is about to end.
+func (l *LimitLog) End(logger *zap.Logger) {
+	_ = l.use.Release() // forgetting it does not fail
 	l.samples.Range(func(of, s any) bool {
 		s.(*sampleState).flush(of.(sample), logger)
 		return true
@@ -130,6 +152,9 @@ func LimitOf(f *failure.Failure, err error) string {
 	return ""
 }
 
+// LimitOfGroup is what LimitOf names the limits on the upstreams of a group.
+func LimitOfGroup(group string) string { return "upstreams of " + group }
+
 // limitReason tells limits, and groups, apart. There are few answers, none made of what
 // clients send.
 func limitReason(err error) string {
@@ -137,7 +162,7 @@ func limitReason(err error) string {
 		return e.Scope
 	}
 	if e, ok := errors.AsType[*upstream.NobodyError](err); ok {
-		return "upstreams of " + e.Group
+		return LimitOfGroup(e.Group)
 	}
 	for _, limit := range [...]error{tunnels.ErrMax, tunnels.ErrMaxPerClient, tunnels.ErrMaxPerUser} {
 		if errors.Is(err, limit) {

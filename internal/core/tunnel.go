@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/layers"
 	"github.com/caddy-egress/egress/internal/relay"
 	"github.com/caddy-egress/egress/internal/tracing"
 	"github.com/caddy-egress/egress/internal/tunnels"
@@ -133,7 +134,7 @@ func (t *Tunnel) Close() {
 }
 
 // Abandon closes the far end of a tunnel that is not begun.
-func (t *Tunnel) Abandon() { _ = t.conn.Close() }
+func (t *Tunnel) Abandon() { _ = layers.Close(t.conn) }
 
 // Break resets the far end of a tunnel that is not begun, but that the client may think
 // it has.

@@ -9,6 +9,7 @@ import (
 	"github.com/caddy-egress/egress/internal/failure"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/layers"
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/target"
 	"github.com/caddy-egress/egress/internal/upstream"
@@ -296,7 +297,7 @@ func settleProbe(o opening, destination uint64) {
 	}
 	o.report.Tell(nil)
 	o.path.Group.Connected(o.took)
-	_ = o.tunnel.Conn.Close()
+	_ = layers.Close(o.tunnel.Conn)
 }
 
 // loseOthers ends the attempts that are not needed any more. That says nothing about
@@ -310,7 +311,7 @@ func loseOthers(cancel context.CancelFunc, results <-chan opening, running int, 
 			continue
 		}
 		if o.err == nil {
-			_ = o.tunnel.Conn.Close()
+			_ = layers.Close(o.tunnel.Conn)
 		}
 		o.path.Tell(upstream.Verdict{Kind: health.Cancelled, Overtaken: true}, 0)
 		o.path.Health.EndTunnel()

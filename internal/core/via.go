@@ -119,7 +119,7 @@ func (v *viaRequest) connect(parent, ctx context.Context, to towards) (net.Conn,
 // was looked up for a request with other rules is checked again.
 func (v *viaRequest) Accept(c *origin.Conn) bool {
 	if v.tunnel == nil {
-		return !v.member.Single()
+		return v.member.TakesAgain(c)
 	}
 	return !c.Told.IsValid() || v.p.Direct.Check(v.tunnel.dest, c.Told) == nil
 }

@@ -333,7 +333,7 @@ func TestCheckNames_AllFamilies(t *testing.T) {
 			{split{}, failure.NoName},
 		} {
 			d.forget(tc.addrs)
-			err := d.CheckNames(t.Context(), target.Target{Host: "origin.test", Port: 443})
+			err := d.CheckNames(t.Context(), target.Target{Host: "origin.test", Port: 443}, nil)
 			if tc.want == nil && err != nil || tc.want != nil && (err == nil || failure.Of(err) != tc.want) {
 				t.Errorf("prefer_ip %s, %v: %v", prefer, tc.addrs, err)
 			}
@@ -477,7 +477,7 @@ func TestNoTurnForAQuestion(t *testing.T) {
 		for what, connect := range map[string]func() error{
 			"dial":   func() error { _, err := d.connect(t.Context(), d.hopTo(dest)); return err },
 			"lookup": func() error { _, err := d.Tell(dest, new(Through)).Next(t.Context()); return err },
-			"check":  func() error { return d.CheckNames(t.Context(), dest) },
+			"check":  func() error { return d.CheckNames(t.Context(), dest, nil) },
 		} {
 			for turns, want := range map[int]*failure.Failure{1: failure.Limit, 2: failure.Limit, 3: failure.DNSTimeout} {
 				d.Names = NewNames(dnscache.New(dnscache.Config{Backend: b, MaxQuestions: turns}))
@@ -553,7 +553,7 @@ func TestCheckNames_SilentFamily(t *testing.T) {
 				defer time.Sleep(time.Minute) // until questions that nobody waits for are over
 				d := newDialer(t, nil, "allow 192.0.2.0/24 2001:db8::/32")
 				d.forget(&tc.b)
-				err := d.CheckNames(t.Context(), target.Target{Host: "origin.test", Port: 443})
+				err := d.CheckNames(t.Context(), target.Target{Host: "origin.test", Port: 443}, nil)
 				if tc.want == nil && err != nil || tc.want != nil && (err == nil || failure.Of(err) != tc.want) {
 					t.Errorf("%v", err)
 				}

@@ -155,10 +155,10 @@ func TestCheckUnresolved_RFC6761_6_3(t *testing.T) {
 		if a, err := netip.ParseAddr(tc.host); err == nil {
 			dest.Addr = a
 		}
-		if err := d.CheckUnresolved(dest); err != nil != tc.denied {
+		if err := d.CheckUnresolved(t.Context(), dest, nil); err != nil != tc.denied {
 			t.Errorf("%s, %s: %v", tc.rules, tc.host, err)
 		}
-		if err := d.CheckNames(t.Context(), dest); tc.denied && err == nil {
+		if err := d.CheckNames(t.Context(), dest, nil); tc.denied && err == nil {
 			t.Errorf("%s, %s: allowed where names are resolved", tc.rules, tc.host)
 		}
 	}
@@ -174,11 +174,11 @@ func TestCheckNames_More(t *testing.T) {
 	d := newDialer(t, nil, "allow 192.0.2.0/24")
 	for n, denied := range map[int]bool{1: false, 32: false, 33: true, 40: true} {
 		d.forget(split{many[:n], nil})
-		if err := d.CheckNames(t.Context(), target.Target{Host: "origin.test", Port: 443}); err != nil != denied {
+		if err := d.CheckNames(t.Context(), target.Target{Host: "origin.test", Port: 443}, nil); err != nil != denied {
 			t.Errorf("%d addresses: %v", n, err)
 		}
 		d.fix(map[string][]netip.Addr{"origin.test": many[:n]})
-		if err := d.CheckUnresolved(target.Target{Host: "origin.test", Port: 443}); err != nil != denied {
+		if err := d.CheckUnresolved(t.Context(), target.Target{Host: "origin.test", Port: 443}, nil); err != nil != denied {
 			t.Errorf("%d fixed addresses: %v", n, err)
 		}
 	}

@@ -23,20 +23,58 @@ func isLocalhost(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
 
-// CheckUnresolved applies the rules to a destination that an upstream will resolve: to its
+// Upstreams are who is told of a destination.
+type Upstreams interface {
+	// RunHere reports whether any of them runs on this machine: what a destination means
+	// there, it means here.
+	RunHere(context.Context) bool
+}
+
+// CheckUnresolved applies the rules to a destination that upstreams will resolve: to its
 // name, and to those of its addresses that are known without asking anybody. These are
-// what localhost means, fixed addresses and those of the hosts file.
-func (d *Dialer) CheckUnresolved(dest target.Target) error {
+// what localhost means, fixed addresses and those of the hosts file. One at which this
+// process listens is refused where any of the upstreams runs here, as Check refuses it. by is
+// nil where that does not matter.
+func (d *Dialer) CheckUnresolved(ctx context.Context, dest target.Target, by Upstreams) error {
 	if err := d.Access.Now().CheckUnresolved(dest); err != nil {
 		return err
 	}
-	return d.checkFixed(dest)
+	return d.checkFixed(ctx, dest, by)
 }
 
-// checkFixed applies the rules to what is known of a name without asking anybody.
-func (d *Dialer) checkFixed(dest target.Target) error {
-	if dest.IsAddr() {
+// checkTold is Check for an address that upstreams will dial.
+func (d *Dialer) checkTold(ctx context.Context, dest target.Target, a netip.Addr, by Upstreams) error {
+	rules := d.Access.Now()
+	if err := rules.CheckAddr(dest, a); err != nil || by == nil || rules.OpensSelf(a, dest.Port) {
+		return err
+	}
+	if err := d.checkLoop(a, dest.Port); err != nil && by.RunHere(ctx) {
+		return err
+	}
+	return nil
+}
+
+// IsHere reports whether what is dialed under a name or an address runs on this machine.
+// Where that cannot be found out, it is taken for such.
+func (d *Dialer) IsHere(parent context.Context, host string) bool {
+	host, addr, err := target.ParseHost(host)
+	if err != nil || isLocalhost(host) {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(parent, d.Timeout)
+	defer cancel()
+	here := false
+	list, err := d.collect(ctx, Hop{host: host, addr: addr, check: func(a netip.Addr) error {
+		here = here || d.Self.RunsHere(a)
 		return nil
+	}}, d.Order.Both())
+	return err != nil || here || list.more || list.len() == 0
+}
+
+// checkFixed applies the rules to what is known of a destination without asking anybody.
+func (d *Dialer) checkFixed(ctx context.Context, dest target.Target, by Upstreams) error {
+	if dest.IsAddr() {
+		return d.checkTold(ctx, dest, dest.Addr, by)
 	}
 	addrs, more := d.Names.cache.Fixed(dest.Host)
 	if more {
@@ -45,31 +83,27 @@ func (d *Dialer) checkFixed(dest target.Target) error {
 	if isLocalhost(dest.Host) {
 		addrs = append(addrs, loopback...)
 	}
-	rules := d.Access.Now()
 	for _, a := range addrs {
-		if err := rules.CheckAddr(dest, a); err != nil {
+		if err := d.checkTold(ctx, dest, a, by); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// CheckNames resolves a name that an upstream will resolve, and refuses it if any of
+// CheckNames resolves a name that upstreams will resolve, and refuses it if any of
 // its addresses may not be reached: which of them the upstream takes, and of which
 // family, is not ours to say.
-func (d *Dialer) CheckNames(ctx context.Context, dest target.Target) error {
-	_, err := d.CheckNamesWithin(ctx, dest, 0)
+func (d *Dialer) CheckNames(ctx context.Context, dest target.Target, by Upstreams) error {
+	_, err := d.CheckNamesWithin(ctx, dest, by, 0)
 	return err
 }
 
 // CheckNamesWithin is CheckNames for who does not wait for all of the answers: late says that
 // there was none in time, and nothing was checked but what costs no question. What comes
 // later is known to the next. With 0, all are waited for.
-func (d *Dialer) CheckNamesWithin(ctx context.Context, dest target.Target, wait time.Duration) (late bool, err error) {
-	if dest.IsAddr() {
-		return false, d.Access.Now().CheckAddr(dest, dest.Addr)
-	}
-	if err := d.checkFixed(dest); err != nil {
+func (d *Dialer) CheckNamesWithin(ctx context.Context, dest target.Target, by Upstreams, wait time.Duration) (late bool, err error) {
+	if err := d.checkFixed(ctx, dest, by); err != nil || dest.IsAddr() {
 		return false, err
 	}
 	late, err = d.checkNames(ctx, dest, wait)

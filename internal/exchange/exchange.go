@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/core"
+	"github.com/caddy-egress/egress/internal/origin"
 )
 
 // Config are the settings of exchanges.
@@ -30,13 +31,14 @@ type Exchange struct {
 	Config   *Config
 	Observer Observer
 
-	Reader   io.Reader  // of the body
-	upload   *upload    // nil where there is no body, or none was asked for
-	seen     progress   // of the upload, while the origin is silent
-	upgrade  *upgrade   // to another protocol; nil where none is asked for
-	interim  bool       // an informational response has come
-	bound    bool       // the connection to the origin is this client's own
-	Early    bool       // it came, or may have come, in TLS early data
-	changing sync.Mutex // held while the route changes fields; see Guard
-	Aborted  bool       // the client's connection or stream is about to be broken
+	Reader   io.Reader    // of the body
+	conn     *origin.Conn // of the current attempt; not to be used when that is over
+	upload   *upload      // nil where there is no body, or none was asked for
+	seen     progress     // of the upload, while the origin is silent
+	upgrade  *upgrade     // to another protocol; nil where none is asked for
+	interim  bool         // an informational response has come
+	bound    bool         // the connection to the origin is this client's own
+	Early    bool         // it came, or may have come, in TLS early data
+	changing sync.Mutex   // held while the route changes fields; see Guard
+	Aborted  bool         // the client's connection or stream is about to be broken
 }

@@ -86,7 +86,8 @@ func (t *Exchange) attempt(head []byte) error {
 	if err != nil {
 		return err
 	}
-	c := l.Conn().Conn
+	t.conn = l.Conn()
+	c := t.conn.Conn
 	c.Begin()
 	w := watch{ctx: t.HTTP.Context(), conn: c}
 	settled := false
@@ -138,7 +139,7 @@ func (t *Exchange) choose() (*origin.Lease, error) {
 // giveBack ends an exchange whose connection can carry another one.
 func (t *Exchange) giveBack(l *origin.Lease, resp h1.Response) {
 	switch {
-	case t.CurrentPool().Retired(), t.relaysOn(resp), t.bound && !t.Ways.Current.Direct(), t.upload.isUnread():
+	case t.CurrentPool().Retired(), t.relaysOn(l.Conn(), resp), t.bound && !t.Ways.Current.Direct(), t.upload.isUnread():
 		l.Discard()
 	case t.bound:
 		t.pin(l, keepFor(resp.KeepAlive))
@@ -298,6 +299,9 @@ func (t *Exchange) Flush() { _ = http.NewResponseController(t.Writer).Flush() }
 func (t *Exchange) answerLastHop() error {
 	header := t.Writer.Header()
 	t.CloseClient()
+	if !t.Proxy.HideVia {
+		header.Set("Via", t.Proxy.Via.Response[1]) // it has come from no further than here
+	}
 	t.Committed, t.Outcome.Status = true, http.StatusOK
 	if t.HTTP.Method == http.MethodOptions {
 		header.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE, CONNECT")

@@ -78,8 +78,10 @@ func (t *Exchange) readFinalHead(c *h1.Conn, hd *h1.Head, w *watch) error {
 		if err != nil {
 			return err
 		}
+		if err := t.noteHead(hd); err != nil {
+			return err
+		}
 		t.Answers()
-		t.noteHead(hd)
 		switch {
 		case hd.Status >= 200:
 			return nil
@@ -105,12 +107,10 @@ func (t *Exchange) readFinalHead(c *h1.Conn, hd *h1.Head, w *watch) error {
 // noteHead takes from a head what protects other requests. That is true of each head,
 // the informational ones included: a parent that does not know them may have taken the
 // first one for the answer, and named itself there alone.
-func (t *Exchange) noteHead(hd *h1.Head) {
+func (t *Exchange) noteHead(hd *h1.Head) error {
 	t.bound = t.bound || authenticatesConnection(hd)
 	t.interim = t.interim || hd.Status < 200
-	if t.Absolute() {
-		t.Ways.Current.NoteRelay(hd)
-	}
+	return t.noteRelay(hd)
 }
 
 // headDeadline is when the final head must be there that is waited for from then on.

@@ -7,6 +7,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/caddy-egress/egress/internal/layers"
 )
 
 // ProtocolError says what in a response breaks HTTP/1.1. The text is safe to
@@ -85,7 +87,7 @@ func (c *Conn) NetConn() net.Conn { return c.nc }
 
 // Close closes the connection. It may be called while another goroutine reads
 // or writes, which then fail.
-func (c *Conn) Close() error { return c.nc.Close() }
+func (c *Conn) Close() error { return layers.Close(c.nc) }
 
 // Write writes to the peer, bypassing every buffer.
 func (c *Conn) Write(p []byte) (int, error) { return c.nc.Write(p) }

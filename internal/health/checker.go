@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
@@ -77,6 +78,11 @@ type CheckerConfig struct {
 	// soon, and must not call Stop. Optional.
 	OnTransition func(*Member, Transition)
 	OnResult     func(*Member, CheckResult)
+
+	// OnUnchecked is told that there will be no result of a check that was asked for: the
+	// member has gone, is not to be checked, or is checked in another way by now. It is
+	// called like OnResult. Optional.
+	OnUnchecked func(*Checker, *Member)
 }
 
 // DefaultCheckerConfig returns the defaults.
@@ -143,7 +149,7 @@ type Checker struct {
 	done    chan struct{}
 
 	mu   sync.Mutex
-	asks map[*Upstream]bool // to check at once; false: a result was left, see leave
+	asks map[*Upstream]*Member // to check at once; nil: a result was left, see leave
 
 	schedule schedule // of the scheduler alone
 }
@@ -166,7 +172,7 @@ func startChecker(g *Group, cfg CheckerConfig, random func() float64) (*Checker,
 		results: make(chan result),
 		cancel:  cancel,
 		done:    make(chan struct{}),
-		asks:    make(map[*Upstream]bool),
+		asks:    make(map[*Upstream]*Member),
 	}
 	c.schedule.entries = make(map[*Upstream]*entry)
 	if !g.checker.CompareAndSwap(nil, c) {
@@ -187,15 +193,40 @@ func (c *Checker) Stop() {
 	<-c.done
 }
 
-// CheckNow asks for a check of a member at once. While one is under way, another
-// one follows it.
+// CheckNow asks for a check of a member at once, which may be one of another group with the
+// same upstream. While one is under way, another one follows it.
 func (c *Checker) CheckNow(m *Member) {
-	c.ask(m.Upstream, true)
+	c.ask(m.Upstream, m)
 }
 
-func (c *Checker) ask(u *Upstream, check bool) {
+// Done is closed when it has ended.
+func (c *Checker) Done() <-chan struct{} { return c.done }
+
+// Checker is who makes the checks of the upstream that count: own, if that does, or one of
+// another group; nil for nobody.
+func (u *Upstream) Checker(own *Checker) *Checker {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if n := len(u.checks.by); n > 0 && !slices.Contains(u.checks.by, own) {
+		return u.checks.by[n-1]
+	} else if n > 0 {
+		return own
+	}
+	return nil
+}
+
+func (c *Checker) unchecked(m *Member) {
+	if c.cfg.OnUnchecked != nil {
+		c.cfg.OnUnchecked(c, m)
+	}
+}
+
+// ask has an upstream looked after at once, and checked for a member; nil for nobody.
+func (c *Checker) ask(u *Upstream, m *Member) {
 	c.mu.Lock()
-	c.asks[u] = check || c.asks[u]
+	if m != nil || c.asks[u] == nil {
+		c.asks[u] = m
+	}
 	c.mu.Unlock()
 	c.poke()
 }

@@ -193,6 +193,63 @@ func TestCheckNow(t *testing.T) {
 	})
 }
 
+// Who has asked for a check is told when there will be none: of one that is gone, or goes while
+// it is checked, that is not to be checked, or that others check in another way.
+func TestCheckNow_Unchecked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 4, nil)
+		told := make(chan *Member, 4)
+		l.cfg.OnUnchecked = func(_ *Checker, m *Member) { told <- m }
+		l.restart()
+		l.wait(5 * sec)
+		members := l.g.Members()
+		expect := func(what string, m *Member) {
+			t.Helper()
+			synctest.Wait()
+			select {
+			case got := <-told:
+				if got.Upstream != m.Upstream {
+					t.Errorf("%s: told of another one", what)
+				}
+			default:
+				t.Errorf("%s: not told", what)
+			}
+		}
+		members[0].Upstream.SetAdmin(Maint)
+		l.c.CheckNow(members[0])
+		expect("maintenance", members[0])
+
+		cfg := l.cfg
+		cfg.Identity = "another"
+		cfg.OnUnchecked = nil
+		g := NewGroup(l.g.cfg)
+		if err := g.SetMembers([]*Member{members[1]}); err != nil {
+			t.Fatal(err)
+		}
+		other, err := StartChecker(g, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Stop()
+		l.c.CheckNow(members[1])
+		expect("checked in another way", members[1])
+		if members[1].Upstream.Checker(l.c) != other || members[2].Upstream.Checker(nil) != l.c || members[2].Upstream.Checker(l.c) != l.c {
+			t.Error("whose checks count is not known")
+		}
+
+		l.setHang(true)
+		l.c.CheckNow(members[3])
+		synctest.Wait()
+		if err := l.g.SetMembers(members[:3]); err != nil {
+			t.Fatal(err)
+		}
+		expect("it goes", members[3])
+		l.c.CheckNow(members[3])
+		expect("it is gone", members[3])
+		l.setHang(false)
+	})
+}
+
 func TestMaintenanceEndsChecks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2, nil)

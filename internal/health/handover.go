@@ -108,7 +108,7 @@ func (u *Upstream) leaveResult(g *goingOn, r *result) {
 	}
 	u.mu.Unlock()
 	for _, c := range by {
-		c.ask(u, false)
+		c.ask(u, nil)
 	}
 }
 

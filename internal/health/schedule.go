@@ -55,15 +55,17 @@ func (c *Checker) sync(now instant) {
 		c.follow(now, *members)
 	}
 	c.mu.Lock()
-	var asks map[*Upstream]bool // ours alone: who asks writes to the one in c
+	var asks map[*Upstream]*Member // ours alone: who asks writes to the one in c
 	if len(c.asks) > 0 {
-		asks, c.asks = c.asks, make(map[*Upstream]bool)
+		asks, c.asks = c.asks, make(map[*Upstream]*Member)
 	}
 	c.mu.Unlock()
-	for u, check := range asks {
+	for u, m := range asks {
 		if e := s.entries[u]; e != nil {
-			e.again = check && (e.running || e.held != nil) || e.again
-			c.hurry(e, now, check)
+			e.again = m != nil && (e.running || e.held != nil) || e.again
+			c.hurry(e, now, m != nil)
+		} else if m != nil {
+			c.unchecked(m)
 		}
 	}
 	if s.idle > 0 && c.group.used.Load() {
@@ -93,6 +95,7 @@ func (c *Checker) follow(now instant, members []*Member) {
 		u.letGoOfChecks(c, e.m)
 		e.gone, e.held = true, nil
 		s.setIdle(e, false)
+		c.unchecked(e.m)
 		if e.running {
 			s.checked--
 		}
@@ -156,6 +159,9 @@ func (c *Checker) startDue(ctx context.Context, now time.Time, checks *sync.Wait
 		if !ok {
 			e.due = due
 			heap.Fix(&s.queue, e.index)
+			if e.force {
+				c.unchecked(e.m)
+			}
 			continue
 		}
 		heap.Pop(&s.queue)

@@ -3,6 +3,7 @@ package layers
 import (
 	"io"
 	"net"
+	"time"
 )
 
 // layered is a connection that tells what it runs on, as *tls.Conn does.
@@ -58,4 +59,36 @@ func Abort(c io.Closer) {
 	if bottom != c {
 		_ = c.Close()
 	}
+}
+
+// goodbyeTime is how long Close waits for layers to say good-bye.
+const goodbyeTime = 100 * time.Millisecond
+
+// Close closes c in order: its layers say good-bye. TLS takes up to five seconds for that
+// where the peer does not read, which may be what the connection is closed for; what c runs on
+// is closed long before, and the peer sees a cut.
+func Close(c io.Closer) error {
+	bottom, resets := c, false
+	for {
+		if _, resets = bottom.(aborter); resets {
+			break // it shares what it runs on
+		}
+		next := below(bottom)
+		if next == nil {
+			break
+		}
+		bottom = next
+	}
+	if bottom == c {
+		return c.Close()
+	}
+	timer := time.AfterFunc(goodbyeTime, func() {
+		if resets {
+			bottom.(aborter).Abort()
+			return
+		}
+		_ = bottom.Close()
+	})
+	defer timer.Stop()
+	return c.Close()
 }

@@ -4,6 +4,8 @@ import (
 	"maps"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddy-egress/egress/internal/core"
 )
 
 // This file contains which groups a handler has, so that what was counted of a group that no
@@ -44,5 +46,6 @@ func (r *Recorder) forget(group string) {
 	for _, f := range families {
 		f.DeletePartialMatch(prometheus.Labels{"handler": r.handler, "group": group})
 	}
+	limited.DeleteLabelValues(r.handler, core.LimitOfGroup(group))
 	others.forget(r.handler, group)
 }

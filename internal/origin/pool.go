@@ -23,6 +23,9 @@ type Key struct {
 	From unique.Handle[string] // where a route leaves in a way of its own
 }
 
+// InAbsoluteForm tells connections to a parent that is spoken to in absolute form.
+func (k *Key) InAbsoluteForm() bool { return k.Port == 0 }
+
 // Pool holds connections to origins. It lives in a caddy.UsagePool, so
 // that a reload which leaves the transport as it is keeps its connections.
 type Pool struct {
@@ -72,6 +75,10 @@ type Conn struct {
 	Addr netip.Addr // that was dialed
 	Self bool       // a listener of this process was there at that time
 	Told netip.Addr // of the destination, that an upstream was told instead of a name
+
+	// Trust is what it was given back on the strength of; nil where it can be used again
+	// whatever becomes of that. It belongs to who has the connection.
+	Trust *Trust
 
 	Since time.Time // when it was dialed, where it has waited since; zero for one that was dialed for the request
 

@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/layers"
 )
 
 // dialHTTP1 asks for a tunnel with HTTP/1.1, on a connection of its own.
@@ -69,7 +70,7 @@ func (d *Dialer) connect(ctx context.Context, conn net.Conn, req request) (*Tunn
 	if err = g.done(err); err == nil {
 		return t, nil
 	}
-	_ = conn.Close()
+	_ = layers.Close(conn)
 	e := &Error{Stage: StageReply, Err: err, Sent: true}
 	if r, ok := errors.AsType[*ReplyError](err); ok {
 		e.Stage = r.stage()

@@ -3,6 +3,8 @@ package proxydial
 import (
 	"context"
 	"slices"
+
+	"github.com/caddy-egress/egress/internal/layers"
 )
 
 // CheckTLS connects to an HTTPS proxy, finishes the TLS handshake, and closes the
@@ -12,7 +14,7 @@ func (d *Dialer) CheckTLS(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return conn.Close()
+	return layers.Close(conn)
 }
 
 // Retire closes what is idle and dials nothing ahead any more. Tunnels may still be

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/caddy-egress/egress/internal/layers"
 	"github.com/caddy-egress/egress/internal/timing"
 )
 
@@ -46,7 +47,7 @@ func (d *Dialer) socks(ctx context.Context, conn net.Conn, to Target) (*Tunnel, 
 		err = s.request(to)
 	}
 	if err = g.done(err); err != nil {
-		_ = conn.Close()
+		_ = layers.Close(conn)
 		return nil, &Error{Stage: s.stage, Err: err, Sent: s.sent}
 	}
 	return &Tunnel{Conn: conn, Protocol: "socks5"}, nil

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddy-egress/egress/internal/h1"
+	"github.com/caddy-egress/egress/internal/layers"
 )
 
 // standbyDialTimeout bounds one dial ahead, TLS included. Nobody waits for it.
@@ -115,7 +116,7 @@ func (s *standby) take(within time.Duration) (net.Conn, time.Time) {
 		if w.release() && time.Since(w.since) < s.d.cfg.IdleTimeout {
 			return w.nc, w.since
 		}
-		_ = w.nc.Close()
+		_ = layers.Close(w.nc)
 	}
 	return nil, time.Time{}
 }
@@ -152,7 +153,7 @@ func (s *standby) watch(w *waiting) {
 	}
 	s.mu.Unlock()
 	if i >= 0 {
-		_ = w.nc.Close()
+		_ = layers.Close(w.nc)
 		s.poke()
 	}
 }
@@ -160,7 +161,7 @@ func (s *standby) watch(w *waiting) {
 // release ends the watch. It reports whether the connection is alive.
 func (w *waiting) release() bool {
 	if err := w.nc.SetReadDeadline(time.Unix(1, 0)); err != nil {
-		_ = w.nc.Close() // or the watch might not end
+		_ = layers.Close(w.nc) // or the watch might not end
 	}
 	<-w.watched
 	return !w.ended && w.nc.SetReadDeadline(time.Time{}) == nil && h1.NewConn(w.nc).Alive()
@@ -197,7 +198,7 @@ func (s *standby) close() {
 
 func closeAll(hold []*waiting) {
 	for _, w := range hold {
-		_ = w.nc.Close()
+		_ = layers.Close(w.nc)
 	}
 }
 

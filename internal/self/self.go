@@ -199,6 +199,16 @@ func (s *Check) listens(addr string) bool {
 	return s.usage("tcp", addr) > 0 || s.usage("tcp4", addr) > 0 || s.usage("tcp6", addr) > 0
 }
 
+// RunsHere reports whether what is dialed at an address runs on this machine.
+func (s *Check) RunsHere(a netip.Addr) bool {
+	a = a.Unmap()
+	if a.IsUnspecified() || s.IsLocal(a) || LeadsHere(a) {
+		return true
+	}
+	carried, n := target.Carried(a)
+	return slices.ContainsFunc(carried[:n], s.IsLocal)
+}
+
 // IsLocal reports whether an address is one of this machine.
 func (s *Check) IsLocal(a netip.Addr) bool {
 	if a.IsLoopback() {

@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/h1"
 	"github.com/caddy-egress/egress/internal/health"
+	"github.com/caddy-egress/egress/internal/layers"
 	"github.com/caddy-egress/egress/internal/proxydial"
 	"github.com/caddy-egress/egress/internal/shared"
 	"github.com/caddy-egress/egress/internal/timing"
@@ -66,8 +67,9 @@ func (g *Group) checkerConfig() health.CheckerConfig {
 	cfg.OnResult = func(m *health.Member, r health.CheckResult) {
 		h := m.Value.(*Member).Health
 		h.counts.checks[min(r.Outcome, health.CheckOutcomes-1)].Add(1)
-		h.answer(r)
+		h.answer(g, r)
 	}
+	cfg.OnUnchecked = func(c *health.Checker, m *health.Member) { m.Value.(*Member).Health.unanswered(c) }
 	cfg.OnTransition = func(m *health.Member, t health.Transition) { g.tellOne(m.Value.(*Member), t) }
 	for i := range g.cfg.Checks.Targets {
 		cfg.Targets = append(cfg.Targets, g.cfg.Checks.Targets[i].Text)
@@ -173,8 +175,8 @@ func (g *Group) checkTarget(ctx context.Context, m *Member, t *CheckTarget) (err
 		return checkError(err)
 	}
 	raw := conn
-	defer raw.Close()
-	defer context.AfterFunc(ctx, func() { _ = raw.Close() })()
+	defer layers.Close(raw)
+	defer context.AfterFunc(ctx, func() { _ = layers.Close(raw) })()
 	if t.TLS {
 		// As for requests: what they trust is what proves that the path works.
 		if conn, err = g.cfg.Dialer.Handshake(dial.WithVia(ctx, m.Key()), conn, t.Dest.Host); err != nil {

@@ -1,9 +1,11 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/caddy-egress/egress/internal/health"
@@ -22,6 +24,8 @@ type Checked struct {
 	Took    time.Duration
 	Times   [timing.Parts]time.Duration // of the last target; 0 for what is not known
 
+	Handler string // whose check it was
+
 	// Member is whom it was about, as it is now.
 	Member struct{ Group, Name, State string }
 
@@ -32,6 +36,9 @@ type Checked struct {
 
 // ErrChecking refuses to check a member of which somebody else waits for a check.
 var ErrChecking = errors.New("a check of this upstream is under way")
+
+// ErrLeft is that the member has gone from the group before there was a result.
+var ErrLeft = errors.New("the upstream has left the group meanwhile")
 
 // ErrUnchecked is that there was no result in time.
 var ErrUnchecked = errors.New("no result of the check in time")
@@ -48,30 +55,47 @@ const (
 // awaited is who waits for the result of a check that began after a moment.
 type awaited struct {
 	since  time.Time
-	result chan health.CheckResult // of one
+	by     *health.Checker // that was asked
+	result chan answer     // of one
+}
+
+// answer is the result of a check, and the group that has made it; nil: there will be none.
+type answer struct {
+	by *Group
+	health.CheckResult
 }
 
 // answer hands a result to who waits for it.
-func (h *Health) answer(r health.CheckResult) {
+func (h *Health) answer(by *Group, r health.CheckResult) {
 	if w := h.waits.Load(); w != nil && !r.Started.Before(w.since) && h.waits.CompareAndSwap(w, nil) {
-		w.result <- r
+		w.result <- answer{by, r}
+	}
+}
+
+// unanswered tells who waits for a result of a Checker that there will be none.
+func (h *Health) unanswered(by *health.Checker) {
+	if w := h.waits.Load(); w != nil && w.by == by && h.waits.CompareAndSwap(w, nil) {
+		w.result <- answer{}
 	}
 }
 
 // checkNow has a member checked at once, if there are checks.
-func (g *Group) checkNow(m *Member) bool {
-	g.mu.Lock()
-	checker := g.checker
-	g.mu.Unlock()
-	if checker == nil {
-		return false
+func (g *Group) checkNow(m *Member) {
+	if own := g.ownChecker(); own != nil {
+		own.CheckNow(&m.ref)
 	}
-	checker.CheckNow(&m.ref)
-	return true
+}
+
+// ownChecker is what makes the checks of the group; nil where there are none.
+func (g *Group) ownChecker() *health.Checker {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.checker
 }
 
 // Check has the member checked at once and waits for the result, one at a time for each
-// upstream. It counts as any other check. Where there are no checks, or shall be none, the
+// upstream. It counts as any other check: where others check it in another way, theirs is made
+// if that is the one that counts. Where there are no checks, or shall be none, the
 // upstream is checked all the same and that counts for nothing. Where the context ends, it
 // is not waited for any longer.
 func (g *Group) Check(ctx context.Context, m *Member) (*Checked, error) {
@@ -80,6 +104,7 @@ func (g *Group) Check(ctx context.Context, m *Member) (*Checked, error) {
 		return nil, err
 	}
 	r := m.report(time.Now())
+	c.Handler = cmp.Or(c.Handler, g.cfg.Handler)
 	c.Member.Group, c.Member.Name, c.Member.State = g.Name, m.Name, r.State()
 	return c, nil
 }
@@ -91,28 +116,55 @@ func (g *Group) checkOnce(ctx context.Context, m *Member) (*Checked, error) {
 	defer m.Health.asked.Store(false)
 	ctx, cancel := context.WithTimeout(ctx, g.checkTime())
 	defer cancel()
-	switch {
-	case g.cfg.Checks == nil:
-		return m.checkPlain(ctx), nil
-	case m.Health.Status().Admin == health.Maint:
-		return m.checkUncounted(ctx, "it is in maint: it is not checked"), nil
+	for {
+		switch {
+		case g.cfg.Checks == nil:
+			return m.checkPlain(ctx), nil
+		case m.Health.Status().Admin == health.Maint:
+			return m.checkUncounted(ctx, "it is in maint: it is not checked"), nil
+		}
+		checker := m.Health.Checker(g.ownChecker())
+		if checker == nil {
+			return m.checkUncounted(ctx, "its checks have not begun"), nil
+		}
+		r, err := g.await(ctx, m, checker)
+		switch {
+		case err != nil:
+			return nil, err
+		case r.by != nil:
+			return &Checked{
+				Type: r.by.cfg.Checks.Type, Outcome: r.Outcome, Err: r.Err, Started: r.Started, Took: r.Took,
+				Times: m.Health.times(), Counts: true, Handler: r.by.cfg.Handler,
+			}, nil
+		}
+		if !g.has(m) {
+			return nil, ErrLeft
+		}
+		// What is asked, or by whom, has changed since it was looked at.
 	}
-	w := &awaited{time.Now(), make(chan health.CheckResult, 1)}
+}
+
+// has reports whether the upstream of a member, which may have other settings by now, is in
+// the group.
+func (g *Group) has(m *Member) bool {
+	return slices.ContainsFunc(g.Members(), func(now *Member) bool { return now.Health == m.Health })
+}
+
+// await has a member checked, and waits for the answer.
+func (g *Group) await(ctx context.Context, m *Member, by *health.Checker) (answer, error) {
+	w := &awaited{time.Now(), by, make(chan answer, 1)}
 	m.Health.waits.Store(w)
 	defer m.Health.waits.CompareAndSwap(w, nil)
-	if !g.checkNow(m) {
-		return m.checkUncounted(ctx, "its checks have not begun"), nil
-	}
+	by.CheckNow(&m.ref)
 	select {
 	case r := <-w.result:
-		return &Checked{
-			Type: g.cfg.Checks.Type, Outcome: r.Outcome, Err: r.Err, Started: r.Started, Took: r.Took,
-			Times: m.Health.times(), Counts: true,
-		}, nil
+		return r, nil
 	case <-g.stop:
-		return nil, fmt.Errorf("%w: the configuration has changed", ErrUnchecked)
+		return answer{}, fmt.Errorf("%w: the configuration has changed", ErrUnchecked)
+	case <-by.Done():
+		return answer{}, nil // that of another configuration, or group
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: %w", ErrUnchecked, context.Cause(ctx))
+		return answer{}, fmt.Errorf("%w: %w", ErrUnchecked, context.Cause(ctx))
 	}
 }
 

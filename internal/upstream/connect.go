@@ -87,6 +87,7 @@ func dialSocket(ctx context.Context, path string) (net.Conn, error) {
 func (g *Group) dialFunc(s *Spec, c *Conns) (func(context.Context) (net.Conn, error), error) {
 	if s.Addr.Socket != "" {
 		path, here := s.Addr.Socket, g.cfg.Dialer.Self
+		c.here = func(context.Context) bool { return true }
 		return func(ctx context.Context) (net.Conn, error) {
 			if here.OwnsPath(path) {
 				return nil, fmt.Errorf("%w: this server listens on %s", failure.Loop, path)
@@ -103,6 +104,7 @@ func (g *Group) dialFunc(s *Spec, c *Conns) (func(context.Context) (net.Conn, er
 	}
 	c.From = d.Sources
 	host, port := s.Addr.Host, s.Addr.Port
+	c.here = func(ctx context.Context) bool { return d.IsHere(ctx, host) }
 	return func(ctx context.Context) (net.Conn, error) {
 		return d.DialUpstream(ctx, host, port)
 	}, nil

@@ -1,6 +1,8 @@
 package upstream
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -9,13 +11,15 @@ import (
 
 	"github.com/caddy-egress/egress/internal/health"
 	"github.com/caddy-egress/egress/internal/plaintext"
+	"github.com/caddy-egress/egress/internal/shared"
 )
 
 // This file contains what is told of a group, each once when it changes: that no member can
 // serve, that it panics, that a source of members fails, that a member is suspect.
 
-// told is what was told of a group last. It outlives a configuration: a reload tells nothing
-// anew. The zero value has told that all is well.
+// told is what was told of a group last. It outlives a configuration, whatever that says of
+// the group: a reload tells nothing anew, and its end where it mends the group. The zero value
+// has told that all is well.
 type told struct {
 	mu      sync.Mutex
 	by      *Group          // that tells: the one that started last; nil for none
@@ -24,11 +28,19 @@ type told struct {
 	failing map[string]bool // sources, by name
 }
 
-// take lets a group tell, and none before it.
+// Destruct forgets it.
+func (*told) Destruct() error { return nil }
+
+// sharedTold is what was told of the groups of this process last, by handler and name.
+var sharedTold = shared.NewPool[*told]()
+
+// take lets a group tell, and none before it. What failed of sources that it does not have is
+// of the past.
 func (t *told) take(g *Group) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.by = g
+	maps.DeleteFunc(t.failing, func(name string, _ bool) bool { return !g.hasSource(name) })
 }
 
 // leave is called when a group ends.
@@ -76,7 +88,7 @@ func (t *told) source(g *Group, name string, fails bool) bool {
 
 // tellBegin begins to tell. Called with mu held.
 func (g *Group) tellBegin() {
-	g.cfg.State.told.take(g)
+	g.told.Value.take(g)
 	for name, err := range g.early {
 		g.tellSourceNow(name, err)
 	}
@@ -109,7 +121,7 @@ func (g *Group) tellStanding(now time.Time) {
 		return // its members have gone, or will
 	}
 	s := g.health.Survey(now)
-	down, panics := g.cfg.State.told.standing(g, s)
+	down, panics := g.told.Value.standing(g, s)
 	why := ""
 	if down {
 		why = g.countOut(now, 0, "").String()
@@ -128,6 +140,11 @@ func (g *Group) tellStanding(now time.Time) {
 	case panics:
 		g.emit(zapcore.InfoLevel, "panic_off", "enough upstreams of the group are in rotation again: ejection counts", counts...)
 	}
+}
+
+// hasSource reports whether members of the group come from a source of that name.
+func (g *Group) hasSource(name string) bool {
+	return name == g.cfg.File || slices.ContainsFunc(g.cfg.Sources, func(s Source) bool { return s.Name == name })
 }
 
 // tellSource tells that a source of members fails, or answers again. Before the
@@ -149,7 +166,7 @@ func (g *Group) tellSource(name string, err error) {
 
 func (g *Group) tellSourceNow(name string, err error) {
 	switch {
-	case !g.cfg.State.told.source(g, name, err != nil):
+	case !g.told.Value.source(g, name, err != nil):
 	case err != nil: // the log line is that of who asks it
 		g.add("source_failed", zap.String("source", name), zap.String("error", plaintext.Short(err.Error(), maxFault)))
 	default:

@@ -45,6 +45,7 @@ type Group struct {
 	begun     func()        // closes it
 
 	recalled []*shared.Use[*Told] // what the sources told last
+	told     *shared.Use[*told]   // what was told of the group last
 
 	mu      sync.Mutex // guards checker, and what follows: changes of members
 	closed  bool
@@ -73,6 +74,10 @@ func New(cfg Config) (*Group, error) {
 		beginning: make(chan struct{}),
 	}
 	g.begun = sync.OnceFunc(func() { close(g.beginning) })
+	var err error
+	if g.told, err = sharedTold.Use(shared.Digest(cfg.Handler, cfg.Name), func() (*told, error) { return new(told), nil }); err != nil {
+		return nil, err
+	}
 	if err := g.loadMembers(); err != nil {
 		g.Close()
 		return nil, err
@@ -261,7 +266,7 @@ func (g *Group) Close() {
 		checker.Stop()
 	}
 	// Requests that came before may still choose among those that there are now.
-	g.cfg.State.told.leave(g)
+	g.told.Value.leave(g)
 	if g.health != nil {
 		g.frozen.Store(g.look(time.Now()))
 		g.health.Close()
@@ -270,8 +275,9 @@ func (g *Group) Close() {
 	g.letGo()
 	releaseAll(members)
 	identities.giving.Unlock()
+	_ = g.told.Release() // forgetting it does not fail
 	for _, told := range g.recalled {
-		_ = told.Release() // forgetting it does not fail
+		_ = told.Release()
 	}
 }
 

@@ -32,12 +32,11 @@ type Health struct {
 	id        atomic.Pointer[string] // what people and programs know it by
 	followers followers
 
-	via atomic.Uint32 // what is known of the one that it adds (see NoteRelay)
+	relay relay // what its responses have told of it
 
 	slots    sync.Mutex   // held while a tunnel is counted against a limit
 	checking atomic.Int32 // configurations that check it
 	openings openings
-	single   atomic.Bool // its connections carry one exchange each (see Single)
 	unknown  unknown
 	counts   counts
 	known    time.Time             // since when
@@ -98,6 +97,7 @@ type Conns struct {
 	From   *dial.Sources     // that they leave from; nil for a unix socket
 
 	dial func(context.Context) (net.Conn, error)       // to the upstream's address
+	here func(context.Context) bool                    // it runs on this machine
 	tell func(target.Target, *dial.Through) *dial.Told // of a target of checks
 
 	through dial.Through // what is known of what the upstream reaches
@@ -116,9 +116,8 @@ var (
 	SharedConns  = shared.NewPool[*Conns]()
 )
 
-// State is what is known of a group. The zero value knows nothing. It is safe for
-// concurrent use.
+// State is what is known of a group with these members. The zero value knows nothing. It is
+// safe for concurrent use.
 type State struct {
 	connect quantile.Estimator // of the time it takes to connect through the group, for hedging
-	told    told
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
@@ -31,6 +32,11 @@ const (
 
 // Resolution tells who resolves names for the members that there are now.
 func (g *Group) Resolution() Resolution { return Resolution(g.resolution.Load()) }
+
+// RunHere implements dial.Upstreams.
+func (g *Group) RunHere(ctx context.Context) bool {
+	return slices.ContainsFunc(g.Members(), func(m *Member) bool { return m.Conns.here(ctx) })
+}
 
 // TakesAddrs reports whether the member is told addresses instead of names.
 func (m *Member) TakesAddrs() bool { return m.Spec.Addr.Scheme == SOCKS5 }
