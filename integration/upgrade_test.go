@@ -533,3 +533,21 @@ func TestUpgrade_FullUpstreamsArePassedOver(t *testing.T) {
 		t.Errorf("over all limits: %q", r.head)
 	}
 }
+
+// To routes an upgrade is an exchange: they find it by its field.
+func TestUpgrade_DeniedByRoute(t *testing.T) {
+	p := start(t, mode{access: true}, setup{egress: usual + "route {\n match header Upgrade *\n to deny\n}\nroute direct\n"})
+	origin, saw := recorder(t, okResponse)
+	c := p.dialPlain(t)
+	for range 2 {
+		askUpgrade(c, origin.url("/"), "echo/1", "")
+		r := c.response("GET")
+		expectError(t, r.Response, 403, "http_request_denied")
+	}
+	if len(saw) > 0 {
+		t.Errorf("the origin was asked: %q", (<-saw).head)
+	}
+	if r := p.dialPlain(t).roundTrip("GET", "GET "+origin.url("/")+" HTTP/1.1\r\nHost: x\r\n\r\n"); r.StatusCode != 200 {
+		t.Errorf("without the field: %q", r.head)
+	}
+}
