@@ -154,7 +154,7 @@ func (in *incoming) tunnelLog(status uint16) *tunnelLog {
 func (l *tunnelLog) write(result relay.Result) {
 	l.out.Account(result, l.start)
 	l.line.Write(accesslog.Entry{
-		Read: result.BytesUp, Size: result.BytesDown,
+		Read: l.out.BytesUp, Size: result.BytesDown, // read, with the body before an upgrade
 		User: l.user, Duration: l.out.Duration,
 		Status: int(l.out.Status), Outcome: &l.out,
 	})

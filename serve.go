@@ -41,10 +41,22 @@ func newIncoming(h *Handler, w http.ResponseWriter, r *http.Request) *incoming {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	in := newIncoming(h, w, r)
 	if in.Use = in.classify(); in.Use == upstream.NotOurs {
-		in.keepCredentials()
-		return next.ServeHTTP(w, r)
+		return in.passOn(next)
 	}
 	return h.serve(in)
+}
+
+// passOn hands a request that is not ours to the next handler. Where no handler serves an
+// extended CONNECT, its client is told so (RFC 8441 §4, RFC 9220 §3): Caddy's empty 200 would
+// say that its protocol is spoken here.
+func (in *incoming) passOn(next caddyhttp.Handler) error {
+	in.keepCredentials()
+	err := next.ServeHTTP(in.Writer, in.HTTP)
+	if err == nil && in.HTTP.Method == http.MethodConnect && caddyserver.TakeUnhandled(in.HTTP) {
+		in.OthersFailed()
+		in.Writer.WriteHeader(http.StatusNotImplemented)
+	}
+	return err
 }
 
 // serve takes a request of ours through its steps.

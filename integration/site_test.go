@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 )
@@ -25,6 +26,42 @@ func site(t *testing.T) string {
 	}
 	file_server
 `, dir)
+}
+
+// An extended CONNECT (RFC 9220) is for the handlers behind egress. Where there are none, Caddy's
+// empty 200 would tell the client that its tunnel stands.
+func TestSite_ExtendedConnect_RFC9220_3(t *testing.T) {
+	eachMode(t, func(t *testing.T, m mode) {
+		for _, tc := range []struct {
+			egress, behind string
+			status         int
+		}{
+			{usual, "", http.StatusNotImplemented},
+			{"basic_auth alice secret\n", "", http.StatusNotImplemented},
+			{usual, "route {\n respond 418\n}", http.StatusTeapot},
+			{usual, "route {\n error 404\n}", http.StatusNotFound},
+		} {
+			p := start(t, m, setup{egress: tc.egress, site: tc.behind})
+			c := p.client(t, "h3")
+			str, err := c.h3.OpenRequestStream(c.ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := connectRequest(c.ctx, "other.test", nil)
+			r.Proto, r.URL = "websocket", &url.URL{Scheme: "https", Host: "other.test", Path: "/chat"}
+			if err := str.SendRequestHeader(r); err != nil {
+				t.Fatal(err)
+			}
+			resp, err := str.ReadResponse()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.StatusCode != tc.status {
+				t.Errorf("with %q and %q behind: %d", tc.egress, tc.behind, resp.StatusCode)
+			}
+			_ = str.Close()
+		}
+	})
 }
 
 // Origin-form requests reach the site, requests to the proxy pass it by.

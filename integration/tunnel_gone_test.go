@@ -1,8 +1,11 @@
 package integration
 
 import (
+	"io"
 	"net/http"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -64,4 +67,52 @@ func TestTunnel_ResetDuringAnswer_RFC9113_8_5(t *testing.T) {
 			t.Errorf("the client's reset arrived as %v", err)
 		}
 	})
+}
+
+// A client that resets its tunnel, or whose connection ends, while what it has sent waits for
+// an origin that has ended and reads nothing, keeps its tunnel for no longer than a look takes.
+func TestTunnel_GoneBehindTheOriginsEnd(t *testing.T) {
+	p := startUsual(t, mode{access: true})
+	for _, tc := range []struct{ kind, how string }{{"h1", "reset"}, {"h1tls", "reset"}, {"h3", "reset"}, {"h3", "connection"}} {
+		t.Run(tc.kind+" "+tc.how, func(t *testing.T) {
+			release := make(chan struct{})
+			defer close(release)
+			origin := newRawOrigin(t, func(oc *originConn) {
+				oc.closeWrite()
+				oc.hold(release)
+			})
+			c := p.client(t, tc.kind)
+			tun := c.open(t, origin.addr)
+			if rest, err := io.ReadAll(tun); len(rest) > 0 || err != nil {
+				t.Fatalf("%q, %v", rest, err)
+			}
+			var sent atomic.Int64
+			go func() {
+				piece := make([]byte, 32<<10)
+				for {
+					n, err := tun.Write(piece)
+					sent.Add(int64(n))
+					if err != nil {
+						return
+					}
+				}
+			}()
+			last := int64(-1)
+			eventually(t, "nothing to be taken any more", func() bool {
+				time.Sleep(200 * time.Millisecond)
+				was := last
+				last = sent.Load()
+				return last > 0 && last == was
+			})
+			if tc.how == "reset" {
+				tun.Abort()
+			} else {
+				_ = c.h3.CloseWithError(0x10c, "gone")
+			}
+			line := p.logs.access(t, "CONNECT", origin.addr)
+			if got := line.str("egress.close_reason"); got != "client_error" {
+				t.Errorf("closed as %q", got)
+			}
+		})
+	}
 }

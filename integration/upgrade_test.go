@@ -156,6 +156,10 @@ func TestUpgrade_WithBody(t *testing.T) {
 	}
 	expectEcho(t, c, "early")
 	endEcho(t, c)
+	line := p.logs.access(t, "POST", origin.addr)
+	if read, up := int(line.num("bytes_read")), int(line.num("egress.bytes_up")); read != up || up != 4+5+1<<20+4 {
+		t.Errorf("%d bytes read, %d bytes up", read, up)
+	}
 }
 
 // An answer that is no 101 is the answer of an exchange, on a connection that lives on. A 426
@@ -416,5 +420,134 @@ func (c *rawConn) expectEnd() {
 	c.t.Helper()
 	if _, err := io.Copy(io.Discard, c.br); isTimeout(err) {
 		c.t.Error("the connection is still open")
+	}
+}
+
+// switchingUpstream is a proxy whose tunnels lead to an origin of its own, that plays a script
+// for each, with the number of the tunnel. What it is asked in absolute form is counted, and
+// would be switched.
+func switchingUpstream(t *testing.T, script func(oc *originConn, tunnel int)) (u *fakeUpstream, absolute *atomic.Int32) {
+	absolute = new(atomic.Int32)
+	var tunnels atomic.Int32
+	u = newFakeUpstream(t, func(oc *originConn, r *originRequest) bool {
+		if r.method != "CONNECT" {
+			absolute.Add(1)
+			oc.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo/1\r\nConnection: Upgrade\r\n\r\n")
+			return false
+		}
+		oc.send("HTTP/1.1 200 OK\r\n\r\n")
+		script(oc, int(tunnels.Add(1)))
+		return false
+	})
+	return u, absolute
+}
+
+// Where a connection of the pool has ended, an upgrade is repeated through a tunnel again, and
+// not in absolute form.
+func TestUpgrade_StaleThroughUpstream(t *testing.T) {
+	saw := make(chan *originRequest, 8)
+	u, absolute := switchingUpstream(t, func(oc *originConn, tunnel int) {
+		if tunnel == 1 {
+			oc.request()
+			oc.send("HTTP/1.1 426 Upgrade Required\r\nUpgrade: echo/1\r\nConnection: Upgrade\r\nContent-Length: 4\r\n\r\nplea")
+			oc.request() // which it does not answer
+			return
+		}
+		upgrading(saw)(oc)
+	})
+	p := start(t, mode{access: true}, setup{egress: usual + "upstream http://" + u.addr})
+	c := p.dialPlain(t)
+	askUpgrade(c, "http://127.0.0.1:9/", "echo/1", "")
+	if r := c.response("GET"); r.StatusCode != 426 {
+		t.Fatalf("%q", r.head)
+	}
+	c = p.dialPlain(t)
+	askUpgrade(c, "http://127.0.0.1:9/", "echo/1", "")
+	expectEcho(t, c, "")
+	if n := absolute.Load(); n > 0 {
+		t.Errorf("the upstream was asked %d times in absolute form", n)
+	}
+	if r := await(t, saw, "the request"); r.target != "/" {
+		t.Errorf("asked for %q", r.target)
+	}
+	endEcho(t, c)
+}
+
+// The place on an upstream is given back as well with the head of an answer that is no switch.
+func TestUpgrade_UpstreamPlaceOfARefusedOne(t *testing.T) {
+	release := make(chan struct{})
+	u, _ := switchingUpstream(t, func(oc *originConn, tunnel int) {
+		oc.request()
+		if tunnel == 1 {
+			oc.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha")
+			oc.hold(release)
+			oc.send("lf")
+			return
+		}
+		oc.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo/1\r\nConnection: Upgrade\r\n\r\n")
+		_ = oc.awaitEnd()
+	})
+	p := start(t, mode{access: true}, setup{egress: usual + "upstream http://" + u.addr + " {\n max_tunnels 1\n}\n"})
+	c := p.dialPlain(t)
+	askUpgrade(c, "http://127.0.0.1:9/", "echo/1", "")
+	c.head()
+	second := p.dialPlain(t)
+	askUpgrade(second, "http://127.0.0.1:9/", "echo/1", "")
+	if head := second.head(); !strings.HasPrefix(head, "HTTP/1.1 101 ") {
+		t.Errorf("beside the body of a refused one: %q", head)
+	}
+	close(release)
+	if got := readN(t, c, 4); got != "half" {
+		t.Errorf("got %q", got)
+	}
+	// The place of the second one is still taken.
+	third := p.dialPlain(t)
+	askUpgrade(third, "http://127.0.0.1:9/", "echo/1", "")
+	if r := third.response("GET"); r.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("over the limit: %q", r.head)
+	}
+}
+
+// Upstreams that have no place for a tunnel are passed over, as by CONNECT.
+func TestUpgrade_FullUpstreamsArePassedOver(t *testing.T) {
+	var with []string
+	for range 4 {
+		u, _ := switchingUpstream(t, func(oc *originConn, _ int) {
+			oc.request()
+			oc.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo/1\r\nConnection: Upgrade\r\n\r\n")
+			_ = oc.awaitEnd()
+		})
+		with = append(with, u.addr+" {\n max_tunnels 2\n}")
+	}
+	p := start(t, mode{access: true}, setup{egress: group("lb_policy first", with...)})
+	for i := range 8 {
+		c := p.dialPlain(t)
+		askUpgrade(c, "http://127.0.0.1:9/", "echo/1", "")
+		if head := c.head(); !strings.HasPrefix(head, "HTTP/1.1 101 ") {
+			t.Fatalf("upgrade %d: %q", i+1, head)
+		}
+	}
+	c := p.dialPlain(t)
+	askUpgrade(c, "http://127.0.0.1:9/", "echo/1", "")
+	if r := c.response("GET"); r.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("over all limits: %q", r.head)
+	}
+}
+
+// To routes an upgrade is an exchange: they find it by its field.
+func TestUpgrade_DeniedByRoute(t *testing.T) {
+	p := start(t, mode{access: true}, setup{egress: usual + "route {\n match header Upgrade *\n to deny\n}\nroute direct\n"})
+	origin, saw := recorder(t, okResponse)
+	c := p.dialPlain(t)
+	for range 2 {
+		askUpgrade(c, origin.url("/"), "echo/1", "")
+		r := c.response("GET")
+		expectError(t, r.Response, 403, "http_request_denied")
+	}
+	if len(saw) > 0 {
+		t.Errorf("the origin was asked: %q", (<-saw).head)
+	}
+	if r := p.dialPlain(t).roundTrip("GET", "GET "+origin.url("/")+" HTTP/1.1\r\nHost: x\r\n\r\n"); r.StatusCode != 200 {
+		t.Errorf("without the field: %q", r.head)
 	}
 }

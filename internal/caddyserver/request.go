@@ -37,6 +37,17 @@ func Replacer(r *http.Request) *caddy.Replacer {
 	return repl
 }
 
+// TakeUnhandled reports whether a request has come to the end of all handlers, and none has
+// served it. Caddy does not know of that from then on.
+func TakeUnhandled(r *http.Request) bool {
+	const name = "unhandled" // that Caddy's last handler sets
+	unhandled, _ := caddyhttp.GetVar(r.Context(), name).(bool)
+	if unhandled {
+		caddyhttp.SetVar(r.Context(), name, false)
+	}
+	return unhandled
+}
+
 // ConnectOnWire is the request target of a CONNECT request as it came, and the path in
 // it, also where a handler before us has rewritten the request. On HTTP/1.1 that is
 // all of what stood there, also what Go parses as something else.

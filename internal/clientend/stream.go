@@ -135,13 +135,16 @@ func (s *Stream) CloseWrite() error {
 
 // End ends the stream when the relay has ended, before the handler returns: a stream of
 // HTTP/3 that was taken over is not ended by the server. broken says that the client must
-// see that something was cut (RFC 9114 §4.4).
+// see that something was cut (RFC 9114 §4.4). Where our direction has ended it was not that:
+// a reset would take from the client what it has yet to read of it.
 func (s *Stream) End(broken bool) {
 	if s.h3 == nil {
 		return
 	}
 	if broken {
-		s.h3.CancelWrite(quic.StreamErrorCode(http3.ErrCodeConnectError))
+		if !s.ended.Load() {
+			s.h3.CancelWrite(quic.StreamErrorCode(http3.ErrCodeConnectError))
+		}
 		s.h3.CancelRead(quic.StreamErrorCode(http3.ErrCodeConnectError))
 		return
 	}

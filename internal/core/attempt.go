@@ -17,8 +17,6 @@ import (
 type Attempt struct {
 	upstream.Attempt
 
-	Tunnelled bool // an exchange that would be in absolute form goes through a tunnel instead
-
 	begun    bool // it was to get a connection
 	answered bool // a head of a response has come over the current one, if only a 1xx
 	stood    bool // the current connection has reached the destination

@@ -2,22 +2,24 @@ package core
 
 import (
 	"github.com/caddy-egress/egress/internal/origin"
+	"github.com/caddy-egress/egress/internal/upstream"
 )
 
 // This file contains how the connection of an exchange becomes a tunnel: the client has
 // asked to switch to another protocol, and the origin does (RFC 9110 §7.8).
 
 // Upgrade counts the tunnel that the exchange is about to ask for against the limits of the
-// handler, or refuses it. Close gives that back.
+// handler, or refuses it. Close gives that back. From here on the request leaves over tunnels
+// only.
 func (t *Request) Upgrade() (tun Tunnel, err error) {
-	tun.r = t
+	tun.r, t.Use = t, upstream.Upgrade
 	tun.slot, err = t.takeSlot()
 	return tun, err
 }
 
 // Through takes a place for the tunnel on the current member, before the origin is asked,
 // or refuses that. The returned function ends the attempt: it gives the place back, unless
-// the tunnel has its far end.
+// the tunnel has its far end, or Close has done so.
 func (t *Tunnel) Through() (done func(), err error) {
 	if t.r.Ways.Current.Direct() {
 		return func() {}, nil
@@ -25,13 +27,11 @@ func (t *Tunnel) Through() (done func(), err error) {
 	if err := t.r.startTunnel(); err != nil {
 		return nil, err
 	}
-	of := t.r.Ways.Current.Health
+	t.slot.Upstream = t.r.Ways.Current.Health
 	return func() {
 		if t.conn == nil {
-			of.EndTunnel()
-			return
+			t.slot.LeaveUpstream()
 		}
-		t.slot.Upstream = of
 	}, nil
 }
 

@@ -143,10 +143,12 @@ func (p *Proxy) tunnelTarget(ctx context.Context, m *upstream.Member, dest targe
 	return to, err
 }
 
-// Absolute reports whether the exchange goes through the current upstream in
-// absolute form.
+// Absolute reports whether the exchange goes through the current upstream in absolute form.
+// One that asks for an upgrade goes over a tunnel, as browsers have it: a 101 in absolute form
+// would make a tunnel of a connection on which the upstream may go on to read requests, which
+// no rule would see.
 func (t *Request) Absolute() bool {
-	return !t.Ways.Current.Tunnelled && t.Ways.Current.Absolute(t.HTTPS)
+	return t.Use != upstream.Upgrade && t.Ways.Current.Absolute(t.HTTPS)
 }
 
 // acquireVia gets a connection for an exchange through the current upstream.

@@ -586,7 +586,7 @@ func TestCheckNamesWithin(t *testing.T) {
 				d := newDialer(t, nil, "allow 192.0.2.0/24 2001:db8::/32")
 				d.forget(&tc.b)
 				begin := time.Now()
-				late, err := d.CheckNamesWithin(t.Context(), target.Target{Host: "origin.test", Port: 443}, 500*ms)
+				late, err := d.CheckNamesWithin(t.Context(), target.Target{Host: "origin.test", Port: 443}, nil, 500*ms)
 				if took := time.Since(begin); late != tc.late || took != tc.at {
 					t.Errorf("late: %t, after %s", late, took)
 				}

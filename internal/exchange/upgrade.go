@@ -80,15 +80,13 @@ func (t *Exchange) Switched() *core.Tunnel {
 }
 
 // forwardUpgrade is an attempt of a request that asks for a switch. Through an upstream it
-// goes over a tunnel, as browsers have it: a 101 in absolute form would make a tunnel of a
-// connection on which the upstream may go on to read requests, which no rule would see.
+// has a place for a tunnel.
 func (t *Exchange) forwardUpgrade(send func() error) error {
 	done, err := t.upgrade.tunnel.Through()
 	if err != nil {
 		return err
 	}
 	defer done()
-	t.Ways.Current.Tunnelled = t.Absolute()
 	return send()
 }
 

@@ -123,9 +123,7 @@ func (s *Slot) ReleaseAround(f func()) {
 	if s.counted {
 		s.book.total.Add(-1)
 	}
-	if s.Upstream != nil {
-		s.Upstream.EndTunnel()
-	}
+	s.LeaveUpstream()
 	f()
 	if s.live != nil {
 		s.book.Live.remove(s.live)
@@ -134,6 +132,15 @@ func (s *Slot) ReleaseAround(f func()) {
 		s.giveBack()
 	}
 	*s = Slot{}
+}
+
+// LeaveUpstream tells the upstream, if there is one, that the tunnel does not go through it,
+// or no more.
+func (s *Slot) LeaveUpstream() {
+	if s.Upstream != nil {
+		s.Upstream.EndTunnel()
+		s.Upstream = nil
+	}
 }
 
 // Move hands what the tunnel holds to the result.

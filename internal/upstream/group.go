@@ -322,7 +322,7 @@ func (m *Member) whyOut(kept health.Kept) int {
 		return outAuth
 	case s.Circuit != health.Closed:
 		return outOpen
-	case m.full():
+	case m.Full(Upgrade):
 		return outFull
 	}
 	switch kept {

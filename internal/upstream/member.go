@@ -132,12 +132,12 @@ func (m *Member) setFields(header http.Header) {
 	}
 }
 
-// full reports whether the member cannot take another request for its limits.
-func (m *Member) full() bool { return m.Full(Exchange) || m.Full(Tunnel) }
-
 // Full reports whether the member cannot take another request of a use for its limits.
 func (m *Member) Full(use Use) bool {
-	if use == Tunnel {
+	switch use {
+	case Upgrade:
+		return m.Full(Exchange) || m.Full(Tunnel)
+	case Tunnel:
 		return m.Spec.MaxTunnels > 0 && m.Health.Tunnels() >= int64(m.Spec.MaxTunnels)
 	}
 	return m.Spec.MaxConns > 0 && m.Health.Exchanges() >= int64(m.Spec.MaxConns+max(m.Spec.MaxPending, 0))
@@ -189,11 +189,12 @@ func (m *Member) InFlight() int { return int(m.Health.InFlight()) }
 // Latency implements selection.Member.
 func (m *Member) Latency() time.Duration { return m.Health.Latency(time.Now()) }
 
-// forExchange and forTunnel are a member as requests of these uses see it: they
+// forExchange, forTunnel and forUpgrade are a member as requests of these uses see it: they
 // have different limits.
 type (
 	forExchange struct{ *Member }
 	forTunnel   struct{ *Member }
+	forUpgrade  struct{ *Member }
 )
 
 // Available implements selection.Member. The members that are given to a policy are in
@@ -203,8 +204,12 @@ func (m forExchange) Available() bool { return !m.Full(Exchange) }
 // Available implements selection.Member.
 func (m forTunnel) Available() bool { return !m.Full(Tunnel) }
 
+// Available implements selection.Member.
+func (m forUpgrade) Available() bool { return !m.Full(Upgrade) }
+
 // Interface guards
 var (
 	_ selection.Member = forExchange{}
 	_ selection.Member = forTunnel{}
+	_ selection.Member = forUpgrade{}
 )

@@ -21,6 +21,7 @@ type groupView struct {
 	snapshot  *health.Snapshot
 	exchanges [][]selection.Member // by tier
 	tunnels   [][]selection.Member
+	upgrades  [][]selection.Member
 }
 
 // look returns the members that may be picked now. It allocates only when they
@@ -44,12 +45,15 @@ func (g *Group) viewOf(s *health.Snapshot) *groupView {
 	for _, tier := range s.Tiers {
 		exchanges := make([]selection.Member, len(tier.Members))
 		tunnels := make([]selection.Member, len(tier.Members))
+		upgrades := make([]selection.Member, len(tier.Members))
 		for i, m := range tier.Members {
 			exchanges[i] = forExchange{m.Value.(*Member)}
 			tunnels[i] = forTunnel{m.Value.(*Member)}
+			upgrades[i] = forUpgrade{m.Value.(*Member)}
 		}
 		v.exchanges = append(v.exchanges, exchanges)
 		v.tunnels = append(v.tunnels, tunnels)
+		v.upgrades = append(v.upgrades, upgrades)
 	}
 	g.view.Store(v)
 	return v
@@ -57,8 +61,11 @@ func (g *Group) viewOf(s *health.Snapshot) *groupView {
 
 // tiers are the members for requests of a use, those to be used first in front.
 func (v *groupView) tiers(use Use) [][]selection.Member {
-	if use == Tunnel {
+	switch use {
+	case Tunnel:
 		return v.tunnels
+	case Upgrade:
+		return v.upgrades
 	}
 	return v.exchanges
 }
@@ -159,8 +166,11 @@ func repeatable(s *selection.Choice, use Use) bool {
 // takesProbe tells which members can take a probe of this use at once. One that is
 // full, or would let it wait for a connection, tells nothing of its health.
 func takesProbe(use Use) func(*health.Member) bool {
-	if use == Tunnel {
+	switch use {
+	case Tunnel:
 		return takesTunnel
+	case Upgrade:
+		return func(m *health.Member) bool { return takesTunnel(m) && takesExchange(m) }
 	}
 	return takesExchange
 }
@@ -198,6 +208,8 @@ func memberOf(m selection.Member) *Member {
 	case forExchange:
 		return m.Member
 	case forTunnel:
+		return m.Member
+	case forUpgrade:
 		return m.Member
 	}
 	return nil

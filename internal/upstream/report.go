@@ -171,7 +171,7 @@ func (m *Member) report(now time.Time) MemberReport {
 	return MemberReport{
 		Report: m.Report(now), ID: m.ID(), Name: m.Name, Address: m.Spec.Addr.dialed(), Key: m.key,
 		Priority: m.Spec.Priority, Weight: m.Spec.Weight,
-		Full: m.full(), Pool: m.Conns.Pool.Stats(), Counts: m.Health.counts.now(),
+		Full: m.Full(Upgrade), Pool: m.Conns.Pool.Stats(), Counts: m.Health.counts.now(),
 		Known: m.Health.known, LastFault: m.Health.fault.Load(), state: m.Health,
 	}
 }

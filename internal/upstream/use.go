@@ -8,4 +8,5 @@ const (
 	NotOurs  Use = iota // for the site behind the proxy
 	Exchange            // to be forwarded
 	Tunnel              // CONNECT
+	Upgrade             // an exchange that asks to become a tunnel: it needs a place for both
 )
