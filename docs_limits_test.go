@@ -86,6 +86,7 @@ var limitsFrom = map[string][]string{
 	"`Retry-After` of an upstream":                                                            {"internal/health.leastOverload", "internal/upstream.maxRetryAfter"},
 	"the same of an exchange, which may be an origin's":                                       {"internal/upstream.maxRelayedOverload"},
 	"destinations, and networks, whose refused credentials are remembered of an upstream":     {"internal/health.refusedKept"},
+	"refusals in a minute, of what was never reached, before others are asked first":          {"internal/health.slowAfter"},
 	"destinations that are remembered as reached with an upstream's credentials":              {"internal/health.maxKnown"},
 	"hosts that are remembered as evidence about an upstream":                                 {"internal/health.maxSoftFails", "internal/health.suspicionWindow"},
 	"time of a probe":                      {"internal/health.ProbeLimit"},

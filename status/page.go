@@ -248,7 +248,7 @@ type state struct{ word, look, shape string }
 // states are those of package upstream.
 var states = map[string]state{
 	"up": {"up", levelOK, "●"}, "full": {"full", levelWarn, "▲"}, "overloaded": {"overloaded", levelWarn, "▲"},
-	"spared": {"spared", levelWarn, "▲"}, "half_open": {"half-open", levelWarn, "▲"}, "circuit_open": {"circuit open", levelBad, "■"},
+	"refusing": {"refuses much", levelWarn, "▲"}, "spared": {"spared", levelWarn, "▲"}, "half_open": {"half-open", levelWarn, "▲"}, "circuit_open": {"circuit open", levelBad, "■"},
 	"down": {"down", levelBad, "■"}, "auth_failed": {"credentials refused", levelBad, "■"},
 	"drain": {"drained", "off", "◆"}, "maint": {"maintenance", "off", "◆"},
 	levelOK: {"well", levelOK, "●"}, levelWarn: {"look here", levelWarn, "▲"}, levelBad: {"trouble", levelBad, "■"},

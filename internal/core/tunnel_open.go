@@ -234,7 +234,7 @@ func (t *Request) hedge() (upstream.Attempt, bool) {
 	if t.exhausted() || !t.Retries.Beside(g.Budget) {
 		return upstream.Attempt{}, false
 	}
-	p, err := g.Pick(t.Ways.selection, t.Use)
+	p, err := g.PickBeside(t.Ways.selection, t.Use)
 	if err != nil {
 		t.Retries.NotBeside()
 		return upstream.Attempt{}, false

@@ -63,6 +63,7 @@ type State struct {
 	Active    string  `json:"active"`               // by active checks: unknown, up or down
 	Circuit   string  `json:"circuit"`              // closed, open or half_open
 	AuthFault bool    `json:"auth_fault,omitempty"` // it refuses our credentials
+	Refusing  bool    `json:"refusing,omitempty"`   // it does so for much that it has never reached, for which others are asked first
 	Pickable  bool    `json:"pickable"`             // requests may take it now
 	OpenFor   float64 `json:"open_for,omitempty"`   // seconds until a probe is due
 	Exchanges int64   `json:"exchanges"`            // under way
@@ -122,7 +123,7 @@ func (t *Rehearsal) explainSourceTo(m *upstream.Member) *Source {
 func (t *Rehearsal) explainMember(m *upstream.Member, now time.Time, pickable bool) Upstream {
 	r := m.Report(now)
 	s := &State{
-		Admin: r.Admin.String(), Active: r.Active.String(), Circuit: r.Circuit.String(), AuthFault: r.AuthFault,
+		Admin: r.Admin.String(), Active: r.Active.String(), Circuit: r.Circuit.String(), AuthFault: r.AuthFault, Refusing: r.Refusing,
 		Exchanges: r.Exchanges, Tunnels: r.Tunnels,
 		Latency: r.Latency.Seconds(), Factor: math.Round(r.Factor*100) / 100,
 	}
@@ -162,6 +163,8 @@ func (s *State) words() string {
 		text = fmt.Sprintf("circuit open (for %gs)", s.OpenFor)
 	case s.Circuit == health.Open.String():
 		text = "circuit open (a probe is due)"
+	case s.Refusing:
+		text = "refuses our credentials for much that it has never reached: others are asked first for that, and it about once a second"
 	case s.Active == health.Unknown.String():
 		text = "not checked"
 	}

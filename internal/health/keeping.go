@@ -33,6 +33,7 @@ const (
 	NotKept    Kept = iota
 	KeptHost        // our credentials were refused for its destination just now
 	KeptClient      // they were refused for much that its client has asked for, or for all
+	KeptSlow        // they were refused for much of late, and others serve: these are to be asked first
 )
 
 // KeepsAway tells whether a request of a client for a destination is to pass the upstream
@@ -78,7 +79,8 @@ func (r *refusals) keepsNetwork(now instant, network uint32) bool {
 // Keeping returns what tells whether a request of a client for a destination is to pass a
 // member over (see [Upstream.KeepsAway]). A member whose credentials have
 // proved nothing is not tried for what two others have just refused, nor for a client that two
-// others keep away: that one would take one after the other out.
+// others keep away: that one would take one after the other out. KeptSlow is of a member beside
+// which there is one in rotation that keeps nothing away.
 func (g *Group) Keeping(now time.Time, c Client, destination uint64) func(*Member) Kept {
 	t, refusing := instantOf(now), 0
 	for _, m := range g.Members() {
@@ -86,10 +88,28 @@ func (g *Group) Keeping(now time.Time, c Client, destination uint64) func(*Membe
 			refusing++
 		}
 	}
-	return func(m *Member) Kept {
+	keeps := func(m *Member) Kept {
 		if refusing > 1 && m.Upstream.reached.Load() == 0 && !m.Upstream.refuses(t, c.network(), destination) {
 			return KeptHost
 		}
-		return m.Upstream.KeepsAway(now, c, destination)
+		if kept := m.Upstream.KeepsAway(now, c, destination); kept != NotKept || !m.Upstream.slows(t, c, destination) {
+			return kept
+		}
+		return KeptSlow
 	}
+	return func(m *Member) Kept {
+		kept := keeps(m)
+		if kept == KeptSlow && !g.hasAnother(m, func(other *Member) bool { return keeps(other) == NotKept }) {
+			return NotKept
+		}
+		return kept
+	}
+}
+
+// hasAnother reports whether there is another member that serves, and takes something.
+func (g *Group) hasAnother(m *Member, takes func(*Member) bool) bool {
+	return slices.ContainsFunc(g.Members(), func(other *Member) bool {
+		s := other.Upstream.Status()
+		return other != m && s.InRotation() && !s.Spared && takes(other)
+	})
 }

@@ -50,21 +50,22 @@ func (s *knownSet) find(destination uint64) *knownEntry {
 	return nil
 }
 
-// note notes that a destination was reached. That of a destination that is known already
+// note notes that a destination was reached, and reports whether it was known already, which
 // costs a lookup.
-func (k *known) note(now instant, destination uint64, c Client) {
+func (k *known) note(now instant, destination uint64, c Client) (again bool) {
 	set := k.set(destination)
 	e := set.find(destination)
-	if e == nil {
+	if again = e != nil; !again {
 		if e = set.place(now, c.network()); e == nil {
-			return
+			return false
 		}
 	} else if now.sub(instant(e.at.Load())) < knownAgain {
-		return
+		return true
 	}
 	e.destination.Store(destination)
 	e.network.Store(c.network())
 	e.at.Store(int64(now))
+	return again
 }
 
 // place returns the entry that a new destination takes: that of the oldest, unless that was

@@ -119,6 +119,8 @@ type Observation struct {
 
 	// Probe is the token of the probe, if the request was one.
 	Probe Token
+
+	again bool // a Reached one of what was known before
 }
 
 // Doubt is what an observation says that is no failure yet.
@@ -131,6 +133,7 @@ const (
 	StillSuspect       // the same, which was told as Suspect before, or a moment ago
 	Unanswered         // no reply in time, and no other one since the request was sent
 	Withheld           // credentials are refused often, and nothing tells whether they are wrong
+	Slow               // so often that others are asked first
 )
 
 // CheckOutcome is what an active check found out.

@@ -24,7 +24,7 @@ func (u *Upstream) Observe(now time.Time, cfg *UpstreamConfig, o Observation) (T
 			u.reached.Store(int64(t))
 			u.served.add(t, o.Client)
 			if o.Destination != 0 && !o.Absolute {
-				u.known.note(t, o.Destination, o.Client)
+				o.again = u.known.note(t, o.Destination, o.Client)
 			}
 		}
 		if o.LoggedIn && u.accepted.Load() == 0 {

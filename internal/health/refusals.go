@@ -69,6 +69,8 @@ type refusals struct {
 	networks []refusedNetwork
 	from     instant // since then they count, where no destination is known
 	all      instant // until then everybody is kept away
+
+	slowing slowing
 }
 
 // refusedHost is a destination that was refused for a network of clients.
@@ -164,7 +166,7 @@ func (r *refusals) pending(now instant) bool {
 	if now.sub(r.knownFrom) > knownFor {
 		r.known = nil
 	}
-	return r.logins+len(r.known)+len(r.hosts)+len(r.networks) > 0
+	return r.logins+len(r.known)+len(r.hosts)+len(r.networks) > 0 || r.slowing.pending(now)
 }
 
 // refuse records that the upstream has refused our credentials. Enough of that opens the
@@ -235,10 +237,19 @@ func (u *Upstream) refuseUnknown(now instant, o *Observation) (enough bool, doub
 		n.until = now.add(longestPause)
 	}
 	u.keepAway(max(h.until, n.until))
-	if !o.Relayed && len(u.knownHosts(0)) == 0 {
-		enough = u.refuseFresh(now, o, h, n)
+	slow := false
+	if !o.Relayed {
+		u.keepAway(r.slowing.refuse(now, o.Client.network(), o.Destination))
+		slow = r.slowing.total.all(now, eachInAll)
+		if len(u.knownHosts(0)) == 0 {
+			enough = u.refuseFresh(now, o, h, n)
+		}
 	}
 	u.untold++
+	if slow && !enough && (r.slowing.told == 0 || now.sub(r.slowing.told) >= tellAgain) {
+		u.untold, u.toldAt, r.slowing.told = 0, now, now
+		return false, Slow
+	}
 	if (n.n >= manyRefused || u.untold >= tellAfter || u.untold >= manyRefused && u.reached.Load() == 0) &&
 		!enough && (u.toldAt == 0 || now.sub(u.toldAt) >= tellAgain) {
 		u.untold, u.toldAt, doubt = 0, now, Withheld
@@ -285,6 +296,9 @@ func (u *Upstream) accept(now instant, o *Observation) {
 		u.known.touch(now, o.Destination)
 	}
 	r.reach(o)
+	if !o.again {
+		r.slowing.reach(now, o.Client.network(), o.Destination)
+	}
 }
 
 // logIn records that a login was accepted, whatever became of the request. Called with mu

@@ -35,6 +35,7 @@ type Report struct {
 	Spares         [SpareCauses]uint64 // how often the circuit should have opened, and might not
 	SoftFails      int                 // distinct destinations that failed softly
 	Overloaded     time.Time           // until then; zero: not
+	Refusing       bool                // our credentials, so much that others are asked first for what it has never reached
 
 	LastCheck   time.Time // zero: never checked
 	LastOutcome CheckOutcome
@@ -69,6 +70,7 @@ func (u *Upstream) Report(now time.Time, cfg *UpstreamConfig) Report {
 	if over := instant(u.overload.Load()); t < over {
 		r.Overloaded = over.time()
 	}
+	r.Refusing = !u.breaker.auth && u.breaker.refused.slowing.slow && u.breaker.refused.slowing.total.much(t)
 	u.suspicion.expire(t)
 	r.SoftFails = len(u.suspicion.fails)
 	r.Passed, r.Failed = u.window.counts(t, cfg.Window)

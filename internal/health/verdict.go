@@ -10,10 +10,11 @@ type Ask uint8
 
 // What may be asked for.
 const (
-	AskNothing Ask = iota
-	AskCheck       // run an active check of the member at once: [Checker.CheckNow]
-	AskWarn        // tell the operator that there is no way to find out more
-	AskTell        // tell the operator that credentials are refused, which may be wrong
+	AskNothing  Ask = iota
+	AskCheck        // run an active check of the member at once: [Checker.CheckNow]
+	AskWarn         // tell the operator that there is no way to find out more
+	AskTell         // tell the operator that credentials are refused, which may be wrong
+	AskTellSlow     // the same, and that others are asked first therefore
 )
 
 // Outcome is what an observation led to.
@@ -54,7 +55,7 @@ func (g *Group) Observe(now time.Time, m *Member, o Observation) (out Outcome) {
 		out.Transitions = g.answered(now, m.Upstream, o.Destination, out.Transitions)
 	}
 	if doubt != NoDoubt {
-		out.Doubt, out.Ask = doubt, g.ask(doubt)
+		out.Doubt, out.Ask = doubt, g.ask(m, doubt)
 	}
 	return out
 }
@@ -121,10 +122,12 @@ func (g *Group) answered(now time.Time, via *Upstream, destination uint64, ts []
 
 // ask tells what can be done about a doubt. Suspicion needs a check with a target:
 // that the upstream accepts connections says nothing about its uplink.
-func (g *Group) ask(d Doubt) Ask {
+func (g *Group) ask(m *Member, d Doubt) Ask {
 	c := g.checker.Load()
 	switch {
-	case d == Withheld:
+	case d == Slow && g.hasAnother(m, func(*Member) bool { return true }):
+		return AskTellSlow
+	case d == Withheld, d == Slow:
 		return AskTell
 	case c != nil && (d == Unanswered || len(c.cfg.Targets) > 0):
 		return AskCheck

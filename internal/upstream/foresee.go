@@ -71,16 +71,27 @@ func (g *Group) Foresee(choice func() *selection.Choice, use Use) (f Foresight, 
 		return f, nil
 	}
 	s = choice()
-	g.passOver(s, now, client)
-	if f.Next = g.next(s, v, use); len(f.Next) == 0 {
+	if slow := g.passOver(s, now, client); len(slow) > 0 {
+		sparing := choice()
+		g.passOver(sparing, now, client)
+		passOverAll(sparing, slow)
+		f.Next = g.next(sparing, v, use, true)
+	}
+	if len(f.Next) == 0 {
+		f.Next = g.next(s, v, use, false)
+	}
+	if len(f.Next) == 0 {
 		return f, g.whyNobody(now, client, s.Destination)
 	}
 	return f, nil
 }
 
-// next are the members that Pick could choose from.
-func (g *Group) next(s *selection.Choice, v *groupView, use Use) []*Member {
-	for _, tier := range v.tiers(use) {
+// next are the members that Pick could choose from. The last resort may be left out.
+func (g *Group) next(s *selection.Choice, v *groupView, use Use, butLast bool) []*Member {
+	for t, tier := range v.tiers(use) {
+		if butLast && v.snapshot.Tiers[t].LastResort {
+			continue
+		}
 		s.Members = tier
 		var eligible []*Member
 		for i, m := range tier {

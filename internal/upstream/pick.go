@@ -109,9 +109,17 @@ func (a *Attempt) Absolute(https bool) bool { return a.Member != nil && !https &
 // Pick chooses the member for the next attempt of a request, one that it has not
 // tried. The first attempt may be the probe that a member with an open circuit is
 // waiting for.
-func (g *Group) Pick(s *selection.Choice, use Use) (Attempt, error) {
+func (g *Group) Pick(s *selection.Choice, use Use) (Attempt, error) { return g.pick(s, use, false) }
+
+// PickBeside is Pick for an attempt beside one that is under way: nobody is asked who is to be
+// asked last.
+func (g *Group) PickBeside(s *selection.Choice, use Use) (Attempt, error) {
+	return g.pick(s, use, true)
+}
+
+func (g *Group) pick(s *selection.Choice, use Use, beside bool) (Attempt, error) {
 	now, client := time.Now(), clientOf(s)
-	g.passOver(s, now, client)
+	slow := g.passOver(s, now, client)
 	if s.Tried() == 0 {
 		probe := g.health.TryProbe
 		if !repeatable(s, use) || g.health.LeaveProbe(now, s.Destination) {
@@ -129,27 +137,67 @@ func (g *Group) Pick(s *selection.Choice, use Use) (Attempt, error) {
 		}
 	}
 	v := g.look(now)
-	for _, tier := range v.tiers(use) {
-		s.Members = tier
-		if i := g.cfg.Policy.Select(s); i >= 0 {
-			s.MarkTried(i)
-			return Attempt{Member: memberOf(tier[i]), client: client, started: now}, nil
-		}
+	var m *Member
+	if len(slow) > 0 {
+		m = g.selectSparing(s, v, use, slow)
 	}
-	return Attempt{}, g.whyNobody(now, client, s.Destination)
+	if m == nil && (len(slow) == 0 || !beside) {
+		m = g.selectFrom(s, v, use, false)
+	}
+	if m == nil {
+		return Attempt{}, g.whyNobody(now, client, s.Destination)
+	}
+	s.MarkTriedKey(m.key)
+	return Attempt{Member: m, client: client, started: now}, nil
 }
 
-// passOver leaves out the members that keep the client away.
-func (g *Group) passOver(s *selection.Choice, now time.Time, client health.Client) {
+// selectFrom has the policy select a member, tier by tier. The last resort may be left out.
+func (g *Group) selectFrom(s *selection.Choice, v *groupView, use Use, butLast bool) *Member {
+	for t, tier := range v.tiers(use) {
+		if butLast && v.snapshot.Tiers[t].LastResort {
+			continue
+		}
+		s.Members = tier
+		if i := g.cfg.Policy.Select(s); i >= 0 {
+			return memberOf(tier[i])
+		}
+	}
+	return nil
+}
+
+// selectSparing is selectFrom without members that are to be asked last, and without the last
+// resort, which comes after these.
+func (g *Group) selectSparing(s *selection.Choice, v *groupView, use Use, slow []uint64) *Member {
+	before := *s
+	passOverAll(s, slow)
+	m := g.selectFrom(s, v, use, true)
+	*s = before
+	return m
+}
+
+func passOverAll(s *selection.Choice, keys []uint64) {
+	for _, key := range keys {
+		s.PassOver(key)
+	}
+}
+
+// passOver leaves out the members that keep the client away, and returns the keys of those that
+// are to be asked only where nobody else can be.
+func (g *Group) passOver(s *selection.Choice, now time.Time, client health.Client) (slow []uint64) {
 	if !health.AnyKeptAway(now) {
-		return // the usual case
+		return nil // the usual case
 	}
 	kept := g.health.Keeping(now, client, health.Destination(s.Destination))
 	for _, m := range g.health.Members() {
-		if kept(m) != health.NotKept {
-			s.PassOver(m.Value.(*Member).key)
+		switch key := m.Value.(*Member).key; kept(m) {
+		case health.NotKept:
+		case health.KeptSlow:
+			slow = append(slow, key)
+		default:
+			s.PassOver(key)
 		}
 	}
+	return slow
 }
 
 // clientOf is who a request is from, for the health of the members: its user, or its
@@ -258,6 +306,9 @@ func (g *Group) Observe(p Attempt, v Verdict, destination uint64) {
 		g.checkNow(p.Member)
 	case health.AskTell:
 		g.cfg.Logger.Warn("upstream refuses our credentials again and again for destinations that it has not reached: they may be wrong, or these sites not allowed",
+			zap.String("upstream", p.Name))
+	case health.AskTellSlow:
+		g.cfg.Logger.Warn("upstream refuses our credentials for most destinations that it has not reached: they may be wrong; others are asked for these first, and it about once a second, until more of them are reached",
 			zap.String("upstream", p.Name))
 	}
 }

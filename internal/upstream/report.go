@@ -178,11 +178,13 @@ func (m *Member) report(now time.Time) MemberReport {
 
 // States are the words for the state of an upstream, the gravest first. It is in one of
 // them.
-var States = [...]string{"maint", "drain", "auth_failed", "down", "circuit_open", "half_open", "spared", "overloaded", "full", "up"}
+var States = [...]string{"maint", "drain", "auth_failed", "down", "circuit_open", "half_open", "spared", "overloaded", "refusing", "full", "up"}
 
-// State is the word for the state of an upstream. With `up`, `full`, `overloaded` and
-// `spared` it is in rotation: `full` is at a limit of its own, an `overloaded` one has asked
-// for less, and a `spared` one would be out if the group could do without it.
+// State is the word for the state of an upstream. With `up`, `full`, `refusing`, `overloaded`
+// and `spared` it is in rotation: `full` is at a limit of its own, a `refusing` one refuses our
+// credentials for so much that others are asked first for what it has never reached, an
+// `overloaded` one has asked for less, and a `spared` one would be out if the group could do
+// without it.
 func (m *MemberReport) State() string {
 	switch {
 	case m.Admin == health.Maint:
@@ -201,6 +203,8 @@ func (m *MemberReport) State() string {
 		return "spared"
 	case !m.Overloaded.IsZero():
 		return "overloaded"
+	case m.Refusing:
+		return "refusing"
 	case m.Full:
 		return "full"
 	}
