@@ -149,7 +149,12 @@ func (u *Upstream) proven(o *Observation) bool {
 // credentials while as many others are reached that were as well.
 func (u *Upstream) refuseKnown(now instant, o *Observation) (enough bool) {
 	r := &u.breaker.refused
-	h, _ := r.host(now, o.Destination, 0)
+	network := uint32(0)
+	if o.ToldClient {
+		network = o.Client.network()
+		r.clients.add(now, o.Client)
+	}
+	h, _ := r.host(now, o.Destination, network)
 	h.refuse(now, 1, knownPause)
 	u.keepAway(h.until)
 	if len(r.known) == 0 {
@@ -176,7 +181,7 @@ func (u *Upstream) refuseKnown(now instant, o *Observation) (enough bool) {
 	}
 	switch refusedFor := now.sub(r.knownFrom); {
 	case len(refused) > reached:
-		return len(refused) >= need && refusedFor >= over
+		return len(refused) >= need && refusedFor >= over && (!o.ToldClient || u.believes(now, r.clients.networks(now, servedLately), o.Client))
 	case refusedFor >= sitesAfter:
 		u.forgetRefused(0)
 	}

@@ -81,6 +81,10 @@ type Observation struct {
 	// locked.
 	Anonymous bool
 
+	// ToldClient marks an AuthFault of an upstream that was told for which client it is asked:
+	// it may be that one which it refuses.
+	ToldClient bool
+
 	// Refused marks a Relayed Failure that may say that the upstream refuses our credentials.
 	Refused bool
 

@@ -526,3 +526,47 @@ func TestSuspicion_OfFewClients(t *testing.T) {
 		})
 	}
 }
+
+// An upstream that is told of each client, by the PROXY protocol, may refuse one of them
+// whatever it asks for: that takes nobody else's upstream away. Wrong credentials are found
+// out all the same, since nobody is served any more.
+func TestRefusals_OfAClientThatIsTold(t *testing.T) {
+	for name, tc := range map[string]struct{ wrong, told, out bool }{
+		"one client is refused": {false, true, false},
+		"all are":               {true, true, true},
+		"nobody is told of":     {true, false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGroup(t, 1, exactConfig())
+			m, clients := g.Members()[0], manyClientsOf(10)
+			for n := range 20 {
+				g.Observe(at(0), m, accepted(n, clients[n%10]))
+			}
+			for n := range 60 * 10 {
+				now := sec + time.Duration(n)*100*ms
+				o := refusal(n%10, busy)
+				o.ToldClient = tc.told
+				if m.Upstream.KeepsAway(at(now), o.Client, o.Destination) == NotKept {
+					g.Observe(at(now), m, o)
+				}
+				if n%10 > 0 { // others ask once a second
+					continue
+				}
+				o = accepted(n/10%20, clients[n/10%10])
+				if m.Upstream.KeepsAway(at(now), o.Client, o.Destination) != NotKept {
+					if m.Upstream.Status().InRotation() && tc.told && !tc.wrong {
+						t.Fatal("others are kept away from what one client is refused")
+					}
+					continue
+				}
+				if tc.wrong {
+					o.Kind, o.Reached, o.ToldClient = AuthFault, false, tc.told
+				}
+				g.Observe(at(now), m, o)
+			}
+			if out := !m.Upstream.Status().InRotation(); out != tc.out {
+				t.Errorf("out: %t", out)
+			}
+		})
+	}
+}

@@ -286,6 +286,7 @@ func (g *Group) Observe(p Attempt, v Verdict, destination uint64) {
 		Named:       v.Named,
 		LoggedIn:    v.LoggedIn,
 		Anonymous:   v.Kind == health.AuthFault && !p.Authenticates(),
+		ToldClient:  p.Spec.ProxyProtocol != "",
 		Absolute:    v.Absolute,
 		Unsafe:      v.Unsafe,
 		Refused:     v.Kind == health.Failure && v.Failure == failure.UpstreamAuth,
