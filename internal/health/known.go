@@ -152,7 +152,7 @@ func (u *Upstream) refuseKnown(now instant, o *Observation) (enough bool) {
 	network := uint32(0)
 	if o.ToldClient {
 		network = o.Client.network()
-		r.clients.add(now, o.Client)
+		u.refusedTo.add(now, o.Client)
 	}
 	h, _ := r.host(now, o.Destination, network)
 	h.refuse(now, 1, knownPause)
@@ -181,7 +181,7 @@ func (u *Upstream) refuseKnown(now instant, o *Observation) (enough bool) {
 	}
 	switch refusedFor := now.sub(r.knownFrom); {
 	case len(refused) > reached:
-		return len(refused) >= need && refusedFor >= over && (!o.ToldClient || u.believes(now, r.clients.networks(now, servedLately), o.Client))
+		return len(refused) >= need && refusedFor >= over && (!o.ToldClient || u.believes(now, u.refusedTo.networks(now, servedLately), o.Client))
 	case refusedFor >= sitesAfter:
 		u.forgetRefused(0)
 	}

@@ -64,7 +64,6 @@ type refusals struct {
 
 	known     []uint64 // known destinations that are refused, since any of these was reached
 	knownFrom instant
-	clients   seen // for whom they were, where the upstream is told that
 
 	hosts    []refusedHost
 	networks []refusedNetwork

@@ -42,6 +42,7 @@ type Upstream struct {
 	known     known        // what it has reached
 	served    seen         // for whom it has done so
 	failing   seen         // for whom it has failed, maybe through the fault of an origin
+	refusedTo seen         // for whom it has refused what was reached before, where it is told that
 	window    window
 
 	mu        sync.Mutex
