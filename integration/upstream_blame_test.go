@@ -485,3 +485,51 @@ func garbage(w http.ResponseWriter, _ *http.Request) bool {
 	}
 	return true
 }
+
+// An upstream whose password was wrong from the start, where some sites need none, is not
+// convicted: but it is asked few times for what it refuses, and others serve that.
+func TestBlame_CredentialsAreMostlyRefused(t *testing.T) {
+	checkLeaks(t)
+	refuses, good := newScriptedUpstream(t, "refuses"), newScriptedUpstream(t, "good")
+	refuse := answering(407, `Proxy-Authenticate: Basic realm="upstream"`)
+	refuses.behave(func(w http.ResponseWriter, r *http.Request) bool {
+		return !strings.HasPrefix(r.Host, "free") && refuse(w, r) || answering(200)(w, r)
+	})
+	good.behave(answering(200))
+	events := newTransitions(t)
+	users, egress := []string{"a", "b", "c", "d"}, "hosts proxy.test\n"
+	for _, u := range users {
+		egress += fmt.Sprintf("basic_auth %s \"secret of %s\"\n", u, u)
+	}
+	p := start(t, mode{}, setup{
+		egress: egress + openLoopback + withCredentials(groupOf("lb_policy round_robin\n", refuses, good)),
+		global: events.global(),
+	})
+	began := time.Now()
+	ask := func(user, target string) {
+		resp, tun := p.client(t, "h1").connect(t, target, "", http.Header{"Proxy-Authorization": {basic(user, "secret of "+user)}})
+		tun.Close()
+		if resp.StatusCode != 200 {
+			t.Errorf("%s: status %d", target, resp.StatusCode)
+		}
+	}
+	for n := range 600 {
+		user := users[n%len(users)]
+		if n%12 < 4 { // both
+			ask(user, "free.test:443")
+			ask(user, "free.test:443")
+		}
+		ask(user, fmt.Sprintf("site%d.test:443", n))
+	}
+	refused := 0
+	for _, r := range refuses.asked() {
+		if !strings.HasPrefix(r.Host, "free") {
+			refused++
+		}
+	}
+	if most := 60 + int(time.Since(began)/time.Second) + 1; refused > most {
+		t.Errorf("asked %d times for what it refuses, want at most %d", refused, most)
+	}
+	p.logs.wait(t, "that others are asked first", func(l logLine) bool { return strings.Contains(l.str("msg"), "others are asked for these first") })
+	events.expect(t, p, map[*scriptedUpstream][]string{refuses: nil, good: nil})
+}
