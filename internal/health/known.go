@@ -155,6 +155,7 @@ func (u *Upstream) refuseKnown(now instant, o *Observation) (enough bool) {
 		u.refusedTo.add(now, o.Client)
 	}
 	h, _ := r.host(now, o.Destination, network)
+	h.told = o.ToldClient
 	h.refuse(now, 1, knownPause)
 	u.keepAway(h.until)
 	if len(r.known) == 0 {

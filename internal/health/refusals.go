@@ -79,6 +79,7 @@ type refusedHost struct {
 	network     uint32  // 0: for all, since it is known
 	n           int     // of those that came at the same time, one
 	counts      bool    // no site, as far as others tell
+	told        bool    // the upstream knows for whom: that others reach it says nothing
 	from        instant // when it was refused first
 	until       instant // until then it is kept away
 }
@@ -146,7 +147,7 @@ func (r *refusals) reach(o *Observation) {
 		r.hosts = slices.DeleteFunc(r.hosts, func(h refusedHost) bool { return h.network == 0 })
 	}
 	r.hosts = slices.DeleteFunc(r.hosts, func(h refusedHost) bool {
-		return h.destination == o.Destination && o.Destination != 0
+		return h.destination == o.Destination && o.Destination != 0 && (!h.told || h.network == o.Client.network())
 	})
 	r.networks = slices.DeleteFunc(r.networks, func(n refusedNetwork) bool { return n.network == o.Client.network() })
 	for i := range r.hosts {

@@ -142,16 +142,16 @@ func TestRefusals_OfWhatIsForbiddenNow(t *testing.T) {
 	}{"many others": {20, false}, "a few free ones": {2, true}} {
 		t.Run(name, func(t *testing.T) {
 			g := newGroup(t, 1, exactConfig())
-			m := g.Members()[0]
+			m, others := g.Members()[0], manyClientsOf(20)
 			for n := range 8 {
 				g.Observe(at(0), m, accepted(n, busy))
 			}
 			for n := range tc.reached {
-				g.Observe(at(0), m, accepted(100+n, other))
+				g.Observe(at(0), m, accepted(100+n, others[n])) // one network would not get places for all
 			}
 			for n := range 1000 {
 				now := sec + time.Duration(n)*100*ms
-				g.Observe(at(now), m, accepted(100+n%tc.reached, other))
+				g.Observe(at(now), m, accepted(100+n%tc.reached, others[n%tc.reached]))
 				g.Observe(at(now+50*ms), m, refusal(n%8, busy))
 			}
 			if st := m.Upstream.Status(); st.AuthFault != tc.out {
@@ -542,11 +542,15 @@ func TestRefusals_OfAClientThatIsTold(t *testing.T) {
 			for n := range 20 {
 				g.Observe(at(0), m, accepted(n, clients[n%10]))
 			}
+			attempts := 0
 			for n := range 60 * 10 {
 				now := sec + time.Duration(n)*100*ms
 				o := refusal(n%10, busy)
 				o.ToldClient = tc.told
 				if m.Upstream.KeepsAway(at(now), o.Client, o.Destination) == NotKept {
+					if m.Upstream.Status().InRotation() {
+						attempts++
+					}
 					g.Observe(at(now), m, o)
 				}
 				if n%10 > 0 { // others ask once a second
@@ -564,8 +568,8 @@ func TestRefusals_OfAClientThatIsTold(t *testing.T) {
 				}
 				g.Observe(at(now), m, o)
 			}
-			if out := !m.Upstream.Status().InRotation(); out != tc.out {
-				t.Errorf("out: %t", out)
+			if out := !m.Upstream.Status().InRotation(); out != tc.out || attempts > 200 {
+				t.Errorf("out: %t after %d attempts", out, attempts)
 			}
 		})
 	}

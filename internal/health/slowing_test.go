@@ -2,6 +2,7 @@ package health
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 )
@@ -76,7 +77,7 @@ func slowed(t *testing.T, known int) (g *Group, now time.Duration) {
 	t.Helper()
 	g = newGroup(t, 2, exactConfig())
 	for n := range known {
-		g.Observe(at(0), g.Members()[0], accepted(n, other))
+		g.Observe(at(0), g.Members()[0], accepted(n, ClientOf(fmt.Sprint("user", n), "")))
 	}
 	clients := manyClientsOf(50)
 	for now = sec; g.Keeping(at(now), third, Destination("new.example:443"))(g.Members()[0]) != KeptSlow; now += 10 * ms {
@@ -93,9 +94,9 @@ func slowed(t *testing.T, known int) (g *Group, now time.Duration) {
 
 // What was reached before is asked for as before, and once something new is reached, all is.
 func TestSlowing_Ends(t *testing.T) {
-	g, now := slowed(t, 5)
+	g, now := slowed(t, 3)
 	m := g.Members()[0]
-	for n := range 5 {
+	for n := range 3 {
 		if asked, _ := asks(g, now, accepted(n, third)); !asked {
 			t.Error("what was reached before is asked for elsewhere")
 		}
@@ -212,5 +213,30 @@ func TestSlowing_IsBounded(t *testing.T) {
 	}
 	if wait := s.total.until(eachInAll).sub(instantOf(at(sec))); wait > slowDebt+sec {
 		t.Errorf("the next one may be in %s", wait)
+	}
+}
+
+// Whatever comes at once, it ends where nothing is spent.
+func TestSlowing_Concurrent(t *testing.T) {
+	g := newGroup(t, 2, exactConfig())
+	m := g.Members()[0]
+	g.Observe(at(0), m, accepted(1<<20, other))
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			c := manyClientsOf(8)[i]
+			for n := range 500 {
+				now := sec + time.Duration(n)*10*ms
+				asks(g, now, refusal(n*8+i, c))
+				if n%3 == 0 {
+					asks(g, now, accepted(1<<21+n*8+i, c))
+				}
+				m.Upstream.Report(at(now), g.Config())
+			}
+		})
+	}
+	all.Wait()
+	if s := m.Upstream.breaker.refused.slowing; s.total.much(instantOf(at(time.Hour))) || s.over(instantOf(at(time.Hour)), busy.network(), 7) {
+		t.Errorf("%+v", s)
 	}
 }
