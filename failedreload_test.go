@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -207,6 +208,11 @@ func unusedAddr(t *testing.T) string {
 func (s *liveSite) works() {
 	s.Helper()
 	resp, err := s.client.Get("http://" + s.origin + "/")
+	for errors.Is(err, syscall.ECONNRESET) {
+		// It waited at the listener of the configuration before, which closes behind a
+		// reload (docs/reliability.md).
+		resp, err = s.client.Get("http://" + s.origin + "/")
+	}
 	if err != nil {
 		s.Fatal(err)
 	}
