@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-egress/egress/admin"
 	"github.com/caddy-egress/egress/internal/metrics"
@@ -18,6 +19,13 @@ func (h *Handler) provisionMetrics(ctx caddy.Context) error {
 		h.proxy.Recorder, h.proxy.Direct.Recorder = h.recorder, h.recorder
 	}
 	return metrics.Register(ctx.GetMetricsRegistry(), admin.Version(), serving)
+}
+
+// countClients has the connections to a server counted.
+func (h *Handler) countClients(server *caddyhttp.Server) {
+	if metrics.Counted {
+		server.RegisterConnState(h.recorder.Clients().State)
+	}
 }
 
 // serving are the handlers that serve, as metrics know them.

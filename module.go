@@ -259,6 +259,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		h.server = server
 		followPins(h.proxy.Pins, server)
 		setWindows(server)
+		h.countClients(server)
 		h.warnAboutServer(server)
 	}
 	h.drainAtExit(ctx)

@@ -309,3 +309,45 @@ func TestMetrics_HandlersThatComeBack(t *testing.T) {
 		`tunnels_closed_total{group="",path="direct",reason="client"}`: 1,
 	})
 }
+
+// Connections of clients are counted by what they speak, over reloads.
+func TestMetrics_ClientConnections(t *testing.T) {
+	checkLeaks(t)
+	origin, echo := okOrigin(t), newEchoOrigin(t)
+	p := start(t, mode{}, measured(usual))
+	of := func(metric, protocol string) string {
+		return metric + `{door="http",protocol="` + protocol + `"}`
+	}
+	silent := p.dialPlain(t)
+	first := p.client(t, "h2")
+	tun := first.open(t, echo.addr)
+	alive(t, tun, "over HTTP/2")
+	p.untilMeasured(t, map[string]float64{
+		of("client_connections", "none"):         1,
+		of("client_connections", "http/2"):       1,
+		of("client_connections_total", "http/2"): 1,
+		of("client_connections", "http/1"):       1, // that of the scrape
+	})
+	kept := p.dialPlain(t)
+	kept.send("GET " + origin.URL + " HTTP/1.1\r\nHost: x\r\n\r\n")
+	kept.responseHead(http.MethodGet)
+	over := p.client(t, "h1").open(t, echo.addr) // is a tunnel, and no connection of the server any more
+	alive(t, over, "over HTTP/1.1")
+	silent.Close()
+	p.untilMeasured(t, map[string]float64{
+		of("client_connections", "none"):       0,
+		of("client_connections_total", "none"): 1,
+		of("client_connections", "http/1"):     2,
+		`tunnels{group="",path="direct"}`:      2,
+	})
+	over.Close()
+	tun.Close()
+	kept.Close()
+	p.reload(t, measured(usual+"\ntunnel {\nmax_tunnels 100\n}\n"))
+	alive(t, p.client(t, "h2").open(t, echo.addr), "after a reload")
+	p.untilMeasured(t, map[string]float64{
+		of("client_connections_total", "http/2"): 2,
+		of("client_connections_total", "none"):   1,
+		of("client_connections", "http/1"):       1,
+	})
+}

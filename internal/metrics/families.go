@@ -108,6 +108,12 @@ var (
 	bytesMoved = counterVec("bytes_total",
 		"Bytes of bodies and of tunnels. Up is from the client. They are counted when the exchange or the tunnel has ended.",
 		"kind", "direction", "path", "group")
+	clientConnections = gaugeVec("client_connections",
+		"Connections of clients over TCP to the server of the handler, by what they speak: http/1, http/2 (over TLS; without, it counts as http/1), or none, as long as nothing was asked. One that became a tunnel over HTTP/1.1 is among the tunnels. Connections of HTTP/3 cannot be seen.",
+		"door", "protocol")
+	clientsTotal = counterVec("client_connections_total",
+		"Connections of clients over TCP, counted when it is known what they speak: as none where they have ended before they asked anything.",
+		"door", "protocol")
 	logins = counterVec("auth_total",
 		"Checks of credentials, where the handler asks for some: ok, or why they failed.",
 		"result")
@@ -129,5 +135,5 @@ var families = []interface {
 }{
 	requests, failures, inFlight, requestDuration, ttfb, dialDuration, queueDuration, dnsDuration, tlsDuration, lookups,
 	poolDials, poolReuses, poolClosed, tunnelsOpen, tunnelsOpened, tunnelsClosed, tunnelDuration, bytesMoved,
-	retries, hedges, logins, limited,
+	retries, hedges, logins, limited, clientConnections, clientsTotal,
 }

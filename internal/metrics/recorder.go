@@ -184,7 +184,7 @@ func (s *series) answered(code int, failed bool) {
 		case class > 0:
 			text = strconv.Itoa(class) + "xx"
 		}
-		c = &counter{requests.WithLabelValues(s.of.handler, "http", s.kind, s.path, s.group, text, outcomes[i])}
+		c = &counter{requests.WithLabelValues(s.of.handler, door, s.kind, s.path, s.group, text, outcomes[i])}
 		s.requests[class][i].Store(c) // who else came gets the same one from the family
 	}
 	c.Inc()

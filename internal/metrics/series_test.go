@@ -3,6 +3,8 @@ package metrics
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -59,6 +61,12 @@ func handlerOf(place string, groups, members int) *fakeHandler {
 
 // busy makes requests on every way that the handler has, with every result that is usual.
 func busy(u *Use, groups int) {
+	clients := u.Clients()
+	for range 2 {
+		conn, _ := net.Pipe()
+		clients.State(conn, http.StateNew)
+		clients.State(conn, http.StateActive)
+	}
 	for g := -1; g < groups; g++ {
 		o := core.Outcome{Attempts: 2, Dial: time.Millisecond, TTFB: time.Millisecond, Queue: time.Millisecond, BytesUp: 1, BytesDown: 1}
 		if g >= 0 {
