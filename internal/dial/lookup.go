@@ -44,6 +44,9 @@ func (d *Dialer) collectWithin(ctx context.Context, to Hop, order FamilyOrder, o
 		}
 		select {
 		case answer, ok := <-arrivals:
+			if !ok && ctx.Err() != nil && list.waits() {
+				return nil, list.failure(ctx) // there are no more since time is over
+			}
 			if !ok {
 				arrivals = nil
 				continue

@@ -597,3 +597,32 @@ func TestCheckNamesWithin(t *testing.T) {
 		})
 	}
 }
+
+// Where time is over before a name is known, the name is refused, whatever else happens at
+// that moment: nobody has said that its addresses may be reached.
+func TestCheckNames_FailsClosed(t *testing.T) {
+	for name, b := range map[string]delayed{
+		"nothing is known":         {{time.Hour, nil, nil}, {time.Hour, nil, nil}},
+		"IPv4 has none, just then": {{time.Second, nil, nil}, {time.Hour, nil, nil}},
+		"IPv6 has none, just then": {{time.Hour, nil, nil}, {time.Second, nil, nil}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for range 20 {
+				synctest.Test(t, func(t *testing.T) {
+					defer time.Sleep(time.Minute) // until questions that nobody waits for are over
+					d := newDialer(t, nil, "allow 192.0.2.0/24")
+					d.Timeout = time.Second
+					d.forget(&b)
+					if err := d.CheckNames(t.Context(), target.Target{Host: "origin.test", Port: 443}, nil); err == nil {
+						t.Error("a name of which nothing is known is allowed")
+					}
+					ended, cancel := context.WithCancel(t.Context())
+					cancel()
+					if err := d.CheckNames(ended, target.Target{Host: "other.test", Port: 443}, nil); err == nil {
+						t.Error("a name is allowed that nobody waited for")
+					}
+				})
+			}
+		})
+	}
+}

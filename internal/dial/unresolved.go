@@ -135,7 +135,7 @@ func (d *Dialer) checkNames(parent context.Context, dest target.Target, wait tim
 		return false, errMoreAddrs
 	case list.len() > 0:
 		return false, nil
-	case list.waits():
+	case wait > 0 && list.waits():
 		return true, nil
 	}
 	return false, list.failure(ctx)
