@@ -33,8 +33,10 @@ type candidates struct {
 	to     Hop
 	turn   dnscache.Family // whose turn it is: families alternate (RFC 8305 §4)
 
-	// Addresses that failed lately come after all others.
+	// Addresses that failed lately come after all others, or those of their family with
+	// byFamily.
 	good, bad [2][]netip.Addr
+	byFamily  bool
 
 	refused error // why the first address that was not let in was not
 	unknown error // why there are no addresses
@@ -113,13 +115,16 @@ func (c *candidates) noAddresses() error {
 
 // next returns the address to dial next.
 func (c *candidates) next() (netip.Addr, bool) {
-	for _, tier := range [...]*[2][]netip.Addr{&c.good, &c.bad} {
-		for _, f := range [...]dnscache.Family{c.turn, 1 - c.turn} {
-			if list := tier[f]; len(list) > 0 {
-				tier[f] = list[1:]
-				c.turn = 1 - f
-				return list[0], true
-			}
+	first, other := c.turn, 1-c.turn
+	tiers := [...]*[]netip.Addr{&c.good[first], &c.good[other], &c.bad[first], &c.bad[other]}
+	if c.byFamily {
+		tiers[1], tiers[2] = tiers[2], tiers[1]
+	}
+	for _, tier := range tiers {
+		if list := *tier; len(list) > 0 {
+			*tier = list[1:]
+			c.turn = 1 - dnscache.FamilyOf(list[0])
+			return list[0], true
 		}
 	}
 	return netip.Addr{}, false

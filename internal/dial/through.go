@@ -84,16 +84,33 @@ func (t *Through) ToldLast(family dnscache.Family) bool {
 }
 
 // order is the order in which families are told. Once it is due, one request finds out
-// whether a family is reached again.
-func (t *Through) order(o FamilyOrder) FamilyOrder {
+// whether a family is reached again: the trial is its, and is given back where it has no
+// address of that family. turned says that the family that would come first is told last.
+func (t *Through) order(o FamilyOrder) (_ FamilyOrder, turned bool, turn trial) {
 	f := &t.families[o.First]
 	last := f.last.Load()
 	if last == 0 || o.only {
-		return o
+		return o, false, turn
 	}
-	if now := time.Now(); now.UnixNano() >= last && f.last.CompareAndSwap(last, now.Add(missedTrial).UnixNano()) {
-		return o
+	if now := time.Now(); now.UnixNano() >= last {
+		turn.of, turn.from, turn.until = f, last, now.Add(missedTrial).UnixNano()
+		if f.last.CompareAndSwap(last, turn.until) {
+			return o, false, turn
+		}
 	}
 	o.First = 1 - o.First
-	return o
+	return o, true, trial{}
+}
+
+// trial is the turn to find out whether a family is reached again; none with the zero value.
+type trial struct {
+	of          *familyThrough
+	from, until int64 // as familyThrough.last
+}
+
+// giveBack lets the next request have the turn.
+func (t trial) giveBack() {
+	if t.of != nil {
+		t.of.last.CompareAndSwap(t.until, t.from)
+	}
 }

@@ -65,7 +65,8 @@ func (t *Told) Reached(a netip.Addr) {
 var errWasTold = errors.New("the upstream was told this address")
 
 // Next is the address to tell next: the first that is known and may be reached, of the family
-// that the upstream reaches, if it is known to reach only one. Addresses of the other family
+// that the upstream reaches, if it is known to reach only one, be it one that it could not
+// reach lately. Addresses of the other family
 // are not waited for, but are next where there are any. Idle connections are closed where there
 // was no descriptor to ask with, as for a dial.
 func (t *Told) Next(ctx context.Context) (netip.Addr, error) {
@@ -79,12 +80,18 @@ func (t *Told) Next(ctx context.Context) (netip.Addr, error) {
 	return a, err
 }
 
-func (t *Told) next(parent context.Context) (netip.Addr, error) {
+func (t *Told) next(parent context.Context) (a netip.Addr, err error) {
 	ctx, cancel := context.WithTimeout(parent, t.dialer.Timeout)
 	defer cancel()
-	to, order := t.to, t.dialer.Order
+	to, order, byFamily := t.to, t.dialer.Order, t.toldOneFamily()
 	if len(t.tried) == 0 {
-		order = t.through.order(order)
+		var turn trial
+		order, byFamily, turn = t.through.order(order)
+		defer func() {
+			if err != nil || dnscache.FamilyOf(a) != order.First {
+				turn.giveBack()
+			}
+		}()
 	}
 	to.check = func(a netip.Addr) error {
 		if slices.Contains(t.tried, a) {
@@ -96,6 +103,7 @@ func (t *Told) next(parent context.Context) (netip.Addr, error) {
 		order.First = 1 - dnscache.FamilyOf(last)
 	}
 	list := newCandidates(order, &t.through.failed, to)
+	list.byFamily = byFamily
 	for arrivals := t.dialer.Names.resolve(ctx, to.host, order, list, t.dialer.Recorder); ; {
 		if a, ok := list.next(); ok {
 			return a, nil
@@ -113,4 +121,12 @@ func (t *Told) next(parent context.Context) (netip.Addr, error) {
 			return netip.Addr{}, list.failure(ctx)
 		}
 	}
+}
+
+// toldOneFamily reports whether several addresses were told, all of one family. The next is of
+// the other one then, also one that could not be reached lately: an upstream is told few.
+func (t *Told) toldOneFamily() bool {
+	return len(t.tried) > 1 && !slices.ContainsFunc(t.tried, func(a netip.Addr) bool {
+		return dnscache.FamilyOf(a) != dnscache.FamilyOf(t.tried[0])
+	})
 }

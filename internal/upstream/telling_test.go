@@ -29,7 +29,8 @@ func familyServer(four, six string) *socksServer {
 	return s
 }
 
-// manyNames is a dialer that knows 100 names dualN.test, fourN.test and sixN.test.
+// manyNames is a dialer that knows 100 names dualN.test, fourN.test and sixN.test, and
+// many.test with several addresses of IPv6.
 func manyNames(prefer string) *dial.Dialer {
 	static := make(map[string][]netip.Addr)
 	for n := range 100 {
@@ -38,8 +39,16 @@ func manyNames(prefer string) *dial.Dialer {
 		static[fmt.Sprintf("four%d.test", n)] = []netip.Addr{four}
 		static[fmt.Sprintf("six%d.test", n)] = []netip.Addr{six}
 	}
+	static["many.test"] = addrsOf("192.0.2.5", "2001:db8::a", "2001:db8::b", "2001:db8::c", "2001:db8::d")
 	cache := dnscache.New(dnscache.Config{Backend: nobody{}, Static: static})
 	return &dial.Dialer{Timeout: time.Minute, Order: dial.Orders[prefer], Names: dial.NewNames(cache)}
+}
+
+func addrsOf(list ...string) (out []netip.Addr) {
+	for _, a := range list {
+		out = append(out, netip.MustParseAddr(a))
+	}
+	return out
 }
 
 // open asks a member for a tunnel to a name or address within a time, and returns what was
@@ -341,6 +350,41 @@ func TestCheck_SilentFamily(t *testing.T) {
 				t.Errorf("%v after %s", err, time.Since(began))
 			}
 			cancel()
+		}
+		synctest.Wait()
+	})
+}
+
+// An address that failed lately comes before those of a family that the upstream does not
+// reach: there may be more of these than are told.
+func TestDialTunnel_FailedAddressBeforeFamily(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := familyServer(socksSuccess, "-")
+		m, d := s.member(t, mustNew(t, Config{Static: []*Spec{{}}})), manyNames("6")
+		m.open(t, d, "dual1.test", 5*time.Second) // IPv6 is told last from now on
+		m.Conns.through.Failed(netip.MustParseAddrPort("192.0.2.5:443"))
+		if a, took, v := m.open(t, d, "many.test", 5*time.Second); !a.Is4() || took != 0 || v.Kind != health.Success {
+			t.Errorf("told %s last, %+v after %s; asked for %v", a, v, took, s.take())
+		}
+		synctest.Wait()
+	})
+}
+
+// Whether a family is reached again, a request finds out that has an address of it.
+func TestDialTunnel_TrialWithAnAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := familyServer(socksSuccess, "-")
+		m, d := s.member(t, mustNew(t, Config{Static: []*Spec{{}}})), manyNames("6")
+		m.open(t, d, "dual1.test", 5*time.Second)
+		for a := range s.answers {
+			s.answers[a] = socksSuccess
+		}
+		time.Sleep(2 * time.Minute)
+		for n := range 3 {
+			m.open(t, d, fmt.Sprintf("four%d.test", n), 5*time.Second)
+		}
+		if a, _, _ := m.open(t, d, "dual2.test", 5*time.Second); a.Is4() {
+			t.Errorf("told %s", a)
 		}
 		synctest.Wait()
 	})
