@@ -103,9 +103,7 @@ func (m *Member) tell(parent context.Context, to proxydial.Target, told *dial.To
 				r.reached(a.n)
 				return a.tunnel, nil
 			}
-			if r.hasFailed(a) {
-				return nil, r.failure(ctx)
-			}
+			r.hasFailed(a)
 			r.look(ctx)
 			r.hurry()
 		}
@@ -158,8 +156,8 @@ func (r *telling) hurry() {
 	}
 }
 
-// hasFailed notes the failure of an attempt, and reports whether nobody waits for others.
-func (r *telling) hasFailed(a answered) (done bool) {
+// hasFailed notes the failure of an attempt. None follows where it was not for the address.
+func (r *telling) hasFailed(a answered) {
 	of := &r.list[a.n]
 	of.over = true
 	if r.failed == nil || saysMore(a.err, r.failed) {
@@ -167,11 +165,10 @@ func (r *telling) hasFailed(a answered) (done bool) {
 	}
 	if !isUnreached(a.err) {
 		r.over = true
-		return decides(a.err)
+		return
 	}
-	of.missed = mayBeFamily(judgeTunnel(context.Background(), a.err))
+	of.missed = isNotAllowed(a.err) || mayBeFamily(judgeTunnel(context.Background(), a.err))
 	r.mark(of)
-	return false
 }
 
 // mark has an address told last for a while that could not be reached, or was not in time.

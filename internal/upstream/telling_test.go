@@ -242,7 +242,7 @@ func TestDialTunnel_RefusedWhileAFamilyIsAskedFor(t *testing.T) {
 	}{
 		{refusal(proxydial.SOCKSHostUnreachable), time.Hour, toldLate, health.SoftFail},
 		{refusal(proxydial.SOCKSHostUnreachable), 200 * time.Millisecond, 150 * time.Millisecond, health.Success}, // the first was told after 50 ms
-		{refusal(proxydial.SOCKSNotAllowed), time.Hour, 0, health.Success},
+		{refusal(proxydial.SOCKSNotAllowed), time.Hour, toldLate, health.Success},
 		{"-", time.Hour, 5 * time.Second, health.ReplyTimeout},
 		{"-", 3 * time.Second, 2950 * time.Millisecond, health.Success},
 	} {
@@ -385,6 +385,35 @@ func TestDialTunnel_TrialWithAnAddress(t *testing.T) {
 		}
 		if a, _, _ := m.open(t, d, "dual2.test", 5*time.Second); a.Is4() {
 			t.Errorf("told %s", a)
+		}
+		synctest.Wait()
+	})
+}
+
+// An upstream that does not allow addresses of one family (Tor says that of a family that no
+// exit takes) is told those of the other one. What is said of the name is no less certain
+// where none of them stands.
+func TestDialTunnel_NotAllowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := familyServer(socksSuccess, refusal(proxydial.SOCKSNotAllowed))
+		m, d := s.member(t, mustNew(t, Config{Static: []*Spec{{}}})), manyNames("6")
+		for n := range 5 {
+			a, took, v := m.open(t, d, fmt.Sprintf("dual%d.test", n), 5*time.Second)
+			if !a.Is4() || v.Kind != health.Success || v.Failure != nil || took != 0 {
+				t.Errorf("told %s last, %+v after %s", a, v, took)
+			}
+		}
+		if asked := s.take(); len(asked) != 6 { // the family is told last from the second on
+			t.Errorf("asked for %v", asked)
+		}
+		for _, host := range []string{"six9.test", "2001:db8::9"} {
+			if _, _, v := m.open(t, d, host, 5*time.Second); v.Kind != health.Success || v.Failure != failure.UpstreamDenied {
+				t.Errorf("%s: %+v", host, v)
+			}
+		}
+		s.answers["192.0.2.10"] = refusal(proxydial.SOCKSHostUnreachable)
+		if _, _, v := m.open(t, d, "dual10.test", 5*time.Second); v.Kind != health.Success || v.Failure != failure.UpstreamDenied {
+			t.Errorf("%+v", v)
 		}
 		synctest.Wait()
 	})

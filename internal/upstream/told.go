@@ -100,14 +100,15 @@ func mayBeFamily(v Verdict) bool {
 }
 
 // isUnreached reports whether an attempt to open a tunnel has failed for the address that
-// the upstream was told: it has said so, or closed instead, or not answered in time.
+// the upstream was told: it has said so, be it that it does not allow that address, or closed
+// instead, or not answered in time.
 func isUnreached(err error) bool {
 	e, ok := errors.AsType[*proxydial.Error](err)
 	if !ok || e.Stage != proxydial.StageReply {
 		return false
 	}
 	if socks, ok := errors.AsType[*proxydial.SOCKSError](err); ok {
-		return socks.Code != proxydial.SOCKSNotAllowed && socks.Code != proxydial.SOCKSCommandNotSupported
+		return socks.Code != proxydial.SOCKSCommandNotSupported
 	}
 	return e.Timeout() || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
@@ -117,5 +118,10 @@ func isUnreached(err error) bool {
 // leave no doubt about the upstream: it has reached the host, or may not.
 func decides(err error) bool {
 	socks, ok := errors.AsType[*proxydial.SOCKSError](err)
-	return ok && (socks.Code == proxydial.SOCKSRefused || socks.Code == proxydial.SOCKSNotAllowed)
+	return ok && socks.Code == proxydial.SOCKSRefused || isNotAllowed(err)
+}
+
+func isNotAllowed(err error) bool {
+	socks, ok := errors.AsType[*proxydial.SOCKSError](err)
+	return ok && socks.Code == proxydial.SOCKSNotAllowed
 }
