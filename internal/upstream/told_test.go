@@ -111,9 +111,9 @@ func (nobody) Lookup(context.Context, string, dnscache.Family) (dnscache.Reply, 
 }
 func (nobody) CloseIdle() {}
 
-// An upstream that cannot reach one address of a destination is told others, of the other
-// family first, up to three. What it says of itself is no reason for that, nor what may
-// not be reached.
+// An upstream that cannot reach one address of a destination, or does not allow it, is told
+// others, of the other family first, up to three. What it says of itself is no reason for
+// that.
 func TestDialTunnel_OtherAddress(t *testing.T) {
 	const six, four, five, last = "2001:db8::1", "192.0.2.1", "2001:db8::2", "192.0.2.2"
 	unreachable := refusal(proxydial.SOCKSHostUnreachable)
@@ -135,8 +135,9 @@ func TestDialTunnel_OtherAddress(t *testing.T) {
 		{"the third", map[string]string{six: unreachable, four: unreachable, five: socksSuccess}, []string{six, four, five}, five, 0},
 		{"none", map[string]string{six: unreachable, four: unreachable, five: unreachable, last: socksSuccess}, []string{six, four, five}, last, proxydial.SOCKSHostUnreachable},
 		{"one is refused", map[string]string{six: unreachable, four: refusal(proxydial.SOCKSRefused), five: unreachable}, []string{six, four, five}, last, proxydial.SOCKSRefused},
-		{"not allowed", map[string]string{six: refusal(proxydial.SOCKSNotAllowed)}, []string{six}, six, proxydial.SOCKSNotAllowed},
-		{"not allowed later", map[string]string{six: unreachable, four: refusal(proxydial.SOCKSNotAllowed)}, []string{six, four}, five, proxydial.SOCKSNotAllowed},
+		{"not allowed", map[string]string{six: refusal(proxydial.SOCKSNotAllowed)}, []string{six, four, five}, last, proxydial.SOCKSNotAllowed},
+		{"not allowed later", map[string]string{six: unreachable, four: refusal(proxydial.SOCKSNotAllowed)}, []string{six, four, five}, last, proxydial.SOCKSNotAllowed},
+		{"one is not allowed", map[string]string{six: refusal(proxydial.SOCKSNotAllowed), four: socksSuccess}, []string{six, four}, four, 0},
 		{"no CONNECT", map[string]string{six: refusal(proxydial.SOCKSCommandNotSupported)}, []string{six}, six, proxydial.SOCKSCommandNotSupported},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
