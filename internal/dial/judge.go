@@ -50,6 +50,14 @@ func (d *Dialer) Judge(parent context.Context, dest target.Target, order FamilyO
 	return out, err
 }
 
+// JudgeTold is Judge for what upstreams are told. What could not be dialed from here says
+// nothing about them: each knows by itself what it could not reach.
+func (d *Dialer) JudgeTold(ctx context.Context, dest target.Target, order FamilyOrder) ([]Judged, error) {
+	told := *d
+	told.Names = NewNames(d.Names.cache)
+	return told.Judge(ctx, dest, order)
+}
+
 // Families leaves of the families those in which there is a local address, as a pick
 // would.
 func (s *Sources) Families(o FamilyOrder) FamilyOrder {

@@ -95,6 +95,22 @@ func TestTold_Remembers(t *testing.T) {
 	})
 }
 
+// What could not be dialed from here says nothing about what upstreams are told.
+func TestJudgeTold(t *testing.T) {
+	d := newDialer(t, nil, "allow 192.0.2.0/24")
+	d.forget(split{addrs("192.0.2.1", "192.0.2.2"), nil})
+	d.Names.failed.Mark(netip.MustParseAddrPort("192.0.2.1:443"))
+	for _, tc := range []struct {
+		judge func(context.Context, target.Target, FamilyOrder) ([]Judged, error)
+		first string
+	}{{d.Judge, "192.0.2.2"}, {d.JudgeTold, "192.0.2.1"}} {
+		got, err := tc.judge(t.Context(), target.Target{Host: "origin.test", Port: 443}, Orders["4"])
+		if err != nil || len(got) != 2 || got[0].Addr.String() != tc.first || got[0].FailedLately {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+}
+
 // An address of the other family that nobody tells is not waited for longer than the
 // attempt has.
 func TestTold_SilentFamily(t *testing.T) {

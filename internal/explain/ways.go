@@ -1,12 +1,14 @@
 package explain
 
 import (
+	"context"
 	"errors"
 	"slices"
 
 	"github.com/caddy-egress/egress/internal/core"
 	"github.com/caddy-egress/egress/internal/dial"
 	"github.com/caddy-egress/egress/internal/failure"
+	"github.com/caddy-egress/egress/internal/target"
 	"github.com/caddy-egress/egress/internal/upstream"
 )
 
@@ -104,7 +106,7 @@ func (e *Explanation) path(t *Rehearsal, to core.Exit) error {
 // direct explains the way past all upstreams.
 func (out *Path) direct(t *Rehearsal) error {
 	d := t.Route.Direct
-	addrs, err := t.explainAddrs(d.Dialer, d.Sources.Families(d.Order))
+	addrs, err := t.explainAddrs(d.Dialer.Judge, d.Sources.Families(d.Order))
 	out.Addresses = addrs
 	if endsAs(err) != Denied {
 		out.Source, out.Limits = t.explainSource(d.Sources), t.originLimits()
@@ -146,7 +148,7 @@ func (out *Path) through(t *Rehearsal, g *upstream.Group) error {
 		if resolution != upstream.Here {
 			order = order.Both() // the upstream decides which it takes
 		}
-		out.Addresses, unreachable = t.explainAddrs(t.Proxy.Direct.Dialer, order)
+		out.Addresses, unreachable = t.explainAddrs(t.Proxy.Direct.JudgeTold, order)
 	}
 	t.Ways.To = core.Exit{Group: g}
 	if err := t.CheckBehind(); err != nil {
@@ -179,17 +181,20 @@ func (out *Path) through(t *Rehearsal, g *upstream.Group) error {
 	return t.holdingLimit()
 }
 
-// explainAddrs says of each address of the destination whether it may be dialed by d. The
+// judge says what would be done with the addresses of a destination.
+type judge func(context.Context, target.Target, dial.FamilyOrder) ([]dial.Judged, error)
+
+// explainAddrs says of each address of the destination whether it may be dialed. The
 // error is what a dial would fail with for want of one.
-func (t *Rehearsal) explainAddrs(d *dial.Dialer, order dial.FamilyOrder) (out []Addr, err error) {
-	judged, err := d.Judge(t.HTTP.Context(), t.Target, order)
+func (t *Rehearsal) explainAddrs(judge judge, order dial.FamilyOrder) (out []Addr, err error) {
+	judged, err := judge(t.HTTP.Context(), t.Target, order)
 	for _, j := range judged {
 		a := Addr{Address: j.Addr.String(), Verdict: Unavailable, FailedLately: j.FailedLately}
 		switch {
 		case j.Err != nil:
-			a.Verdict, a.Rule = Denied, d.Access.Now().Reason(j.Err, t.Target.Port)
+			a.Verdict, a.Rule = Denied, t.Proxy.Access.Now().Reason(j.Err, t.Target.Port)
 		case j.Taken:
-			a.Verdict, a.Rule = Allowed, d.Access.Now().AllowedAddr(t.Target, j.Addr)
+			a.Verdict, a.Rule = Allowed, t.Proxy.Access.Now().AllowedAddr(t.Target, j.Addr)
 		default:
 			a.Rule = "only " + order.First.String() + " is used"
 		}
