@@ -182,6 +182,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		hide_ip
 //		hide_via
 //		hide_trace
+//		metrics_users <user...>
 //	}
 //
 // Upstream URLs behind egress, and upstream outside of a group, are the members of
@@ -244,6 +245,7 @@ func (h *Handler) words(d *caddyfile.Dispenser, matchers matcherToken) map[strin
 		"hide_ip":               func() error { return words.Flag(d, &h.HideIP) },
 		"hide_via":              func() error { return words.Flag(d, &h.HideVia) },
 		"hide_trace":            func() error { return words.Flag(d, &h.HideTrace) },
+		"metrics_users":         func() error { return h.unmarshalMetricsUsers(d) },
 	}
 }
 

@@ -179,6 +179,11 @@ type Handler struct {
 	// `tracing` directive, naming the span of the attempt.
 	HideTrace bool `json:"hide_trace,omitempty"`
 
+	// MetricsUsers are users whose requests and bytes metrics tell apart, 500 at
+	// most; those of all others are told as `_other`. Default: none, then metrics
+	// tell nothing of users.
+	MetricsUsers []string `json:"metrics_users,omitempty"`
+
 	logger         *zap.Logger
 	accessLogger   *zap.Logger
 	proxy          core.Proxy // what serves the requests

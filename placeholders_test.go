@@ -20,7 +20,7 @@ import (
 var (
 	// Replaced when the handler is provisioned, by the test below.
 	replacedStrings = []string{
-		"name", "server_name", "hosts", "auth.realm", "auth.session.separator", "admin_addresses", "forwarded",
+		"name", "server_name", "hosts", "metrics_users", "auth.realm", "auth.session.separator", "admin_addresses", "forwarded",
 		"acl.subjects", "acl.files", "tunnel.on_policy_change",
 		"routes.to", "routes.fallback", "routes.local_addresses", "routes.local_address_pick", "routes.interface", "routes.prefer_ip",
 		"groups.file", "groups.scheme", "groups.health_checks.active.type", "groups.health_checks.active.targets", "groups.health_checks.active.headers",

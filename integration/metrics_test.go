@@ -351,3 +351,69 @@ func TestMetrics_ClientConnections(t *testing.T) {
 		of("client_connections", "http/1"):       1,
 	})
 }
+
+// Users that the operator names are told apart, the others are summed up, and a reload keeps
+// what was counted of those that stay.
+func TestMetrics_Users(t *testing.T) {
+	checkLeaks(t)
+	origin, echo := okOrigin(t), newEchoOrigin(t)
+	config := func(users string) setup {
+		return measured(strings.Replace(usual, "allow_unauthenticated\n", "", 1) + "basic_auth alice a\nbasic_auth bob b\nbasic_auth carol c\n" + users)
+	}
+	p := start(t, mode{}, config("metrics_users alice bob"))
+	as := func(user, password string) http.Header {
+		return http.Header{"Proxy-Authorization": {basic(user, password)}}
+	}
+	ask := func(user, password string) {
+		t.Helper()
+		resp, tun := p.client(t, "h2").connect(t, echo.addr, "", as(user, password))
+		if resp.StatusCode != http.StatusOK {
+			t.Fatal(resp.Status)
+		}
+		alive(t, tun, user)
+		_ = tun.CloseWrite()
+		_, _ = io.Copy(io.Discard, tun)
+		tun.Close()
+		r, _ := http.NewRequest(http.MethodPost, origin.URL, strings.NewReader("0123456789"))
+		r.Header = as(user, password)
+		p.client(t, "h1").do(t, r).expect(t, 200, "ok")
+		r, _ = http.NewRequest(http.MethodGet, "http://10.0.0.1/", http.NoBody)
+		r.Header = as(user, password)
+		p.client(t, "h1").do(t, r).expect(t, 403, "10.0.0.1:80: address of the destination is not allowed\n")
+	}
+	requests := func(user, kind, outcome string) string {
+		return `user_requests_total{kind="` + kind + `",outcome="` + outcome + `",user="` + user + `"}`
+	}
+	bytes := func(user, direction string) string {
+		return `user_bytes_total{direction="` + direction + `",user="` + user + `"}`
+	}
+	p.client(t, "h1").get(t, origin.URL) // nobody: 407
+	ask("alice", "a")
+	ask("carol", "c")
+	want := map[string]float64{bytes("bob", "up"): 0}
+	for _, user := range []string{"alice", "_other"} {
+		want[requests(user, "tunnel", "ok")], want[requests(user, "exchange", "ok")], want[requests(user, "exchange", "failed")] = 1, 1, 1
+		want[bytes(user, "up")] = 4 + 10
+		want[bytes(user, "down")] = 4 + 2
+	}
+	p.untilMeasured(t, want)
+	p.reload(t, config("metrics_users alice carol"))
+	ask("alice", "a")
+	ask("bob", "b")
+	ask("carol", "c")
+	p.untilMeasured(t, map[string]float64{
+		requests("alice", "tunnel", "ok"): 2, requests("_other", "tunnel", "ok"): 2, requests("carol", "tunnel", "ok"): 1,
+		bytes("alice", "up"): 28,
+	})
+	for deadline := time.Now().Add(patience); strings.Contains(p.scrapeText(t), `user="bob"`); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("a user that no configuration names is told apart still")
+		}
+	}
+	p.reload(t, config(""))
+	for deadline := time.Now().Add(patience); strings.Contains(p.scrapeText(t), "user_requests"); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("users are told apart, though nobody is named")
+		}
+	}
+}

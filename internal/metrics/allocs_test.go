@@ -12,7 +12,7 @@ import (
 // TestRecordingIsCheap: a request is counted without allocations, and a tunnel with that of
 // the function that is told of its end.
 func TestRecordingIsCheap(t *testing.T) {
-	u := Acquire("allocs", nil)
+	u := Acquire("allocs", nil, nil)
 	defer u.Release()
 	for _, tc := range []struct {
 		name   string
@@ -43,7 +43,7 @@ func TestRecordingIsCheap(t *testing.T) {
 
 // TestClosedByReason: each reason has its series, and one that is not known is none.
 func TestClosedByReason(t *testing.T) {
-	u := Acquire("reasons", nil)
+	u := Acquire("reasons", nil, nil)
 	defer u.Release()
 	s := u.recorder.Load().series(way{tunnel: true, path: "direct"})
 	if s.closes(relay.ReasonIdle) != s.closes(relay.ReasonIdle) || s.closes(relay.ReasonIdle) == s.closes(relay.ReasonOriginError) {

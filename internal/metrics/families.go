@@ -123,6 +123,12 @@ var (
 	hedges = counterVec("hedges_total",
 		"Attempts to open a tunnel beside one that is slow: won where it was the one that the tunnel has got, else lost.",
 		"group", "result")
+	userRequests = counterVec("user_requests_total",
+		"Requests of users that metrics_users names, of the other ones together as _other; without metrics_users, and of who has not logged in, they are not counted.",
+		"user", "kind", "outcome")
+	userBytes = counterVec("user_bytes_total",
+		"Bytes of bodies and tunnels of the same users. Up is from the client. They are counted when the exchange or the tunnel has ended.",
+		"user", "direction")
 	limited = counterVec("limit_rejections_total",
 		"Requests that were refused by a limit of this proxy.",
 		"limit")
@@ -136,4 +142,5 @@ var families = []interface {
 	requests, failures, inFlight, requestDuration, ttfb, dialDuration, queueDuration, dnsDuration, tlsDuration, lookups,
 	poolDials, poolReuses, poolClosed, tunnelsOpen, tunnelsOpened, tunnelsClosed, tunnelDuration, bytesMoved,
 	retries, hedges, logins, limited, clientConnections, clientsTotal,
+	userRequests, userBytes,
 }

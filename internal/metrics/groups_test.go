@@ -17,12 +17,12 @@ func TestForgetsGroups(t *testing.T) {
 		u.Begin(upstream.Exchange)
 		u.Ended(&core.Request{Use: upstream.Exchange, Outcome: core.Outcome{Group: "before", Status: 503, Failure: failure.Limit, Err: full}})
 	}
-	old := Acquire(t.Name(), []string{"before"})
+	old := Acquire(t.Name(), []string{"before"}, nil)
 	tell(old)
 	if n := valuesOf(t, t.Name())["limit_rejections_total "+core.LimitOfGroup("before")]; n != 1 {
 		t.Fatalf("counted %v times: %v", n, valuesOf(t, t.Name()))
 	}
-	now := Acquire(t.Name(), []string{"after"})
+	now := Acquire(t.Name(), []string{"after"}, nil)
 	defer now.Release()
 	old.Release()
 	for name := range valuesOf(t, t.Name()) {

@@ -81,7 +81,7 @@ func TestOthers_Rules(t *testing.T) {
 // ended; that of others is not.
 func TestGroups_Forgotten(t *testing.T) {
 	place := t.Name()
-	first := Acquire(place, []string{"old", "kept"})
+	first := Acquire(place, []string{"old", "kept"}, nil)
 	request := func(u *Use, group string) *core.Request {
 		r := &core.Request{Use: upstream.Tunnel, Outcome: core.Outcome{Attempts: 1, Group: group, Upstream: "http://u", Status: 200}}
 		u.Begin(r.Use)
@@ -90,7 +90,7 @@ func TestGroups_Forgotten(t *testing.T) {
 	}
 	ended := first.Stands(request(first, "old"))
 	request(first, "kept")
-	second := Acquire(place, []string{"kept", "new"})
+	second := Acquire(place, []string{"kept", "new"}, nil)
 	request(second, "new")
 	first.Release()
 	told := func(group string) bool {
@@ -108,7 +108,7 @@ func TestGroups_Forgotten(t *testing.T) {
 	if told("old") || !told("kept") || !told("new") {
 		t.Errorf("old is told: %v; kept: %v; new: %v", told("old"), told("kept"), told("new"))
 	}
-	third := Acquire(place, []string{"old"})
+	third := Acquire(place, []string{"old"}, nil)
 	request(third, "old")
 	second.Release()
 	if !told("old") || told("kept") || told("new") {

@@ -25,6 +25,7 @@ type Recorder struct {
 
 	mu     sync.Mutex     // held to change ways
 	groups map[string]int // how many configurations have each group; guarded by mu
+	users  map[string]int // and each user that is told apart, OtherUsers among them; guarded by mu
 	ways   atomic.Pointer[map[way]*series]
 	last   [2]atomic.Pointer[series] // by upstream.Use: the way that the next one most likely goes
 }
@@ -34,7 +35,7 @@ type Recorder struct {
 var recorders = shared.NewPool[*Recorder]()
 
 func newRecorder(handler string) *Recorder {
-	r := &Recorder{handler: handler, groups: make(map[string]int)}
+	r := &Recorder{handler: handler, groups: make(map[string]int), users: make(map[string]int)}
 	for _, use := range []upstream.Use{upstream.Exchange, upstream.Tunnel} {
 		r.inFlight[kindIndex(use)] = inFlight.WithLabelValues(handler, kindOf(use))
 	}

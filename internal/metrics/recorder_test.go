@@ -44,7 +44,7 @@ func valuesOf(t *testing.T, place string) map[string]float64 {
 // Attempts beyond the first are retries or hedges, and told by how they have ended; waits,
 // dials and closes are those of their way.
 func TestAttemptsAndConnections(t *testing.T) {
-	u := Acquire(t.Name(), nil)
+	u := Acquire(t.Name(), nil, nil)
 	defer u.Release()
 	tell := func(use upstream.Use, o core.Outcome) {
 		u.Begin(use)
@@ -90,7 +90,7 @@ func TestAttemptsAndConnections(t *testing.T) {
 
 // A connection that outlives all that counts is told of to nobody, and keeps no series.
 func TestConnectionsThatOutliveTheirHandler(t *testing.T) {
-	u := Acquire(t.Name(), nil)
+	u := Acquire(t.Name(), nil, nil)
 	to := u.Pool("")
 	to.Dialed(nil)
 	u.Release()
@@ -103,7 +103,7 @@ func TestConnectionsThatOutliveTheirHandler(t *testing.T) {
 // A tunnel that breaks has failed, as its line in the access log has it: it is counted among
 // the failures, and in what the page draws, once, although its request was answered well.
 func TestTunnelsThatBreak(t *testing.T) {
-	u := Acquire(t.Name(), nil)
+	u := Acquire(t.Name(), nil, nil)
 	defer u.Release()
 	for _, reason := range []relay.Reason{relay.ReasonClient, relay.ReasonOriginError, relay.ReasonOriginError, relay.ReasonClientError, relay.ReasonPolicy} {
 		r := &core.Request{Use: upstream.Tunnel, Outcome: core.Outcome{Attempts: 1, Status: 200}}
@@ -139,7 +139,7 @@ func TestTunnelsThatBreak(t *testing.T) {
 
 // Codes that HTTP has no meaning for are answers all the same.
 func TestCodes(t *testing.T) {
-	u := Acquire(t.Name(), nil)
+	u := Acquire(t.Name(), nil, nil)
 	defer u.Release()
 	for _, status := range []uint16{0, 101, 299, 599, 600, 999} {
 		u.Begin(upstream.Exchange)

@@ -140,7 +140,7 @@ func TestSeriesAreBounded(t *testing.T) {
 	for i := range 100 {
 		h.rules.Rules = append(h.rules.Rules, acl.RuleReport{Text: fmt.Sprintf("acl[%d]: deny host%d.example", i, i)})
 	}
-	u := Acquire(h.place, nil)
+	u := Acquire(h.place, nil, nil)
 	defer u.Release()
 	busy(u, groups)
 	total := 0
@@ -163,7 +163,7 @@ func TestSeriesAreBounded(t *testing.T) {
 func TestCatalogueIsComplete(t *testing.T) {
 	h := handlerOf(t.Name(), 2, 2)
 	h.rules.Rules = []acl.RuleReport{{Text: "acl[0]: deny_file x", File: &acl.File{Path: "x", Entries: 3}}}
-	u := Acquire(h.place, nil)
+	u := Acquire(h.place, nil, []string{"alice"})
 	defer u.Release()
 	busy(u, 2)
 	seen := make(map[string]bool)
@@ -270,7 +270,7 @@ func BenchmarkScrape(b *testing.B) {
 	for _, members := range []int{2, 20, 200} {
 		b.Run(fmt.Sprint(10*members, " upstreams"), func(b *testing.B) {
 			h := handlerOf(b.Name(), 10, members)
-			u := Acquire(h.place, nil)
+			u := Acquire(h.place, nil, nil)
 			defer u.Release()
 			busy(u, 10)
 			registry := prometheus.NewRegistry()

@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,17 +23,22 @@ var holds sync.Mutex
 type Use struct {
 	handler  string
 	groups   []string // of its configuration
+	names    []string // of the users that it tells apart, OtherUsers among them
 	parts    atomic.Int64
 	recorder atomic.Pointer[Recorder]
+	users    atomic.Pointer[users]
 
 	mu   sync.Mutex // held where the first part is taken, and the last one given back
 	hold *shared.Use[*Recorder]
 }
 
 // Acquire takes a hold on the recorder of the handler at a place, for a configuration with some
-// groups. Release gives the part of the handler back.
-func Acquire(handler string, groups []string) *Use {
+// groups that tells some users apart. Release gives the part of the handler back.
+func Acquire(handler string, groups, users []string) *Use {
 	u := &Use{handler: handler, groups: groups}
+	if len(users) > 0 {
+		u.names = append(slices.Clone(users), OtherUsers)
+	}
 	u.take()
 	return u
 }
@@ -59,7 +65,8 @@ func (u *Use) take() *Recorder {
 		defer holds.Unlock()
 		u.hold, _ = recorders.Use(u.handler, func() (*Recorder, error) { return newRecorder(u.handler), nil }) // no error
 		u.recorder.Store(u.hold.Value)
-		u.hold.Value.enter(u.groups)
+		u.hold.Value.enter(u.groups, u.names)
+		u.users.Store(newUsers(u.handler, u.names))
 	}
 	u.parts.Add(1)
 	return u.recorder.Load()
@@ -74,7 +81,7 @@ func (u *Use) giveBack() {
 	if u.parts.Load() == 0 && u.hold != nil {
 		holds.Lock()
 		defer holds.Unlock()
-		u.hold.Value.leave(u.groups)
+		u.hold.Value.leave(u.groups, u.names)
 		_ = u.hold.Release()
 		u.hold = nil
 	}
@@ -86,18 +93,21 @@ func (u *Use) Begin(use upstream.Use) { u.take().begin(use) }
 // Ended implements core.Recorder.
 func (u *Use) Ended(t *core.Request) {
 	u.recorder.Load().ended(t)
+	u.users.Load().of(t).ended(t)
 	u.giveBack()
 }
 
 // Stands implements core.Recorder.
 func (u *Use) Stands(t *core.Request) (ended func(relay.Result)) {
 	s, start := u.take().stands(t), t.Start
+	user := u.users.Load().of(t)
 	return func(result relay.Result) {
 		s.closed(result.Reason, time.Since(start))
 		if f := core.BrokenBy(result.Reason); f != nil {
 			failures.WithLabelValues(s.of.handler, s.kind, stageTunnel, string(f.Blame), f.Type).Inc()
 		}
 		s.moved(result.BytesUp, result.BytesDown)
+		user.moved(result.BytesUp, result.BytesDown)
 		u.giveBack()
 	}
 }
