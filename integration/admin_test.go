@@ -63,7 +63,7 @@ func TestAdmin_BadRequests(t *testing.T) {
 		{"GET", "/egress/?limit=1", 400, "", "query parameter 'limit' is unknown here; allowed: none"},
 		{"GET", "/egress/upstreams?limit=0", 400, "", "query parameter 'limit': '0' is not a number from 1 to 10000"},
 		{"GET", "/egress/upstreams?limit=1&limit=2", 400, "", "query parameter 'limit' is given 2 times; give it once"},
-		{"GET", "/egress/upstreams?state=gone", 400, "", "query parameter 'state': 'gone' is not one of maint, drain, auth_failed, down, circuit_open, half_open, spared, overloaded, full, up"},
+		{"GET", "/egress/upstreams?state=gone", 400, "", "query parameter 'state': 'gone' is not one of maint, drain, auth_failed, down, circuit_open, half_open, spared, overloaded, refusing, full, up"},
 		{"GET", "/egress/upstreams?handler=:1", 404, "", "there is no egress handler ':1'; there are: " + site + "#1"},
 	} {
 		status, header, body := a.do(t, c.method, c.uri, "")

@@ -12,8 +12,9 @@ import (
 // This file contains how the rules are applied to destinations that leave through a group.
 
 // namesWait is how long members that resolve names wait for what we find out about one, in a
-// group with others that do not.
-const namesWait = 500 * time.Millisecond
+// group with others that do not: long enough for a server that answers at all, since who does
+// not wait is not checked.
+const namesWait = 2 * time.Second
 
 // CheckBehind applies the rules to a destination that leaves through a group: by its name,
 // and, where the operator wants that, by its addresses as we see them. Where every member is
