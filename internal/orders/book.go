@@ -99,6 +99,26 @@ func (b *Book) Look() {
 	}
 }
 
+// NotAlone notes that the upstream of an order has gone while there are other accounts of its
+// user at its address: the only one of these, some day, is not that one.
+func (b *Book) NotAlone(id string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	o, ordered := b.upstreams[id]
+	if _, has := b.holder(id); !ordered || has || !o.Holder.Alone {
+		return
+	}
+	o.Holder.Alone = false
+	b.hold(id, o)
+}
+
+// hold has an order held as it is now by whom it was given to. mu is held.
+func (b *Book) hold(id string, o Order) {
+	b.upstreams[id] = o
+	b.unsaved(id, o.Since)
+	b.saveLater(0)
+}
+
 // look is called with mu held.
 func (b *Book) look(id string) {
 	o, ordered := b.upstreams[id]
@@ -107,9 +127,7 @@ func (b *Book) look(id string) {
 	}
 	if holder, ok := b.holder(id); ok && holder != o.Holder {
 		o.Holder = holder
-		b.upstreams[id] = o
-		b.unsaved(id, o.Since)
-		b.saveLater(0)
+		b.hold(id, o)
 	}
 }
 
@@ -155,6 +173,8 @@ func (b *Book) Change(id string, start Order, change func(*Order) error) (o Orde
 	}
 	if holder, ok := b.holder(id); ok {
 		o.Holder = holder
+	} else if all := b.attached[id]; len(all) > 0 { // its configuration does not run yet
+		o.Holder, _ = all[len(all)-1].Holder()
 	}
 	o.Since = after(o.Since, before.Since)
 	made := Change{ID: id, Order: &o, By: o.By}
@@ -221,6 +241,9 @@ func after(t, other time.Time) time.Time {
 // changed applies and tells a change, which counts as made at a time. mu is held.
 func (b *Book) changed(c Change, at time.Time) {
 	b.unsaved(c.ID, at)
+	u := b.keeping.unsaved[c.ID]
+	u.given = true
+	b.keeping.unsaved[c.ID] = u
 	b.apply(c.ID)
 	b.await()
 	b.tell(c)

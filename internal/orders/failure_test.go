@@ -259,3 +259,24 @@ func TestBook_TakenBackElsewhere(t *testing.T) {
 		}
 	})
 }
+
+// What is ordered after the clock was put back is saved, although an order that was taken back
+// seems to be younger.
+func TestBook_ClockPutBack(t *testing.T) {
+	var b Book
+	d := &disk{name: "here"}
+	b.keep(t, d)
+	set(t, &b, "u", Order{Given: by("x", 0), Admin: health.Drain, Weight: 1})
+	set(t, &b, "u", Order{Given: by("x", 0), Admin: health.Ready, Weight: 1})
+	emergency(t, &b, by("x", 0))
+	if err := wait(b.SetEmergency(nil, "x")); err != nil {
+		t.Error(err)
+	}
+	before := by("x", 0)
+	before.Since = before.Since.Add(-time.Hour)
+	set(t, &b, "u", Order{Given: before, Admin: health.Drain, Weight: 1})
+	emergency(t, &b, before)
+	if is := d.has(t); len(is.Upstreams) != 1 || is.Emergency == nil {
+		t.Errorf("%s", d.read())
+	}
+}

@@ -52,6 +52,7 @@ type taking struct {
 type unsaving struct {
 	at     time.Time // what is newer in storage stays
 	number int
+	given  bool // by an operator of this process
 }
 
 // leaving is a storage with orders that have gone elsewhere.
@@ -192,7 +193,7 @@ func (b *Book) unsaved(id string, at time.Time) {
 		k.unsaved = make(map[string]unsaving)
 	}
 	k.number++
-	k.unsaved[id] = unsaving{at, k.number}
+	k.unsaved[id] = unsaving{at, k.number, k.unsaved[id].given}
 }
 
 // allUnsaved notes all orders. mu is held.

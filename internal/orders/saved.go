@@ -145,11 +145,15 @@ func (b *Book) giveUp(taken map[string]time.Time) {
 func (b *Book) put(is *saved) (changed bool) {
 	for id, u := range b.keeping.unsaved {
 		if id == "" {
-			changed = b.putEmergency(is, u.at) || changed
+			changed = b.putEmergency(is, u) || changed
 			continue
 		}
 		there, ok := is.Upstreams[id]
 		o, ordered := b.upstreams[id]
+		if ended := is.Ended[id]; ordered && !ok && u.given && !o.Since.After(ended) { // the clock was put back
+			o.Since = after(o.Since, ended)
+			b.upstreams[id] = o
+		}
 		if ok && there.Since.After(u.at) || !ok && !ordered || !ok && is.hasEnded(id, o.Since) {
 			continue
 		}
@@ -164,8 +168,15 @@ func (b *Book) put(is *saved) (changed bool) {
 	return changed
 }
 
-func (b *Book) putEmergency(is *saved, at time.Time) (changed bool) {
-	switch e := b.emergency.Load(); {
+func (b *Book) putEmergency(is *saved, u unsaving) (changed bool) {
+	e, at := b.emergency.Load(), u.at
+	if ended := is.Ended[""]; e != nil && is.Emergency == nil && u.given && !e.Since.After(ended) {
+		later := *e
+		later.Since = after(e.Since, ended)
+		e = &later
+		b.emergency.Store(e)
+	}
+	switch {
 	case is.Emergency != nil && is.Emergency.Since.After(at):
 		return false
 	case e != nil && is.Emergency == nil && is.hasEnded("", e.Since):

@@ -51,6 +51,7 @@ type Group struct {
 	closed  bool
 	members map[string]*Member // by health ID
 	held    map[*Health]bool   // those of the members; guarded by identities.mu
+	past    bool               // its configuration ran before the one that runs; guarded by identities.mu
 	static  []*Spec
 	listed  []*Spec          // of the file
 	dynamic [][]*Spec        // of each source

@@ -156,6 +156,11 @@ func (g *Group) begin() {
 	defer identities.giving.Unlock()
 	identities.mu.Lock()
 	of := g.cfg.Configuration
+	if before := identities.running; before != of {
+		for at, g := range identities.groups {
+			g.past = g.past || at.configuration == before
+		}
+	}
 	identities.running = of
 	var accounts []account
 	for a, all := range identities.of {

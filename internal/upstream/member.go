@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"hash"
 	"hash/fnv"
 	"net/http"
 	"slices"
@@ -74,11 +75,12 @@ func (m *Member) release() {
 // instances with the same one choose the same member.
 type memberKeys struct {
 	users map[string]map[string]bool // by address
+	last  map[string]hash.Hash64     // that was taken of what differs in neither
 	taken map[uint64]bool
 }
 
 func keysOf(lists ...[]*Spec) memberKeys {
-	k := memberKeys{users: make(map[string]map[string]bool), taken: make(map[uint64]bool)}
+	k := memberKeys{users: make(map[string]map[string]bool), last: make(map[string]hash.Hash64), taken: make(map[uint64]bool)}
 	for _, s := range slices.Concat(lists...) {
 		addr := s.Addr.String()
 		if k.users[addr] == nil {
@@ -95,19 +97,18 @@ func (k *memberKeys) take(s *Spec) uint64 {
 	if len(k.users[id]) > 1 {
 		id += "\x00" + s.user()
 	}
-	for key := hashKey(id); ; key = hashKey(id) {
-		if !k.taken[key] {
-			k.taken[key] = true
-			return key
-		}
-		id += "\x00"
+	h := k.last[id]
+	if h == nil {
+		h = fnv.New64a()
+		_, _ = h.Write([]byte(id))
+		k.last[id] = h
 	}
-}
-
-func hashKey(id string) uint64 {
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(id))
-	return h.Sum64()
+	for k.taken[h.Sum64()] {
+		_, _ = h.Write([]byte{0})
+	}
+	key := h.Sum64()
+	k.taken[key] = true
+	return key
 }
 
 // SpeaksHTTP reports whether exchanges go through the upstream in absolute form.

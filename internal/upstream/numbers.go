@@ -40,6 +40,14 @@ func (h *Health) stays(in any) bool {
 	return false
 }
 
+// mayStay reports whether a configuration has the upstream that may come to run. identities.mu
+// is held.
+func (h *Health) mayStay() bool {
+	return slices.ContainsFunc(h.identity.holders, func(g *Group) bool {
+		return !g.past && g.cfg.Configuration != identities.running
+	})
+}
+
 // before are the upstreams that stood where the group stands now, in their order: its own, or
 // those of the group that runs at its place.
 func (g *Group) before() (all []*Health) {
@@ -66,12 +74,14 @@ func (g *Group) before() (all []*Health) {
 func (g *Group) renumber(before, now []*Health) {
 	identities.mu.Lock()
 	type change struct{ gone, fresh []*Health }
-	changes := make(map[account]*change) // of accounts of which somebody has not kept a number
+	changes := make(map[account]*change) // nil of accounts of which everybody has kept a number
 	changeOf := func(h *Health) *change {
 		a := h.identity.account
 		c, known := changes[a]
-		if !known && slices.ContainsFunc(identities.of[a], func(h *Health) bool { return !h.identity.settled }) {
-			c = new(change)
+		if !known {
+			if slices.ContainsFunc(identities.of[a], func(h *Health) bool { return !h.identity.settled }) {
+				c = new(change)
+			}
 			changes[a] = c
 		}
 		return c
@@ -92,7 +102,7 @@ func (g *Group) renumber(before, now []*Health) {
 		}
 	}
 	for _, c := range changes {
-		if len(c.gone) != len(c.fresh) {
+		if c == nil || len(c.gone) != len(c.fresh) {
 			continue
 		}
 		for i, h := range c.fresh {
@@ -104,7 +114,10 @@ func (g *Group) renumber(before, now []*Health) {
 	}
 	identities.mu.Unlock()
 	all := newHolders()
-	for a := range changes {
+	for a, c := range changes {
+		if c == nil {
+			continue
+		}
 		a.giveNumbers(all, g.cfg.Configuration, false)
 	}
 }
@@ -125,13 +138,21 @@ func (a account) giveNumbers(all holders, in any, settle bool) {
 		switch {
 		case stays && !id.settled && (runs || !id.ran):
 			g.asking = append(g.asking, h)
-		case stays:
+		case stays || runs && id.ran && h.mayStay():
 			g.stay[id.number], g.live[id.number] = true, true
 		case id.detach != nil:
 			g.live[id.number] = true
 		}
 	}
 	numbers := g.give()
+	var others []string // ordered about and gone, while there are others of the account
+	if runs && g.staying > 0 {
+		for n, holder := range g.ordered {
+			if holder.Alone && !g.stay[n] && !slices.Contains(numbers, n) {
+				others = append(others, a.id(n))
+			}
+		}
+	}
 	type move struct {
 		*Health
 		to     int
@@ -152,6 +173,9 @@ func (a account) giveNumbers(all holders, in any, settle bool) {
 			m.detach()
 		}
 		m.isKnownAs(m.to)
+	}
+	for _, id := range others {
+		orders.Of.NotAlone(id)
 	}
 }
 
@@ -179,9 +203,10 @@ type numbering struct {
 }
 
 // give finds the numbers of those who ask for one. Who was given an order has its number; who
-// stands in the place of one that goes gets that one's; the only one of the account is the
-// one that there was. All others get a number of which nothing is known, in the order in which
-// they are written, so that it is the same one after a restart.
+// stands in the place of one that goes gets that one's; who has run already keeps its own
+// otherwise, whoever comes; the only one of the account is the one that there was. All others
+// get a number of which nothing is known, in the order in which they are written, so that it
+// is the same one after a restart.
 func (g *numbering) give() []int {
 	slices.SortStableFunc(g.asking, func(a, b *Health) int {
 		return cmp.Or(cmp.Compare(a.identity.handler, b.identity.handler), cmp.Compare(a.identity.position, b.identity.position))
@@ -204,16 +229,32 @@ func (g *numbering) give() []int {
 	try(func(id *identity) int {
 		return g.lowest(none, func(n int) bool { return g.ordered[n].Mark == id.mark })
 	})
-	for _, ordered := range []bool{true, false} {
-		try(func(id *identity) int {
-			for _, n := range id.replaces {
-				if _, is := g.ordered[n]; is == ordered && !taken[n] && !g.stay[n] {
-					return n
-				}
-			}
-			return none
-		})
+	own := make(map[int]bool) // of those who have run and ask for another one, where it is there
+	for _, h := range g.asking {
+		if h.identity.ran {
+			own[h.identity.number] = true
+		}
 	}
+	replaced := func(ran bool) {
+		for _, ordered := range []bool{true, false} {
+			try(func(id *identity) int {
+				for _, n := range id.replaces {
+					if _, is := g.ordered[n]; id.ran == ran && is == ordered && !taken[n] && !g.stay[n] && !own[n] {
+						return n
+					}
+				}
+				return none
+			})
+		}
+	}
+	replaced(true)
+	try(func(id *identity) int {
+		if id.ran {
+			return id.number
+		}
+		return none
+	})
+	replaced(false)
 	if g.staying == 1 {
 		try(func(*identity) int { return g.alone(none) })
 	}

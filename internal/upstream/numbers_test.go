@@ -257,6 +257,58 @@ func TestNumbers_Lists(t *testing.T) {
 	expectAdmin(t, "it is back", c.members(), "u:3", "u:2")
 }
 
+// A list that changes while another configuration is about to run does not give away the ID of
+// an account that only that one has now.
+func TestNumbers_WhileLoading(t *testing.T) {
+	const host = "loading.example"
+	c := provision(t, host, "a u:0", "c u:2").start()
+	id := c.ids(t, "at first")["u:2"]
+	drain(t, c.members()["u:2"])
+	next := provision(t, host, "a u:0 u:2", "b u:3", "c u:0")
+	g := c.groups["c"]
+	if err := g.replace(&g.static, at(t, host, "u:3")); err != nil {
+		t.Fatal(err)
+	}
+	next.start()
+	c.close()
+	if ids := next.ids(t, "it runs"); ids["u:2"] != id {
+		t.Errorf("%v, want %s", ids, id)
+	}
+	expectAdmin(t, "it runs", next.members(), "u:2")
+}
+
+// An account that may still become another one keeps its ID until then, whoever comes.
+func TestNumbers_Waits(t *testing.T) {
+	const host = "waits.example"
+	c := provision(t, host, "b u:1", "c u:1").start()
+	g := c.groups["c"]
+	if err := g.replace(&g.static, at(t, host, "u:2")); err != nil {
+		t.Fatal(err)
+	}
+	id := c.ids(t, "one has changed")["u:2"]
+	c = c.reload(t, "a u:3", "b u:1", "c u:2")
+	if ids := c.ids(t, "another one comes"); ids["u:2"] != id {
+		t.Errorf("%v, want %s", ids, id)
+	}
+}
+
+// What was ordered of the only account is nothing to the only one that is left of others that
+// came when it went: neither then nor after a restart.
+func TestNumbers_NotAlone(t *testing.T) {
+	const host = "alone.example"
+	c := provision(t, host, "a u:0 u:1").start()
+	drain(t, c.members()["u:0"])
+	for _, logins := range []string{"u:0", "u:3 u:2 u:1", "u:3"} {
+		g := c.groups["a"]
+		if err := g.replace(&g.static, at(t, host, strings.Fields(logins)...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expectAdmin(t, "another one is left", c.members())
+	c.close()
+	expectAdmin(t, "restart", provision(t, host, "a u:3").start().members())
+}
+
 // A configuration that does not come to run changes no order, and one that is tried while an
 // order holds does not have it.
 func TestNumbers_FailedLoad(t *testing.T) {
