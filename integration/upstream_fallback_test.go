@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"net/http"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -189,4 +190,34 @@ func TestUpstreamLimits_ProbeIsLeft(t *testing.T) {
 	release.open()
 	await(t, first, "the response").must(t).expect(t, 200, "ok")
 	c.get(t, "http://x.test/").expect(t, 200, "ok")
+}
+
+// A parent that refuses a site with a 407, and opens tunnels to others, forbids the site: that
+// is no way past it, as a 403 is none. Where its 407 may be a wrong password, it is.
+func TestUpstreamFallback_ForbiddenWith407(t *testing.T) {
+	for _, known := range []bool{true, false} {
+		t.Run(fmt.Sprintf("others are reached: %t", known), func(t *testing.T) {
+			checkLeaks(t)
+			u := newScriptedUpstream(t, "parent")
+			hosts := twoHostsOf(newEchoOrigin(t))
+			refuse := answering(407, `Proxy-Authenticate: Basic realm="upstream"`)
+			u.behave(func(w http.ResponseWriter, r *http.Request) bool {
+				return (!known || r.Host == hosts[1]) && refuse(w, r)
+			})
+			p := start(t, mode{}, setup{egress: usual + withCredentials(groupOf("", u)) + "route default fallback direct\n"})
+			c := p.client(t, "h1")
+			resp, tun := c.connect(t, hosts[0], "", nil)
+			if resp.StatusCode != 200 {
+				t.Errorf("%s: status %d", hosts[0], resp.StatusCode)
+			}
+			tun.Close()
+			for n := range 5 { // the later ones are kept away from it
+				resp, tun := c.connect(t, hosts[1], "", nil)
+				tun.Close()
+				if forbidden := resp.StatusCode >= 500; forbidden != known {
+					t.Errorf("request %d: status %d", n, resp.StatusCode)
+				}
+			}
+		})
+	}
 }

@@ -257,6 +257,7 @@ func (t *Request) ended(o opening) opening {
 	}
 	v := o.path.JudgeTunnel(t.HTTP.Context(), o.err)
 	if o.err != nil {
+		t.noteForbidden(o.path.Member, &v)
 		e := &upstream.Error{Upstream: o.path.Name, Verdict: v, Err: o.err}
 		v.Alone, v.Err = v.Relayed && !t.HasAnotherWay(e), e.Err
 		o.err = e

@@ -201,6 +201,7 @@ func (t *Request) ViaError(err error) *upstream.Error {
 		return e
 	}
 	e := &upstream.Error{Upstream: m.Name, Err: err, Verdict: t.judgeExchange(err)}
+	t.noteForbidden(m, &e.Verdict)
 	if stale, ok := errors.AsType[*retry.StaleError](err); ok {
 		e.Sent = stale.Written
 		e.Stale = true

@@ -29,6 +29,7 @@ type Ways struct {
 	tries     int32     // of members of the group
 	byName    bool      // only members that resolve the name may be asked
 	late      bool      // since it could not be resolved here in time
+	forbidden bool      // a member has refused the destination with a 407: see noteForbidden
 }
 
 // beginWays starts with the target of the route.
@@ -223,7 +224,7 @@ func (t *Request) fallsBack(err error) bool {
 // in a way that falls back, too.
 func (t *Request) nobodyServes(err error) bool {
 	if e, nobody := errors.AsType[*upstream.NobodyError](err); nobody {
-		return !e.Withheld // what one client brings about is no way past the group
+		return e.FallsBack(t.fallbackIsDirect())
 	}
 	open, ok := errors.AsType[*destination.OpenError](err)
 	return ok && slices.ContainsFunc(open.Causes, upstream.IsOwnFault)
@@ -234,8 +235,17 @@ func (t *Request) nobodyServes(err error) bool {
 // brought the failure about, and would get to see our own address. A CONNECT has sent an
 // origin nothing.
 func (t *Request) fallbackTakes(e *upstream.Error) bool {
-	direct := t.Ways.fallback.Group == nil && t.Ways.fallback.Deny == nil
-	return e.OwnFault() && t.mayRepeat(e) && !((e.Sent || t.sent) && direct)
+	return e.OwnFault() && t.mayRepeat(e) && !((e.Sent || t.sent || t.Ways.forbidden) && t.fallbackIsDirect())
+}
+
+func (t *Request) fallbackIsDirect() bool {
+	return t.Ways.fallback.Group == nil && t.Ways.fallback.Deny == nil
+}
+
+// noteForbidden notes that a member has refused a tunnel to the destination by what it allows
+// us: nothing leads past all groups then, as where it says 403.
+func (t *Request) noteForbidden(m *upstream.Member, v *upstream.Verdict) {
+	t.Ways.forbidden = t.Ways.forbidden || m.Forbids(v, t.destinationNumber())
 }
 
 // mayRepeat reports whether the request could be sent again if there were another

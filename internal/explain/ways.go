@@ -68,7 +68,8 @@ func (e *Explanation) Ways(t *Rehearsal) error {
 		return err
 	}
 	instead := e.path(t, *t.Route.Fallback)
-	if _, nobody := errors.AsType[*upstream.NobodyError](err); nobody {
+	direct := t.Route.Fallback.Group == nil && t.Route.Fallback.Deny == nil
+	if nobody, ok := errors.AsType[*upstream.NobodyError](err); ok && nobody.FallsBack(direct) {
 		return instead
 	}
 	return err

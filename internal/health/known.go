@@ -164,29 +164,50 @@ func (u *Upstream) refuseKnown(now instant, o *Observation) (enough bool) {
 	if !slices.Contains(r.known, o.Destination) && len(r.known) < maxKnown {
 		r.known = append(r.known, o.Destination)
 	}
-	var refused []uint64
-	for _, d := range r.known {
-		if !slices.Contains(refused, hostOf(d)) {
-			refused = append(refused, hostOf(d))
-		}
-	}
-	reached := 0
-	for _, host := range u.knownHosts(r.knownFrom) {
-		if !slices.Contains(refused, host) {
-			reached++
-		}
-	}
+	refused, reached := u.knownSince()
 	need, over := min(len(u.knownHosts(0)), knownRefused), knownRefusedFor
 	if need <= 1 {
 		over = aloneFor
 	}
 	switch refusedFor := now.sub(r.knownFrom); {
-	case len(refused) > reached:
-		return len(refused) >= need && refusedFor >= over && (!o.ToldClient || u.believes(now, u.refusedTo.networks(now, servedLately), o.Client))
+	case refused > reached:
+		return refused >= need && refusedFor >= over && (!o.ToldClient || u.believes(now, u.refusedTo.networks(now, servedLately), o.Client))
 	case refusedFor >= sitesAfter:
 		u.forgetRefused(0)
 	}
 	return false
+}
+
+// knownSince is how many known hosts are refused, and how many others were reached since the
+// first of these was.
+func (u *Upstream) knownSince() (refused, reached int) {
+	var hosts []uint64
+	for _, d := range u.breaker.refused.known {
+		if !slices.Contains(hosts, hostOf(d)) {
+			hosts = append(hosts, hostOf(d))
+		}
+	}
+	for _, host := range u.knownHosts(u.breaker.refused.knownFrom) {
+		if !slices.Contains(hosts, host) {
+			reached++
+		}
+	}
+	return len(hosts), reached
+}
+
+// Forbids reports whether the upstream means the destination where it refuses our credentials
+// for it, as far as anything tells: they are good, since tunnels to others were opened with
+// them within a minute, and it was never reached.
+func (u *Upstream) Forbids(now time.Time, destination uint64) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if destination == 0 || u.breaker.auth || u.isKnown(destination) {
+		return false
+	}
+	if refused, reached := u.knownSince(); refused > 0 && refused > reached {
+		return false
+	}
+	return len(u.knownHosts(instantOf(now).add(-servedBefore))) > 0
 }
 
 // forgetRefused makes known destinations that are refused unknown, unless one of these was

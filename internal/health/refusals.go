@@ -297,7 +297,7 @@ func (u *Upstream) accept(now instant, o *Observation) {
 		u.known.touch(now, o.Destination)
 	}
 	r.reach(o)
-	if !o.again {
+	if !o.again && !o.Absolute { // in absolute form a 407 does not count either
 		r.slowing.reach(now, o.Client.network(), o.Destination)
 	}
 }

@@ -83,6 +83,7 @@ type slowing struct {
 	total           spent
 	networks, hosts spentBy
 	slow            bool    // all was spent for all, and nothing has been reached since
+	asked           instant // when something was asked last that may be refused, since slow
 	told            instant // when the operator was told
 }
 
@@ -108,7 +109,9 @@ func (s *slowing) refuse(now instant, network uint32, destination uint64) (until
 	if fits {
 		s.total.spend(now, eachInAll)
 		s.slow = s.slow || s.total.all(now, eachInAll)
-		until = max(until, s.total.until(eachInAll))
+		if until = max(until, s.total.until(eachInAll)); s.slow {
+			until = max(until, instant(s.total)) // so that those who ask are noted
+		}
 	}
 	return until
 }
@@ -121,7 +124,7 @@ func (s *slowing) reach(now instant, network uint32, destination uint64) {
 		s.networks[i].giveBack(now, eachOfNetwork)
 	}
 	s.total.giveBack(now, eachInAll)
-	s.slow = false
+	s.slow, s.asked = false, 0
 }
 
 // pending reports whether anything is spent that could be given back. That of which little is
@@ -133,7 +136,7 @@ func (s *slowing) pending(now instant) bool {
 
 // over reports whether others are to be asked for a destination of a client of a network.
 func (s *slowing) over(now instant, network uint32, destination uint64) bool {
-	return s.total.all(now, eachInAll) || s.networks.all(now, uint64(network), eachOfNetwork) || s.hosts.all(now, hostOf(destination), eachOfHost)
+	return s.total.all(now, eachInAll) || s.slow && s.asked != 0 && now.sub(s.asked) < eachInAll || s.networks.all(now, uint64(network), eachOfNetwork) || s.hosts.all(now, hostOf(destination), eachOfHost)
 }
 
 // slows reports whether others are to be asked for what a client wants.
@@ -144,4 +147,19 @@ func (u *Upstream) slows(now instant, c Client, destination uint64) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return !u.breaker.auth && !u.isKnown(destination) && u.breaker.refused.slowing.over(now, c.network(), destination)
+}
+
+// Asks notes that the upstream is asked for a destination. Until a second is over, or that has
+// an answer, others are asked for what is not known, where it refuses much: what is under way
+// counts as well.
+func (u *Upstream) Asks(now time.Time, destination uint64) {
+	t := instantOf(now)
+	if uint64(t) >= u.keepsUntil.Load() {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if s := &u.breaker.refused.slowing; s.slow && !u.isKnown(destination) {
+		s.asked = t
+	}
 }

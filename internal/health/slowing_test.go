@@ -14,6 +14,7 @@ func asks(g *Group, now time.Duration, o Observation) (asked bool, out Outcome) 
 	if !m.Upstream.Status().InRotation() || g.Keeping(at(now), o.Client, o.Destination)(m) != NotKept {
 		return false, out
 	}
+	m.Upstream.Asks(at(now), o.Destination)
 	return true, g.Observe(at(now), m, o)
 }
 

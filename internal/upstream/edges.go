@@ -124,7 +124,8 @@ func (g *Group) tellStanding(now time.Time) {
 	down, panics := g.told.Value.standing(g, s)
 	why := ""
 	if down {
-		why = g.countOut(now, 0, "").String()
+		out, _ := g.countOut(now, 0, "")
+		why = out.String()
 	}
 	g.mu.Unlock()
 	counts := []zap.Field{zap.Int("in_rotation", s.InRotation), zap.Int("ready", s.Ready)}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"syscall"
+	"time"
 
 	"golang.org/x/net/http2"
 
@@ -39,6 +40,12 @@ func (e *Error) OwnFault() bool {
 		return true
 	}
 	return IsOwnFault(e.Verdict.Failure) || failure.IsLimit(e.Err)
+}
+
+// Forbids reports whether an attempt to open a tunnel was refused by what the member allows us,
+// which a 407 may say as well as a 403.
+func (m *Member) Forbids(v *Verdict, destination uint64) bool {
+	return v.Kind == health.AuthFault && !v.Login && m.Health.Forbids(time.Now(), destination)
 }
 
 // IsOwnFault reports whether a failure may be an upstream's own, so that a fallback past it

@@ -285,9 +285,9 @@ func (g *Group) Close() {
 // whyNobody says why no member can be used, for the log: a member may be out for
 // several reasons, and counts under the first.
 func (g *Group) whyNobody(now time.Time, client health.Client, destination string) error {
-	o := g.countOut(now, client, destination)
+	o, forbidden := g.countOut(now, client, destination)
 	full, kept := o[outFull], o[outForClient]
-	return &NobodyError{Group: g.Name, why: o.String(), limit: full > 0 && full+o[outTried] == o.sum(), Withheld: kept > 0}
+	return &NobodyError{Group: g.Name, why: o.String(), limit: full > 0 && full+o[outTried] == o.sum(), Withheld: kept > 0, forbidden: forbidden}
 }
 
 // Why a member cannot be used; out counts members by that.
@@ -305,12 +305,17 @@ const (
 
 type out [outReasons]int
 
-func (g *Group) countOut(now time.Time, client health.Client, destination string) (o out) {
-	keeps := g.health.Keeping(now, client, health.Destination(destination))
+// countOut also tells whether any member passes the request over since it forbids the
+// destination.
+func (g *Group) countOut(now time.Time, client health.Client, destination string) (o out, forbidden bool) {
+	d := health.Destination(destination)
+	keeps := g.health.Keeping(now, client, d)
 	for _, m := range g.health.Members() {
-		o[m.Value.(*Member).whyOut(keeps(m))]++
+		why := m.Value.(*Member).whyOut(keeps(m))
+		o[why]++
+		forbidden = forbidden || why == outForHost && m.Upstream.Forbids(now, d)
 	}
-	return o
+	return o, forbidden
 }
 
 func (m *Member) whyOut(kept health.Kept) int {
@@ -373,7 +378,13 @@ type NobodyError struct {
 	// Withheld: there are members that serve others, and refuse our credentials for what
 	// this one asks for.
 	Withheld bool
+
+	forbidden bool // a member refuses them for the destination, and they are good
 }
+
+// FallsBack reports whether a fallback takes the request. What one client brings about is no
+// way past the group, and what a member forbids none past all groups.
+func (e *NobodyError) FallsBack(direct bool) bool { return !e.Withheld && !(e.forbidden && direct) }
 
 // Failure is what it means for the request.
 func (e *NobodyError) Failure() *failure.Failure {

@@ -147,6 +147,7 @@ func (g *Group) pick(s *selection.Choice, use Use, beside bool) (Attempt, error)
 	if m == nil {
 		return Attempt{}, g.whyNobody(now, client, s.Destination)
 	}
+	m.Health.Asks(now, health.Destination(s.Destination))
 	s.MarkTriedKey(m.key)
 	return Attempt{Member: m, client: client, started: now}, nil
 }
