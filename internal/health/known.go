@@ -195,6 +195,9 @@ func (u *Upstream) knownSince() (refused, reached int) {
 	return len(hosts), reached
 }
 
+// KnowsAny reports whether any destination is known, so that the credentials seem to be right.
+func (u *Upstream) KnowsAny() bool { return len(u.knownHosts(0)) > 0 }
+
 // Forbids reports whether the upstream means the destination where it refuses our credentials
 // for it, as far as anything tells: they are good, since tunnels to others were opened with
 // them within a minute, and it was never reached.

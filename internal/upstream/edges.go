@@ -124,7 +124,7 @@ func (g *Group) tellStanding(now time.Time) {
 	down, panics := g.told.Value.standing(g, s)
 	why := ""
 	if down {
-		out, _ := g.countOut(now, 0, "")
+		out, _, _ := g.countOut(now, 0, "")
 		why = out.String()
 	}
 	g.mu.Unlock()

@@ -285,9 +285,9 @@ func (g *Group) Close() {
 // whyNobody says why no member can be used, for the log: a member may be out for
 // several reasons, and counts under the first.
 func (g *Group) whyNobody(now time.Time, client health.Client, destination string) error {
-	o, forbidden := g.countOut(now, client, destination)
-	full, kept := o[outFull], o[outForClient]
-	return &NobodyError{Group: g.Name, why: o.String(), limit: full > 0 && full+o[outTried] == o.sum(), Withheld: kept > 0, forbidden: forbidden}
+	o, withheld, forbidden := g.countOut(now, client, destination)
+	full := o[outFull]
+	return &NobodyError{Group: g.Name, why: o.String(), limit: full > 0 && full+o[outTried] == o.sum(), withheld: withheld, forbidden: forbidden}
 }
 
 // Why a member cannot be used; out counts members by that.
@@ -305,17 +305,18 @@ const (
 
 type out [outReasons]int
 
-// countOut also tells whether any member passes the request over since it forbids the
-// destination.
-func (g *Group) countOut(now time.Time, client health.Client, destination string) (o out, forbidden bool) {
+// countOut also tells whether any member passes the request over that serves others, and
+// whether any forbids the destination.
+func (g *Group) countOut(now time.Time, client health.Client, destination string) (o out, withheld, forbidden bool) {
 	d := health.Destination(destination)
 	keeps := g.health.Keeping(now, client, d)
 	for _, m := range g.health.Members() {
 		why := m.Value.(*Member).whyOut(keeps(m))
 		o[why]++
+		withheld = withheld || why == outForClient && m.Upstream.KnowsAny()
 		forbidden = forbidden || why == outForHost && m.Upstream.Forbids(now, d)
 	}
-	return o, forbidden
+	return o, withheld, forbidden
 }
 
 func (m *Member) whyOut(kept health.Kept) int {
@@ -375,16 +376,16 @@ type NobodyError struct {
 	why   string
 	limit bool // none is out of order: they are busy
 
-	// Withheld: there are members that serve others, and refuse our credentials for what
+	// withheld: there are members that serve others, and refuse our credentials for what
 	// this one asks for.
-	Withheld bool
+	withheld bool
 
 	forbidden bool // a member refuses them for the destination, and they are good
 }
 
 // FallsBack reports whether a fallback takes the request. What one client brings about is no
 // way past the group, and what a member forbids none past all groups.
-func (e *NobodyError) FallsBack(direct bool) bool { return !e.Withheld && !(e.forbidden && direct) }
+func (e *NobodyError) FallsBack(direct bool) bool { return !e.withheld && !(e.forbidden && direct) }
 
 // Failure is what it means for the request.
 func (e *NobodyError) Failure() *failure.Failure {
