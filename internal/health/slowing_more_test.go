@@ -88,3 +88,40 @@ func TestForbids(t *testing.T) {
 		})
 	}
 }
+
+// Where all members refuse much, nobody is left without one.
+func TestSlowing_AllRefuse(t *testing.T) {
+	g := newGroup(t, 3, exactConfig())
+	clients := manyClientsOf(50)
+	for _, m := range g.Members() {
+		g.Observe(at(0), m, accepted(1<<20, other))
+	}
+	for n := range 100 * 60 {
+		now := sec + time.Duration(n)*10*ms
+		o := refusal(n, clients[n%50])
+		o.Destination = Destination(fmt.Sprintf("site%d.example:443", n))
+		keeping, last, first := g.Keeping(at(now), third, Destination("new.example:443")), 0, 0
+		for _, m := range g.Members() {
+			switch keeping(m) {
+			case NotKept:
+				first++
+			case KeptSlow:
+				last++
+			}
+		}
+		if last > 0 && first == 0 {
+			t.Fatalf("at %s: %d are asked last, and nobody first", now, last)
+		}
+		for _, m := range g.Members() {
+			if k := g.Keeping(at(now), o.Client, o.Destination)(m); k == NotKept {
+				m.Upstream.Asks(at(now), o.Destination)
+				g.Observe(at(now), m, o)
+			}
+		}
+	}
+	for _, m := range g.Members() {
+		if !m.Upstream.Report(at(61*sec), g.Config()).Refusing {
+			t.Error("one is asked as often as before")
+		}
+	}
+}
