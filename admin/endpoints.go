@@ -27,19 +27,27 @@ func init() { // not a value: the index lists what it stands in
 		view("users", "The users, by how many tunnels they have.", viewUsers, []param{handler, limit}),
 		{"upstreams/{id}", []method{{
 			http.MethodPatch, "Takes an upstream out of rotation or back, or weighs it otherwise. It replaces what was ordered before.", nil,
-			UpstreamChange{}, UpstreamOrder{}, changeUpstream,
+			UpstreamChange{},
+			UpstreamOrder{},
+			changeUpstream,
 		}}},
 		view("orders", "What is ordered of upstreams, those that no handler has included.", viewOrders, []param{limit}),
 		{"upstreams/{id}/check", []method{{
 			http.MethodPost, "Checks an upstream now, and tells what took how long. It counts as the scheduled checks do; where there are none, it tells only.",
-			[]param{handler}, nil, CheckedUpstream{}, checkUpstream,
+			[]param{handler},
+			nil,
+			CheckedUpstream{},
+			checkUpstream,
 		}}},
 		{"destinations/{destination}/reset", []method{{
 			http.MethodPost, "Forgets that a destination (host:port) has failed: its circuits are closed.", []param{handler}, nil, Forgotten{}, resetDestination,
 		}}},
 		{"dns/flush", []method{{
 			http.MethodPost, "Forgets what DNS servers have said of a name, or of all.",
-			[]param{handler, text("name", "The host name. Default: all.")}, nil, Forgotten{}, flushDNS,
+			[]param{handler, text("name", "The host name. Default: all.")},
+			nil,
+			Forgotten{},
+			flushDNS,
 		}}},
 		{"tunnels", []method{
 			{http.MethodGet, "The tunnels that are open.", tunnelParams, nil, list[Tunnel]{}, func(c *call) (any, error) { return viewTunnels(c) }},
@@ -54,11 +62,17 @@ func init() { // not a value: the index lists what it stands in
 		{"events", []method{{
 			http.MethodGet, "What happens, as server-sent events: changes of upstreams, reloads, changes by operators, limits that are reached. " +
 				"The stream ends at a reload; it goes on where it was for a client that sends Last-Event-ID.",
-			[]param{recent}, nil, Event{}, streamEvents,
+			[]param{recent},
+			nil,
+			Event{},
+			streamEvents,
 		}}},
 		{"explain", []method{{
-			http.MethodPost, "What would become of a request, without sending it.", []param{text("handler", "The handler that is asked, where there are several.")},
-			explain.Request{}, explain.Explanation{}, serveExplain,
+			http.MethodPost, "What would become of a request, without sending it.",
+			[]param{text("handler", "The handler that is asked, where there are several.")},
+			explain.Request{},
+			explain.Explanation{},
+			serveExplain,
 		}}},
 		view("openapi.json", "This description of the endpoints, as OpenAPI 3.1.", describe, nil),
 	}

@@ -71,8 +71,11 @@ func checkText(c *admin.CheckedUpstream) string {
 		name string
 		took float64
 	}{
-		{"dns", float64(c.Timing.DNS)}, {"connect", float64(c.Timing.Connect)}, {"tls", float64(c.Timing.TLS)},
-		{"login", float64(c.Timing.Login)}, {"answer", float64(c.Timing.Answer)},
+		{"dns", float64(c.Timing.DNS)},
+		{"connect", float64(c.Timing.Connect)},
+		{"tls", float64(c.Timing.TLS)},
+		{"login", float64(c.Timing.Login)},
+		{"answer", float64(c.Timing.Answer)},
 	} {
 		if p.took > 0 {
 			parts = append(parts, p.name+" "+timeText(p.took))

@@ -96,15 +96,24 @@ var views = []tabled{upstreamsView, tunnelsView, destinationsView}
 var upstreamsView = &view[admin.Upstream]{
 	name: "Upstreams",
 	columns: []column{
-		{title: "UPSTREAM", least: 26}, {title: "GROUP", least: 8, drop: 4}, {title: "STATE"}, {title: "FOR", right: true, drop: 5},
-		{title: "REQ/S", right: true}, {title: "IN FLIGHT", right: true, drop: 1}, {title: "LATENCY", right: true, drop: 2},
-		{title: "FAILS", right: true, drop: 6}, {title: "WEIGHT", right: true, drop: 7}, {title: "NOTE", least: 30, drop: 3},
+		{title: "UPSTREAM", least: 26},
+		{title: "GROUP", least: 8, drop: 4},
+		{title: "STATE"},
+		{title: "FOR", right: true, drop: 5},
+		{title: "REQ/S", right: true},
+		{title: "IN FLIGHT", right: true, drop: 1},
+		{title: "LATENCY", right: true, drop: 2},
+		{title: "FAILS", right: true, drop: 6},
+		{title: "WEIGHT", right: true, drop: 7},
+		{title: "NOTE", least: 30, drop: 3},
 		{title: "ID", drop: 8},
 	},
 	items: func(d *data) ([]admin.Upstream, int) { return d.Upstreams.Items, d.Upstreams.Total },
 	cells: func(d *data, u *admin.Upstream) []cell {
 		return []cell{
-			plain(clean(u.URL)), plain(clean(u.Group)), {clean(u.State), markOf(u.State)}, plain(d.since(u.Since)),
+			plain(clean(u.URL)), plain(clean(u.Group)),
+			{clean(u.State), markOf(u.State)},
+			plain(d.since(u.Since)),
 			plain(perSecond(d.rate(u))), plain(fmt.Sprint(u.NumRequests)), plain(delay(float64(u.Latency))),
 			plain(fmt.Sprint(u.Fails)), plain(weightOf(u)), plain(clean(noteOf(u, d.Time))), plain(clean(u.ID)),
 		}
@@ -186,9 +195,16 @@ func orderText(o *admin.Order, now time.Time, what ...string) string {
 var tunnelsView = &view[admin.Tunnel]{
 	name: "Tunnels",
 	columns: []column{
-		{title: "ID", right: true, drop: 6}, {title: "USER", least: 6, drop: 3}, {title: "CLIENT", drop: 4}, {title: "TARGET", least: 24},
-		{title: "VIA", least: 24, drop: 2}, {title: "AGE", right: true, drop: 1}, {title: "UP", right: true, drop: 7},
-		{title: "DOWN", right: true, drop: 8}, {title: "UP/S", right: true}, {title: "DOWN/S", right: true},
+		{title: "ID", right: true, drop: 6},
+		{title: "USER", least: 6, drop: 3},
+		{title: "CLIENT", drop: 4},
+		{title: "TARGET", least: 24},
+		{title: "VIA", least: 24, drop: 2},
+		{title: "AGE", right: true, drop: 1},
+		{title: "UP", right: true, drop: 7},
+		{title: "DOWN", right: true, drop: 8},
+		{title: "UP/S", right: true},
+		{title: "DOWN/S", right: true},
 	},
 	items: func(d *data) ([]admin.Tunnel, int) { return d.Tunnels.Items, d.Tunnels.Total },
 	cells: func(_ *data, t *admin.Tunnel) []cell {
@@ -210,8 +226,14 @@ var tunnelsView = &view[admin.Tunnel]{
 var destinationsView = &view[admin.Destination]{
 	name: "Failing destinations",
 	columns: []column{
-		{title: "DESTINATION", least: 24}, {title: "VIA", least: 24, drop: 2}, {title: "CIRCUIT"}, {title: "FAILURES", right: true, drop: 1},
-		{title: "AGO", right: true, drop: 4}, {title: "UNTIL", drop: 5}, {title: "BLAME", drop: 6}, {title: "ERROR", least: 30, drop: 3},
+		{title: "DESTINATION", least: 24},
+		{title: "VIA", least: 24, drop: 2},
+		{title: "CIRCUIT"},
+		{title: "FAILURES", right: true, drop: 1},
+		{title: "AGO", right: true, drop: 4},
+		{title: "UNTIL", drop: 5},
+		{title: "BLAME", drop: 6},
+		{title: "ERROR", least: 30, drop: 3},
 	},
 	items: func(d *data) ([]admin.Destination, int) { return d.Destinations.Items, d.Destinations.Total },
 	cells: func(d *data, f *admin.Destination) []cell {
@@ -220,7 +242,8 @@ var destinationsView = &view[admin.Destination]{
 			until = clock(f.Until, d.Time)
 		}
 		return []cell{
-			plain(clean(f.Destination)), plain(clean(cmp.Or(f.Upstream, f.Group, "direct"))), {clean(f.Circuit), markOf(f.Circuit)},
+			plain(clean(f.Destination)), plain(clean(cmp.Or(f.Upstream, f.Group, "direct"))),
+			{clean(f.Circuit), markOf(f.Circuit)},
 			plain(fmt.Sprint(f.Failures)), plain(d.since(f.LastFailure)), plain(until), plain(clean(f.Blame)), plain(clean(f.Error)),
 		}
 	},

@@ -120,7 +120,7 @@ func (r *Rules) CountPassed(t target.Target, addr netip.Addr, now time.Time) {
 	if t.IsAddr() {
 		addr = t.Addr
 	}
-	pos := uint32(noMatch)
+	var pos uint32
 	if addr.IsValid() {
 		pos = l.allowedAddr(t, addr)
 	} else {

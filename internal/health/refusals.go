@@ -181,7 +181,8 @@ func (u *Upstream) refuse(now instant, cfg *UpstreamConfig, o *Observation, prob
 		}
 		return "", NoDoubt
 	}
-	enough, doubt, tells := false, NoDoubt, true
+	var enough bool
+	doubt, tells := NoDoubt, true
 	switch {
 	case o.Destination == 0:
 		enough = u.refuseLogin(now, o)

@@ -40,7 +40,7 @@ func (r *recent) note(now time.Duration, taken int64) {
 // asked while note writes, and is wrong for that moment then, but never below zero.
 func (r *recent) rate(now time.Duration, taken int64) float64 {
 	elapsed := now % RateWindow
-	current, last := int64(0), int64(0)
+	var current, last int64
 	switch int64(now/RateWindow) - r.stretch.Load() {
 	case 0:
 		began := r.began.Load()
