@@ -57,6 +57,12 @@ func TestCheckUnresolved_Self(t *testing.T) {
 		if loop := failure.Of(err) == failure.Loop; (err != nil) != tc.loop || loop != tc.loop {
 			t.Errorf("%s, %s:%d, here %t: %v", tc.rules, tc.host, tc.port, tc.here, err)
 		}
+		if dest.IsAddr() { // and that is what is told of it
+			judged, err := d.JudgeTold(t.Context(), dest, d.Order, tc.here)
+			if len(judged) != 1 || (judged[0].Err != nil) != tc.loop {
+				t.Errorf("%s, %s:%d, here %t: judged %v, %v", tc.rules, tc.host, tc.port, tc.here, judged, err)
+			}
+		}
 		if err := d.CheckUnresolved(t.Context(), dest, nil); err != nil {
 			t.Errorf("%s, where it does not matter: %v", tc.host, err)
 		}

@@ -19,7 +19,11 @@ type Judged struct {
 // Judge resolves dest and says of each of its addresses whether it may be dialed: those
 // that are taken in front, in the order in which they are tried. The error is what a dial
 // would fail with for want of one.
-func (d *Dialer) Judge(parent context.Context, dest target.Target, order FamilyOrder) ([]Judged, error) {
+func (d *Dialer) Judge(ctx context.Context, dest target.Target, order FamilyOrder) ([]Judged, error) {
+	return d.judge(ctx, dest, order, func(a netip.Addr) error { return d.Check(dest, a) })
+}
+
+func (d *Dialer) judge(parent context.Context, dest target.Target, order FamilyOrder, check func(netip.Addr) error) ([]Judged, error) {
 	ctx, cancel := context.WithTimeout(parent, d.Timeout)
 	defer cancel()
 	var all, out []Judged
@@ -28,7 +32,7 @@ func (d *Dialer) Judge(parent context.Context, dest target.Target, order FamilyO
 		addr: dest.Addr,
 		port: dest.Port,
 		check: func(a netip.Addr) error {
-			err := d.Check(dest, a)
+			err := check(a)
 			all = append(all, Judged{Addr: a, Err: err})
 			return err
 		},
@@ -51,11 +55,16 @@ func (d *Dialer) Judge(parent context.Context, dest target.Target, order FamilyO
 }
 
 // JudgeTold is Judge for what upstreams are told. What could not be dialed from here says
-// nothing about them: each knows by itself what it could not reach.
-func (d *Dialer) JudgeTold(ctx context.Context, dest target.Target, order FamilyOrder) ([]Judged, error) {
+// nothing about them: each knows by itself what it could not reach. An address at which this
+// process listens is another machine's to those that run elsewhere, where the client has named
+// it: what a name means here, it means here.
+func (d *Dialer) JudgeTold(ctx context.Context, dest target.Target, order FamilyOrder, by Upstreams) ([]Judged, error) {
 	told := *d
 	told.Names = NewNames(d.Names.cache)
-	return told.Judge(ctx, dest, order)
+	if !dest.IsAddr() {
+		return told.Judge(ctx, dest, order)
+	}
+	return told.judge(ctx, dest, order, func(a netip.Addr) error { return told.checkTold(ctx, dest, a, by) })
 }
 
 // Families leaves of the families those in which there is a local address, as a pick

@@ -103,7 +103,9 @@ func TestJudgeTold(t *testing.T) {
 	for _, tc := range []struct {
 		judge func(context.Context, target.Target, FamilyOrder) ([]Judged, error)
 		first string
-	}{{d.Judge, "192.0.2.2"}, {d.JudgeTold, "192.0.2.1"}} {
+	}{{d.Judge, "192.0.2.2"}, {func(ctx context.Context, dest target.Target, order FamilyOrder) ([]Judged, error) {
+		return d.JudgeTold(ctx, dest, order, runHere(true))
+	}, "192.0.2.1"}} {
 		got, err := tc.judge(t.Context(), target.Target{Host: "origin.test", Port: 443}, Orders["4"])
 		if err != nil || len(got) != 2 || got[0].Addr.String() != tc.first || got[0].FailedLately {
 			t.Errorf("%+v, %v", got, err)

@@ -149,7 +149,9 @@ func (out *Path) through(t *Rehearsal, g *upstream.Group) error {
 		if resolution != upstream.Here {
 			order = order.Both() // the upstream decides which it takes
 		}
-		out.Addresses, unreachable = t.explainAddrs(t.Proxy.Direct.JudgeTold, order)
+		out.Addresses, unreachable = t.explainAddrs(func(ctx context.Context, dest target.Target, order dial.FamilyOrder) ([]dial.Judged, error) {
+			return t.Proxy.Direct.JudgeTold(ctx, dest, order, g)
+		}, order)
 	}
 	t.Ways.To = core.Exit{Group: g}
 	if err := t.CheckBehind(); err != nil {
