@@ -146,9 +146,14 @@ func (c *originConn) reset() {
 	c.Close()
 }
 
-// closeWrite sends a FIN and goes on reading.
+// closeWrite sends a FIN and goes on reading. It ends the script where the test is over, and has
+// closed the connection.
 func (c *originConn) closeWrite() {
-	if err := c.Conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+	err := c.Conn.(interface{ CloseWrite() error }).CloseWrite()
+	if errors.Is(err, net.ErrClosed) {
+		runtime.Goexit()
+	}
+	if err != nil {
 		c.fail("closing for writing: %v", err)
 	}
 }
