@@ -3,7 +3,6 @@ package holdings
 import (
 	"hash/maphash"
 	"sync"
-	"sync/atomic"
 )
 
 // shardCount spreads the holders so that two seldom meet at one lock. A power
@@ -22,7 +21,6 @@ const roomy = 64
 type Counter[K comparable] struct {
 	max    int
 	seed   maphash.Seed
-	total  atomic.Int64
 	shards [shardCount]shard[K]
 }
 
@@ -65,7 +63,6 @@ func (c *Counter[K]) AcquireUpTo(k K, most int) bool {
 	s.held[k] = n + 1
 	s.peak = max(s.peak, len(s.held))
 	s.mu.Unlock()
-	c.total.Add(1)
 	return true
 }
 
@@ -84,9 +81,6 @@ func (c *Counter[K]) Release(k K) {
 		}
 	}
 	s.mu.Unlock()
-	if n > 0 {
-		c.total.Add(-1)
-	}
 }
 
 // Count returns what k holds.
@@ -96,6 +90,3 @@ func (c *Counter[K]) Count(k K) int {
 	defer s.mu.Unlock()
 	return s.held[k]
 }
-
-// Total returns what all hold together.
-func (c *Counter[K]) Total() int { return int(c.total.Load()) }
