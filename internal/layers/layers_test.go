@@ -3,6 +3,7 @@ package layers
 import (
 	"net"
 	"slices"
+	"sync"
 	"testing"
 )
 
@@ -13,7 +14,16 @@ type noted struct {
 	calls *[]string
 }
 
-func (n noted) Close() error { *n.calls = append(*n.calls, n.name+" closed"); return nil }
+// noting is held while something is noted: what is closed may be reset beside it.
+var noting sync.Mutex
+
+func (n noted) note(what string) {
+	noting.Lock()
+	defer noting.Unlock()
+	*n.calls = append(*n.calls, n.name+" "+what)
+}
+
+func (n noted) Close() error { n.note("closed"); return nil }
 
 // over is a layer over another connection.
 type over struct {
@@ -28,7 +38,7 @@ type lingering struct{ noted }
 
 func (l lingering) SetLinger(sec int) error {
 	if sec == 0 {
-		*l.calls = append(*l.calls, l.name+" set to reset")
+		l.note("set to reset")
 	}
 	return nil
 }
@@ -36,7 +46,7 @@ func (l lingering) SetLinger(sec int) error {
 // resettable can be reset without a socket.
 type resettable struct{ noted }
 
-func (r resettable) Abort() { *r.calls = append(*r.calls, r.name+" aborted") }
+func (r resettable) Abort() { r.note("aborted") }
 
 func TestAbort(t *testing.T) {
 	var calls []string
