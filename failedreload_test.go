@@ -208,7 +208,7 @@ func unusedAddr(t *testing.T) string {
 func (s *liveSite) works() {
 	s.Helper()
 	resp, err := s.client.Get("http://" + s.origin + "/")
-	for errors.Is(err, syscall.ECONNRESET) {
+	for end := time.Now().Add(20 * time.Second); errors.Is(err, syscall.ECONNRESET) && time.Now().Before(end); {
 		// It waited at the listener of the configuration before, which closes behind a
 		// reload (docs/reliability.md).
 		resp, err = s.client.Get("http://" + s.origin + "/")

@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/http"
 	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // This file contains what is counted of the connections of clients.
@@ -12,13 +14,35 @@ import (
 // door is what clients come in by: Caddy's HTTP server.
 const door = "http"
 
-// The protocols of clients' connections. HTTP/3 is not among them: its connections are hidden
-// from handlers.
+// clientProtocol is what the connection of a client speaks. HTTP/3 is not among them: its
+// connections are hidden from handlers.
+type clientProtocol int
+
 const (
-	silentClient = "none" // nothing was asked yet
-	http1Client  = "http/1"
-	http2Client  = "http/2"
+	silentClient clientProtocol = iota // nothing was asked yet
+	http1Client
+	http2Client
+	clientProtocols // how many there are
 )
+
+func (p clientProtocol) String() string {
+	return [clientProtocols]string{"none", "http/1", "http/2"}[p]
+}
+
+// clientSeries are the metrics of the connections to one handler's server, found once.
+type clientSeries struct {
+	open  [clientProtocols]prometheus.Gauge
+	total [clientProtocols]prometheus.Counter
+}
+
+func newClientSeries(handler string) *clientSeries {
+	s := new(clientSeries)
+	for p := range clientProtocols {
+		s.open[p] = clientConnections.WithLabelValues(handler, door, p.String())
+		s.total[p] = clientsTotal.WithLabelValues(handler, door, p.String())
+	}
+	return s
+}
 
 // Clients counts the connections of clients to one server. It holds nothing of the server or
 // its handlers.
@@ -36,7 +60,7 @@ func (c *Clients) State(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
 		c.open.Store(conn, silentClient)
-		clientConnections.WithLabelValues(c.use.take().handler, door, silentClient).Inc()
+		c.use.take().clients.open[silentClient].Inc()
 	case http.StateActive:
 		if was, ok := c.open.Load(conn); ok && was == silentClient {
 			c.speaks(conn, protocolOf(conn))
@@ -46,27 +70,27 @@ func (c *Clients) State(conn net.Conn, state http.ConnState) {
 		if !ok {
 			return // it came before this was asked to count
 		}
-		handler := c.use.recorder.Load().handler
-		clientConnections.WithLabelValues(handler, door, was.(string)).Dec()
+		counted := c.use.recorder.Load().clients
+		counted.open[was.(clientProtocol)].Dec()
 		if was == silentClient {
-			clientsTotal.WithLabelValues(handler, door, silentClient).Inc()
+			counted.total[silentClient].Inc()
 		}
 		c.use.giveBack()
 	}
 }
 
 // speaks counts a connection under the protocol that it turns out to speak.
-func (c *Clients) speaks(conn net.Conn, protocol string) {
+func (c *Clients) speaks(conn net.Conn, protocol clientProtocol) {
 	c.open.Store(conn, protocol)
-	handler := c.use.recorder.Load().handler
-	clientConnections.WithLabelValues(handler, door, silentClient).Dec()
-	clientConnections.WithLabelValues(handler, door, protocol).Inc()
-	clientsTotal.WithLabelValues(handler, door, protocol).Inc()
+	counted := c.use.recorder.Load().clients
+	counted.open[silentClient].Dec()
+	counted.open[protocol].Inc()
+	counted.total[protocol].Inc()
 }
 
 // protocolOf is what a connection speaks that has begun to. HTTP/2 without TLS cannot be told
 // from HTTP/1.1 by it.
-func protocolOf(conn net.Conn) string {
+func protocolOf(conn net.Conn) clientProtocol {
 	if secure, ok := conn.(interface{ ConnectionState() tls.ConnectionState }); ok && secure.ConnectionState().NegotiatedProtocol == "h2" {
 		return http2Client
 	}

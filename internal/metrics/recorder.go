@@ -22,6 +22,7 @@ type Recorder struct {
 	handler  string
 	inFlight [2]prometheus.Gauge // by upstream.Use
 	lookups  [dial.Lookups]prometheus.Counter
+	clients  *clientSeries
 
 	mu     sync.Mutex     // held to change ways
 	groups map[string]int // how many configurations have each group; guarded by mu
@@ -35,7 +36,7 @@ type Recorder struct {
 var recorders = shared.NewPool[*Recorder]()
 
 func newRecorder(handler string) *Recorder {
-	r := &Recorder{handler: handler, groups: make(map[string]int), users: make(map[string]int)}
+	r := &Recorder{handler: handler, groups: make(map[string]int), users: make(map[string]int), clients: newClientSeries(handler)}
 	for _, use := range []upstream.Use{upstream.Exchange, upstream.Tunnel} {
 		r.inFlight[kindIndex(use)] = inFlight.WithLabelValues(handler, kindOf(use))
 	}
