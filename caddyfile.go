@@ -201,6 +201,9 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // unmarshalCaddyfile is UnmarshalCaddyfile where the named matchers of the site are
 // known as well.
 func (h *Handler) unmarshalCaddyfile(d *caddyfile.Dispenser, matchers matcherToken) error {
+	if err := words.CheckText(d); err != nil {
+		return err
+	}
 	d.Next() // directive name
 	at := *d
 	for _, u := range d.RemainingArgs() {

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -52,6 +53,18 @@ func (g Grammar) Block(d *caddyfile.Dispenser, name string, parse map[string]fun
 		seen[word] = true
 		if err := f(); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// CheckText refuses words that are not UTF-8, from d to its end. Caddy replaces their bytes by
+// U+FFFD in silence, so that different passwords would be one.
+func CheckText(d *caddyfile.Dispenser) error {
+	for at := *d; at.Next(); {
+		if strings.ContainsRune(at.Val(), utf8.RuneError) {
+			// The word is perhaps a password: it is not quoted.
+			return at.Err("a word is not UTF-8: write its bytes as %xx in a URL, or take it from {env.…} or a file")
 		}
 	}
 	return nil
